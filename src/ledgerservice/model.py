@@ -1,0 +1,174 @@
+"""The domain's words, as frozen types.
+
+account           an owner, one currency, a live balance, a held amount and a version
+external account  the other side of deposits and withdrawals; one per ledger and currency
+transaction       an immutable, balanced group of entries, or the record of a decline
+entry             a signed amount on one account, with that account's seq and both results
+declined          refused for a reason of state; recorded, the same answer for ever
+rejected          refused because the request is bad or names what is not there; never recorded
+replay            the answer to a key seen before: the original result, nothing moved
+
+Amounts are whole minor units. Times carry their zone.
+"""
+
+from datetime import datetime
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+
+class Kind(IntEnum):
+    """What a transaction is, as stored."""
+
+    DEPOSIT = 1
+    WITHDRAWAL = 2
+    TRANSFER = 3
+
+
+class Status(IntEnum):
+    """How a movement was decided, as stored."""
+
+    POSTED = 1
+    DECLINED = 2
+
+
+class Decline(StrEnum):
+    """Why a movement was declined. The values are stored and public; never change one."""
+
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    BALANCE_LIMIT = "balance_limit"
+
+
+class Reject(StrEnum):
+    """Why a movement was rejected. The values are public; never change one."""
+
+    SAME_ACCOUNT = "same_account"
+    KEY_REUSED = "idempotency_key_reused"
+    ACCOUNT_NOT_FOUND = "account_not_found"
+    CURRENCY_MISMATCH = "currency_mismatch"
+    AMOUNT_PRECISION = "amount_precision"
+    AMOUNT_LIMIT = "amount_limit"
+    CURRENCY_UNKNOWN = "currency_unknown"
+    REFERENCE_TAKEN = "reference_taken"
+
+
+class Movement(msgspec.Struct, frozen=True):
+    """A request to move money, its syntax already checked.
+
+    `account_id` is the account debited, or deposited to: the scope of `key`. `counterparty_id`
+    is the account a transfer credits, else None. `amount` is a positive plain decimal in major
+    units (`money.is_positive_amount`).
+    """
+
+    kind: Kind
+    account_id: int
+    counterparty_id: int | None
+    amount: str
+    key: str
+
+
+class Account(msgspec.Struct, frozen=True):
+    """An account's state as locked. `floor` is None for an external account."""
+
+    id: int
+    currency: str
+    currency_number: int
+    exponent: int
+    balance: int
+    held: int
+    version: int
+    floor: int | None
+    last_recorded_at: datetime
+
+    @property
+    def external_id(self) -> int:
+        """The external account of this account's currency."""
+        return -self.currency_number
+
+    @property
+    def available(self) -> int:
+        """What may be spent: balance less held."""
+        return self.balance - self.held
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One account's part in a transaction; `balance` and `held` are the results."""
+
+    account_id: int
+    seq: int
+    transaction_id: int
+    currency_number: int
+    amount: int
+    held_change: int
+    balance: int
+    held: int
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a transaction was declined, and the state of the account that decided it."""
+
+    reason: Decline
+    account_id: int
+    version: int
+    available: int
+
+
+class Transaction(msgspec.Struct, frozen=True):
+    """A recorded outcome: posted, with its entries, or declined, with its refusal."""
+
+    id: int
+    kind: Kind
+    account_id: int
+    counterparty_id: int
+    key: str
+    amount: int
+    currency: str
+    exponent: int
+    recorded_at: datetime
+    renderer: int
+    entries: tuple[Entry, ...] = ()
+    refusal: Refusal | None = None
+
+    @property
+    def status(self) -> Status:
+        """Posted or declined."""
+        return Status.POSTED if self.refusal is None else Status.DECLINED
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """The answer to a movement that has a record; `replayed` if its key was seen before."""
+
+    transaction: Transaction
+    replayed: bool
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """The answer to a movement that is not recorded. `account_id` is the account at fault."""
+
+    reason: Reject
+    account_id: int | None = None
+
+
+Outcome = Recorded | Rejected
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """A request to open an account. `key` and `reference` are unique in the ledger."""
+
+    owner: str
+    currency: str
+    reference: str | None
+    key: str
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """The answer to an opening: the account as it was opened, empty."""
+
+    account_id: int
+    owner: str
+    currency: str
+    exponent: int
+    reference: str | None
+    key: str
+    created_at: datetime
+    replayed: bool = False

@@ -1,0 +1,40 @@
+"""Amounts: exact decimals in major units outside, whole minor units inside.
+
+An amount arrives as text (`"50.00"`), so that no float ever stands near money, and is kept as an
+integer of minor units (5000 for USD, whose exponent is 2).
+"""
+
+import re
+
+AMOUNT_PATTERN = r"(0|[1-9][0-9]{0,17})(\.[0-9]+)?"
+MAX_AMOUNT_MINOR = 10**15
+MAX_BALANCE_MINOR = 10**18
+
+_is_amount = re.compile(AMOUNT_PATTERN, re.ASCII).fullmatch
+_is_zero = re.compile(r"[0.]+", re.ASCII).fullmatch
+
+
+def is_positive_amount(text: str) -> bool:
+    """Whether `text` is a plain decimal above zero: ASCII digits, at most 18 before the point."""
+    return _is_amount(text) is not None and _is_zero(text) is None
+
+
+def to_minor(text: str, exponent: int) -> int | None:
+    """`text` in whole minor units of a currency with `exponent` digits after the point.
+
+    None where it has more digits after the point than that. `text` is a plain decimal
+    (`is_positive_amount`).
+    """
+    whole, _, fraction = text.partition(".")
+    if len(fraction) > exponent:
+        return None
+    return int(whole + fraction.ljust(exponent, "0"))
+
+
+def to_major(minor: int, exponent: int) -> str:
+    """`minor` units as a decimal in major units: 5000 with exponent 2 is "50.00"."""
+    if exponent == 0:
+        return str(minor)
+    sign = "-" if minor < 0 else ""
+    digits = str(abs(minor)).rjust(exponent + 1, "0")
+    return f"{sign}{digits[:-exponent]}.{digits[-exponent:]}"

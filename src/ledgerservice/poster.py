@@ -1,0 +1,237 @@
+"""Group commit: what arrives while a commit is in flight is the next batch.
+
+A poster keeps one connection and one batch in flight. Idle, it posts at once; busy, it gathers.
+There is no timer. Its answers are given after the COMMIT, never before.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import psycopg
+from tenacity import (
+    AsyncRetrying,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from ledgerservice import journal, planner
+from ledgerservice.errors import InternalFault, Overloaded, Unavailable
+from ledgerservice.model import Movement, Opened, Opening, Outcome, Rejected
+
+log = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+Work = Callable[[journal.Connection, list[Request]], Awaitable[list[Answer]]]
+
+
+class MovementBatch:
+    """Posts one batch of movements of one ledger: lock, decide, write, commit."""
+
+    def __init__(self, ledger: int) -> None:
+        self._ledger = ledger
+        self._ids: Iterator[int] = iter(())
+        self._spare = 0
+
+    async def __call__(
+        self, connection: journal.Connection, movements: list[Movement]
+    ) -> list[Outcome]:
+        """The outcomes of `movements`, in order, durable."""
+        blocks = -(-max(0, len(movements) - self._spare) // journal.ID_BLOCK)
+        locked = await journal.lock(connection, self._ledger, movements, blocks)
+        self._ids = journal.ids(self._ids, locked.blocks)
+        self._spare += len(locked.blocks) * journal.ID_BLOCK
+        plan = planner.plan(movements, locked.accounts, locked.earlier, locked.now, self._ids)
+        self._spare -= len(plan.transactions)
+        await journal.apply(connection, self._ledger, plan)
+        await journal.commit(connection)
+        return plan.outcomes
+
+
+class OpeningBatch:
+    """Opens one batch of accounts of one ledger."""
+
+    def __init__(self, ledger: int) -> None:
+        self._ledger = ledger
+
+    async def __call__(
+        self, connection: journal.Connection, openings: list[Opening]
+    ) -> list[Opened | Rejected]:
+        """The answers to `openings`, in order, durable."""
+        accounts, fresh = await journal.open_accounts(connection, self._ledger, openings)
+        answers = planner.settle_openings(openings, accounts, fresh)
+        await journal.commit(connection)
+        return answers
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a poster: requests waiting, requests in a batch, seconds to an answer."""
+
+    queue_requests: int
+    batch_requests: int
+    deadline_s: float
+
+
+class _Waiting(Generic[Request, Answer]):
+    __slots__ = ("answer", "request")
+
+    def __init__(self, request: Request, answer: asyncio.Future[Answer]) -> None:
+        self.request = request
+        self.answer = answer
+
+
+class Poster(Generic[Request, Answer]):
+    """Gathers requests into batches and posts them, one batch at a time."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[journal.Connection]],
+        work: Work[Request, Answer],
+        limits: Limits,
+    ) -> None:
+        self._connect = connect
+        self._work = work
+        self._limits = limits
+        self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._connection: journal.Connection | None = None
+        self._writer = asyncio.create_task(self._write(), name="poster")
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception(is_passing),
+            stop=stop_after_delay(limits.deadline_s),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            before_sleep=before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        )
+
+    async def post(self, request: Request) -> Answer:
+        """The durable answer to `request`.
+
+        Raises Overloaded (nothing was done), Unavailable (the outcome is not known in time; the
+        same key may be sent again) or InternalFault.
+        """
+        if self._closing:
+            raise Overloaded("The service is stopping.")
+        if len(self._queue) >= self._limits.queue_requests:
+            raise Overloaded
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(request, answer))
+        self._arrived.set()
+        try:
+            async with asyncio.timeout(self._limits.deadline_s):
+                return await answer
+        except TimeoutError:
+            raise Unavailable from None
+
+    async def close(self) -> None:
+        """Answer what is waiting, then stop."""
+        self._closing = True
+        self._arrived.set()
+        await self._writer
+        await self._disconnect()
+
+    async def _write(self) -> None:
+        while True:
+            batch = self._next_batch()
+            if batch:
+                await self._settle(batch)
+            elif self._closing:
+                return
+            else:
+                # No await between the look at the queue and this: no wake-up can be lost.
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def _next_batch(self) -> list[_Waiting[Request, Answer]]:
+        """The oldest requests whose callers still wait."""
+        batch: list[_Waiting[Request, Answer]] = []
+        while self._queue and len(batch) < self._limits.batch_requests:
+            waiting = self._queue.popleft()
+            if not waiting.answer.done():
+                batch.append(waiting)
+        return batch
+
+    async def _settle(self, batch: list[_Waiting[Request, Answer]]) -> None:
+        try:
+            answers = await self._post([waiting.request for waiting in batch])
+        except Exception as error:
+            if is_poison(error) and len(batch) > 1:
+                half = len(batch) // 2
+                await self._settle(batch[:half])
+                await self._settle(batch[half:])
+            else:
+                _fail(batch, error)
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+
+    async def _post(self, requests: list[Request]) -> list[Answer]:
+        """Run the batch; after a passing fault run it again, on a new connection.
+
+        What an earlier run had committed comes back as a replay, because the locks make the
+        later run wait for it. The first run is outside of the retrying, which costs time.
+        """
+        try:
+            return await self._attempt(requests)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            log.warning("a batch of %d is run again: %s", len(requests), error)
+        return await self._retrying(self._attempt, requests)
+
+    async def _attempt(self, requests: list[Request]) -> list[Answer]:
+        try:
+            if self._connection is None:
+                self._connection = await self._connect()
+            return await self._work(self._connection, requests)
+        except BaseException:
+            await self._disconnect()
+            raise
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+def _fail(batch: list[_Waiting[Request, Answer]], error: Exception) -> None:
+    if is_passing(error):
+        log.error("a batch of %d was given up: %s", len(batch), error)
+        fault: Exception = Unavailable()
+    else:
+        log.error("a batch of %d failed", len(batch), exc_info=error)
+        fault = InternalFault()
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(fault)
+
+
+PASSING_STATES = frozenset({"25P03", "25006"})  # frozen too long in a transaction; a standby
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same batch may succeed on a new connection.
+
+    psycopg calls lost connections, shut-downs, cancelled statements, deadlocks, serialization
+    failures and exhausted resources OperationalError, some of them without a SQLSTATE. A key that
+    is there already means that another run won: the next one replays it.
+    """
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return error.diag.constraint_name == "transactions_idempotency_key"
+    if isinstance(error, psycopg.OperationalError):
+        return True
+    return isinstance(error, psycopg.Error) and error.sqlstate in PASSING_STATES
+
+
+def is_poison(error: BaseException) -> bool:
+    """Whether one request of a batch may be what the database refuses."""
+    return isinstance(error, psycopg.DataError | psycopg.IntegrityError) and not is_passing(error)
