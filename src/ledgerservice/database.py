@@ -75,6 +75,7 @@ class Database:
             max_overflow=0,
             pool_timeout=self.settings.request_deadline_s,
             pool_pre_ping=True,
+            isolation_level="AUTOCOMMIT",
             connect_args=self._arguments({}),
         )
 

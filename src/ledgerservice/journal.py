@@ -16,13 +16,10 @@ from psycopg.pq import TransactionStatus
 
 from ledgerservice.model import (
     Account,
-    Decline,
     Entry,
-    Kind,
     Movement,
     Opened,
     Opening,
-    Refusal,
     Status,
     Transaction,
 )
@@ -135,7 +132,7 @@ async def lock(
     rows = await found.fetchall()
     now, ids = await taken.fetchone() or (None, None)
     entries = await find_entries(connection, ledger, [row[0] for row in rows])
-    earlier = {(row[2], row[4]): transaction_of(row, entries.get(row[0], ())) for row in rows}
+    earlier = {(row[2], row[4]): Transaction.of_row(row, entries.get(row[0], ())) for row in rows}
     return Locked(accounts, earlier, now, ids)
 
 
@@ -166,13 +163,6 @@ async def find_entries(
         async for row in await connection.execute(FIND_ENTRIES, wanted):
             entries.setdefault(row[2], []).append(Entry(*row))
     return entries
-
-
-def transaction_of(row: Sequence[Any], entries: Iterable[Entry]) -> Transaction:
-    """A recorded transaction from a row of FIND_EARLIER; its own account's entry comes first."""
-    refusal = None if row[10] is None else Refusal(Decline(row[10]), *row[11:14])
-    own_first = sorted(entries, key=lambda e: (e.account_id != row[2], e.account_id, e.seq))
-    return Transaction(row[0], Kind(row[1]), *row[2:10], tuple(own_first), refusal)
 
 
 async def apply(connection: Connection, ledger: int, plan: Plan) -> None:

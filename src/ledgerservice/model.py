@@ -11,8 +11,10 @@ replay            the answer to a key seen before: the original result, nothing 
 Amounts are whole minor units. Times carry their zone.
 """
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from typing import Any, Self
 
 import msgspec
 
@@ -133,6 +135,18 @@ class Transaction(msgspec.Struct, frozen=True):
     def status(self) -> Status:
         """Posted or declined."""
         return Status.POSTED if self.refusal is None else Status.DECLINED
+
+    @classmethod
+    def of_row(cls, row: Sequence[Any], entries: Iterable[Entry]) -> Self:
+        """A recorded transaction from its row and entries; its own account's entry comes first.
+
+        The row holds id, kind, account_id, counterparty_id, key, amount, currency, exponent,
+        recorded_at, renderer, decline_reason, deciding_account_id, deciding_version and
+        deciding_available, in this order.
+        """
+        refusal = None if row[10] is None else Refusal(Decline(row[10]), *row[11:14])
+        own_first = sorted(entries, key=lambda e: (e.account_id != row[2], e.account_id, e.seq))
+        return cls(row[0], Kind(row[1]), *row[2:10], tuple(own_first), refusal)
 
 
 class Recorded(msgspec.Struct, frozen=True):

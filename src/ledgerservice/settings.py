@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     read_connections: int = Field(
         default=8, ge=1, le=200, description="Connections for reads and account openings."
     )
+    page_limit_rows: int = Field(
+        default=1_000, ge=1, le=100_000, description="The longest page of a list."
+    )
     connect_timeout_s: int = Field(default=5, ge=1, description="Time to reach the database.")
 
     @classmethod

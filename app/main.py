@@ -1,0 +1,10 @@
+"""So that `uvicorn app.main:app` works in a clone where the project itself is not installed."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from ledgerservice.api.app import Service  # noqa: E402  (the path comes first)
+
+app = Service()

@@ -1,0 +1,37 @@
+"""Cursors of lists: where a page ends, and the filter it belongs to."""
+
+import base64
+import json
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+
+from ledgerservice.api.problems import Refused
+
+BIGGEST = 2**63 - 1
+
+
+def encode(place: int, filters: list[Any]) -> str:
+    """A cursor after `place` of the list that `filters` select."""
+    text = json.dumps([place, *filters], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode(cursor: str, filters: list[Any]) -> int:
+    """The place of a cursor. Refuses one of another list or filter."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        place, *of = json.loads(base64.b64decode(padded.encode("ascii"), altchars=b"-_"))
+    except (ValueError, TypeError, RecursionError):
+        raise Refused("invalid_cursor") from None
+    if of != filters or type(place) is not int or not 0 <= place <= BIGGEST:
+        raise Refused("invalid_cursor")
+    return place
+
+
+def next_link(request: Request, cursor: str, **query: Any) -> dict[str, str]:
+    """The Link header (RFC 8288) to the page after this one, with its filter."""
+    given = {name: value for name, value in query.items() if value is not None}
+    target = f"{request.url.path}?{urlencode({**given, 'cursor': cursor})}"
+    return {"Link": f'<{target}>; rel="next"'}

@@ -1,0 +1,168 @@
+"""Everything the service can refuse, in one catalogue, as problem+json (RFC 9457).
+
+`retry` tells the caller whether sending the request again is safe:
+  same_key    send the same request with the same key; it moves money at most once
+  new_key     this key's answer is final; when the account has changed, use a new key
+  corrected   nothing was recorded; correct the request, then send it, with the same key if wished
+"""
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Literal
+
+from starlette.responses import Response
+
+Retry = Literal["same_key", "new_key", "corrected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A catalogued refusal; `detail` is a sentence for the person who calls."""
+
+    status: HTTPStatus
+    retry: Retry
+    detail: str
+
+
+UNPROCESSABLE = HTTPStatus.UNPROCESSABLE_ENTITY
+
+CATALOGUE: dict[str, Problem] = {
+    "insufficient_funds": Problem(
+        HTTPStatus.BAD_REQUEST,
+        "new_key",
+        "The account's available amount is below the amount asked for. Nothing was moved, and "
+        "this key will always get this answer.",
+    ),
+    "balance_limit": Problem(
+        HTTPStatus.CONFLICT,
+        "new_key",
+        "A balance would pass the largest one the ledger keeps. Nothing was moved, and this key "
+        "will always get this answer.",
+    ),
+    "account_not_found": Problem(
+        HTTPStatus.NOT_FOUND, "corrected", "There is no account with that id."
+    ),
+    "transaction_not_found": Problem(
+        HTTPStatus.NOT_FOUND, "corrected", "There is no transaction with that id."
+    ),
+    "key_not_found": Problem(
+        HTTPStatus.NOT_FOUND,
+        "same_key",
+        "This key has no recorded outcome on this account: either it never arrived, or it was "
+        "rejected without a record, or it is still being decided.",
+    ),
+    "not_found": Problem(HTTPStatus.NOT_FOUND, "corrected", "There is no such route; see /docs."),
+    "method_not_allowed": Problem(
+        HTTPStatus.METHOD_NOT_ALLOWED, "corrected", "This route does not take this method."
+    ),
+    "request_timeout": Problem(
+        HTTPStatus.REQUEST_TIMEOUT, "same_key", "The body did not arrive in time."
+    ),
+    "body_too_large": Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "corrected", "The body is larger than is accepted."
+    ),
+    "unsupported_media_type": Problem(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "corrected",
+        "Send the body as JSON, with the header Content-Type: application/json.",
+    ),
+    "invalid_json": Problem(
+        UNPROCESSABLE,
+        "corrected",
+        "The body is not UTF-8 JSON of one object, or names a field twice.",
+    ),
+    "invalid_request": Problem(
+        UNPROCESSABLE, "corrected", "Some fields are missing, unknown or not valid; see errors."
+    ),
+    "idempotency_key_missing": Problem(
+        UNPROCESSABLE,
+        "corrected",
+        "Name the payment: an idempotency_key in the body or an Idempotency-Key header.",
+    ),
+    "idempotency_key_invalid": Problem(
+        UNPROCESSABLE, "corrected", "An idempotency key is 1 to 255 printable ASCII characters."
+    ),
+    "idempotency_key_mismatch": Problem(
+        UNPROCESSABLE, "corrected", "The keys in the body and in the header differ."
+    ),
+    "idempotency_key_reused": Problem(
+        UNPROCESSABLE,
+        "corrected",
+        "This key was used for another request. Nothing was moved. Give each payment its own key.",
+    ),
+    "reference_taken": Problem(
+        HTTPStatus.CONFLICT, "corrected", "Another account of the ledger has this reference."
+    ),
+    "same_account": Problem(
+        UNPROCESSABLE, "corrected", "A transfer needs two different accounts."
+    ),
+    "currency_mismatch": Problem(
+        UNPROCESSABLE, "corrected", "The two accounts have different currencies."
+    ),
+    "currency_unknown": Problem(UNPROCESSABLE, "corrected", "The ledger has no such currency."),
+    "amount_precision": Problem(
+        UNPROCESSABLE, "corrected", "The amount has more decimals than the account's currency."
+    ),
+    "amount_limit": Problem(
+        UNPROCESSABLE, "corrected", "The amount is larger than a single movement may be."
+    ),
+    "invalid_cursor": Problem(
+        UNPROCESSABLE, "corrected", "The cursor is not of this list. Follow the Link header."
+    ),
+    "overloaded": Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "same_key",
+        "Too many requests are waiting. Nothing was moved; send the same request again later.",
+    ),
+    "unavailable": Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "same_key",
+        "The outcome could not be confirmed in time. Send the same request with the same key: "
+        "it moves money at most once.",
+    ),
+    "internal_error": Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "same_key",
+        "A fault of the service, which its log names. The same request with the same key may "
+        "safely be sent again.",
+    ),
+}
+
+RETRY_AFTER_S = 1
+
+
+class Refused(Exception):
+    """Ends a request with a catalogued problem. `facts` join the body."""
+
+    def __init__(self, code: str, **facts: Any) -> None:
+        self.code = code
+        self.facts = facts
+        super().__init__(code)
+
+
+def problem_body(code: str, **facts: Any) -> bytes:
+    """The problem+json of a code."""
+    problem = CATALOGUE[code]
+    body = {
+        "type": f"urn:ledgerservice:problem:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": problem.status.value,
+        "code": code,
+        "detail": problem.detail,
+        "retry": problem.retry,
+        **facts,
+    }
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def problem_response(code: str, **facts: Any) -> Response:
+    """The answer to a refused request."""
+    problem = CATALOGUE[code]
+    busy = problem.status is HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(
+        problem_body(code, **facts),
+        problem.status,
+        headers={"Retry-After": str(RETRY_AFTER_S)} if busy else None,
+        media_type="application/problem+json",
+    )

@@ -1,0 +1,242 @@
+"""The routes. Each is declared for the docs and passes on to a handler or the reader."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from ledgerservice.api import cursors, handlers, models, rendering
+from ledgerservice.api.bodies import read_body
+from ledgerservice.api.problems import Refused, problem_response
+from ledgerservice.errors import Unavailable
+from ledgerservice.reads import PAST_ALL_VERSIONS
+from ledgerservice.runtime import Runtime
+
+router = APIRouter()
+
+Route = Callable[..., Any]
+
+_ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)
+DEFAULT_PAGE_ROWS = 100
+
+Limit = Annotated[int, Query(ge=1, description="Rows in a page.")]
+Cursor = Annotated[str | None, Query(max_length=1024, description="From the Link header.")]
+IdempotencyKey = Annotated[
+    str | None, Header(description="Names the request; a repeat gets the original answer.")
+]
+
+
+def _both(method: str, path: str, **declared: Any) -> Callable[[Route], Route]:
+    """Registers a route with and without its trailing slash; neither redirects."""
+
+    def register(route: Route) -> Route:
+        router.add_api_route(path, route, methods=[method], response_model=None, **declared)
+        other = path.rstrip("/") if path.endswith("/") else path + "/"
+        router.add_api_route(
+            other, route, methods=[method], response_model=None, include_in_schema=False
+        )
+        return route
+
+    return register
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {"application/problem+json": {"schema": models.ProblemDetails.model_json_schema()}}
+    return {status: {"description": "Problem", "content": content} for status in statuses}
+
+
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def _id(text: str, code: str) -> int:
+    """An id out of a path; what is not an id names nothing."""
+    if _ID.fullmatch(text) and abs(number := int(text)) <= PAST_ALL_VERSIONS:
+        return number
+    raise Refused(code)
+
+
+def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def _declare_money_route(name: str, answer: type[BaseModel]) -> None:
+    route = handlers.MONEY_ROUTES[name]
+
+    async def move(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+        runtime = _runtime(request)
+        body = await read_body(request, runtime.settings)
+        return await handlers.move(runtime, route, body, request.headers.getlist("idempotency-key"))
+
+    _both(
+        "POST",
+        f"/{name}/",
+        name=name,
+        summary=str(route.model.__doc__),
+        tags=["money"],
+        openapi_extra=_body_of(route.model),
+        responses={200: {"model": answer}, **_problems(400, 404, 408, 409, 413, 415, 422, 503)},
+    )(move)
+
+
+_declare_money_route("deposit", models.PostedOwn)
+_declare_money_route("withdraw", models.PostedOwn)
+_declare_money_route("transfer", models.PostedTransfer)
+
+
+@_both(
+    "POST",
+    "/accounts/",
+    tags=["accounts"],
+    summary="Open an account",
+    status_code=201,
+    openapi_extra=_body_of(models.OpenAccount),
+    responses={201: {"model": models.Account}, **_problems(408, 409, 413, 415, 422, 503)},
+)
+async def open_account(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+    """Opens an account with a zero balance. A reference or a key makes a repeat harmless."""
+    runtime = _runtime(request)
+    body = await read_body(request, runtime.settings)
+    return await handlers.open_account(runtime, body, request.headers.getlist("idempotency-key"))
+
+
+@_both(
+    "GET",
+    "/accounts/",
+    tags=["accounts"],
+    summary="List accounts",
+    responses={200: {"model": list[models.Account]}, **_problems(422, 503)},
+)
+async def list_accounts(
+    request: Request,
+    owner: Annotated[str | None, Query(max_length=255)] = None,
+    currency: Annotated[str | None, Query(max_length=16)] = None,
+    limit: Limit = DEFAULT_PAGE_ROWS,
+    cursor: Cursor = None,
+) -> Response:
+    """Accounts by id, a page at a time; the Link header leads to the next one."""
+    runtime = _runtime(request)
+    _check_query(runtime, limit, owner, currency)
+    filters = ["accounts", owner, currency]
+    after = cursors.decode(cursor, filters) if cursor else 0
+    page = await runtime.reader.accounts(owner, currency, after, limit + 1)
+    headers = None
+    if len(page) > limit:
+        place = cursors.encode(page[limit - 1].id, filters)
+        headers = cursors.next_link(request, place, owner=owner, currency=currency, limit=limit)
+    return _json(rendering.encode([rendering.account_body(a) for a in page[:limit]]), headers)
+
+
+@_both(
+    "GET",
+    "/accounts/{account_id}",
+    tags=["accounts"],
+    summary="An account and its balance",
+    responses={200: {"model": models.Account}, **_problems(404, 503)},
+)
+async def get_account(request: Request, account_id: str) -> Response:
+    """The account as it stands: its balance, what is held of it, and its version."""
+    found = await _runtime(request).reader.account(_id(account_id, "account_not_found"))
+    if found is None:
+        raise Refused("account_not_found")
+    return _json(rendering.encode(rendering.account_body(found)))
+
+
+@_both(
+    "GET",
+    "/accounts/{account_id}/history",
+    tags=["accounts"],
+    summary="An account's history",
+    responses={200: {"model": list[models.HistoryEntry]}, **_problems(404, 422, 503)},
+)
+async def get_history(
+    request: Request, account_id: str, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
+) -> Response:
+    """The account's entries, newest first; the Link header leads to the next page."""
+    runtime = _runtime(request)
+    _check_query(runtime, limit)
+    account = _id(account_id, "account_not_found")
+    filters = ["history", account]
+    before = cursors.decode(cursor, filters) if cursor else PAST_ALL_VERSIONS
+    page = await runtime.reader.history(account, limit + 1, before)
+    if not page and await runtime.reader.account(account) is None:
+        raise Refused("account_not_found")
+    headers = None
+    if len(page) > limit:
+        place = cursors.encode(page[limit - 1].version, filters)
+        headers = cursors.next_link(request, place, limit=limit)
+    return _json(rendering.encode([rendering.history_body(e) for e in page[:limit]]), headers)
+
+
+def _check_query(runtime: Runtime, limit: int, *texts: str | None) -> None:
+    """The longest page is a setting; PostgreSQL takes no NUL in a text."""
+    if limit > runtime.settings.page_limit_rows or any("\0" in (text or "") for text in texts):
+        raise Refused("invalid_request", max_limit=runtime.settings.page_limit_rows)
+
+
+@_both(
+    "GET",
+    "/accounts/{account_id}/keys/{key:path}",
+    tags=["transactions"],
+    summary="The recorded outcome of a key",
+    responses={200: {"model": models.Transaction}, **_problems(404, 503)},
+)
+async def get_key(request: Request, account_id: str, key: str) -> Response:
+    """What became of a request whose answer was lost: its transaction, or 404."""
+    account = _id(account_id, "account_not_found")
+    found = await _runtime(request).reader.outcome(account, _key_of_path(request))
+    if found is None:
+        raise Refused("key_not_found")
+    return _json(rendering.record(found))
+
+
+def _key_of_path(request: Request) -> str:
+    """The key as sent: a key may hold `/`, so only the path as it came tells where it ends."""
+    raw = request.scope["raw_path"].partition(b"?")[0]
+    key = unquote_to_bytes(raw.partition(b"/keys/")[2].removesuffix(b"/"))
+    if not key.isascii() or b"\0" in key:
+        raise Refused("key_not_found")
+    return key.decode()
+
+
+@_both(
+    "GET",
+    "/transactions/{transaction_id}",
+    tags=["transactions"],
+    summary="A transaction and its entries",
+    responses={200: {"model": models.Transaction}, **_problems(404, 503)},
+)
+async def get_transaction(request: Request, transaction_id: str) -> Response:
+    """A posted transaction with its entries, or the record of a declined one."""
+    number = _id(transaction_id, "transaction_not_found")
+    found = await _runtime(request).reader.transaction(number)
+    if found is None:
+        raise Refused("transaction_not_found")
+    return _json(rendering.record(found))
+
+
+@_both("GET", "/health/live", tags=["health"], summary="Whether the process answers")
+async def live() -> Response:
+    """200 as long as the process answers."""
+    return _json(b'{"status":"live"}')
+
+
+@_both("GET", "/health/ready", tags=["health"], summary="Whether money can move")
+async def ready(request: Request) -> Response:
+    """200 if the database answers and its schema is the expected one, else 503."""
+    try:
+        if await _runtime(request).ready():
+            return _json(b'{"status":"ready"}')
+    except Unavailable:
+        pass
+    return problem_response("unavailable")

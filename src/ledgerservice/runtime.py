@@ -1,0 +1,110 @@
+"""Where the parts are wired together, and nowhere else."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
+
+from ledgerservice import migrations
+from ledgerservice.database import Database, check_server, explained, parse_url, usable_role
+from ledgerservice.embedded import EmbeddedServer
+from ledgerservice.model import Movement, Opened, Opening, Outcome, Rejected
+from ledgerservice.poster import Limits, MovementBatch, OpeningBatch, Poster
+from ledgerservice.reads import Reader
+from ledgerservice.schema import DEFAULT_LEDGER
+from ledgerservice.settings import Settings
+
+log = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 0.3
+
+
+@contextmanager
+def opened_database(settings: Settings) -> Iterator[tuple[Database, EmbeddedServer | None]]:
+    """The database of `settings`; the embedded server runs as long as the context."""
+    if settings.database_url is not None:
+        url = parse_url(settings.database_url.get_secret_value())
+        yield Database(url, settings), None
+        return
+    with EmbeddedServer(settings.data_folder, settings.postgres_bin, log.info) as embedded:
+        yield Database(parse_url(embedded.url), settings), embedded
+
+
+def prepared(database: Database) -> Database:
+    """`database` checked and migrated, with the service's role.
+
+    Raises a LedgerError whose message says what to do.
+    """
+    settings = database.settings
+    with explained():
+        check_server(database)
+        if settings.auto_migrate:
+            migrations.upgrade(database.owner_engine(), settings.service_role or None)
+        with database.owner_engine().connect() as connection:
+            migrations.check(connection)
+        return replace(database, role=usable_role(database))
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The running parts, for one ledger."""
+
+    settings: Settings
+    movements: Poster[Movement, Outcome]
+    openings: Poster[Opening, Opened | Rejected]
+    reader: Reader
+
+    async def ready(self) -> bool:
+        """Whether the database answers and its schema is the expected one."""
+        return bool(await self.reader.scalar(migrations.CURRENT_REVISION) == migrations.HEAD)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Runtime]:
+    """Everything started, in order; stopped in reverse, when what was asked for is answered."""
+    with opened_database(settings) as (unprepared, embedded):
+        database = prepared(unprepared)
+        async with _watched(embedded), _posting(database) as runtime:
+            yield runtime
+
+
+@asynccontextmanager
+async def _posting(database: Database) -> AsyncIterator[Runtime]:
+    settings = database.settings
+    limits = Limits(
+        settings.queue_limit_requests, settings.batch_limit_requests, settings.request_deadline_s
+    )
+    engine = database.read_engine()
+    movements = Poster(database.connect_writer, MovementBatch(DEFAULT_LEDGER), limits)
+    openings = Poster(database.connect_writer, OpeningBatch(DEFAULT_LEDGER), limits)
+    try:
+        yield Runtime(settings, movements, openings, Reader(engine, DEFAULT_LEDGER))
+    finally:
+        await movements.close()
+        await openings.close()
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _watched(embedded: EmbeddedServer | None) -> AsyncIterator[None]:
+    """The embedded server is started again if it dies, or taken over if its owner does."""
+    if embedded is None:
+        yield
+        return
+    watching = asyncio.create_task(_watch(embedded), name="embedded-watch")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _watch(embedded: EmbeddedServer) -> None:
+    while True:
+        await asyncio.sleep(WATCH_INTERVAL_S)
+        try:
+            embedded.check()
+        except Exception:
+            log.exception("the embedded PostgreSQL could not be started again; trying on")
