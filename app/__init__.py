@@ -1,0 +1,1 @@
+"""The entry that SEED.md names."""

@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from ledgerservice.api.app import Service  # noqa: E402  (the path comes first)
+from ledgerservice.api.app import Service
 
 app = Service()

@@ -85,13 +85,12 @@ class Database:
         _, of_url = dialect.create_connect_args(self.url)
         arguments = {**of_url, **self._arguments(PINNED_PLANS)}
         arguments["target_session_attrs"] = "read-write"
-        connection = await psycopg.AsyncConnection.connect(
+        return await psycopg.AsyncConnection.connect(
             **arguments, autocommit=True, prepare_threshold=1
         )
-        return connection
 
     def _arguments(self, plans: dict[str, str]) -> dict[str, Any]:
-        """psycopg's connection arguments for the service."""
+        """Psycopg's connection arguments for the service."""
         options = {
             "statement_timeout": f"{self.settings.statement_timeout_s}s",
             "idle_in_transaction_session_timeout": f"{self.settings.idle_transaction_timeout_s}s",

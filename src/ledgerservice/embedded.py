@@ -6,6 +6,7 @@ by every process of PostgreSQL itself, so that the kernel knows, over kills, reu
 containers, whether any of them still lives; nothing is started on the data while one does.
 """
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -109,7 +110,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """libpq's URL of the database, over the Unix socket."""
+        """Libpq's URL of the database, over the Unix socket."""
         host = quote(os.fsencode(self._socket_folder), safe="")
         return f"postgresql://{SUPERUSER}@/{DATABASE}?host={host}&port={PORT}"
 
@@ -255,10 +256,11 @@ class EmbeddedServer:
         programs = Programs(folder, self._account, running)
         try:
             programs.major()
-        except PermissionError:
-            if self._account is None or self._binaries is not None:
+        except PermissionError as error:
+            no_way_in = self._account is not None and error.errno == errno.EACCES
+            if not no_way_in or self._binaries is not None:
                 raise
-            self._announce(f"Copying PostgreSQL to where {self._account.name} can reach it.")
+            self._announce(f"Copying PostgreSQL to {self._folder}, where others can reach it.")
             return Programs(copied_binaries(self._folder), self._account, running)
         return programs
 

@@ -62,7 +62,8 @@ class BackupError(LedgerError):
 
 class Unavailable(LedgerError):
     """The ledger could not confirm the outcome in time. Send the same request with the same
-    key again: it moves money at most once."""
+    key again: it moves money at most once.
+    """
 
 
 class Overloaded(LedgerError):
@@ -71,4 +72,5 @@ class Overloaded(LedgerError):
 
 class InternalFault(LedgerError):
     """The database refused this request for a reason the ledger did not foresee. Nothing was
-    moved. The log names the cause."""
+    moved. The log names the cause.
+    """

@@ -130,7 +130,7 @@ async def lock(
         taken = await connection.execute(TAKE_CLOCK_AND_IDS, {"blocks": blocks})
     accounts = {row[0]: Account(*row) for row in await locked.fetchall()}
     rows = await found.fetchall()
-    now, ids = await taken.fetchone() or (None, None)
+    [(now, ids)] = await taken.fetchall()
     entries = await find_entries(connection, ledger, [row[0] for row in rows])
     earlier = {(row[2], row[4]): Transaction.of_row(row, entries.get(row[0], ())) for row in rows}
     return Locked(accounts, earlier, now, ids)

@@ -146,7 +146,7 @@ class Transaction(msgspec.Struct, frozen=True):
         """
         refusal = None if row[10] is None else Refusal(Decline(row[10]), *row[11:14])
         own_first = sorted(entries, key=lambda e: (e.account_id != row[2], e.account_id, e.seq))
-        return cls(row[0], Kind(row[1]), *row[2:10], tuple(own_first), refusal)
+        return cls(row[0], Kind(row[1]), *row[2:10], entries=tuple(own_first), refusal=refusal)
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -162,7 +162,7 @@ class Poster(Generic[Request, Answer]):
     async def _settle(self, batch: list[_Waiting[Request, Answer]]) -> None:
         try:
             answers = await self._post([waiting.request for waiting in batch])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (the writer must outlive every fault)
             if is_poison(error) and len(batch) > 1:
                 half = len(batch) // 2
                 await self._settle(batch[:half])

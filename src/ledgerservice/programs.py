@@ -6,6 +6,7 @@ their own, and on Linux get SIGINT when the thread that started them ends.
 """
 
 import ctypes
+import errno
 import functools
 import importlib.metadata
 import importlib.util
@@ -35,7 +36,7 @@ LIBC: ctypes.CDLL | None = ctypes.CDLL(None) if sys.platform == "linux" else Non
 
 # A client that knocks during recovery leaves a FATAL line that is no fault of the server's.
 FAULT_LINE = re.compile(r"\b(FATAL|PANIC|error):(?!\s+the database system is)")
-LINE_PREFIX = re.compile(r"^\d{4}-\S+ \S+ \S+ \[\d+\] ")
+LINE_PREFIX = re.compile(r"^.*?\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] ")
 
 
 class Account(NamedTuple):
@@ -178,10 +179,13 @@ def account_for(*folders: Path) -> Account | None:
 
 
 def reason(child: subprocess.Popen[bytes], lines: Sequence[str], disk: Path) -> str:
-    """Why a program ended, in one line: the last fault that it named, else its last words."""
+    """Why a program ended, in one line: the first fault that it named, else its last words.
+
+    Later faults follow from the first. `disk`: a path on the file system that it wrote to.
+    """
     spoken = [LINE_PREFIX.sub("", line).strip() for line in lines if line.strip()]
     faults = [line for line in spoken if FAULT_LINE.search(line)]
-    said = (faults or spoken or ["It said nothing."])[-1]
+    said = faults[0] if faults else (spoken or ["It said nothing."])[-1]
     is_full = shutil.disk_usage(disk).free < FULL_DISK_BYTES
     return f"{f'The disk of {disk} is full. ' if is_full else ''}{said} ({how_ended(child)})"
 
@@ -195,6 +199,8 @@ def how_ended(child: subprocess.Popen[bytes]) -> str:
 
 def explain(error: OSError, account: Account | None) -> str:
     """A fault of the system in one line: what, where, and whom PostgreSQL runs as."""
+    if error.errno == errno.EPERM and account is not None:
+        return "Root may not act for other users here: run the service as an ordinary user."
     where = f": {error.filename}" if error.filename else ""
     whom = f" (PostgreSQL runs as {account.name})" if account is not None else ""
     return f"{error.strerror or error}{where}{whom}."

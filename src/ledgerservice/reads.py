@@ -2,13 +2,13 @@
 of an account's row or of pages by key, so that its cost does not depend on how far back it looks.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -128,6 +128,8 @@ LIST_ENTRIES = select(*(entries.c[name] for name in Entry.__struct_fields__)).wh
 
 PAST_ALL_VERSIONS = 2**63 - 1
 
+Fields = tuple[Any, ...]
+
 
 class Reader:
     """Reads one ledger. Every method raises Unavailable while the database is away."""
@@ -157,7 +159,7 @@ class Reader:
     ) -> list[HistoryEntry]:
         """Up to `rows` entries with versions below `before`, newest first."""
         found = await self._all(LIST_HISTORY, account=account_id, before=before, rows=rows)
-        return [HistoryEntry(*row) for row in found]
+        return [HistoryEntry(*row[:2], Kind(row[2]), *row[3:]) for row in found]
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The recorded transaction of that id, or None."""
@@ -176,17 +178,17 @@ class Reader:
         row = await self._one(statement, **values)
         if row is None:
             return None
-        rows = await self._all(LIST_ENTRIES, transaction=row.id)
+        rows = await self._all(LIST_ENTRIES, transaction=row[0])
         return Transaction.of_row(row, [Entry(*entry) for entry in rows])
 
-    async def _one(self, statement: Select[Any], **values: Any) -> Row[Any] | None:
+    async def _one(self, statement: Select[Any], **values: Any) -> Fields | None:
         rows = await self._all(statement, **values)
         return rows[0] if rows else None
 
-    async def _all(self, statement: Select[Any], **values: Any) -> Sequence[Row[Any]]:
+    async def _all(self, statement: Select[Any], **values: Any) -> list[Fields]:
         async with self._connection() as connection:
             found = await connection.execute(statement, {"ledger": self._ledger, **values})
-            return found.all()
+            return [tuple(row) for row in found]
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:

@@ -45,9 +45,7 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to serve on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to serve on.")
-    auto_migrate: bool = Field(
-        default=True, description="Bring the schema up to date at start-up."
-    )
+    auto_migrate: bool = Field(default=True, description="Bring the schema up to date at start-up.")
     allow_unsafe_durability: bool = Field(
         default=False,
         description="Start on a server whose fsync, full_page_writes or synchronous_commit is off.",

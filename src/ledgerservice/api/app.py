@@ -1,6 +1,7 @@
 """The ASGI application: FastAPI, its faults as problem+json, and the runtime's life."""
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -70,15 +71,19 @@ async def _http(_: Request, error: Any) -> Response:
     return response
 
 
-async def _unforeseen(_: Request, error: Exception) -> Response:
+async def _unforeseen(_request: Request, _error: Exception) -> Response:
     return problem_response("internal_error")
 
 
 class Service:
     """The whole service as an ASGI application: starts the runtime, serves, stops it."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, announce: Callable[[], None] = lambda: None
+    ) -> None:
+        """`settings`: None reads the environment at start-up. `announce` is called when ready."""
         self._settings = settings
+        self._announce = announce
         self._api = create_api()
         self._life: AbstractAsyncContextManager[Runtime] | None = None
 
@@ -97,6 +102,7 @@ class Service:
             # One clear line instead of a stack of frames.
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        self._announce()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._stop()

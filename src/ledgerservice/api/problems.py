@@ -94,9 +94,7 @@ CATALOGUE: dict[str, Problem] = {
     "reference_taken": Problem(
         HTTPStatus.CONFLICT, "corrected", "Another account of the ledger has this reference."
     ),
-    "same_account": Problem(
-        UNPROCESSABLE, "corrected", "A transfer needs two different accounts."
-    ),
+    "same_account": Problem(UNPROCESSABLE, "corrected", "A transfer needs two different accounts."),
     "currency_mismatch": Problem(
         UNPROCESSABLE, "corrected", "The two accounts have different currencies."
     ),

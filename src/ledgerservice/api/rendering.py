@@ -143,5 +143,5 @@ def history_body(entry: HistoryEntry) -> dict[str, Any]:
 
 def _entry_type(entry: HistoryEntry) -> str:
     if entry.kind is not Kind.TRANSFER:
-        return Kind(entry.kind).name
+        return entry.kind.name
     return "TRANSFER_OUT" if entry.amount < 0 else "TRANSFER_IN"

@@ -99,4 +99,4 @@ _MAY_CREATE_ROLES = text(
 
 
 def _statement(template: str, role: str) -> str:
-    return sql.SQL(template).format(role=sql.Identifier(role)).as_string()  # type: ignore[arg-type]
+    return sql.SQL(template).format(role=sql.Identifier(role)).as_string()

@@ -1,0 +1,5 @@
+"""`python -m ledgerservice`."""
+
+from ledgerservice.cli import main
+
+main()

