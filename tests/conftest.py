@@ -7,6 +7,7 @@ create databases and roles.
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from ledgerservice.database import Database, parse_url, usable_role
 from ledgerservice.embedded import EmbeddedServer
 from ledgerservice.migrations import upgrade
 from ledgerservice.settings import Settings
+from ledgerservice.verifier import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "ledger_template"
@@ -129,8 +131,6 @@ class RunningService:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -186,11 +186,8 @@ def service(new_database: Callable[..., Database]) -> Iterator[RunningService]:
 @pytest.fixture
 def no_violations() -> Callable[[Database], None]:
     """Asserts that `verify` finds nothing."""
-    from ledgerservice.verifier import verify
 
     def check(database: Database) -> None:
         assert list(verify(database.owner_engine())) == []
 
     return check
-
-

@@ -2,6 +2,10 @@
 
 All take a psycopg connection in autocommit mode, because the journal says BEGIN and COMMIT
 itself and looks at what the server answers. A batch is one database transaction, READ COMMITTED.
+
+No pipeline mode: psycopg ends a pipeline with a Flush message, upon which PostgreSQL disarms
+idle_in_transaction_session_timeout (seen on 15 and 18), and a frozen process would hold its
+accounts for ever.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -123,17 +127,21 @@ async def lock(
 
     `blocks` is the number of blocks of transaction ids to take.
     """
-    async with connection.pipeline():
-        await connection.execute("BEGIN")
-        locked = await connection.execute(LOCK_ACCOUNTS, _accounts_of(ledger, movements))
-        found = await connection.execute(FIND_EARLIER, _keys_of(ledger, movements))
-        taken = await connection.execute(TAKE_CLOCK_AND_IDS, {"blocks": blocks})
-    accounts = {row[0]: Account(*row) for row in await locked.fetchall()}
-    rows = await found.fetchall()
-    [(now, ids)] = await taken.fetchall()
-    entries = await find_entries(connection, ledger, [row[0] for row in rows])
-    earlier = {(row[2], row[4]): Transaction.of_row(row, entries.get(row[0], ())) for row in rows}
+    await connection.execute("BEGIN")
+    locked = await _rows(connection, LOCK_ACCOUNTS, _accounts_of(ledger, movements))
+    found = await _rows(connection, FIND_EARLIER, _keys_of(ledger, movements))
+    [(now, ids)] = await _rows(connection, TAKE_CLOCK_AND_IDS, {"blocks": blocks})
+    entries = await find_entries(connection, ledger, [row[0] for row in found])
+    accounts = {row[0]: Account(*row) for row in locked}
+    earlier = {(row[2], row[4]): Transaction.of_row(row, entries.get(row[0], ())) for row in found}
     return Locked(accounts, earlier, now, ids)
+
+
+async def _rows(
+    connection: Connection, statement: str, values: dict[str, Any]
+) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(statement, values)
+    return await cursor.fetchall()
 
 
 def _accounts_of(ledger: int, movements: Sequence[Movement]) -> dict[str, Any]:
@@ -220,13 +228,11 @@ async def open_accounts(
         "references": [opening.reference for opening in openings],
         "keys": [opening.key for opening in openings],
     }
-    async with connection.pipeline():
-        await connection.execute("BEGIN")
-        opened = await connection.execute(OPEN_ACCOUNTS, wanted)
-        found = await connection.execute(FIND_OPENED, wanted)
-        await connection.execute(WRITE_BARRIER)
-    accounts = [Opened(*row) for row in await found.fetchall()]
-    return accounts, [row[0] for row in await opened.fetchall()]
+    await connection.execute("BEGIN")
+    opened = await _rows(connection, OPEN_ACCOUNTS, wanted)
+    found = await _rows(connection, FIND_OPENED, wanted)
+    await connection.execute(WRITE_BARRIER)
+    return [Opened(*row) for row in found], [row[0] for row in opened]
 
 
 async def commit(connection: Connection) -> None:

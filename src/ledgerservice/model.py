@@ -11,7 +11,7 @@ replay            the answer to a key seen before: the original result, nothing 
 Amounts are whole minor units. Times carry their zone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any, Self
@@ -137,7 +137,7 @@ class Transaction(msgspec.Struct, frozen=True):
         return Status.POSTED if self.refusal is None else Status.DECLINED
 
     @classmethod
-    def of_row(cls, row: Sequence[Any], entries: Iterable[Entry]) -> Self:
+    def of_row(cls, row: tuple[Any, ...], entries: Iterable[Entry]) -> Self:
         """A recorded transaction from its row and entries; its own account's entry comes first.
 
         The row holds id, kind, account_id, counterparty_id, key, amount, currency, exponent,
@@ -146,7 +146,8 @@ class Transaction(msgspec.Struct, frozen=True):
         """
         refusal = None if row[10] is None else Refusal(Decline(row[10]), *row[11:14])
         own_first = sorted(entries, key=lambda e: (e.account_id != row[2], e.account_id, e.seq))
-        return cls(row[0], Kind(row[1]), *row[2:10], entries=tuple(own_first), refusal=refusal)
+        fields = (row[0], Kind(row[1]), *row[2:10], tuple(own_first), refusal)
+        return cls(*fields)
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -159,7 +159,7 @@ class Reader:
     ) -> list[HistoryEntry]:
         """Up to `rows` entries with versions below `before`, newest first."""
         found = await self._all(LIST_HISTORY, account=account_id, before=before, rows=rows)
-        return [HistoryEntry(*row[:2], Kind(row[2]), *row[3:]) for row in found]
+        return [HistoryEntry(*(*row[:2], Kind(row[2]), *row[3:])) for row in found]
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The recorded transaction of that id, or None."""
