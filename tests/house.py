@@ -1,0 +1,171 @@
+"""A data folder with everything that runs on it, for the tests of the embedded PostgreSQL."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from ledgerservice import embedded
+from ledgerservice.embedded import EmbeddedServer
+
+SOURCE = Path(embedded.__file__).parents[1]
+
+# A service that does one check for each line it is sent, and stops at the end of its input.
+SERVICE = """
+import sys
+from pathlib import Path
+from ledgerservice import embedded, programs
+
+if sys.argv[2:] == ["without death signal"]:
+    programs.LIBC = None
+server = embedded.EmbeddedServer(Path(sys.argv[1]), announce=lambda line: print(line, flush=True))
+server.start()
+print("owner" if server.owner else "attached", flush=True)
+for line in sys.stdin:
+    server.check()
+    print("owner" if server.owner else "attached", flush=True)
+server.stop()
+"""
+
+
+class Service:
+    """Another process with an EmbeddedServer."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVICE, str(folder), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        )
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def role(self) -> str:
+        """What it is after its start, once that is done."""
+        while (line := self.answer()) not in ("owner", "attached", ""):
+            pass
+        return line
+
+    def check(self) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write("check\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def stop(self) -> None:
+        self.process.communicate(timeout=30)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class House:
+    """A data folder, and every server and service on it, to be cleared away after the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "postgres"
+        self.servers: list[EmbeddedServer] = []
+        self.services: list[Service] = []
+
+    def server(self, binaries: Path | None = None) -> EmbeddedServer:
+        self.servers.append(EmbeddedServer(self.folder, binaries))
+        return self.servers[-1]
+
+    def started(self) -> EmbeddedServer:
+        server = self.server()
+        server.start()
+        return server
+
+    def service(self, *options: str) -> Service:
+        self.services.append(Service(self.folder, *options))
+        return self.services[-1]
+
+    def status(self) -> list[str]:
+        return (self.data / "postmaster.pid").read_text().splitlines()
+
+    def pid(self) -> int:
+        return int(self.status()[0])
+
+    def is_free(self) -> bool:
+        """Whether no process of PostgreSQL lives on the data."""
+        descriptor = os.open(self.folder / "server.lock", os.O_RDWR | os.O_CREAT)
+        try:
+            return embedded._try_lock(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def clear(self) -> None:
+        for server in self.servers:
+            server.stop()
+        for service in self.services:
+            service.kill()
+        if self.folder.exists() and not wait_for(self.is_free):
+            os.kill(self.pid(), signal.SIGQUIT)
+            assert wait_for(self.is_free)
+
+
+@contextmanager
+def moved(house: House, folder: Path) -> Iterator[House]:
+    """The house in another place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    house.folder.rename(folder)
+    there = House(folder)
+    try:
+        yield there
+    finally:
+        there.clear()
+        folder.rename(house.folder)
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 10.0) -> bool:
+    end_s = time.monotonic() + limit_s
+    while not (met := condition()) and time.monotonic() < end_s:
+        time.sleep(0.02)
+    return met
+
+
+def check_until(server: EmbeddedServer, condition: Callable[[], bool]) -> bool:
+    """Check like the service does, until `condition` is met."""
+
+    def met() -> bool:
+        server.check()
+        return condition()
+
+    return wait_for(met)
+
+
+def write(url: str, text: str) -> None:
+    """Make `text` the one word in the memo."""
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS memo (word text)")
+        connection.execute("DELETE FROM memo")
+        connection.execute("INSERT INTO memo VALUES (%s)", [text])
+
+
+def read(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        return [row[0] for row in connection.execute("SELECT word FROM memo")]
+
+
+def ask(url: str, query: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query).fetchone()
+        return row[0] if row else None
+
+
+def say(url: str, words: str) -> None:
+    """Have the server log `words`."""
+    with psycopg.connect(url) as connection:
+        connection.execute(f"DO $$ BEGIN RAISE LOG '{words}'; END $$")

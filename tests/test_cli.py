@@ -1,0 +1,261 @@
+"""The command line, as a user's shell sees it: real processes, exit codes, one line for a fault."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from ledgerservice.database import Database
+from tests.conftest import ROOT, connect, environment, free_port, serving, url_text
+
+
+def cli(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "ledgerservice", *arguments],
+        env=environment(**values),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(workspace: Path) -> Path:
+    """A data folder for an embedded server of the test's own."""
+    return workspace / "data"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_service_is_back_with_all_data(folder, number):
+    with serving(LEDGER_DATA_FOLDER=str(folder)) as service:
+        account = service.open(balance="12.34")
+        assert service.stop(number) == 0
+    with serving(LEDGER_DATA_FOLDER=str(folder)) as service:
+        assert service.get(f"/accounts/{account}").json()["balance"] == "12.34"
+        assert service.stop(number) == 0
+
+
+def test_a_killed_service_is_back_with_every_acknowledged_movement(folder):
+    with serving(LEDGER_DATA_FOLDER=str(folder)) as service:
+        account = service.open()
+        acknowledged = 0
+        killer = threading.Timer(1.0, service.process.kill)
+        killer.start()
+        try:
+            while True:
+                body = {"account_id": account, "amount": 1, "idempotency_key": str(acknowledged)}
+                assert service.post("/deposit/", body).status_code == 200
+                acknowledged += 1
+        except httpx.TransportError:
+            pass
+    with serving(LEDGER_DATA_FOLDER=str(folder)) as service:
+        version = service.get(f"/accounts/{account}").json()["version"]
+        assert acknowledged <= version <= acknowledged + 1
+        assert acknowledged > 0
+    assert cli("verify", LEDGER_DATA_FOLDER=str(folder)).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_in_flight_is_answered_before_the_service_stops(new_database, number):
+    database = new_database()
+    with serving(DATABASE_URL=url_text(database)) as service:
+        account = service.open()
+        answers = []
+
+        def deposit() -> None:
+            body = {"account_id": account, "amount": 1, "idempotency_key": "in flight"}
+            answers.append(service.post("/deposit/", body).status_code)
+
+        request = threading.Thread(target=deposit)
+        with connect(database) as other, other.transaction():
+            other.execute("SELECT 1 FROM ledger.accounts WHERE id = 1 FOR UPDATE")
+            request.start()
+            while not _waiting_for_a_lock(database):
+                pass
+            service.process.send_signal(number)
+            with pytest.raises(subprocess.TimeoutExpired):
+                service.process.wait(1)
+        request.join()
+        assert answers == [200]
+        assert service.process.wait(60) == 0
+
+
+def _waiting_for_a_lock(database: Database) -> bool:
+    with connect(database) as connection:
+        statement = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        return connection.execute(statement).fetchone()[0] > 0
+
+
+def broken_databases(database: Database, new_database: Callable[..., Database]) -> dict[str, dict]:
+    """Environments that must not start, by what the one line says."""
+    url = database.url
+    with connect(database) as connection:
+        name = url.database
+        connection.execute(f"CREATE DATABASE {name}_empty")
+        connection.execute(f"CREATE DATABASE {name}_weak")
+        connection.execute(f"ALTER DATABASE {name}_weak SET synchronous_commit = off")
+    newer = new_database()
+    with connect(newer) as connection:
+        connection.execute("UPDATE ledger.alembic_version SET version_num = '9999'")
+
+    def text(changed) -> dict[str, str]:
+        return {"DATABASE_URL": changed.render_as_string(hide_password=False)}
+
+    nowhere = "postgresql://someone@127.0.0.1:1/ledger_db?connect_timeout=1"
+    return {
+        "does not exist. Create it": text(url.set(database="no_such_database")),
+        "Check user and password": text(url.set(username="no_such_user")),
+        "Check host and port": {"DATABASE_URL": nowhere},
+        "must begin with postgresql://": {"DATABASE_URL": "mysql://localhost/ledger"},
+        "schema is newer than this program": text(newer.url),
+        "Run `ledgerservice migrate`": {
+            **text(url.set(database=f"{name}_empty")), "LEDGER_AUTO_MIGRATE": "false",
+        },
+        "Turn on: synchronous_commit": text(url.set(database=f"{name}_weak")),
+        "LEDGER_PORT": {**text(url), "LEDGER_PORT": "no number"},
+    }  # fmt: skip
+
+
+def test_what_cannot_start_says_in_one_line_what_to_do(database, new_database):
+    for line, values in broken_databases(database, new_database).items():
+        done = cli("serve", "--port", str(free_port()), **values)
+        said = done.stderr.strip().splitlines()
+        assert done.returncode == 1, (line, done)
+        assert line in done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(said) <= 2, said  # uvicorn adds that it exits
+
+
+def test_uvicorn_says_the_same_line(database):
+    missing = url_text(database).replace(str(database.url.database), "no_such_database")
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(free_port())],
+        env=environment(DATABASE_URL=missing),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "does not exist. Create it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unsafe_durability_is_served_only_when_asked_for(database):
+    with connect(database) as connection:
+        connection.execute(f"ALTER DATABASE {database.url.database} SET synchronous_commit = off")
+    values = {"DATABASE_URL": url_text(database), "LEDGER_ALLOW_UNSAFE_DURABILITY": "true"}
+    with serving(**values) as service:
+        assert service.open() == 1
+
+
+def test_migrate_makes_the_schema_and_says_so(database):
+    name = f"{database.url.database}_new"
+    with connect(database) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    values = {"DATABASE_URL": database.url.set(database=name).render_as_string(False)}
+    first, second = cli("migrate", **values), cli("migrate", **values)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert "revision 0001." in first.stdout
+    assert "revision 0001 already" in second.stdout
+    assert cli("verify", **values).returncode == 0
+
+
+def test_verify_names_what_is_broken_and_exits_with_1(database):
+    values = {"DATABASE_URL": url_text(database)}
+    assert cli("demo", **values).returncode == 0
+    assert cli("verify", **values).returncode == 0
+    with connect(database) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("UPDATE ledger.accounts SET balance = balance + 1 WHERE id = 2")
+    done = cli("verify", **values)
+    assert done.returncode == 1
+    assert "invariant 2: account 2, ledger 1" in done.stdout
+    assert "invariant 1: ledger 1, currency USD" in done.stdout
+
+
+def test_demo_shows_balances_and_a_history(database):
+    done = cli("demo", DATABASE_URL=url_text(database))
+    assert done.returncode == 0, done.stderr
+    for shown in ("Alice", "posted", "declined: insufficient_funds", "history", "50.00", "30.00"):
+        assert shown in done.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "verify", "backup", "restore", "demo"])
+def test_every_command_has_help(command):
+    done = cli(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert command in cli("--help").stdout
+    assert cli(command, "--no-such-option").returncode == 2
+
+
+def facts(service) -> list:
+    accounts = service.get("/accounts/").json()
+    return [accounts, *(service.get(f"/accounts/{a['id']}/history").json() for a in accounts)]
+
+
+def test_a_backup_is_restored_whole(database, new_database, tmp_path):
+    values = {"DATABASE_URL": url_text(database)}
+    file = tmp_path / "ledger.backup"
+    with serving(**values) as service:
+        account = service.open(balance="10")
+        declined = service.post(
+            "/withdraw/", {"account_id": account, "amount": 11, "idempotency_key": "w"}
+        )
+        before = facts(service)
+        done = cli("backup", str(file), **values)  # while the service runs
+        assert done.returncode == 0, done.stderr
+    assert cli("backup", str(file), **values).returncode == 1  # never over another one
+    assert cli("restore", str(file), **values).returncode == 1  # never over another ledger
+    name = f"{database.url.database}_restored"
+    with connect(database) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    values = {"DATABASE_URL": database.url.set(database=name).render_as_string(False)}
+    done = cli("restore", str(file), **values)
+    assert done.returncode == 0, done.stderr
+    with serving(**values) as service:
+        assert facts(service) == before
+        again = service.post(
+            "/withdraw/", {"account_id": account, "amount": 11, "idempotency_key": "w"}
+        )
+        assert again.content == declined.content
+        assert service.open(balance="5") == account + 1
+    with psycopg.connect(values["DATABASE_URL"].replace("+psycopg", "")) as connection:
+        connection.execute("SET ROLE ledgerservice")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("UPDATE ledger.accounts SET balance = 0")
+
+
+def test_a_backup_crosses_a_major_version_of_the_embedded_server(folder, tmp_path):
+    spec = importlib.util.find_spec("pgserver")
+    older = Path(spec.origin).parent / "pginstall" / "bin"
+    old_bin = folder.parent / "postgresql-16"
+    subprocess.run(["cp", "-r", older.parent, old_bin], check=True)
+    libraries = older.parent.parent.parent / "pgserver.libs"
+    if libraries.exists():
+        subprocess.run(["cp", "-r", libraries, folder.parent], check=True)
+    old = {"LEDGER_DATA_FOLDER": str(folder), "LEDGER_POSTGRES_BIN": str(old_bin / "bin")}
+    file = tmp_path / "ledger.backup"
+    assert cli("demo", **old).returncode == 0
+    refused = cli("verify", LEDGER_DATA_FOLDER=str(folder))
+    assert refused.returncode == 1
+    assert "16" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert cli("backup", str(file), **old).returncode == 0
+    new = {"LEDGER_DATA_FOLDER": str(folder.parent / "new")}
+    done = cli("restore", str(file), **new)
+    assert done.returncode == 0, done.stderr
+    with serving(**new) as service:
+        assert [a["balance"] for a in service.get("/accounts/").json()] == ["50.00", "30.00"]
