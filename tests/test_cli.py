@@ -1,6 +1,7 @@
 """The command line, as a user's shell sees it: real processes, exit codes, one line for a fault."""
 
 import importlib.util
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,14 +240,11 @@ def test_a_backup_is_restored_whole(database, new_database, tmp_path):
 
 
 def test_a_backup_crosses_a_major_version_of_the_embedded_server(folder, tmp_path):
-    spec = importlib.util.find_spec("pgserver")
-    older = Path(spec.origin).parent / "pginstall" / "bin"
-    old_bin = folder.parent / "postgresql-16"
-    subprocess.run(["cp", "-r", older.parent, old_bin], check=True)
-    libraries = older.parent.parent.parent / "pgserver.libs"
-    if libraries.exists():
-        subprocess.run(["cp", "-r", libraries, folder.parent], check=True)
-    old = {"LEDGER_DATA_FOLDER": str(folder), "LEDGER_POSTGRES_BIN": str(old_bin / "bin")}
+    packages = Path(importlib.util.find_spec("pgserver").origin).parent.parent
+    for part in packages.glob("pgserver*"):
+        shutil.copytree(part, folder.parent / part.name)
+    older = folder.parent / "pgserver" / "pginstall" / "bin"  # PostgreSQL 16
+    old = {"LEDGER_DATA_FOLDER": str(folder), "LEDGER_POSTGRES_BIN": str(older)}
     file = tmp_path / "ledger.backup"
     assert cli("demo", **old).returncode == 0
     refused = cli("verify", LEDGER_DATA_FOLDER=str(folder))

@@ -110,9 +110,11 @@ def serve(
             timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,
         )
     )
-    server.run()
-    if not server.started:
-        raise typer.Exit(1)
+    try:
+        server.run()
+    except SystemExit:
+        # It has said why it could not start, in one line.
+        raise typer.Exit(1) from None
 
 
 @app.command()
