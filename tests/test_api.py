@@ -166,7 +166,12 @@ REFUSALS = {
         "amount_precision",
     ),
     "too much": ("/deposit/", {"account_id": 1, "amount": 10**15}, 422, "amount_limit"),
-    "no key": ("/deposit/", {"account_id": 1, "idempotency_key": None}, 422, "idempotency_key_missing"),
+    "no key": (
+        "/deposit/",
+        {"account_id": 1, "idempotency_key": None},
+        422,
+        "idempotency_key_missing",
+    ),
 }  # fmt: skip
 
 

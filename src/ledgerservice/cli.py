@@ -23,7 +23,7 @@ from ledgerservice.backups import backup as write_backup
 from ledgerservice.backups import restore as read_backup
 from ledgerservice.database import Database, check_server, explained
 from ledgerservice.embedded import bundled_binaries
-from ledgerservice.errors import BackupError, ConfigurationError, EmbeddedServerError, LedgerError
+from ledgerservice.errors import BackupError, EmbeddedServerError, LedgerError
 from ledgerservice.model import Kind, Movement, Opened, Opening, Recorded
 from ledgerservice.money import to_major
 from ledgerservice.runtime import Runtime, opened_database, running
@@ -56,13 +56,6 @@ def main() -> None:
         sys.exit(130)
 
 
-def _settings() -> Settings:
-    try:
-        return Settings.load()
-    except ValueError as error:
-        raise ConfigurationError(" ".join(str(error).split())) from None
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"ledgerservice {__version__}")
@@ -87,7 +80,7 @@ def serve(
 ) -> None:
     """Serve the API. Ctrl-C or SIGTERM stop it, once what is in flight is answered."""
     given = {name: v for name, v in {"host": host, "port": port}.items() if v is not None}
-    settings = _settings().model_copy(update=given)
+    settings = Settings.load().model_copy(update=given)
     base = f"http://{settings.host}:{settings.port}"
 
     def announce() -> None:
@@ -120,7 +113,7 @@ def serve(
 @app.command()
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    settings = _settings()
+    settings = Settings.load()
     with opened_database(settings) as (database, _), explained():
         check_server(database)
         changed = migrations.upgrade(database.owner_engine(), settings.service_role or None)
@@ -131,7 +124,7 @@ def migrate() -> None:
 def verify() -> None:
     """Prove the ledger's invariants over the whole database. Exit code 1 if one is broken."""
     found = 0
-    with opened_database(_settings()) as (database, _), explained(), _progress() as bar:
+    with opened_database(Settings.load()) as (database, _), explained(), _progress() as bar:
         _check_schema(database)
         task = bar.add_task("Verifying", total=None)
         engine = database.owner_engine()
@@ -169,7 +162,7 @@ def backup(
     file: Annotated[Path, typer.Argument(help="Where to write it; it must not exist yet.")],
 ) -> None:
     """Write the whole ledger into FILE, in pg_dump's custom format. The service may go on."""
-    settings = _settings()
+    settings = Settings.load()
     if file.exists():
         raise BackupError(f"{file} exists already.")
     with opened_database(settings) as (database, _), explained():
@@ -183,7 +176,7 @@ def restore(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A backup's file.")],
 ) -> None:
     """Read a backup into a database without a ledger, bring it up to date, and verify it."""
-    settings = _settings()
+    settings = Settings.load()
     with opened_database(settings) as (database, _), explained():
         engine = database.owner_engine()
         read_backup(_tools(settings), database.url, engine, file)
@@ -210,7 +203,7 @@ def _tools(settings: Settings) -> Path:
 @app.command()
 def demo() -> None:
     """Open two accounts, move money between them, and show balances and a history."""
-    asyncio.run(_demo(_settings()))
+    asyncio.run(_demo(Settings.load()))
 
 
 async def _demo(settings: Settings) -> None:

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ledgerservice.errors import ConfigurationError
 
 
 def default_data_folder() -> Path:
@@ -82,5 +84,15 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """The settings of this process' environment."""
-        return cls()
+        """The settings of this process' environment. Raises ConfigurationError."""
+        try:
+            return cls()
+        except ValidationError as error:
+            faults = [f"{_variable(fault['loc'])}: {fault['msg']}." for fault in error.errors()]
+            raise ConfigurationError(" ".join(faults)) from None
+
+
+def _variable(place: tuple[int | str, ...]) -> str:
+    """The environment variable of a setting."""
+    name = str(place[0])
+    return name if name.isupper() else f"LEDGER_{name.upper()}"

@@ -1,0 +1,52 @@
+# make serve: the ledger on http://127.0.0.1:8000, with a PostgreSQL of its own.
+# make test: the whole suite. make check: lint, types, imports. make bench: the speed, side by side.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: serve demo verify test check bench lock
+serve: $(VENV)/.serve
+	@exec $(BIN)/ledgerservice serve
+
+demo verify: $(VENV)/.serve
+	@exec $(BIN)/ledgerservice $@
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "Python 3.11 or newer is needed (make PYTHON=python3.12 ...)."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	    { echo "Python's venv module is needed (Debian: apt-get install python3-venv)."; exit 1; }
+
+$(VENV)/.serve: requirements.txt requirements-build.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes \
+	    -r requirements.txt -r requirements-build.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
+	    --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.serve
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes \
+	    -r requirements-dev.txt
+	@touch $@
+
+# The locks, after a change in pyproject.toml. Needs uv.
+COMPILE = uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11
+lock:
+	$(COMPILE) pyproject.toml --extra embedded -o requirements.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra dev -c requirements.txt -o requirements-dev.txt
+	$(COMPILE) pyproject.toml -c requirements.txt -o requirements-container.txt
+	printf 'hatchling\neditables\n' | $(COMPILE) --no-annotate - -o requirements-build.txt
