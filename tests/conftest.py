@@ -177,8 +177,10 @@ def serving(**values: str) -> Iterator[RunningService]:
             process.wait(60)
 
 
-def await_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
+def await_ready(
+    client: httpx.Client, process: "subprocess.Popen[Any]", limit_s: float = 60
+) -> None:
+    for _ in range(round(limit_s * 10)):
         try:
             if client.get("/health/ready").status_code == 200:
                 return
@@ -187,7 +189,7 @@ def await_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") -> Non
         if process.poll() is not None:
             raise RuntimeError(f"the service ended with {process.returncode}")
         time.sleep(0.1)
-    raise RuntimeError("the service did not get ready in 60 s")
+    raise RuntimeError(f"the service did not get ready in {limit_s} s")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,155 @@
+"""The commands of README and SEED.md, run from the files themselves."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ledgerservice.settings import Settings
+from tests.conftest import (
+    ROOT,
+    RunningService,
+    await_ready,
+    environment,
+    free_port,
+    serving,
+    url_text,
+)
+
+README = (ROOT / "README.md").read_text()
+SEED = (ROOT / "docs" / "SEED.md").read_text()
+BASE = "http://127.0.0.1:8000"
+VOLATILE = re.compile(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"')
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@pytest.fixture
+def fresh(new_database) -> Iterator[RunningService]:
+    """A service whose ledger is empty."""
+    with serving(DATABASE_URL=url_text(new_database())) as service:
+        yield service
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def shell(command: str, **values: str) -> str:
+    return subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True, text=True, check=True, timeout=300, cwd=ROOT,
+        env=environment(**values),
+    ).stdout.strip()  # fmt: skip
+
+
+@needs_curl
+def test_the_readme_s_tour_gives_the_output_it_shows(fresh):
+    lines = [line for block in blocks("console") for line in block.splitlines()]
+    assert len(lines) == 16
+    for command, shown in zip(lines[::2], lines[1::2], strict=True):
+        assert command.startswith("$ ")
+        given = shell(command[2:].replace(BASE, fresh.base))
+        assert VOLATILE.sub("_", given) == VOLATILE.sub("_", shown), command
+
+
+@needs_curl
+def test_seed_s_curl_examples_work_as_written(fresh):
+    text = SEED.partition("## Example API Calls")[2].partition("---")[0]
+    joined = re.sub(r"\n- ([Hd] )", r" -\1", text)
+    commands = re.findall(r"^curl .*$", joined, re.MULTILINE)
+    assert len(commands) == 4
+    commands.insert(1, commands[0])  # the transfer is to a second account
+    opened, _, deposited, moved, history = [
+        json.loads(shell(f"{command} -s".replace(BASE, fresh.base))) for command in commands
+    ]
+    assert opened["owner"] == "Alice"
+    assert deposited["new_balance"] == "100.00"
+    assert moved["sender_new_balance"] == "50.00"
+    assert [entry["amount"] for entry in history] == ["-50.00", "100.00"]
+
+
+def test_make_serve_serves_and_says_where_the_docs_are(workspace):
+    command = blocks("sh")[0].strip()
+    assert command == "make serve"
+    port = free_port()
+    values = {"LEDGER_DATA_FOLDER": str(workspace / "data"), "LEDGER_PORT": str(port)}
+    process = subprocess.Popen(
+        command.split(), cwd=ROOT, env=environment(**values), stdout=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        await_ready(client, process)
+        assert client.get("/docs").status_code == 200
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+        said = process.communicate(timeout=60)[0]
+    assert f"docs: http://127.0.0.1:{port}/docs" in said
+
+
+def test_what_runs_the_tests_is_the_readme_s_command():
+    assert blocks("sh")[1].strip() == "make test"
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """What a clone holds, without the clone's virtual environment."""
+    folder = tmp_path_factory.mktemp("clone") / "ledgerservice"
+    ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    return folder
+
+
+def test_the_local_setup_works_as_written(copy, new_database):
+    commands = blocks("sh")[2].strip().splitlines()
+    seed = SEED.partition("### Option B")[2]
+    given = {line.removeprefix("- ").partition(" #")[0] for line in seed.splitlines()}
+    assert {command for command in commands if not command.startswith("export")} <= given
+    port = free_port()
+    script = "\n".join(commands).replace(
+        "postgresql://postgres:password@localhost:5432/ledger_db",
+        url_text(new_database()).replace("+psycopg", ""),
+    )
+    process = subprocess.Popen(
+        ["bash", "-ec", f"{script} --port {port}"],
+        cwd=copy, env=environment(PYTHONPATH=""), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        base = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=base, timeout=60) as client:
+            await_ready(client, process, limit_s=240)
+        race = [sys.executable, "tests/test_concurrency.py", base]
+        done = subprocess.run(race, cwd=copy, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "No overdraft, no double spending" in done.stdout
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def test_the_configuration_table_is_the_settings():
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", README, re.MULTILINE))
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        expected[str(alias) if alias else f"LEDGER_{name.upper()}"] = _default(field)
+    assert rows == expected
+
+
+def _default(field) -> str:
+    if field.default_factory is not None:
+        return "see Start"
+    value = field.default
+    if value is None:
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
