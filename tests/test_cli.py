@@ -1,6 +1,7 @@
 """The command line, as a user's shell sees it: real processes, exit codes, one line for a fault."""
 
 import importlib.util
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,15 @@ import psycopg
 import pytest
 
 from ledgerservice.database import Database
-from tests.conftest import ROOT, connect, environment, free_port, serving, url_text
+from tests.conftest import (
+    ROOT,
+    RunningService,
+    connect,
+    environment,
+    free_port,
+    serving,
+    url_text,
+)
 
 
 def cli(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":
@@ -64,6 +73,41 @@ def test_a_killed_service_is_back_with_every_acknowledged_movement(folder):
         assert acknowledged <= version <= acknowledged + 1
         assert acknowledged > 0
     assert cli("verify", LEDGER_DATA_FOLDER=str(folder)).returncode == 0
+
+
+def deposit_until_answered(service: RunningService, account: int, key: str) -> dict:
+    """Send one deposit until it is answered: 503 says that the same key may be sent again."""
+    while True:
+        body = {"account_id": account, "amount": 1, "idempotency_key": key}
+        answer = service.post("/deposit/", body)
+        if answer.status_code == 200:
+            return answer.json()
+        assert answer.status_code == 503
+        assert answer.json()["retry"] == "same_key"
+        assert answer.headers["Retry-After"]
+
+
+def test_a_killed_postgresql_is_started_again_and_nothing_is_lost_or_doubled(folder):
+    with serving(LEDGER_DATA_FOLDER=str(folder)) as service:
+        account = service.open(balance="10")
+        for number in range(3):
+            postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
+            os.kill(postmaster, signal.SIGKILL)
+            deposit_until_answered(service, account, str(number))
+        assert service.get(f"/accounts/{account}").json()["balance"] == "13.00"
+        assert service.stop() == 0
+
+
+def test_a_second_service_shares_the_server_and_takes_it_over(folder):
+    values = {"LEDGER_DATA_FOLDER": str(folder)}
+    with serving(**values) as owner, serving(**values) as other:
+        account = owner.open(balance="10")
+        assert other.get(f"/accounts/{account}").json()["balance"] == "10.00"
+        owner.process.kill()
+        owner.process.wait()
+        deposit_until_answered(other, account, "after")
+        assert other.get(f"/accounts/{account}").json()["balance"] == "11.00"
+        assert other.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
