@@ -148,6 +148,9 @@ def broken_databases(database: Database, new_database: Callable[..., Database]) 
         name = url.database
         connection.execute(f"CREATE DATABASE {name}_empty")
         connection.execute(f"CREATE DATABASE {name}_weak")
+        connection.execute(
+            f"CREATE DATABASE {name}_ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+        )
         connection.execute(f"ALTER DATABASE {name}_weak SET synchronous_commit = off")
     newer = new_database()
     with connect(newer) as connection:
@@ -166,6 +169,7 @@ def broken_databases(database: Database, new_database: Callable[..., Database]) 
         "Run `ledgerservice migrate`": {
             **text(url.set(database=f"{name}_empty")), "LEDGER_AUTO_MIGRATE": "false",
         },
+        "Create it with ENCODING 'UTF8'": text(url.set(database=f"{name}_ascii")),
         "Turn on: synchronous_commit": text(url.set(database=f"{name}_weak")),
         "LEDGER_PORT": {**text(url), "LEDGER_PORT": "no number"},
     }  # fmt: skip

@@ -275,6 +275,22 @@ def test_closing_answers_what_is_waiting_and_takes_nothing_more(database):
     run(test)
 
 
+def test_closing_does_not_wait_for_ever_for_the_database(database, no_violations):
+    async def test() -> None:
+        limits = Limits(queue_requests=100, batch_requests=100, deadline_s=0.5)
+        with connect(database) as other:
+            async with posting(database, limits) as poster:
+                other.execute("BEGIN")
+                other.execute("SELECT 1 FROM ledger.accounts WHERE id = 1 FOR UPDATE")
+                post = asyncio.create_task(poster.post(deposit(1, "k")))
+                await until(lambda: writers_waiting(database, "transactionid"))
+            with pytest.raises(Unavailable):
+                await post
+
+    run(test)
+    no_violations(database)
+
+
 def test_a_caller_that_goes_away_does_not_disturb_the_others(database):
     async def test() -> None:
         async with posting(database) as poster:

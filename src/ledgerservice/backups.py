@@ -1,5 +1,6 @@
 """Backups with PostgreSQL's own tools: pg_dump and pg_restore."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def _dsn(url: URL) -> str:
 
 
 def _run(program: Path, arguments: list[str], url: URL) -> None:
-    environment = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}
+    environment = {k: v for k, v in os.environ.items() if k.startswith("PG")}
+    environment |= {"LC_ALL": "C", "PATH": os.defpath}
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
     try:

@@ -81,7 +81,8 @@ def serve(
     """Serve the API. Ctrl-C or SIGTERM stop it, once what is in flight is answered."""
     given = {name: v for name, v in {"host": host, "port": port}.items() if v is not None}
     settings = Settings.load().model_copy(update=given)
-    base = f"http://{settings.host}:{settings.port}"
+    shown = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    base = f"http://{shown}:{settings.port}"
 
     def announce() -> None:
         console.print(
@@ -98,6 +99,7 @@ def serve(
             Service(settings, announce),
             host=settings.host,
             port=settings.port,
+            lifespan="on",
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,

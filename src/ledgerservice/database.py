@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from ledgerservice.errors import (
     ConfigurationError,
     DatabaseMissing,
+    DatabaseNotUtf8,
     DatabaseRefused,
     DatabaseUnreachable,
     LedgerError,
@@ -64,7 +65,10 @@ class Database:
 
     def owner_engine(self) -> Engine:
         """Connections as the URL's user: migrations, and the verifier."""
-        arguments = {"connect_timeout": self.settings.connect_timeout_s}
+        arguments = {
+            "connect_timeout": self.settings.connect_timeout_s,
+            "client_encoding": "utf8",
+        }
         return create_engine(self.url, poolclass=NullPool, connect_args=arguments)
 
     def read_engine(self) -> AsyncEngine:
@@ -104,6 +108,7 @@ class Database:
         return {
             "connect_timeout": self.settings.connect_timeout_s,
             "application_name": "ledgerservice",
+            "client_encoding": "utf8",
             "options": f"{given} {flags}".strip(),
             **KEEPALIVE,
         }
@@ -130,11 +135,13 @@ def _explain(error: BaseException | None) -> LedgerError:
 
 
 def check_server(database: Database) -> None:
-    """Raise ServerTooOld or ServerNotDurable where this server must not hold money."""
+    """Raise ServerTooOld, DatabaseNotUtf8 or ServerNotDurable where it must not hold money."""
     with database.owner_engine().connect() as connection:
         facts = connection.execute(_SERVER_FACTS).one()
     if facts.version < OLDEST_SERVER * 10_000:
         raise ServerTooOld(f"It is version {facts.version // 10_000}.")
+    if facts.encoding != "UTF8":
+        raise DatabaseNotUtf8(f"It keeps {facts.encoding}.")
     off = [
         name
         for name in ("fsync", "full_page_writes", "synchronous_commit")
@@ -150,6 +157,7 @@ def check_server(database: Database) -> None:
 _SERVER_FACTS = text(
     """
     SELECT current_setting('server_version_num')::int AS version,
+           current_setting('server_encoding') AS encoding,
            current_setting('fsync') AS fsync,
            current_setting('full_page_writes') AS full_page_writes,
            current_setting('synchronous_commit') AS synchronous_commit

@@ -44,6 +44,10 @@ class ServerTooOld(LedgerError):
     """This PostgreSQL is too old. The ledger needs version 15 or later."""
 
 
+class DatabaseNotUtf8(LedgerError):
+    """This database does not keep text as UTF-8. Create it with ENCODING 'UTF8'."""
+
+
 class ServerNotDurable(LedgerError):
     """This PostgreSQL may lose acknowledged commits."""
 

@@ -132,10 +132,19 @@ class Poster(Generic[Request, Answer]):
             raise Unavailable from None
 
     async def close(self) -> None:
-        """Answer what is waiting, then stop."""
+        """Answer what is waiting, then stop; what the database withholds for longer than the
+        deadline has had its 503 by then, and is left to the database.
+        """
         self._closing = True
         self._arrived.set()
-        await self._writer
+        _, late = await asyncio.wait({self._writer}, timeout=self._limits.deadline_s)
+        if late and self._connection is not None:
+            log.warning("the database does not answer; leaving a batch to it")
+            # The socket first: a cancelled psycopg call would cancel a COMMIT in the server.
+            self._connection.pgconn.finish()
+        for writer in late:
+            writer.cancel()
+        await asyncio.wait({self._writer})
         await self._disconnect()
 
     async def _write(self) -> None:

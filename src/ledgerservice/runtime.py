@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ledgerservice import migrations
 from ledgerservice.database import Database, check_server, explained, parse_url, usable_role
-from ledgerservice.embedded import EmbeddedServer
+from ledgerservice.embedded import EmbeddedServer, bundled_binaries
 from ledgerservice.model import Movement, Opened, Opening, Outcome, Rejected
 from ledgerservice.poster import Limits, MovementBatch, OpeningBatch, Poster
 from ledgerservice.reads import Reader
@@ -27,7 +27,8 @@ def opened_database(settings: Settings) -> Iterator[tuple[Database, EmbeddedServ
         url = parse_url(settings.database_url.get_secret_value())
         yield Database(url, settings), None
         return
-    with EmbeddedServer(settings.data_folder, settings.postgres_bin, log.info) as embedded:
+    binaries = settings.postgres_bin or bundled_binaries()
+    with EmbeddedServer(settings.data_folder, binaries, log.info) as embedded:
         yield Database(parse_url(embedded.url), settings), embedded
 
 

@@ -1,6 +1,7 @@
 """The ASGI application: FastAPI, its faults as problem+json, and the runtime's life."""
 
 import logging
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -101,6 +102,10 @@ class Service:
         except LedgerError as error:
             # One clear line instead of a stack of frames.
             await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        except Exception:  # noqa: BLE001  (sent on as text)
+            # uvicorn takes an exception for an application without a lifespan, and serves it.
+            await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
             return
         self._announce()
         await send({"type": "lifespan.startup.complete"})
