@@ -1,5 +1,6 @@
 """The ASGI application: FastAPI, its faults as problem+json, and the runtime's life."""
 
+import gc
 import logging
 import traceback
 from collections.abc import Callable
@@ -116,6 +117,9 @@ class Service:
     async def _start(self) -> None:
         self._life = running(self._settings or Settings.load())
         self._api.state.runtime = await self._life.__aenter__()
+        # What start-up has made stays: full collections that walk it took 77 ms, twice a second.
+        gc.collect()
+        gc.freeze()
 
     async def _stop(self) -> None:
         assert self._life is not None

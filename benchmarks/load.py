@@ -1,0 +1,99 @@
+"""The load: wrk, one run at a time, as a process of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("transfer.lua")
+TIMEOUT_S = 20
+HOW_TO_INSTALL = "wrk is missing. Install it: apt-get install -y wrk (macOS: brew install wrk)"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run against one server; every key in it began with `name:`.
+
+    `transactions` are the ids in its 200s. `failed` counts answers other than 200, and connections
+    that broke or timed out. The latencies are wrk's, which it corrects for coordinated omission: a
+    stall counts as often as requests would have met it.
+    """
+
+    name: str
+    server: str
+    workload: str
+    connections: int
+    transactions: list[int]
+    failed: int
+    transfers_s: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a run is aimed at: a server, and the accounts that it has."""
+
+    server: str
+    url: str
+    first_account: int
+    accounts: int
+
+
+def require_wrk() -> None:
+    """Have wrk, or say how to get it. Root on a Debian gets it."""
+    if shutil.which("wrk"):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print("Installing wrk, the load generator.", flush=True)
+        command = ["apt-get", "install", "-y", "--no-install-recommends", "wrk"]
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        if subprocess.run(command, capture_output=True, env=quiet, check=False).returncode != 0:
+            subprocess.run(["apt-get", "update"], capture_output=True, env=quiet, check=False)
+            subprocess.run(command, capture_output=True, env=quiet, check=False)
+    if not shutil.which("wrk"):
+        raise SystemExit(HOW_TO_INSTALL)
+
+
+def version() -> str:
+    """Which wrk it is."""
+    said = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
+    return " ".join(said.split()[:2])
+
+
+def run(
+    name: str, target: Target, workload: str, connections: int, seconds: float, folder: Path
+) -> Run:
+    """Load `target` for `seconds`. Every key of the run begins with `name:`."""
+    answers = folder / f"{name}.json"
+    command = ["wrk", "--threads", "1", "--connections", str(connections)]
+    command += ["--duration", f"{round(seconds)}s", "--timeout", f"{TIMEOUT_S}s"]
+    command += ["--script", os.fspath(SCRIPT), target.url, "--", name, workload]
+    command += [str(target.first_account), str(target.accounts), _seed(name), os.fspath(answers)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, start_new_session=True, check=True)
+    return _read(answers, name, target.server, workload, connections)
+
+
+def _seed(name: str) -> str:
+    return str(int("".join(filter(str.isdigit, name)) or 0) * 1_000)
+
+
+def _read(answers: Path, name: str, server: str, workload: str, connections: int) -> Run:
+    said = json.loads(answers.read_text())
+    transactions: list[int] = said["transactions"]
+    others = sum(count for status, count in said["statuses"] if status != 200)
+    return Run(
+        name,
+        server,
+        workload,
+        connections,
+        transactions,
+        others + said["broken"],
+        len(transactions) / (said["duration_us"] / 1e6),
+        said["p50_us"] / 1e3,
+        said["p99_us"] / 1e3,
+        said["max_us"] / 1e3,
+    )

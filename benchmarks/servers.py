@@ -1,0 +1,155 @@
+"""What the benchmark runs: a PostgreSQL with two databases, the service, and the yardstick."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psycopg
+from sqlalchemy import make_url
+
+import yardstick
+from ledgerservice.embedded import EmbeddedServer
+from ledgerservice.model import Kind, Movement, Opened, Opening, Recorded
+from ledgerservice.runtime import Runtime, running
+from ledgerservice.settings import Settings
+from load import Target
+
+ROOT = Path(__file__).resolve().parent.parent
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 20.0
+POLL_S = 0.05
+FUND_AT_ONCE = 2_000
+FUNDS = "1000000000.00"
+
+LEDGER, YARDSTICK = "ledger", "yardstick"
+APPLICATIONS = {LEDGER: ("app.main:app", ROOT), YARDSTICK: ("yardstick:app", ROOT / "benchmarks")}
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The started parts: PostgreSQL's URL for each server's database, and what to aim at."""
+
+    urls: dict[str, str]
+    targets: dict[str, Target]
+    folder: Path
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A temporary folder on a disk, because /tmp may be memory, which makes a commit free."""
+    place = "/var/tmp" if Path("/var/tmp").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="ledger-bench-", dir=place) as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # PostgreSQL may have to run as another user, who must pass.
+        yield folder
+
+
+@contextmanager
+def databases(folder: Path) -> Iterator[dict[str, str]]:
+    """One PostgreSQL with a database for each server, by the server's name."""
+    with EmbeddedServer(folder / "data", announce=print) as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE yardstick")
+        other = make_url(server.url).set(database=YARDSTICK)
+        yield {LEDGER: server.url, YARDSTICK: other.render_as_string(hide_password=False)}
+
+
+def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:
+    """Open the accounts of both databases with money on each; the first id, by server."""
+    settings = Settings.model_validate({"DATABASE_URL": urls[LEDGER]})
+    first = asyncio.run(_fund_ledger(settings, accounts))
+    yardstick.fund(urls[YARDSTICK], accounts, FUNDS)
+    for url in urls.values():
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+            connection.execute("CHECKPOINT")
+    return {LEDGER: first, YARDSTICK: 1}
+
+
+async def _fund_ledger(settings: Settings, accounts: int) -> int:
+    """Through the service's own write path. Returns the first id."""
+    async with running(settings) as runtime:
+        ids: list[int] = []
+        for start in range(0, accounts, FUND_AT_ONCE):
+            numbers = range(start, min(start + FUND_AT_ONCE, accounts))
+            ids += await asyncio.gather(*(_fund_account(runtime, number) for number in numbers))
+    assert sorted(ids) == list(range(min(ids), min(ids) + accounts)), "ids with gaps"
+    return min(ids)
+
+
+async def _fund_account(runtime: Runtime, number: int) -> int:
+    opened = await runtime.openings.post(Opening(f"owner {number}", "USD", None, f"open-{number}"))
+    assert isinstance(opened, Opened), opened
+    deposit = Movement(Kind.DEPOSIT, opened.account_id, None, FUNDS, "funds")
+    outcome = await runtime.movements.post(deposit)
+    assert isinstance(outcome, Recorded), outcome
+    return opened.account_id
+
+
+@contextmanager
+def serving(urls: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Both servers, each a uvicorn process with the same options; their base URLs by name."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(_server(name, url)) for name, url in urls.items()}
+
+
+def environment(url: str) -> dict[str, str]:
+    """The environment of a process of the service's."""
+    return {**os.environ, "DATABASE_URL": url, "PYTHONPATH": os.fspath(ROOT / "src")}
+
+
+@contextmanager
+def _server(name: str, database_url: str) -> Iterator[str]:
+    application, folder = APPLICATIONS[name]
+    port = _free_port()
+    options = ["--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
+    options += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
+    command = [sys.executable, "-m", "uvicorn", application, "--app-dir", os.fspath(folder)]
+    # Its own session: a terminal's Ctrl-C reaches the benchmark alone, which stops its servers.
+    child = subprocess.Popen(
+        [*command, *options], cwd=folder, env=environment(database_url), start_new_session=True
+    )
+    try:
+        base = f"http://127.0.0.1:{port}"
+        _await_ready(name, base, child)
+        yield base
+    finally:
+        _stop(child)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _await_ready(name: str, base: str, child: "subprocess.Popen[bytes]") -> None:
+    give_up_at_s = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < give_up_at_s and child.poll() is None:
+        try:
+            with urlopen(f"{base}/health/ready", timeout=5):
+                return
+        except (URLError, OSError):
+            time.sleep(POLL_S)
+    raise SystemExit(f"The server {name} did not start; what it said is above.")
+
+
+def _stop(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        print(f"Process {child.pid} runs on {STOP_LIMIT_S} s after SIGTERM and is killed.")
+        child.kill()
+        child.wait()
