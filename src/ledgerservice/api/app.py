@@ -10,13 +10,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from ledgerservice import __version__
-from ledgerservice.api.problems import CATALOGUE, Refused, problem_response
-from ledgerservice.api.routes import router
-from ledgerservice.errors import LedgerError, Overloaded, Unavailable
+from ledgerservice.api.handlers import MONEY_ROUTES, MoneyRoute, move, problem_of
+from ledgerservice.api.problems import CATALOGUE, Refused, problem
+from ledgerservice.api.routes import response, router
+from ledgerservice.errors import LedgerError
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
 
@@ -43,38 +45,33 @@ def create_api() -> FastAPI:
         redirect_slashes=False,
     )
     api.include_router(router)
-    api.add_exception_handler(Refused, _refused)
+    api.add_exception_handler(Refused, _fault)
     api.add_exception_handler(LedgerError, _fault)
+    api.add_exception_handler(Exception, _fault)
     api.add_exception_handler(RequestValidationError, _invalid_query)
     api.add_exception_handler(HTTPException, _http)
-    api.add_exception_handler(Exception, _unforeseen)
     return api
 
 
-async def _refused(_: Request, error: Any) -> Response:
-    return problem_response(error.code, **error.facts)
-
-
 async def _fault(_: Request, error: Exception) -> Response:
-    if isinstance(error, Overloaded):
-        return problem_response("overloaded")
-    return problem_response("unavailable" if isinstance(error, Unavailable) else "internal_error")
+    return response(*problem_of(error))
 
 
 async def _invalid_query(_: Request, error: Any) -> Response:
     faults = [{"field": str(fault["loc"][-1]), "message": fault["msg"]} for fault in error.errors()]
-    return problem_response("invalid_request", errors=faults)
+    return response(*problem("invalid_request", errors=faults))
 
 
 async def _http(_: Request, error: Any) -> Response:
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    response = problem_response(code)
-    response.headers.update(error.headers or {})
-    return response
+    status, body, headers = problem(code)
+    return response(status, body, headers | dict(error.headers or {}))
 
 
-async def _unforeseen(_request: Request, _error: Exception) -> Response:
-    return problem_response("internal_error")
+# The money routes by path. FastAPI has the same routes, for /docs, with the same handler.
+MONEY_PATHS = {
+    path: route for name, route in MONEY_ROUTES.items() for path in (f"/{name}", f"/{name}/")
+}
 
 
 class Service:
@@ -90,11 +87,29 @@ class Service:
         self._life: AbstractAsyncContextManager[Runtime] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI call; the lifespan is answered here."""
+        """An ASGI call; the lifespan and the money routes are answered here."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
+        elif (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and (route := MONEY_PATHS.get(scope["path"]))
+        ):
+            await self._move(route, scope, receive, send)
         else:
             await self._api(scope, receive, send)
+
+    async def _move(self, route: MoneyRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        """A money route without the framework, which costs more than the movement."""
+        try:
+            runtime = self._api.state.runtime
+            status, body, headers = await move(runtime, route, Headers(scope=scope), receive)
+        except Exception as error:  # noqa: BLE001  (every request is answered)
+            status, body, headers = problem_of(error)
+        headers["content-length"] = str(len(body))
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": body})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

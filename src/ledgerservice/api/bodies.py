@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import Headers
+from starlette.types import Receive
 
 from ledgerservice.api.problems import Refused
 from ledgerservice.settings import Settings
@@ -21,28 +22,32 @@ class Number:
     text: str
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
+async def read_body(headers: Headers, receive: Receive, settings: Settings) -> bytes:
     """The body's bytes. Refuses what is not JSON by its header, too large, or too slow."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Refused("unsupported_media_type")
-    declared = request.headers.get("content-length", "")
+    declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared[:12]) > settings.max_body_bytes:
         raise Refused("body_too_large", max_bytes=settings.max_body_bytes)
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            return await _receive(request, settings.max_body_bytes)
-    except (TimeoutError, ClientDisconnect):
+            return await _receive(receive, settings.max_body_bytes)
+    except TimeoutError:
         raise Refused("request_timeout") from None
 
 
-async def _receive(request: Request, max_bytes: int) -> bytes:
+async def _receive(receive: Receive, max_bytes: int) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused("request_timeout")
+        body += message.get("body", b"")
         if len(body) > max_bytes:
             raise Refused("body_too_large", max_bytes=max_bytes)
-    return bytes(body)
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 def parse(body: bytes, model: type[Model]) -> Model:

@@ -1,14 +1,16 @@
 """What each writing route does, between a body's bytes and an answer's bytes."""
 
+import logging
 import re
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from starlette.responses import Response
+from starlette.datastructures import Headers
+from starlette.types import Receive
 
 from ledgerservice.api import rendering
-from ledgerservice.api.bodies import parse
+from ledgerservice.api.bodies import parse, read_body
 from ledgerservice.api.models import (
     KEY_PATTERN,
     Deposit,
@@ -16,9 +18,12 @@ from ledgerservice.api.models import (
     Transfer,
     Withdrawal,
 )
-from ledgerservice.api.problems import Refused
+from ledgerservice.api.problems import Refused, problem
+from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.model import Kind, Movement, Opening, Rejected
 from ledgerservice.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 _is_key = re.compile(KEY_PATTERN[1:-1], re.ASCII).fullmatch
 # No caller can send this character in a key, so ours cannot meet theirs.
@@ -51,37 +56,51 @@ MONEY_ROUTES = {
 }
 
 
-async def move(
-    runtime: Runtime, route: MoneyRoute, body: bytes, header_keys: list[str]
-) -> Response:
-    """Post the movement that `body` asks for; answer when it is durable."""
-    request = parse(body, route.model)
-    key = _key(header_keys, request.idempotency_key)
+Reply = tuple[int, bytes, dict[str, str]]
+"""Status, body and headers of an answer."""
+
+
+async def move(runtime: Runtime, route: MoneyRoute, headers: Headers, receive: Receive) -> Reply:
+    """Post the movement that a request asks for; answer when it is durable."""
+    request = parse(await read_body(headers, receive, runtime.settings), route.model)
+    key = _key(headers, request.idempotency_key)
     if key is None:
         raise Refused("idempotency_key_missing")
     outcome = await runtime.movements.post(route.movement(request, key))
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
     status, answer = rendering.answer(outcome.transaction)
-    return _answer(status, answer, outcome.replayed)
+    return _reply(status, answer, outcome.replayed)
 
 
-async def open_account(runtime: Runtime, body: bytes, header_keys: list[str]) -> Response:
-    """Open the account that `body` asks for; answer when it is durable."""
-    request = parse(body, OpenAccount)
+async def open_account(runtime: Runtime, headers: Headers, receive: Receive) -> Reply:
+    """Open the account that a request asks for; answer when it is durable."""
+    request = parse(await read_body(headers, receive, runtime.settings), OpenAccount)
     # Without a key of the caller's a run that is repeated needs one all the same.
-    key = _key(header_keys, None) or _OWN_KEY_MARK + uuid.uuid4().hex
+    key = _key(headers, None) or _OWN_KEY_MARK + uuid.uuid4().hex
     outcome = await runtime.openings.post(
         Opening(request.owner, request.currency, request.reference, key)
     )
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
-    return _answer(201, rendering.opened(outcome), outcome.replayed)
+    return _reply(201, rendering.opened(outcome), outcome.replayed)
 
 
-def _key(header_keys: list[str], body_key: str | None) -> str | None:
+def problem_of(error: Exception) -> Reply:
+    """The answer to a request that ended with `error`; what is unforeseen goes to the log."""
+    if isinstance(error, Refused):
+        return problem(error.code, **error.facts)
+    if isinstance(error, Overloaded):
+        return problem("overloaded")
+    if isinstance(error, Unavailable):
+        return problem("unavailable")
+    log.error("a request failed", exc_info=error)
+    return problem("internal_error")
+
+
+def _key(headers: Headers, body_key: str | None) -> str | None:
     """The idempotency key, from the header or the body; None where neither has one."""
-    keys = {*header_keys, *([] if body_key is None else [body_key])}
+    keys = {*headers.getlist("idempotency-key"), *([] if body_key is None else [body_key])}
     if len(keys) > 1:
         raise Refused("idempotency_key_mismatch")
     key = keys.pop() if keys else None
@@ -90,7 +109,9 @@ def _key(header_keys: list[str], body_key: str | None) -> str | None:
     return key
 
 
-def _answer(status: int, body: bytes, replayed: bool) -> Response:
+def _reply(status: int, body: bytes, replayed: bool) -> Reply:
     media_type = "application/json" if status < 400 else "application/problem+json"
-    headers = {"Idempotency-Replayed": "true"} if replayed else None
-    return Response(body, status, headers, media_type)
+    headers = {"content-type": media_type}
+    if replayed:
+        headers["idempotency-replayed"] = "true"
+    return status, body, headers

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
 
-from starlette.responses import Response
-
 Retry = Literal["same_key", "new_key", "corrected"]
 
 
@@ -154,13 +152,10 @@ def problem_body(code: str, **facts: Any) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
-def problem_response(code: str, **facts: Any) -> Response:
-    """The answer to a refused request."""
-    problem = CATALOGUE[code]
-    busy = problem.status is HTTPStatus.SERVICE_UNAVAILABLE
-    return Response(
-        problem_body(code, **facts),
-        problem.status,
-        headers={"Retry-After": str(RETRY_AFTER_S)} if busy else None,
-        media_type="application/problem+json",
-    )
+def problem(code: str, **facts: Any) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers of the answer to a refused request."""
+    status = CATALOGUE[code].status
+    headers = {"content-type": "application/problem+json"}
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    return status, problem_body(code, **facts), headers

@@ -10,8 +10,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from ledgerservice.api import cursors, handlers, models, rendering
-from ledgerservice.api.bodies import read_body
-from ledgerservice.api.problems import Refused, problem_response
+from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Unavailable
 from ledgerservice.reads import PAST_ALL_VERSIONS
 from ledgerservice.runtime import Runtime
@@ -66,6 +65,11 @@ def _id(text: str, code: str) -> int:
     raise Refused(code)
 
 
+def response(status: int, body: bytes, headers: dict[str, str]) -> Response:
+    """A handler's reply as FastAPI sends it."""
+    return Response(body, status, headers)
+
+
 def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
     return Response(body, headers=headers, media_type="application/json")
 
@@ -74,9 +78,8 @@ def _declare_money_route(name: str, answer: type[BaseModel]) -> None:
     route = handlers.MONEY_ROUTES[name]
 
     async def move(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
-        runtime = _runtime(request)
-        body = await read_body(request, runtime.settings)
-        return await handlers.move(runtime, route, body, request.headers.getlist("idempotency-key"))
+        reply = await handlers.move(_runtime(request), route, request.headers, request.receive)
+        return response(*reply)
 
     _both(
         "POST",
@@ -105,9 +108,8 @@ _declare_money_route("transfer", models.PostedTransfer)
 )
 async def open_account(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """Opens an account with a zero balance. A reference or a key makes a repeat harmless."""
-    runtime = _runtime(request)
-    body = await read_body(request, runtime.settings)
-    return await handlers.open_account(runtime, body, request.headers.getlist("idempotency-key"))
+    reply = await handlers.open_account(_runtime(request), request.headers, request.receive)
+    return response(*reply)
 
 
 @_both(
@@ -239,4 +241,4 @@ async def ready(request: Request) -> Response:
             return _json(b'{"status":"ready"}')
     except Unavailable:
         pass
-    return problem_response("unavailable")
+    return response(*problem("unavailable"))

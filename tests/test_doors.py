@@ -1,0 +1,93 @@
+"""The money routes have two doors, the ASGI function and FastAPI's routes: the same answers."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from ledgerservice.api.app import MONEY_PATHS, Service
+from ledgerservice.model import Opening
+from tests.conftest import settings_for_tests, url_text
+
+JSON = {"Content-Type": "application/json"}
+GOOD = {"account_id": 1, "amount": "5.00", "idempotency_key": "k"}
+MOVE = {"from_account_id": 1, "to_account_id": 2, "amount": 1, "idempotency_key": "t"}
+
+REQUESTS = {
+    "a deposit": ("/deposit/", JSON, json.dumps(GOOD)),
+    "a withdrawal": ("/withdraw", JSON, json.dumps(GOOD | {"idempotency_key": "w"})),
+    "a transfer": ("/transfer/", JSON, json.dumps(MOVE)),
+    "a decline": ("/withdraw/", JSON, json.dumps(GOOD | {"amount": 10**6, "idempotency_key": "x"})),
+    "a key in the header": (
+        "/deposit",
+        {**JSON, "Idempotency-Key": "h"},
+        '{"account_id": 1, "amount": 5}',
+    ),
+    "two keys": ("/deposit/", {**JSON, "Idempotency-Key": "h"}, json.dumps(GOOD)),
+    "a key reused": ("/deposit/", JSON, json.dumps(GOOD | {"amount": 6})),
+    "no key": ("/deposit/", JSON, '{"account_id": 1, "amount": 5}'),
+    "an unknown account": ("/deposit/", JSON, json.dumps(GOOD | {"account_id": 77})),
+    "no body": ("/deposit/", JSON, ""),
+    "not JSON": ("/transfer", JSON, "{"),
+    "no number": ("/transfer", JSON, '{"from_account_id": NaN}'),
+    "a field twice": ("/deposit", JSON, '{"account_id": 1, "account_id": 1}'),
+    "an unknown field": ("/deposit", JSON, json.dumps(GOOD | {"x": 1})),
+    "deep nesting": ("/deposit", JSON, "[" * 30_000),
+    "not UTF-8": ("/deposit", JSON, b"\xff\xfe"),
+    "too large": ("/deposit", JSON, "x" * 65_537),
+    "another media type": ("/deposit", {"Content-Type": "text/plain"}, json.dumps(GOOD)),
+    "no media type": ("/deposit", {}, json.dumps(GOOD).encode()),
+    "a declared length that lies": ("/deposit", {**JSON, "Content-Length": "99999999"}, "{}"),
+}
+
+
+@asynccontextmanager
+async def both_doors(database):
+    """Clients of the whole service and of FastAPI behind it, on one runtime."""
+    service = Service(
+        settings_for_tests().model_copy(update={"database_url": SecretStr(url_text(database))})
+    )
+    await service._start()
+    for number in (1, 2):
+        await service._api.state.runtime.openings.post(Opening("o", "USD", None, str(number)))
+    doors = [httpx.ASGITransport(app=app) for app in (service, service._api)]
+    clients = [httpx.AsyncClient(transport=door, base_url="http://ledger") for door in doors]
+    try:
+        yield clients
+    finally:
+        await service._stop()
+
+
+def test_both_doors_give_the_same_answers(database):
+    async def test() -> None:
+        async with both_doors(database) as clients:
+            for name, (path, headers, content) in REQUESTS.items():
+                # Each door comes first once: the repeat is a replay where there is a record.
+                first, second = clients
+                clients.reverse()
+                one = await first.post(path, headers=headers, content=content)
+                two = await second.post(path, headers=headers, content=content)
+                again = await first.post(path, headers=headers, content=content)
+                assert one.content == two.content == again.content, name
+                assert one.status_code == two.status_code, name
+                assert dict(two.headers) == dict(again.headers), name
+                fresh = {k: v for k, v in two.headers.items() if k != "idempotency-replayed"}
+                assert dict(one.headers) == fresh, name
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("path", MONEY_PATHS)
+def test_both_doors_know_every_money_path(database, path):
+    """FastAPI's routes are a second way to the same handler, and what /docs shows."""
+
+    async def test() -> None:
+        async with both_doors(database) as (whole, framework):
+            for client in (whole, framework):
+                assert (await client.get(path)).status_code == 405
+                assert (await client.post(path, headers=JSON, content="{}")).status_code == 422
+
+    asyncio.run(test())
