@@ -12,6 +12,7 @@ from ledgerservice.database import Database
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
 from ledgerservice.model import Kind, Movement, Opened, Opening, Recorded, Rejected
 from ledgerservice.poster import Limits, MovementBatch, OpeningBatch, Poster
+from ledgerservice.wire import Request
 from tests.conftest import administer, connect
 
 LEDGER = 1
@@ -161,13 +162,12 @@ def shown(database: Database, setting: str) -> str:
 
 def test_a_commit_of_an_aborted_transaction_is_not_believed(database):
     async def test() -> None:
-        connection = await database.connect_writer()
-        await connection.execute("BEGIN")
+        wire = await database.connect_writer()
         with pytest.raises(Exception, match="division by zero"):
-            await connection.execute("SELECT 1/0")
+            await wire.exchange(Request("BEGIN"), Request("SELECT 1/0"))
         with pytest.raises(journal.CommitUnconfirmed, match="ROLLBACK"):
-            await journal.commit(connection)
-        await connection.close()
+            await journal._commit(wire)
+        await wire.close()
 
     run(test)
 
@@ -255,7 +255,7 @@ def test_a_frozen_process_frees_its_accounts(new_database):
             await journal.lock(frozen, LEDGER, [deposit(1, "frozen")], 1)
             await poster.post(deposit(1, "k"))
             with pytest.raises(Exception, match=r"(?i)idle|terminat|closed|lost"):
-                await frozen.execute("SELECT 1")
+                await frozen.exchange(Request("SELECT 1"))
             await frozen.close()
 
     run(test)

@@ -23,6 +23,7 @@ from ledgerservice.errors import (
     ServerTooOld,
 )
 from ledgerservice.settings import Settings
+from ledgerservice.wire import Wire
 
 OLDEST_SERVER = 15
 
@@ -30,7 +31,12 @@ log = logging.getLogger(__name__)
 
 # A writer whose statements touch a table once by key must never be given another plan: one made
 # while the tables were small would stay in its cache.
-PINNED_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+PINNED_PLANS = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 
 # A peer that vanished without a word is noticed within about 20 s.
 KEEPALIVE = {
@@ -83,15 +89,13 @@ class Database:
             connect_args=self._arguments({}),
         )
 
-    async def connect_writer(self) -> psycopg.AsyncConnection[Any]:
+    async def connect_writer(self) -> Wire:
         """A connection of the write path, in autocommit: the journal says BEGIN itself."""
         dialect = self.url.get_dialect()()
         _, of_url = dialect.create_connect_args(self.url)
         arguments = {**of_url, **self._arguments(PINNED_PLANS)}
         arguments["target_session_attrs"] = "read-write"
-        return await psycopg.AsyncConnection.connect(
-            **arguments, autocommit=True, prepare_threshold=1
-        )
+        return Wire(await psycopg.AsyncConnection.connect(**arguments, autocommit=True))
 
     def _arguments(self, plans: dict[str, str]) -> dict[str, Any]:
         """Psycopg's connection arguments for the service."""

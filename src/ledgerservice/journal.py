@@ -1,22 +1,16 @@
-"""The statements that write, each once: lock, find earlier, apply, commit.
+"""The statements that write, each once: lock, find earlier, record, commit.
 
-All take a psycopg connection in autocommit mode, because the journal says BEGIN and COMMIT
-itself and looks at what the server answers. A batch is one database transaction, READ COMMITTED.
-
-No pipeline mode: psycopg ends a pipeline with a Flush message, upon which PostgreSQL disarms
-idle_in_transaction_session_timeout (seen on 15 and 18), and a frozen process would hold its
-accounts for ever.
+A batch is one database transaction, READ COMMITTED, in two round trips: one reads under the locks
+what is to be decided on, one writes what was decided and commits. BEGIN and COMMIT are said here,
+and what the server answers to them is looked at.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
-from typing import Any
 
 import msgspec
-from psycopg import AsyncConnection
 from psycopg.errors import OperationalError
-from psycopg.pq import TransactionStatus
 
 from ledgerservice.model import (
     Account,
@@ -28,19 +22,24 @@ from ledgerservice.model import (
     Transaction,
 )
 from ledgerservice.planner import Key, Plan
-
-Connection = AsyncConnection[Any]
+from ledgerservice.wire import Request, Result, Wire, array, text_array
 
 ID_BLOCK = 100  # the increment of the sequence ledger.transaction_id
+
+# From here on COPY is cheaper than INSERT, though it takes more round trips.
+COPY_FROM_TRANSACTIONS = 500
+
+BEGIN = "BEGIN"
+COMMIT = "COMMIT"
 
 # Ascending ids, so that batches cannot deadlock; NO KEY, so that opening accounts is not blocked.
 # The external accounts are those of the deposits' and withdrawals' currencies, which never change.
 LOCK_ACCOUNTS = """
 SELECT id, currency, currency_number, exponent, balance, held, version, floor, last_recorded_at
 FROM ledger.accounts
-WHERE ledger_id = %(ledger)s AND id = ANY (%(accounts)s::bigint[] || ARRAY(
+WHERE ledger_id = $1 AND id = ANY ($2::bigint[] || ARRAY(
     SELECT DISTINCT -currency_number::bigint FROM ledger.accounts
-    WHERE ledger_id = %(ledger)s AND id = ANY (%(outside)s::bigint[])))
+    WHERE ledger_id = $1 AND id = ANY ($3::bigint[])))
 ORDER BY id FOR NO KEY UPDATE
 """
 
@@ -51,10 +50,10 @@ FIND_EARLIER = """
 SELECT t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_key, t.amount, a.currency,
        a.exponent, t.recorded_at, t.renderer, t.decline_reason, t.deciding_account_id,
        t.deciding_version, t.deciding_available
-FROM unnest(%(accounts)s::bigint[], %(keys)s::text[]) AS wanted (account_id, idempotency_key)
+FROM unnest($2::bigint[], $3::text[]) AS wanted (account_id, idempotency_key)
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.transactions
-    WHERE ledger_id = %(ledger)s AND account_id = wanted.account_id
+    WHERE ledger_id = $1 AND account_id = wanted.account_id
       AND idempotency_key = wanted.idempotency_key
     LIMIT 1) t
 JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
@@ -63,12 +62,28 @@ JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
 FIND_ENTRIES = """
 SELECT account_id, seq, transaction_id, currency_number, amount, held_change, balance, held
 FROM ledger.entries
-WHERE ledger_id = %(ledger)s AND transaction_id = ANY (%(transactions)s::bigint[])
+WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[])
 """
 
 TAKE_CLOCK_AND_IDS = """
 SELECT clock_timestamp(), ARRAY(
-    SELECT nextval('ledger.transaction_id') FROM generate_series(1, %(blocks)s))
+    SELECT nextval('ledger.transaction_id') FROM generate_series(1, $1::integer))
+"""
+
+INSERT_TRANSACTIONS = """
+INSERT INTO ledger.transactions (ledger_id, recorded_at, id, kind, status, account_id,
+    counterparty_id, amount, renderer, idempotency_key, decline_reason, deciding_account_id,
+    deciding_version, deciding_available)
+SELECT $1, $2, * FROM unnest($3::bigint[], $4::smallint[], $5::smallint[], $6::bigint[],
+    $7::bigint[], $8::bigint[], $9::smallint[], $10::text[], $11::text[], $12::bigint[],
+    $13::bigint[], $14::bigint[])
+"""
+
+INSERT_ENTRIES = """
+INSERT INTO ledger.entries (ledger_id, recorded_at, account_id, seq, transaction_id,
+    currency_number, amount, held_change, balance, held)
+SELECT $1, $2, * FROM unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::smallint[],
+    $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
 """
 
 COPY_TRANSACTIONS = """
@@ -90,8 +105,8 @@ WRITE_BARRIER = "SELECT pg_logical_emit_message(true, 'ledger', '')"
 # joins nothing.
 OPEN_ACCOUNTS = """
 INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, idempotency_key)
-SELECT %(ledger)s, wanted.owner, wanted.currency, wanted.reference, wanted.key
-FROM unnest(%(owners)s::text[], %(currencies)s::text[], %(references)s::text[], %(keys)s::text[])
+SELECT $1, wanted.owner, wanted.currency, wanted.reference, wanted.key
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[])
     WITH ORDINALITY AS wanted (owner, currency, reference, key, place)
 JOIN ledger.currencies c ON c.code = wanted.currency
 ORDER BY wanted.place
@@ -100,10 +115,10 @@ ON CONFLICT DO NOTHING RETURNING id
 
 FIND_OPENED = """
 SELECT id, owner, currency, exponent, reference, idempotency_key, created_at
-FROM ledger.accounts WHERE ledger_id = %(ledger)s AND idempotency_key = ANY (%(keys)s::text[])
+FROM ledger.accounts WHERE ledger_id = $1 AND idempotency_key = ANY ($2::text[])
 UNION
 SELECT id, owner, currency, exponent, reference, idempotency_key, created_at
-FROM ledger.accounts WHERE ledger_id = %(ledger)s AND reference = ANY (%(references)s::text[])
+FROM ledger.accounts WHERE ledger_id = $1 AND reference = ANY ($3::text[])
 """
 
 
@@ -120,73 +135,122 @@ class Locked(msgspec.Struct, frozen=True):
     blocks: list[int]
 
 
-async def lock(
-    connection: Connection, ledger: int, movements: Sequence[Movement], blocks: int
-) -> Locked:
+async def lock(wire: Wire, ledger: int, movements: Sequence[Movement], blocks: int) -> Locked:
     """Begin, lock the movements' accounts, and read what they are decided on.
 
     `blocks` is the number of blocks of transaction ids to take.
     """
-    await connection.execute("BEGIN")
-    locked = await _rows(connection, LOCK_ACCOUNTS, _accounts_of(ledger, movements))
-    found = await _rows(connection, FIND_EARLIER, _keys_of(ledger, movements))
-    [(now, ids)] = await _rows(connection, TAKE_CLOCK_AND_IDS, {"blocks": blocks})
-    entries = await find_entries(connection, ledger, [row[0] for row in found])
-    accounts = {row[0]: Account(*row) for row in locked}
-    earlier = {(row[2], row[4]): Transaction.of_row(row, entries.get(row[0], ())) for row in found}
+    _, locked, found, taken = await wire.exchange(
+        Request(BEGIN),
+        _lock_accounts(ledger, movements),
+        _find_earlier(ledger, movements),
+        Request(TAKE_CLOCK_AND_IDS, [_number(blocks)]),
+    )
+    [(now, ids)] = taken.rows
+    entries = await _find_entries(wire, ledger, [row[0] for row in found.rows])
+    accounts = {row[0]: Account(*row) for row in locked.rows}
+    earlier = {
+        (row[2], row[4]): Transaction.of_row(row, entries.get(row[0], ())) for row in found.rows
+    }
     return Locked(accounts, earlier, now, ids)
 
 
-async def _rows(
-    connection: Connection, statement: str, values: dict[str, Any]
-) -> list[tuple[Any, ...]]:
-    cursor = await connection.execute(statement, values)
-    return await cursor.fetchall()
+def _lock_accounts(ledger: int, movements: Sequence[Movement]) -> Request:
+    accounts = {m.account_id for m in movements}
+    accounts.update(m.counterparty_id for m in movements if m.counterparty_id is not None)
+    outside = {m.account_id for m in movements if m.counterparty_id is None}
+    return Request(LOCK_ACCOUNTS, [_number(ledger), array(accounts), array(outside)])
 
 
-def _accounts_of(ledger: int, movements: Sequence[Movement]) -> dict[str, Any]:
-    credited = (m.counterparty_id for m in movements if m.counterparty_id is not None)
-    return {
-        "ledger": ledger,
-        "accounts": list({*(m.account_id for m in movements), *credited}),
-        "outside": list({m.account_id for m in movements if m.counterparty_id is None}),
-    }
+def _find_earlier(ledger: int, movements: Sequence[Movement]) -> Request:
+    accounts = array(m.account_id for m in movements)
+    return Request(FIND_EARLIER, [_number(ledger), accounts, text_array(m.key for m in movements)])
 
 
-def _keys_of(ledger: int, movements: Sequence[Movement]) -> dict[str, Any]:
-    return {
-        "ledger": ledger,
-        "accounts": [m.account_id for m in movements],
-        "keys": [m.key for m in movements],
-    }
-
-
-async def find_entries(
-    connection: Connection, ledger: int, transactions: list[int]
-) -> dict[int, list[Entry]]:
+async def _find_entries(wire: Wire, ledger: int, transactions: list[int]) -> dict[int, list[Entry]]:
     """The entries of recorded transactions, by transaction id."""
     entries: dict[int, list[Entry]] = {}
     if transactions:
-        wanted = {"ledger": ledger, "transactions": transactions}
-        async for row in await connection.execute(FIND_ENTRIES, wanted):
+        wanted = Request(FIND_ENTRIES, [_number(ledger), array(transactions)])
+        for row in (await wire.exchange(wanted))[0].rows:
             entries.setdefault(row[2], []).append(Entry(*row))
     return entries
 
 
-async def apply(connection: Connection, ledger: int, plan: Plan) -> None:
-    """Write the plan's rows; the journal's trigger checks them and moves the accounts."""
+async def record(wire: Wire, ledger: int, plan: Plan) -> None:
+    """Write the plan's rows and commit.
+
+    The journal's trigger checks the entries and moves the accounts. Raises CommitUnconfirmed.
+    """
     if not plan.transactions:
-        await connection.execute(WRITE_BARRIER)
-        return
-    await _copy(connection, COPY_TRANSACTIONS, _transaction_rows(ledger, plan))
+        await _commit(wire, Request(WRITE_BARRIER))
+    elif len(plan.transactions) < COPY_FROM_TRANSACTIONS:
+        await _commit(wire, *_inserts(ledger, plan))
+    else:
+        await _copy(wire, COPY_TRANSACTIONS, _transaction_rows(ledger, plan))
+        await _copy(wire, COPY_ENTRIES, _entry_rows(ledger, plan))
+        await _commit(wire)
+
+
+async def _commit(wire: Wire, *writes: Request) -> list[Result]:
+    """Write and commit in one round trip, and believe only the server's own word for it.
+
+    On an aborted transaction the server answers ROLLBACK, without an error; a wait for a
+    synchronous standby that was cut short answers COMMIT with a warning.
+    """
+    *results, committed = await wire.exchange(*writes, Request(COMMIT))
+    if committed.tag != "COMMIT" or wire.warnings:
+        raise CommitUnconfirmed(f"COMMIT answered {committed.tag} {' '.join(wire.warnings)}")
+    assert wire.idle
+    return results
+
+
+def _inserts(ledger: int, plan: Plan) -> Iterator[Request]:
+    same = [_number(ledger), plan.recorded_at.isoformat().encode()]
+    rows = plan.transactions
+    refusals = [t.refusal for t in rows]
+    yield Request(
+        INSERT_TRANSACTIONS,
+        [
+            *same,
+            array(t.id for t in rows),
+            array(t.kind.value for t in rows),
+            array(t.status.value for t in rows),
+            array(t.account_id for t in rows),
+            array(t.counterparty_id for t in rows),
+            array(t.amount for t in rows),
+            array(t.renderer for t in rows),
+            text_array(t.key for t in rows),
+            text_array(None if r is None else r.reason for r in refusals),
+            array(None if r is None else r.account_id for r in refusals),
+            array(None if r is None else r.version for r in refusals),
+            array(None if r is None else r.available for r in refusals),
+        ],
+    )
     entries = plan.entries()
     if entries:
-        await _copy(connection, COPY_ENTRIES, _entry_rows(ledger, plan.recorded_at, entries))
+        columns = zip(*map(_entry_columns, entries), strict=True)
+        yield Request(INSERT_ENTRIES, [*same, *map(array, columns)])
 
 
-async def _copy(connection: Connection, statement: str, rows: Iterable[str]) -> None:
-    async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        await copy.write("".join(rows))
+def _entry_columns(e: Entry) -> tuple[int, ...]:
+    return (
+        e.account_id,
+        e.seq,
+        e.transaction_id,
+        e.currency_number,
+        e.amount,
+        e.held_change,
+        e.balance,
+        e.held,
+    )
+
+
+async def _copy(wire: Wire, statement: str, rows: Iterable[str]) -> None:
+    data = "".join(rows)
+    if data:
+        async with wire.connection.cursor() as cursor, cursor.copy(statement) as copy:
+            await copy.write(data)
 
 
 def _transaction_rows(ledger: int, plan: Plan) -> Iterator[str]:
@@ -207,10 +271,10 @@ def _transaction_rows(ledger: int, plan: Plan) -> Iterator[str]:
         )
 
 
-def _entry_rows(ledger: int, recorded_at: datetime, entries: Iterable[Entry]) -> Iterator[str]:
+def _entry_rows(ledger: int, plan: Plan) -> Iterator[str]:
     """Rows of COPY_ENTRIES in COPY's text format."""
-    tail = f"\t{recorded_at.isoformat()}\n"
-    for e in entries:
+    tail = f"\t{plan.recorded_at.isoformat()}\n"
+    for e in plan.entries():
         yield (
             f"{ledger}\t{e.account_id}\t{e.seq}\t{e.transaction_id}\t{e.currency_number}"
             f"\t{e.amount}\t{e.held_change}\t{e.balance}\t{e.held}{tail}"
@@ -218,45 +282,28 @@ def _entry_rows(ledger: int, recorded_at: datetime, entries: Iterable[Entry]) ->
 
 
 async def open_accounts(
-    connection: Connection, ledger: int, openings: Sequence[Opening]
+    wire: Wire, ledger: int, openings: Sequence[Opening]
 ) -> tuple[list[Opened], list[int]]:
-    """Begin, open what is not there yet; the accounts by key or reference, and the new ids."""
-    wanted = {
-        "ledger": ledger,
-        "owners": [opening.owner for opening in openings],
-        "currencies": [opening.currency for opening in openings],
-        "references": [opening.reference for opening in openings],
-        "keys": [opening.key for opening in openings],
-    }
-    await connection.execute("BEGIN")
-    opened = await _rows(connection, OPEN_ACCOUNTS, wanted)
-    found = await _rows(connection, FIND_OPENED, wanted)
-    await connection.execute(WRITE_BARRIER)
-    return [Opened(*row) for row in found], [row[0] for row in opened]
-
-
-async def commit(connection: Connection) -> None:
-    """Commit, and believe only the server's own word for it.
-
-    On an aborted transaction the server answers ROLLBACK, without an error; a wait for a
-    synchronous standby that was cut short answers COMMIT with a warning.
-    """
-    warnings: list[str] = []
-
-    def listen(notice: Any) -> None:
-        if notice.severity_nonlocalized == "WARNING":
-            warnings.append(notice.message_primary or "")
-
-    connection.add_notice_handler(listen)
-    try:
-        cursor = await connection.execute("COMMIT")
-    finally:
-        connection.remove_notice_handler(listen)
-    if cursor.statusmessage != "COMMIT" or warnings:
-        raise CommitUnconfirmed(f"COMMIT answered {cursor.statusmessage} {' '.join(warnings)}")
-    assert connection.info.transaction_status is TransactionStatus.IDLE
+    """Open what is not there yet, and commit; the accounts by key or reference, and the new ids."""
+    number = _number(ledger)
+    keys = text_array(opening.key for opening in openings)
+    references = text_array(opening.reference for opening in openings)
+    owners = text_array(opening.owner for opening in openings)
+    currencies = text_array(opening.currency for opening in openings)
+    _, opened, found, _ = await _commit(
+        wire,
+        Request(BEGIN),
+        Request(OPEN_ACCOUNTS, [number, owners, currencies, references, keys]),
+        Request(FIND_OPENED, [number, keys, references]),
+        Request(WRITE_BARRIER),
+    )
+    return [Opened(*row) for row in found.rows], [row[0] for row in opened.rows]
 
 
 def ids(spare: Iterator[int], blocks: Iterable[int]) -> Iterator[int]:
     """Transaction ids: what earlier batches left over, then new blocks."""
     return chain(spare, *(range(block, block + ID_BLOCK) for block in blocks))
+
+
+def _number(value: int) -> bytes:
+    return str(value).encode()

@@ -23,12 +23,15 @@ from tenacity import (
 from ledgerservice import journal, planner
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
 from ledgerservice.model import Movement, Opened, Opening, Outcome, Rejected
+from ledgerservice.wire import Wire
 
 log = logging.getLogger(__name__)
 
+CUT_S = 0.1  # for whoever waits on a connection to notice that it was cut
+
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
-Work = Callable[[journal.Connection, list[Request]], Awaitable[list[Answer]]]
+Work = Callable[[Wire, list[Request]], Awaitable[list[Answer]]]
 
 
 class MovementBatch:
@@ -39,18 +42,15 @@ class MovementBatch:
         self._ids: Iterator[int] = iter(())
         self._spare = 0
 
-    async def __call__(
-        self, connection: journal.Connection, movements: list[Movement]
-    ) -> list[Outcome]:
+    async def __call__(self, wire: Wire, movements: list[Movement]) -> list[Outcome]:
         """The outcomes of `movements`, in order, durable."""
         blocks = -(-max(0, len(movements) - self._spare) // journal.ID_BLOCK)
-        locked = await journal.lock(connection, self._ledger, movements, blocks)
+        locked = await journal.lock(wire, self._ledger, movements, blocks)
         self._ids = journal.ids(self._ids, locked.blocks)
         self._spare += len(locked.blocks) * journal.ID_BLOCK
         plan = planner.plan(movements, locked.accounts, locked.earlier, locked.now, self._ids)
         self._spare -= len(plan.transactions)
-        await journal.apply(connection, self._ledger, plan)
-        await journal.commit(connection)
+        await journal.record(wire, self._ledger, plan)
         return plan.outcomes
 
 
@@ -60,14 +60,10 @@ class OpeningBatch:
     def __init__(self, ledger: int) -> None:
         self._ledger = ledger
 
-    async def __call__(
-        self, connection: journal.Connection, openings: list[Opening]
-    ) -> list[Opened | Rejected]:
+    async def __call__(self, wire: Wire, openings: list[Opening]) -> list[Opened | Rejected]:
         """The answers to `openings`, in order, durable."""
-        accounts, fresh = await journal.open_accounts(connection, self._ledger, openings)
-        answers = planner.settle_openings(openings, accounts, fresh)
-        await journal.commit(connection)
-        return answers
+        accounts, fresh = await journal.open_accounts(wire, self._ledger, openings)
+        return planner.settle_openings(openings, accounts, fresh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,7 @@ class Poster(Generic[Request, Answer]):
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[journal.Connection]],
+        connect: Callable[[], Awaitable[Wire]],
         work: Work[Request, Answer],
         limits: Limits,
     ) -> None:
@@ -102,7 +98,7 @@ class Poster(Generic[Request, Answer]):
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
-        self._connection: journal.Connection | None = None
+        self._wire: Wire | None = None
         self._writer = asyncio.create_task(self._write(), name="poster")
         self._retrying = AsyncRetrying(
             retry=retry_if_exception(is_passing),
@@ -138,10 +134,11 @@ class Poster(Generic[Request, Answer]):
         self._closing = True
         self._arrived.set()
         _, late = await asyncio.wait({self._writer}, timeout=self._limits.deadline_s)
-        if late and self._connection is not None:
+        if late and self._wire is not None:
             log.warning("the database does not answer; leaving a batch to it")
-            # The socket first: a cancelled psycopg call would cancel a COMMIT in the server.
-            self._connection.pgconn.finish()
+            # Cut first: a cancelled psycopg call would cancel a COMMIT in the server.
+            self._wire.cut()
+            await asyncio.sleep(CUT_S)
         for writer in late:
             writer.cancel()
         await asyncio.wait({self._writer})
@@ -199,17 +196,17 @@ class Poster(Generic[Request, Answer]):
 
     async def _attempt(self, requests: list[Request]) -> list[Answer]:
         try:
-            if self._connection is None:
-                self._connection = await self._connect()
-            return await self._work(self._connection, requests)
+            if self._wire is None:
+                self._wire = await self._connect()
+            return await self._work(self._wire, requests)
         except BaseException:
             await self._disconnect()
             raise
 
     async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
 
 
 def _fail(batch: list[_Waiting[Request, Answer]], error: Exception) -> None:

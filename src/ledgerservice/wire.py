@@ -1,0 +1,168 @@
+"""Several prepared statements in one round trip, over libpq.
+
+psycopg's cursors cost 100 µs of Python a statement, six times the statement itself, and its
+pipeline ends with a Flush, upon which PostgreSQL disarms idle_in_transaction_session_timeout. So
+the write path speaks to libpq directly, through psycopg's own connection: psycopg connects, hears
+notices, names errors and converts rows; here the statements are sent and their results awaited.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import AsyncConnection, pq
+from psycopg.adapt import Transformer
+from psycopg.errors import error_from_result
+
+Rows = list[tuple[Any, ...]]
+Parameters = Sequence[bytes | None]
+
+_DONE = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}
+
+
+class Request(NamedTuple):
+    """A statement with numbered parameters, and their values in PostgreSQL's text format."""
+
+    statement: str
+    parameters: Parameters = ()
+
+
+class Result(NamedTuple):
+    """A statement's rows and its command tag, such as `COMMIT`."""
+
+    rows: Rows
+    tag: str
+
+
+def array(values: Iterable[int | None]) -> bytes:
+    """An array of numbers as a parameter."""
+    items = ("NULL" if value is None else str(value) for value in values)
+    return f"{{{','.join(items)}}}".encode()
+
+
+def text_array(values: Iterable[str | None]) -> bytes:
+    """An array of texts as a parameter."""
+    return f"{{{','.join(map(_quoted, values))}}}".encode()
+
+
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+class Wire:
+    """A connection of the write path."""
+
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
+        self.connection = connection
+        self._pgconn = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._prepared: dict[str, bytes] = {}
+        self._warnings: list[str] = []
+        connection.add_notice_handler(self._hear)
+
+    async def exchange(self, *requests: Request) -> list[Result]:
+        """Run the requests in order, in one round trip. After a failure the rest is skipped.
+
+        Raises psycopg's error of the first one that failed.
+        """
+        self._warnings.clear()
+        pgconn = self._pgconn
+        pgconn.enter_pipeline_mode()
+        for statement, parameters in requests:
+            name = self._prepared.get(statement)
+            if name is None:
+                name = self._prepared[statement] = f"s{len(self._prepared)}".encode()
+                pgconn.send_prepare(name, statement.encode())
+            pgconn.send_query_prepared(name, parameters, result_format=pq.Format.BINARY)
+        pgconn.pipeline_sync()
+        results = [result for result in await self._results() if result.command_status]
+        pgconn.exit_pipeline_mode()
+        return [Result(self._rows(result), _tag(result)) for result in results]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the server warned of during the last exchange."""
+        return self._warnings
+
+    @property
+    def idle(self) -> bool:
+        """Whether no transaction is open."""
+        return self._pgconn.transaction_status == pq.TransactionStatus.IDLE
+
+    async def close(self) -> None:
+        """Close the connection; an open transaction is rolled back by the server."""
+        await self.connection.close()
+
+    def cut(self) -> None:
+        """End the connection below libpq, so that whoever waits on it fails."""
+        with suppress(OSError, psycopg.OperationalError), self._socket() as end:
+            end.shutdown(socket.SHUT_RDWR)
+
+    def _socket(self) -> socket.socket:
+        return socket.fromfd(self._pgconn.socket, socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def _hear(self, notice: Any) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warnings.append(notice.message_primary or "")
+
+    async def _results(self) -> list[pq.abc.PGresult]:
+        """The results up to the pipeline's end. Raises the first failure."""
+        pgconn = self._pgconn
+        results: list[pq.abc.PGresult] = []
+        failed: pq.abc.PGresult | None = None
+        while True:
+            if pgconn.flush() or pgconn.is_busy():
+                await self._ready()
+                pgconn.consume_input()
+                continue
+            result = pgconn.get_result()
+            if result is None:
+                continue
+            if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                break
+            if result.status in _DONE:
+                results.append(result)
+            elif failed is None:
+                failed = result
+            if pgconn.status == pq.ConnStatus.BAD:
+                raise psycopg.OperationalError(pgconn.get_error_message())
+        if failed is not None:
+            raise error_from_result(failed)
+        return results
+
+    async def _ready(self) -> None:
+        """Wait until the socket can be read, or written where something is still to be sent."""
+        ready = self._loop.create_future()
+        end = self._pgconn.socket
+        writes = self._pgconn.flush() == 1
+
+        def wake() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        self._loop.add_reader(end, wake)
+        if writes:
+            self._loop.add_writer(end, wake)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(end)
+            if writes:
+                self._loop.remove_writer(end)
+
+    def _rows(self, result: pq.abc.PGresult) -> Rows:
+        if not result.ntuples:
+            return []
+        transformer = Transformer(self.connection)
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+
+def _tag(result: pq.abc.PGresult) -> str:
+    return (result.command_status or b"").decode()
