@@ -18,6 +18,7 @@ from ledgerservice.database import Database
 from tests.conftest import (
     ROOT,
     RunningService,
+    await_ready,
     connect,
     environment,
     free_port,
@@ -94,6 +95,7 @@ def test_a_killed_postgresql_is_started_again_and_nothing_is_lost_or_doubled(fol
             postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
             os.kill(postmaster, signal.SIGKILL)
             deposit_until_answered(service, account, str(number))
+        await_ready(service.client, service.process)
         assert service.get(f"/accounts/{account}").json()["balance"] == "13.00"
         assert service.stop() == 0
 
@@ -106,6 +108,7 @@ def test_a_second_service_shares_the_server_and_takes_it_over(folder):
         owner.process.kill()
         owner.process.wait()
         deposit_until_answered(other, account, "after")
+        await_ready(other.client, other.process)
         assert other.get(f"/accounts/{account}").json()["balance"] == "11.00"
         assert other.stop() == 0
 
