@@ -100,6 +100,8 @@ def serve(
             host=settings.host,
             port=settings.port,
             lifespan="on",
+            proxy_headers=False,
+            server_header=False,
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psycopg
 from tenacity import (
@@ -83,6 +83,34 @@ class _Waiting(Generic[Request, Answer]):
         self.answer = answer
 
 
+class _Deadlines:
+    """Fails what is unanswered after a while. One timer for all: they fall due in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float) -> None:
+        self._loop = loop
+        self._patience_s = patience_s
+        self._due: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, answer: asyncio.Future[Any]) -> None:
+        while self._due and self._due[0][1].done():
+            self._due.popleft()
+        due = self._loop.time() + self._patience_s
+        self._due.append((due, answer))
+        if self._timer is None:
+            self._timer = self._loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        while self._due and (self._due[0][1].done() or self._due[0][0] <= now):
+            _, answer = self._due.popleft()
+            if not answer.done():
+                answer.set_exception(Unavailable())
+        if self._due:
+            self._timer = self._loop.call_at(self._due[0][0], self._expire)
+
+
 class Poster(Generic[Request, Answer]):
     """Gathers requests into batches and posts them, one batch at a time."""
 
@@ -95,6 +123,8 @@ class Poster(Generic[Request, Answer]):
         self._connect = connect
         self._work = work
         self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = _Deadlines(self._loop, limits.deadline_s)
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
@@ -118,14 +148,11 @@ class Poster(Generic[Request, Answer]):
             raise Overloaded("The service is stopping.")
         if len(self._queue) >= self._limits.queue_requests:
             raise Overloaded
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
         self._queue.append(_Waiting(request, answer))
         self._arrived.set()
-        try:
-            async with asyncio.timeout(self._limits.deadline_s):
-                return await answer
-        except TimeoutError:
-            raise Unavailable from None
+        self._deadlines.add(answer)
+        return await answer
 
     async def close(self) -> None:
         """Answer what is waiting, then stop; what the database withholds for longer than the
