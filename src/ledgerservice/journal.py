@@ -44,8 +44,8 @@ ORDER BY id FOR NO KEY UPDATE
 """
 
 # A statement of its own, after the locks: together with them it would read an older snapshot.
-# LATERAL with its LIMIT makes it one look into the unique index for each key, whatever the
-# planner believes about the tables' sizes.
+# LATERAL with its LIMIT makes it one look into an index for each key, and the ORDER BY, which only
+# the right index fulfils, makes it that one, whatever the planner believes about the table's size.
 FIND_EARLIER = """
 SELECT t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_key, t.amount, a.currency,
        a.exponent, t.recorded_at, t.renderer, t.decline_reason, t.deciding_account_id,
@@ -54,8 +54,8 @@ FROM unnest($2::bigint[], $3::text[]) AS wanted (account_id, idempotency_key)
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.transactions
     WHERE ledger_id = $1 AND account_id = wanted.account_id
-      AND idempotency_key = wanted.idempotency_key
-    LIMIT 1) t
+      AND idempotency_key BETWEEN wanted.idempotency_key AND wanted.idempotency_key
+    ORDER BY idempotency_key LIMIT 1) t
 JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
 """
 
@@ -114,11 +114,17 @@ ON CONFLICT DO NOTHING RETURNING id
 """
 
 FIND_OPENED = """
-SELECT id, owner, currency, exponent, reference, idempotency_key, created_at
-FROM ledger.accounts WHERE ledger_id = $1 AND idempotency_key = ANY ($2::text[])
+SELECT a.id, a.owner, a.currency, a.exponent, a.reference, a.idempotency_key, a.created_at
+FROM unnest($2::text[]) AS wanted (key) CROSS JOIN LATERAL (
+    SELECT * FROM ledger.accounts
+    WHERE ledger_id = $1 AND idempotency_key BETWEEN wanted.key AND wanted.key
+    ORDER BY idempotency_key LIMIT 1) a
 UNION
-SELECT id, owner, currency, exponent, reference, idempotency_key, created_at
-FROM ledger.accounts WHERE ledger_id = $1 AND reference = ANY ($3::text[])
+SELECT a.id, a.owner, a.currency, a.exponent, a.reference, a.idempotency_key, a.created_at
+FROM unnest($3::text[]) AS wanted (reference) CROSS JOIN LATERAL (
+    SELECT * FROM ledger.accounts
+    WHERE ledger_id = $1 AND reference BETWEEN wanted.reference AND wanted.reference
+    ORDER BY reference LIMIT 1) a
 """
 
 

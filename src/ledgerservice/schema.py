@@ -73,7 +73,14 @@ accounts = Table(
     _moment("created_at", default=True),
     Column("currency_number", ForeignKey(currencies.c.number), nullable=False),
     Column("exponent", SmallInteger, nullable=False),
-    Column("row_lock", Boolean, nullable=False, server_default=text("false")),
+    Column(
+        "row_lock",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Means nothing: locking a row needs the right to update a column, and this one is"
+        " harmless.",
+    ),
     Column("currency", ForeignKey(currencies.c.code), nullable=False),
     Column("status", Text, nullable=False, server_default="active"),
     Column("owner", Text, nullable=False),
@@ -96,7 +103,14 @@ transactions = Table(
     Column("counterparty_id", BigInteger, nullable=False),
     Column("amount", BigInteger, nullable=False),
     _moment("recorded_at"),
-    Column("posted_by", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    Column(
+        "posted_by",
+        Xid8,
+        nullable=False,
+        server_default=text("pg_current_xact_id()"),
+        comment="The database transaction that wrote the row: entries can only be added by the"
+        " same one.",
+    ),
     Column("deciding_account_id", BigInteger),
     Column("deciding_version", BigInteger),
     Column("deciding_available", BigInteger),

@@ -151,7 +151,8 @@ VALUES ('USD', 1, 2, 'US Dollar'), ('INR', 2, 2, 'Indian Rupee');
 -- the entries that the statement added, COPY included.
 -- The plans are pinned: one made while the tables were small, or for another size of batch, stays
 -- in the connection's cache and would be ruinous. Every table is to be entered by its key, once a
--- row; the price of comparing makes any other join order the dearer one.
+-- row; the price of comparing makes any other join order the dearer one, and an ORDER BY that only
+-- the right index fulfils decides between indexes that look alike while a table is small.
 CREATE FUNCTION ledger.post_entries() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -168,8 +169,8 @@ BEGIN
     ) e
     LEFT JOIN LATERAL (
         SELECT id, status, posted_by, recorded_at FROM ledger.transactions
-        WHERE ledger_id = e.ledger_id AND id = e.transaction_id
-        LIMIT 1) t ON true
+        WHERE ledger_id = e.ledger_id AND id BETWEEN e.transaction_id AND e.transaction_id
+        ORDER BY id LIMIT 1) t ON true
     WHERE e.total <> 0
        OR t.id IS NULL
        OR t.status <> 1
