@@ -161,10 +161,10 @@ BY_TRANSACTION = [
                 SELECT e.ledger_id, e.transaction_id, e.currency_number,
                        sum(e.amount) AS total, count(*) AS rows,
                        bool_or(e.recorded_at <> t.recorded_at) AS other_moment,
-                       bool_and(e.amount = t.amount
+                       bool_and(coalesce(e.amount = t.amount
                            * CASE WHEN e.account_id = t.account_id THEN 1
                                   WHEN e.account_id = t.counterparty_id THEN -1 END
-                           * CASE t.kind WHEN 1 THEN 1 ELSE -1 END) AS expected
+                           * CASE t.kind WHEN 1 THEN 1 ELSE -1 END, false)) AS expected
                 FROM ledger.entries e LEFT JOIN ledger.transactions t
                   ON t.ledger_id = e.ledger_id AND t.id = e.transaction_id
                 WHERE e.transaction_id BETWEEN :low AND :high

@@ -1,0 +1,191 @@
+"""`verify` finds whatever a superuser could break, and names it."""
+
+import pytest
+
+from ledgerservice import verifier
+from ledgerservice.database import Database
+from ledgerservice.model import Kind, Movement
+from ledgerservice.verifier import verify
+from tests.conftest import connect
+from tests.test_guards import deposit, open_accounts, post
+
+BYPASS = "SET session_replication_role = replica"
+
+
+@pytest.fixture
+def used(database: Database) -> Database:
+    """Accounts 1 and 2 (USD) and 3 (INR) with some history; transaction 5 is a decline of 2's."""
+    open_accounts(database, "USD", "USD", "INR")
+    post(
+        database,
+        [deposit(1, 100), deposit(3, 100)],  # 1, 2
+        [Movement(Kind.TRANSFER, 1, 2, "30", "t1"), Movement(Kind.TRANSFER, 1, 2, "20", "t2")],
+        [Movement(Kind.WITHDRAWAL, 2, None, "999", "w1")],  # 5
+        [Movement(Kind.WITHDRAWAL, 2, None, "10", "w2")],  # 6
+    )
+    return database
+
+
+def violations(database: Database, *statements: str) -> list[str]:
+    """What verify says after a superuser has run `statements` past the guards."""
+    with connect(database) as superuser:
+        superuser.execute(BYPASS)
+        superuser.execute("ALTER TABLE ledger.transactions DISABLE TRIGGER transactions_immutable")
+        superuser.execute("ALTER TABLE ledger.entries DISABLE TRIGGER entries_immutable")
+        superuser.execute("ALTER TABLE ledger.accounts DISABLE TRIGGER accounts_permanent")
+        for statement in statements:
+            superuser.execute(statement)
+        superuser.execute(
+            "ALTER TABLE ledger.transactions ENABLE ALWAYS TRIGGER transactions_immutable"
+        )
+        superuser.execute("ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER entries_immutable")
+        superuser.execute("ALTER TABLE ledger.accounts ENABLE ALWAYS TRIGGER accounts_permanent")
+    return [str(violation) for violation in verify(database.owner_engine())]
+
+
+ENTRY = "INSERT INTO ledger.entries VALUES (1, 1, {}, now())"
+NO_FLOOR = "ALTER TABLE ledger.accounts DROP CONSTRAINT accounts_available_above_floor"
+
+# What is done past the guards, and what verify must say among else.
+BROKEN = {
+    "a balance": (
+        ["UPDATE ledger.accounts SET balance = balance + 1 WHERE id = 1"],
+        ["invariant 2: account 1, ledger 1", "invariant 1: ledger 1, currency USD"],
+    ),
+    "a held amount": (
+        ["UPDATE ledger.accounts SET held = 1 WHERE id = 2"],
+        ["invariant 2: account 2, ledger 1"],
+    ),
+    "a version": (
+        ["UPDATE ledger.accounts SET version = version + 1 WHERE id = 3"],
+        ["invariant 2: account 3, ledger 1"],
+    ),
+    "an external account's balance": (
+        ["UPDATE ledger.accounts SET balance = balance - 1 WHERE id = -2"],
+        ["invariant 2: account -2, ledger 1", "invariant 1: ledger 1, currency INR"],
+    ),
+    "an account's currency": (
+        ["UPDATE ledger.accounts SET currency_number = 2 WHERE id = 2"],
+        ["invariant 2: account 2, ledger 1"],
+    ),
+    "an entry's amount": (
+        ["UPDATE ledger.entries SET amount = amount - 1 WHERE account_id = 1 AND seq = 2"],
+        ["invariant 4: account 1, ledger 1, seq 2", "invariant 1: transaction 3, ledger 1"],
+    ),
+    "an entry's balance": (
+        ["UPDATE ledger.entries SET balance = balance - 1 WHERE account_id = 1 AND seq = 2"],
+        ["invariant 4: account 1, ledger 1, seq 2", "invariant 4: account 1, ledger 1, seq 3"],
+    ),
+    "an entry in the middle": (
+        ["DELETE FROM ledger.entries WHERE account_id = 1 AND seq = 2"],
+        ["invariant 4: account 1, ledger 1, seq 3", "invariant 1: transaction 3, ledger 1"],
+    ),
+    "a last entry": (
+        ["DELETE FROM ledger.entries WHERE account_id = 1 AND seq = 3"],
+        ["invariant 2: account 1, ledger 1", "invariant 1: transaction 4, ledger 1"],
+    ),
+    "an entry's transaction": (
+        ["UPDATE ledger.entries SET transaction_id = 4 WHERE transaction_id = 3"],
+        ["invariant 1: transaction 3, ledger 1", "invariant 1: transaction 4, ledger 1"],
+    ),
+    "an entry's held": (
+        ["UPDATE ledger.entries SET held = 5 WHERE account_id = 1 AND seq = 2"],
+        ["invariant 4: account 1, ledger 1, seq 2"],
+    ),
+    "a moment": (
+        ["UPDATE ledger.entries SET recorded_at = '2020-01-01' WHERE account_id = 1 AND seq = 3"],
+        ["invariant 4: account 1, ledger 1, seq 3", "invariant 1: transaction 4, ledger 1"],
+    ),
+    "a transaction": (
+        ["DELETE FROM ledger.transactions WHERE id = 4"],
+        ["invariant 1: transaction 4, ledger 1: entries name it"],
+    ),
+    "a transaction's entries": (
+        ["DELETE FROM ledger.entries WHERE transaction_id = 6"],
+        ["invariant 1: transaction 6, ledger 1: it was posted, but has no entries"],
+    ),
+    "a transaction's amount": (
+        ["UPDATE ledger.transactions SET amount = amount + 1 WHERE id = 3"],
+        ["invariant 1: transaction 3, ledger 1: its entries are not those of its kind"],
+    ),
+    "a transaction's counterparty": (
+        ["UPDATE ledger.transactions SET counterparty_id = 3 WHERE id = 3"],
+        ["invariant 1: transaction 3, ledger 1: its entries are not those of its kind"],
+    ),
+    "a transaction's kind": (
+        ["UPDATE ledger.transactions SET kind = 1 WHERE id = 3"],
+        ["invariant 1: transaction 3, ledger 1: its entries are not those of its kind"],
+    ),
+    "a decline with entries": (
+        [ENTRY.format("1, 4, 5, 0, 0, 5000, 0")],
+        ["invariant 1: transaction 5, ledger 1: it was declined, but has entries"],
+    ),
+    "an unbalanced transaction": (
+        [
+            ENTRY.format("1, 4, 700, 5, 0, 5005, 0"),
+            "UPDATE ledger.accounts SET balance = 5005, version = 4 WHERE id = 1",
+            (
+                "INSERT INTO ledger.transactions (ledger_id, kind, status, id, account_id,"
+                " counterparty_id, amount, recorded_at, renderer, idempotency_key)"
+                " VALUES (1, 1, 1, 700, 1, -1, 5, now(), 1, 'x')"
+            ),
+        ],
+        [
+            "invariant 1: transaction 700, ledger 1: its entries sum to 5, not 0",
+            "invariant 1: ledger 1, currency USD",
+        ],
+    ),
+    "an overdraft in mid-history": (
+        [
+            NO_FLOOR,
+            (
+                "UPDATE ledger.entries SET amount = -11000, balance = -1000"
+                " WHERE account_id = 1 AND seq = 2"
+            ),
+        ],
+        ["invariant 3: account 1, ledger 1, seq 2: available -1000 is below the floor 0"],
+    ),
+    "an account that is not there": (
+        [ENTRY.format("88, 1, 6, 5, 0, 5, 0")],
+        ["invariant 2: account 88, ledger 1: it has entries, but does not exist"],
+    ),
+    "a key used twice": (
+        [
+            "ALTER TABLE ledger.transactions DROP CONSTRAINT transactions_idempotency_key",
+            "UPDATE ledger.transactions SET idempotency_key = 't1' WHERE id = 4",
+        ],
+        ["invariant 6: account 1, ledger 1: 2 transactions have the key 't1'"],
+    ),
+    "a constraint": ([NO_FLOOR], ["constraint accounts_available_above_floor"]),
+    "a trigger that is off": (
+        ["ALTER TABLE ledger.entries DISABLE TRIGGER entries_post"],
+        ["invariant 5: trigger entries_post: the guard is missing or disabled"],
+    ),
+    "a trigger that is gone": (
+        ["DROP TRIGGER accounts_derived ON ledger.accounts"],
+        ["invariant 5: trigger accounts_derived: the guard is missing or disabled"],
+    ),
+}
+
+
+def test_a_used_ledger_that_nobody_broke_has_no_violations(used):
+    assert violations(used) == []
+
+
+@pytest.mark.parametrize("small_steps", [False, True])
+@pytest.mark.parametrize("case", BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_broken_is_named(used, case, small_steps, monkeypatch):
+    if small_steps:  # so that the violation is in one of many ranges
+        monkeypatch.setattr(verifier, "ACCOUNTS_A_STEP", 2)
+        monkeypatch.setattr(verifier, "TRANSACTIONS_A_STEP", 3)
+    statements, expected = case
+    found = violations(used, *statements)
+    for start in expected:
+        assert any(start in line for line in found), (start, found)
+
+
+def test_progress_is_told_to_the_end(used):
+    told = []
+    list(verify(used.owner_engine(), lambda done, of: told.append((done, of))))
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert {of for _, of in told} == {len(told)}
