@@ -145,6 +145,9 @@ BAD = {
     "sums to zero over two currencies": [
         *T, e(900, 1, 2, -30, 70), e(900, 3, 2, 30, 130, currency=2)],
     "a false currency": [*T, e(900, 1, 2, -30, 70), e(900, 3, 2, 30, 130)],
+    "a false currency among right ones": [
+        *T, ("t", 901, 1), e(900, 1, 2, -30, 70), e(900, 3, 2, 30, 130),
+        e(901, 3, 3, -5, 125, currency=2), e(901, -2, 2, 5, -95, currency=2)],
     "an account that is not there": [*T, e(900, 1, 2, -30, 70), e(900, 99, 1, 30, 30)],
     "a seq that leaves a gap": [*T, e(900, 1, 3, -30, 70), e(900, 2, 1, 30, 30)],
     "a seq that is there already": [*T, e(900, 1, 1, -30, 70), e(900, 2, 1, 30, 30)],
@@ -165,6 +168,8 @@ BAD = {
     "an older transaction": [e(1, 1, 2, -30, 70), e(1, 2, 1, 30, 30)],
     "a moment that is not its transaction's": [
         *T, e(900, 1, 2, -30, 70, moment="now() + interval '2 s'"), e(900, 2, 1, 30, 30)],
+    "a moment before its transaction's": [
+        *T, e(900, 1, 2, -30, 70), e(900, 2, 1, 30, 30, moment="now() - interval '1 us'")],
     "a moment that runs backwards": [
         ("t", 900, 1, "now() - interval '1 hour'"),
         e(900, 1, 2, -30, 70, moment="now() - interval '1 hour'"),

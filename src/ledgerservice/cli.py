@@ -19,6 +19,7 @@ from rich.table import Table
 
 from ledgerservice import __version__, migrations
 from ledgerservice.api.app import Service
+from ledgerservice.api.bounds import BoundedHttp
 from ledgerservice.backups import backup as write_backup
 from ledgerservice.backups import restore as read_backup
 from ledgerservice.database import Database, check_server, explained
@@ -97,6 +98,7 @@ def serve(
     server = uvicorn.Server(
         uvicorn.Config(
             Service(settings, announce),
+            http=BoundedHttp,
             host=settings.host,
             port=settings.port,
             lifespan="on",

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from ledgerservice import __version__
@@ -62,10 +63,18 @@ async def _invalid_query(_: Request, error: Any) -> Response:
     return response(*problem("invalid_request", errors=faults))
 
 
-async def _http(_: Request, error: Any) -> Response:
-    code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    status, body, headers = problem(code)
-    return response(status, body, headers | dict(error.headers or {}))
+async def _http(request: Request, error: Any) -> Response:
+    if error.status_code != 405:
+        return response(*problem("not_found"))
+    status, body, headers = problem("method_not_allowed")
+    allowed = ", ".join(_methods_of(request.scope)) or error.headers["Allow"]
+    return response(status, body, headers | {"allow": allowed})
+
+
+def _methods_of(scope: Scope) -> list[str]:
+    """All methods of a path; the framework names those of the first route that has it only."""
+    routes = [route for route in router.routes if route.matches(scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in getattr(route, "methods", ())})
 
 
 # The money routes by path. FastAPI has the same routes, for /docs, with the same handler.

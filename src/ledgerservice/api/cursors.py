@@ -1,6 +1,7 @@
 """Cursors of lists: where a page ends, and the filter it belongs to."""
 
 import base64
+import hashlib
 import json
 from typing import Any
 from urllib.parse import urlencode
@@ -14,20 +15,25 @@ BIGGEST = 2**63 - 1
 
 def encode(place: int, filters: list[Any]) -> str:
     """A cursor after `place` of the list that `filters` select."""
-    text = json.dumps([place, *filters], separators=(",", ":"))
+    text = f"{place} {_digest(filters)}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode(cursor: str, filters: list[Any]) -> int:
     """The place of a cursor. Refuses one of another list or filter."""
     try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        place, *of = json.loads(base64.b64decode(padded.encode("ascii"), altchars=b"-_"))
-    except (ValueError, TypeError, RecursionError):
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        place = int(text.partition(" ")[0])
+    except ValueError:
         raise Refused("invalid_cursor") from None
-    if of != filters or type(place) is not int or not 0 <= place <= BIGGEST:
+    # Only what encode makes is taken: decoding alone passes over much.
+    if not 0 <= place <= BIGGEST or encode(place, filters) != cursor:
         raise Refused("invalid_cursor")
     return place
+
+
+def _digest(filters: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(filters).encode()).hexdigest()[:16]
 
 
 def next_link(request: Request, cursor: str, **query: Any) -> dict[str, str]:

@@ -23,7 +23,7 @@ _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)
 DEFAULT_PAGE_ROWS = 100
 
 Limit = Annotated[int, Query(ge=1, description="Rows in a page.")]
-Cursor = Annotated[str | None, Query(max_length=1024, description="From the Link header.")]
+Cursor = Annotated[str | None, Query(max_length=4096, description="From the Link header.")]
 IdempotencyKey = Annotated[
     str | None, Header(description="Names the request; a repeat gets the original answer.")
 ]
@@ -53,13 +53,27 @@ def _body_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def _in_path(**schemas: dict[str, Any]) -> dict[str, Any]:
+    """Path parameters for the docs. Read from the request: an id that is none is 404, not 422."""
+    return {
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": schema}
+            for name, schema in schemas.items()
+        ]
+    }
+
+
+_AN_ID = {"type": "integer", "format": "int64"}
+
+
 def _runtime(request: Request) -> Runtime:
     runtime: Runtime = request.app.state.runtime
     return runtime
 
 
-def _id(text: str, code: str) -> int:
+def _id(request: Request, name: str, code: str) -> int:
     """An id out of a path; what is not an id names nothing."""
+    text = request.path_params[name]
     if _ID.fullmatch(text) and abs(number := int(text)) <= PAST_ALL_VERSIONS:
         return number
     raise Refused(code)
@@ -144,11 +158,12 @@ async def list_accounts(
     "/accounts/{account_id}",
     tags=["accounts"],
     summary="An account and its balance",
+    openapi_extra=_in_path(account_id=_AN_ID),
     responses={200: {"model": models.Account}, **_problems(404, 503)},
 )
-async def get_account(request: Request, account_id: str) -> Response:
+async def get_account(request: Request) -> Response:
     """The account as it stands: its balance, what is held of it, and its version."""
-    found = await _runtime(request).reader.account(_id(account_id, "account_not_found"))
+    found = await _runtime(request).reader.account(_id(request, "account_id", "account_not_found"))
     if found is None:
         raise Refused("account_not_found")
     return _json(rendering.encode(rendering.account_body(found)))
@@ -159,15 +174,16 @@ async def get_account(request: Request, account_id: str) -> Response:
     "/accounts/{account_id}/history",
     tags=["accounts"],
     summary="An account's history",
+    openapi_extra=_in_path(account_id=_AN_ID),
     responses={200: {"model": list[models.HistoryEntry]}, **_problems(404, 422, 503)},
 )
 async def get_history(
-    request: Request, account_id: str, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
+    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
 ) -> Response:
     """The account's entries, newest first; the Link header leads to the next page."""
     runtime = _runtime(request)
     _check_query(runtime, limit)
-    account = _id(account_id, "account_not_found")
+    account = _id(request, "account_id", "account_not_found")
     filters = ["history", account]
     before = cursors.decode(cursor, filters) if cursor else PAST_ALL_VERSIONS
     page = await runtime.reader.history(account, limit + 1, before)
@@ -191,11 +207,12 @@ def _check_query(runtime: Runtime, limit: int, *texts: str | None) -> None:
     "/accounts/{account_id}/keys/{key:path}",
     tags=["transactions"],
     summary="The recorded outcome of a key",
+    openapi_extra=_in_path(account_id=_AN_ID, key={"type": "string"}),
     responses={200: {"model": models.Transaction}, **_problems(404, 503)},
 )
-async def get_key(request: Request, account_id: str, key: str) -> Response:
+async def get_key(request: Request) -> Response:
     """What became of a request whose answer was lost: its transaction, or 404."""
-    account = _id(account_id, "account_not_found")
+    account = _id(request, "account_id", "account_not_found")
     found = await _runtime(request).reader.outcome(account, _key_of_path(request))
     if found is None:
         raise Refused("key_not_found")
@@ -216,11 +233,12 @@ def _key_of_path(request: Request) -> str:
     "/transactions/{transaction_id}",
     tags=["transactions"],
     summary="A transaction and its entries",
+    openapi_extra=_in_path(transaction_id=_AN_ID),
     responses={200: {"model": models.Transaction}, **_problems(404, 503)},
 )
-async def get_transaction(request: Request, transaction_id: str) -> Response:
+async def get_transaction(request: Request) -> Response:
     """A posted transaction with its entries, or the record of a declined one."""
-    number = _id(transaction_id, "transaction_not_found")
+    number = _id(request, "transaction_id", "transaction_not_found")
     found = await _runtime(request).reader.transaction(number)
     if found is None:
         raise Refused("transaction_not_found")
@@ -233,7 +251,13 @@ async def live() -> Response:
     return _json(b'{"status":"live"}')
 
 
-@_both("GET", "/health/ready", tags=["health"], summary="Whether money can move")
+@_both(
+    "GET",
+    "/health/ready",
+    tags=["health"],
+    summary="Whether money can move",
+    responses=_problems(503),
+)
 async def ready(request: Request) -> Response:
     """200 if the database answers and its schema is the expected one, else 503."""
     try:
