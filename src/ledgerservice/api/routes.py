@@ -23,7 +23,7 @@ _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)
 DEFAULT_PAGE_ROWS = 100
 
 Limit = Annotated[int, Query(ge=1, description="Rows in a page.")]
-Cursor = Annotated[str | None, Query(max_length=4096, description="From the Link header.")]
+Cursor = Annotated[str | None, Query(max_length=2048, description="From the Link header.")]
 IdempotencyKey = Annotated[
     str | None, Header(description="Names the request; a repeat gets the original answer.")
 ]
