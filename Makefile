@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/.cache
 
 .PHONY: serve demo verify test check bench lock
 serve: $(VENV)/.serve

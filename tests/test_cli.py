@@ -1,6 +1,5 @@
 """The command line, as a user's shell sees it: real processes, exit codes, one line for a fault."""
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -8,13 +7,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 
-from ledgerservice.database import Database
+from ledgerservice import database as databases
+from ledgerservice import embedded
+from ledgerservice.database import Database, check_server, parse_url
+from ledgerservice.errors import ServerTooOld
 from tests.conftest import (
     ROOT,
     RunningService,
@@ -23,6 +27,7 @@ from tests.conftest import (
     environment,
     free_port,
     serving,
+    settings_for_tests,
     url_text,
 )
 
@@ -188,6 +193,35 @@ def test_what_cannot_start_says_in_one_line_what_to_do(database, new_database):
         assert len(said) <= 2, said  # uvicorn adds that it exits
 
 
+def test_a_server_without_fsync_is_refused_and_so_is_a_wrong_password(folder, monkeypatch):
+    """What cannot be set for one database of a shared server."""
+    monkeypatch.setitem(embedded.FIXED_SETTINGS, "fsync", "off")
+    monkeypatch.setitem(embedded.FIXED_SETTINGS, "full_page_writes", "off")
+    with embedded.EmbeddedServer(folder) as server:
+        owner = Database(parse_url(server.url), settings_for_tests())
+        with connect(owner) as connection:
+            connection.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+            rules = folder / "postgres" / "pg_hba.conf"
+            rules.write_text(f"local all guarded scram-sha-256\n{rules.read_text()}")
+            connection.execute("SELECT pg_reload_conf()")
+        wrong = replace(owner, url=owner.url.set(username="guarded", password="wrong"))
+        for database, line in (
+            (owner, "Turn on: fsync, full_page_writes"),
+            (wrong, "Check user and password"),
+        ):
+            done = cli("serve", "--port", str(free_port()), DATABASE_URL=url_text(database))
+            assert done.returncode == 1
+            assert line in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_a_server_too_old_is_refused(database, monkeypatch):
+    check_server(database)
+    monkeypatch.setattr(databases, "OLDEST_SERVER", 99)
+    with pytest.raises(ServerTooOld, match=r"It is version \d\d"):
+        check_server(database)
+
+
 def test_uvicorn_says_the_same_line(database):
     missing = url_text(database).replace(str(database.url.database), "no_such_database")
     done = subprocess.run(
@@ -290,8 +324,9 @@ def test_a_backup_is_restored_whole(database, new_database, tmp_path):
             connection.execute("UPDATE ledger.accounts SET balance = 0")
 
 
+@pytest.mark.skipif(find_spec("pgserver") is None, reason="pgserver has no wheel for this Python")
 def test_a_backup_crosses_a_major_version_of_the_embedded_server(folder, tmp_path):
-    packages = Path(importlib.util.find_spec("pgserver").origin).parent.parent
+    packages = Path(find_spec("pgserver").origin).parent.parent
     for part in packages.glob("pgserver*"):
         shutil.copytree(part, folder.parent / part.name)
     older = folder.parent / "pgserver" / "pginstall" / "bin"  # PostgreSQL 16

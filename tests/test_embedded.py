@@ -305,7 +305,7 @@ def test_data_of_another_major_version(house: House) -> None:
     assert house.is_free()
 
 
-@pytest.mark.skipif(find_spec("pgserver") is None, reason="needs the other wheel pgserver")
+@pytest.mark.skipif(find_spec("pgserver") is None, reason="pgserver has no wheel for this Python")
 def test_programs_of_another_release(empty: House) -> None:
     spec = find_spec("pgserver")
     assert spec is not None and spec.origin is not None
