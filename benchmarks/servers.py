@@ -19,9 +19,8 @@ from sqlalchemy import make_url
 
 import yardstick
 from ledgerservice.embedded import EmbeddedServer
-from ledgerservice.model import Kind, Movement, Opened, Opening, Recorded
-from ledgerservice.runtime import Runtime, running
-from ledgerservice.settings import Settings
+from ledgerservice.ledger import Ledger, deposit
+from ledgerservice.model import Opened
 from load import Target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,8 +65,7 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
 
 def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:
     """Open the accounts of both databases with money on each; the first id, by server."""
-    settings = Settings.model_validate({"DATABASE_URL": urls[LEDGER]})
-    first = asyncio.run(_fund_ledger(settings, accounts))
+    first = asyncio.run(_fund_ledger(urls[LEDGER], accounts))
     yardstick.fund(urls[YARDSTICK], accounts, FUNDS)
     for url in urls.values():
         with psycopg.connect(url, autocommit=True) as connection:
@@ -76,24 +74,21 @@ def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:
     return {LEDGER: first, YARDSTICK: 1}
 
 
-async def _fund_ledger(settings: Settings, accounts: int) -> int:
+async def _fund_ledger(url: str, accounts: int) -> int:
     """Through the service's own write path. Returns the first id."""
-    async with running(settings) as runtime:
+    async with Ledger.open(url) as ledger:
         ids: list[int] = []
         for start in range(0, accounts, FUND_AT_ONCE):
             numbers = range(start, min(start + FUND_AT_ONCE, accounts))
-            ids += await asyncio.gather(*(_fund_account(runtime, number) for number in numbers))
+            opened = await asyncio.gather(
+                *(ledger.open_account(f"owner {n}", "USD", key=f"open-{n}") for n in numbers)
+            )
+            new = [account.account_id for account in opened if isinstance(account, Opened)]
+            outcomes = await ledger.post([deposit(number, FUNDS, "funds") for number in new])
+            assert all(outcome.posted for outcome in outcomes)
+            ids += new
     assert sorted(ids) == list(range(min(ids), min(ids) + accounts)), "ids with gaps"
     return min(ids)
-
-
-async def _fund_account(runtime: Runtime, number: int) -> int:
-    opened = await runtime.openings.post(Opening(f"owner {number}", "USD", None, f"open-{number}"))
-    assert isinstance(opened, Opened), opened
-    deposit = Movement(Kind.DEPOSIT, opened.account_id, None, FUNDS, "funds")
-    outcome = await runtime.movements.post(deposit)
-    assert isinstance(outcome, Recorded), outcome
-    return opened.account_id
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ledgerservice import database as databases
 from ledgerservice.database import Database, usable_role
 from ledgerservice.errors import SchemaMissing, SchemaTooNew
 from ledgerservice.migrations import check, upgrade
-from ledgerservice.model import Kind, Movement, Opening
+from ledgerservice.model import Group, Kind, Movement, Opening
 from ledgerservice.poster import MovementBatch, OpeningBatch
 from ledgerservice.schema import SCHEMA, metadata
 from ledgerservice.wire import Request, Wire
@@ -30,7 +30,7 @@ def post(database: Database, *batches: list[Movement]) -> None:
     async def run() -> None:
         wire, work = await database.connect_writer(), MovementBatch(1)
         for batch in batches:
-            await work(wire, batch)
+            await work(wire, [Group(batch)])
         await wire.close()
 
     asyncio.run(run())
@@ -319,7 +319,7 @@ def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
         for step, size in enumerate(sizes):
             before = await touched(wire)
             batch = [deposit(n % 8000 + 1, 1, f"{step}-{n}") for n in range(size)]
-            await work(wire, batch)
+            await work(wire, [Group(batch)])
             rows = await touched(wire) - before
             assert max(rows.values()) < 10 * size + 100, f"batch {step} of {size}: {rows}"
         await wire.close()

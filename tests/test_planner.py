@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from ledgerservice.model import (
     Account,
     Decline,
+    Failed,
+    Group,
     Kind,
     Movement,
     Opened,
@@ -134,15 +136,15 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_each_movement_gets_its_verdict(case):
     states, movements, expected = case
-    decided = plan(movements, states, {}, NOW, itertools.count(1))
-    assert [verdict(outcome) for outcome in decided.outcomes] == expected
+    decided = plan([Group(movements)], states, {}, NOW, itertools.count(1))
+    assert [verdict(outcome) for outcome in decided.answers[0]] == expected
     recorded = [v for v in expected if v in {"posted", *Decline}]
     assert len(decided.transactions) == len(recorded)
     assert all(v not in set(Reject) for v in recorded)
 
 
 def test_a_decline_tells_the_state_it_was_decided_on():
-    (outcome,) = plan([withdraw(4, "1")], FUNDED, {}, NOW, itertools.count(1)).outcomes
+    ((outcome,),) = plan([Group([withdraw(4, "1")])], FUNDED, {}, NOW, itertools.count(1)).answers
     refusal = outcome.transaction.refusal
     assert (refusal.account_id, refusal.version, refusal.available) == (4, 7, 40)
 
@@ -150,7 +152,7 @@ def test_a_decline_tells_the_state_it_was_decided_on():
 def test_time_never_runs_backwards_along_an_account():
     ahead = NOW + timedelta(seconds=3)
     late = Account(1, "USD", USD, 2, 5, 0, 7, 0, ahead)
-    decided = plan([deposit(1, "1")], accounts(late), {}, NOW, itertools.count(1))
+    decided = plan([Group([deposit(1, "1")])], accounts(late), {}, NOW, itertools.count(1))
     assert decided.recorded_at == ahead
     assert decided.transactions[0].recorded_at == ahead
 
@@ -183,6 +185,18 @@ class Sequential:
         self.seen[m.account_id, m.key] = (content, verdict)
         return verdict
 
+    def post(self, group: Group) -> list[str] | tuple[int, str]:
+        if not group.linked:
+            return [self.move(m) for m in group.movements]
+        trial = Sequential(dict(self.balances), dict(self.seen))
+        found = [trial.move(m) for m in group.movements]
+        for index, (m, verdict) in enumerate(zip(group.movements, found, strict=True)):
+            declined = trial.seen.get((m.account_id, m.key), (None, None))[1] != "posted"
+            if declined or verdict not in ("posted", "replayed"):
+                return index, verdict
+        self.balances, self.seen = trial.balances, trial.seen
+        return found
+
 
 ids = st.integers(1, 4)
 amounts = st.sampled_from(["0.01", "0.02", "0.03", "0.3", "1", "1.00"])
@@ -194,8 +208,11 @@ movements = st.one_of(
 )
 
 
+groups = st.builds(Group, st.lists(movements, max_size=6), st.booleans())
+
+
 @given(
-    st.lists(st.lists(movements, max_size=12), max_size=5),
+    st.lists(st.lists(groups, max_size=4), max_size=5),
     st.lists(st.integers(0, 200), min_size=3, max_size=3),
 )
 def test_a_batch_is_decided_like_one_movement_after_another(batches, balances):
@@ -205,12 +222,20 @@ def test_a_batch_is_decided_like_one_movement_after_another(batches, balances):
     records, transaction_ids = {}, itertools.count(1)
     for batch in batches:
         decided = plan(batch, states, records, NOW, transaction_ids)
-        assert [verdict(o) for o in decided.outcomes] == [model.move(m) for m in batch]
+        assert [verdicts(answer) for answer in decided.answers] == [model.post(g) for g in batch]
         records |= {(t.account_id, t.key): t for t in decided.transactions}
         states = _written(states, decided)
     assert {a.id: a.balance for a in states.values() if a.id != -INR} == {
         i: b for i, b in model.balances.items() if i != -INR
     }
+    assert records.keys() == model.seen.keys()
+
+
+def verdicts(answer):
+    """A list of verdicts, or the place and verdict of what failed a linked group."""
+    if isinstance(answer, Failed):
+        return answer.index, verdict(answer.outcome)
+    return [verdict(outcome) for outcome in answer]
 
 
 def _written(states, decided):

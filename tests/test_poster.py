@@ -10,7 +10,7 @@ import pytest
 from ledgerservice import journal
 from ledgerservice.database import Database
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
-from ledgerservice.model import Kind, Movement, Opened, Opening, Recorded, Rejected
+from ledgerservice.model import Group, Kind, Movement, Opened, Opening, Recorded, Rejected
 from ledgerservice.poster import Limits, MovementBatch, OpeningBatch, Poster
 from ledgerservice.wire import Request
 from tests.conftest import administer, connect
@@ -19,8 +19,8 @@ LEDGER = 1
 WIDE = Limits(queue_requests=10_000, batch_requests=1_000, deadline_s=30)
 
 
-def deposit(to: int, key: str, amount: str = "1") -> Movement:
-    return Movement(Kind.DEPOSIT, to, None, amount, key)
+def deposit(to: int, key: str, amount: str = "1") -> Group:
+    return Group([Movement(Kind.DEPOSIT, to, None, amount, key)])
 
 
 @asynccontextmanager
@@ -70,7 +70,7 @@ def test_requests_of_many_moments_are_all_answered_once(database, no_violations)
             async def client(number: int) -> None:
                 for step in range(20):
                     await asyncio.sleep(random.random() * 0.003)
-                    outcome = await poster.post(deposit(1, f"{number}-{step}"))
+                    [outcome] = await poster.post(deposit(1, f"{number}-{step}"))
                     assert isinstance(outcome, Recorded)
                     assert not outcome.replayed
 
@@ -101,7 +101,7 @@ def test_a_backend_killed_in_mid_batch_costs_nothing(database, no_violations):
                 for pid in writers_waiting(database, "transactionid"):
                     administer(database.url, f"SELECT pg_terminate_backend({pid})")
             outcomes = await asyncio.gather(*posts)
-            assert all(isinstance(outcome, Recorded) for outcome in outcomes)
+            assert all(outcome.posted for [outcome] in outcomes)
 
     run(test)
     assert balance(database, 1) == 11 * 100
@@ -120,7 +120,7 @@ def test_a_commit_that_the_server_only_warned_about_is_not_answered(database, no
             await until(lambda: writers_waiting(database, "SyncRep") not in ([], [pid]))
             assert balance(database, 1) == 100  # committed here, though not on the standby
             assert not post.done()
-        outcome = await post
+        [outcome] = await post
         assert outcome.replayed
 
     run(test)
@@ -136,7 +136,7 @@ def test_a_replay_waits_for_the_standby_too(database):
                 replay = asyncio.create_task(poster.post(deposit(1, "k")))
                 await until(lambda: writers_waiting(database, "SyncRep"))
                 assert not replay.done()
-            assert (await replay).replayed
+            assert (await replay)[0].replayed
 
     run(test)
 
@@ -186,7 +186,7 @@ def test_a_key_that_another_writer_has_just_recorded_is_replayed(database):
                 )
                 post = asyncio.create_task(poster.post(deposit(1, "k")))
                 await until(lambda: writers_waiting(database, "transactionid"))
-            outcome = await post
+            [outcome] = await post
             assert outcome.replayed
             assert outcome.transaction.id == 999999
 
@@ -201,7 +201,7 @@ def test_a_request_that_the_database_refuses_fails_alone(database, no_violations
             requests.insert(4, deposit(1, "x" * 256))  # longer than the schema's CHECK allows
             outcomes = await asyncio.gather(*map(poster.post, requests), return_exceptions=True)
             assert isinstance(outcomes.pop(4), InternalFault)
-            assert all(isinstance(outcome, Recorded) for outcome in outcomes)
+            assert all(outcome.posted for [outcome] in outcomes)
 
     run(test)
     assert balance(database, 1) == 900
@@ -239,7 +239,7 @@ def test_a_request_past_its_deadline_may_be_sent_again(database, no_violations):
                     with pytest.raises(Unavailable):
                         await post
             outcomes = [await poster.post(deposit(1, key)) for key in ("in flight", "queued")]
-            assert [outcome.replayed for outcome in outcomes] == [True, False]
+            assert [outcome.replayed for [outcome] in outcomes] == [True, False]
 
     run(test)
     assert balance(database, 1) == 200
@@ -252,7 +252,7 @@ def test_a_frozen_process_frees_its_accounts(new_database):
     async def test() -> None:
         async with posting(database) as poster:
             frozen = await database.connect_writer()
-            await journal.lock(frozen, LEDGER, [deposit(1, "frozen")], 1)
+            await journal.begin(frozen, LEDGER, deposit(1, "frozen").movements, 1)
             await poster.post(deposit(1, "k"))
             with pytest.raises(Exception, match=r"(?i)idle|terminat|closed|lost"):
                 await frozen.exchange(Request("SELECT 1"))
@@ -268,7 +268,7 @@ def test_closing_answers_what_is_waiting_and_takes_nothing_more(database):
             posts = [asyncio.create_task(poster.post(deposit(1, str(n)))) for n in range(20)]
             await asyncio.sleep(0)
             await poster.close()
-            assert all(isinstance(outcome, Recorded) for outcome in await asyncio.gather(*posts))
+            assert all(outcome.posted for [outcome] in await asyncio.gather(*posts))
             with pytest.raises(Overloaded):
                 await poster.post(deposit(1, "late"))
 
@@ -299,7 +299,7 @@ def test_a_caller_that_goes_away_does_not_disturb_the_others(database):
             for gone in posts[::2]:
                 gone.cancel()
             outcomes = await asyncio.gather(*posts, return_exceptions=True)
-            assert all(isinstance(outcome, Recorded) for outcome in outcomes[1::2])
+            assert all(outcome.posted for [outcome] in outcomes[1::2])
 
     run(test)
 
@@ -312,7 +312,7 @@ def test_two_posters_on_one_hot_account_lose_and_double_nothing(database, no_vio
             outcomes = await asyncio.gather(
                 *(random.choice((one, two)).post(request) for request in requests)
             )
-            assert sum(not outcome.replayed for outcome in outcomes) == 200
+            assert sum(not outcome.replayed for [outcome] in outcomes) == 200
             await two.close()
 
     run(test)

@@ -25,9 +25,10 @@ from ledgerservice.backups import restore as read_backup
 from ledgerservice.database import Database, check_server, explained
 from ledgerservice.embedded import bundled_binaries
 from ledgerservice.errors import BackupError, EmbeddedServerError, LedgerError
-from ledgerservice.model import Kind, Movement, Opened, Opening, Recorded
+from ledgerservice.ledger import Ledger, deposit, transfer, withdrawal
+from ledgerservice.model import Movement, Opened, Recorded
 from ledgerservice.money import to_major
-from ledgerservice.runtime import Runtime, opened_database, running
+from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
 from ledgerservice.verifier import verify as find_violations
 
@@ -209,32 +210,32 @@ def _tools(settings: Settings) -> Path:
 @app.command()
 def demo() -> None:
     """Open two accounts, move money between them, and show balances and a history."""
-    asyncio.run(_demo(Settings.load()))
+    asyncio.run(_demo())
 
 
-async def _demo(settings: Settings) -> None:
-    async with running(settings) as runtime:
-        alice, bob = [await _open(runtime, name) for name in ("Alice", "Bob")]
-        for kind, account, other, amount in (
-            (Kind.DEPOSIT, alice, None, "100.00"),
-            (Kind.TRANSFER, alice, bob, "50.00"),
-            (Kind.WITHDRAWAL, bob, None, "20.00"),
-            (Kind.TRANSFER, bob, alice, "1000.00"),
+async def _demo() -> None:
+    async with Ledger.open() as ledger:
+        alice, bob = [await _open(ledger, name) for name in ("Alice", "Bob")]
+        for movement in (
+            deposit(alice, "100.00", uuid.uuid4().hex),
+            transfer(alice, bob, "50.00", uuid.uuid4().hex),
+            withdrawal(bob, "20.00", uuid.uuid4().hex),
+            transfer(bob, alice, "1000.00", uuid.uuid4().hex),
         ):
-            await _move(runtime, Movement(kind, account, other, amount, uuid.uuid4().hex))
+            await _move(ledger, movement)
         for account in (alice, bob):
-            await _show(runtime, account)
+            await _show(ledger, account)
 
 
-async def _open(runtime: Runtime, owner: str) -> int:
-    opened = await runtime.openings.post(Opening(owner, "USD", None, f"demo-{uuid.uuid4()}"))
+async def _open(ledger: Ledger, owner: str) -> int:
+    opened = await ledger.open_account(owner, "USD", key=f"demo-{uuid.uuid4()}")
     assert isinstance(opened, Opened)
     console.print(f"[cyan]{owner}[/] has account [bold]{opened.account_id}[/], in USD")
     return opened.account_id
 
 
-async def _move(runtime: Runtime, movement: Movement) -> None:
-    outcome = await runtime.movements.post(movement)
+async def _move(ledger: Ledger, movement: Movement) -> None:
+    [outcome] = await ledger.post([movement])
     assert isinstance(outcome, Recorded)
     refusal = outcome.transaction.refusal
     verdict = "[green]posted[/]" if refusal is None else f"[red]declined: {refusal.reason}[/]"
@@ -245,11 +246,11 @@ async def _move(runtime: Runtime, movement: Movement) -> None:
     )
 
 
-async def _show(runtime: Runtime, account_id: int) -> None:
-    account = await runtime.reader.account(account_id)
+async def _show(ledger: Ledger, account_id: int) -> None:
+    account = await ledger.account(account_id)
     assert account is not None
     table = Table("version", "what", "amount", "balance", title=f"{account.owner}'s history")
-    for entry in await runtime.reader.history(account_id, 10):
+    for entry in await ledger.history(account_id, 10):
         colour = "red" if entry.amount < 0 else "green"
         table.add_row(
             str(entry.version),

@@ -64,6 +64,10 @@ class BackupError(LedgerError):
     """The backup tool did not finish."""
 
 
+class CannotJoin(LedgerError):
+    """The ledger cannot post in this transaction."""
+
+
 class Unavailable(LedgerError):
     """The ledger could not confirm the outcome in time. Send the same request with the same
     key again: it moves money at most once.

@@ -7,7 +7,7 @@ and what the server answers to them is looked at.
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from itertools import chain
+from itertools import islice
 
 import msgspec
 from psycopg.errors import OperationalError
@@ -22,12 +22,13 @@ from ledgerservice.model import (
     Transaction,
 )
 from ledgerservice.planner import Key, Plan
-from ledgerservice.wire import Request, Result, Wire, array, text_array
+from ledgerservice.wire import Request, Result, Wire, array, optional_array, text_array
 
 ID_BLOCK = 100  # the increment of the sequence ledger.transaction_id
 
 # From here on COPY is cheaper than INSERT, though it takes more round trips.
 COPY_FROM_TRANSACTIONS = 500
+COPY_CHUNK_ROWS = 1000
 
 BEGIN = "BEGIN"
 COMMIT = "COMMIT"
@@ -101,6 +102,13 @@ COPY ledger.entries (ledger_id, account_id, seq, transaction_id, currency_number
 # not be answered before the standby has what it replays.
 WRITE_BARRIER = "SELECT pg_logical_emit_message(true, 'ledger', '')"
 
+# In a transaction of another's. Once in each: a second call would lock accounts out of order.
+JOIN_TRANSACTION = """
+SELECT current_setting('transaction_isolation') AS isolation,
+       coalesce(current_setting('ledgerservice.posted', true), '') AS posted,
+       set_config('ledgerservice.posted', 'yes', true)
+"""
+
 # What is there already, by key or by reference, is left as it is. A currency that is not known
 # joins nothing.
 OPEN_ACCOUNTS = """
@@ -141,13 +149,21 @@ class Locked(msgspec.Struct, frozen=True):
     blocks: list[int]
 
 
-async def lock(wire: Wire, ledger: int, movements: Sequence[Movement], blocks: int) -> Locked:
-    """Begin, lock the movements' accounts, and read what they are decided on.
+async def begin(wire: Wire, ledger: int, movements: Sequence[Movement], blocks: int) -> Locked:
+    """Begin, and `lock`."""
+    return await lock(wire, ledger, movements, blocks, Request(BEGIN))
 
-    `blocks` is the number of blocks of transaction ids to take.
+
+async def lock(
+    wire: Wire, ledger: int, movements: Sequence[Movement], blocks: int, *before: Request
+) -> Locked:
+    """Lock the movements' accounts, and read what they are decided on.
+
+    `blocks` is the number of blocks of transaction ids to take. What is to be run `before` goes
+    along in the same round trip.
     """
-    _, locked, found, taken = await wire.exchange(
-        Request(BEGIN),
+    *_, locked, found, taken = await wire.exchange(
+        *before,
         _lock_accounts(ledger, movements),
         _find_earlier(ledger, movements),
         Request(TAKE_CLOCK_AND_IDS, [_number(blocks)]),
@@ -188,14 +204,23 @@ async def record(wire: Wire, ledger: int, plan: Plan) -> None:
 
     The journal's trigger checks the entries and moves the accounts. Raises CommitUnconfirmed.
     """
+    await _commit(wire, *await _write(wire, ledger, plan))
+
+
+async def write(wire: Wire, ledger: int, plan: Plan) -> None:
+    """Write the plan's rows in a transaction that is another's to commit."""
+    await wire.exchange(*await _write(wire, ledger, plan))
+
+
+async def _write(wire: Wire, ledger: int, plan: Plan) -> Iterable[Request]:
+    """Copy many rows; few are left to what is still to be sent."""
     if not plan.transactions:
-        await _commit(wire, Request(WRITE_BARRIER))
-    elif len(plan.transactions) < COPY_FROM_TRANSACTIONS:
-        await _commit(wire, *_inserts(ledger, plan))
-    else:
-        await _copy(wire, COPY_TRANSACTIONS, _transaction_rows(ledger, plan))
-        await _copy(wire, COPY_ENTRIES, _entry_rows(ledger, plan))
-        await _commit(wire)
+        return [Request(WRITE_BARRIER)]
+    if len(plan.transactions) < COPY_FROM_TRANSACTIONS:
+        return _inserts(ledger, plan)
+    await wire.copy(COPY_TRANSACTIONS, _in_chunks(_transaction_rows(ledger, plan)))
+    await wire.copy(COPY_ENTRIES, _in_chunks(_entry_rows(ledger, plan)))
+    return []
 
 
 async def _commit(wire: Wire, *writes: Request) -> list[Result]:
@@ -228,9 +253,9 @@ def _inserts(ledger: int, plan: Plan) -> Iterator[Request]:
             array(t.renderer for t in rows),
             text_array(t.key for t in rows),
             text_array(None if r is None else r.reason for r in refusals),
-            array(None if r is None else r.account_id for r in refusals),
-            array(None if r is None else r.version for r in refusals),
-            array(None if r is None else r.available for r in refusals),
+            optional_array(None if r is None else r.account_id for r in refusals),
+            optional_array(None if r is None else r.version for r in refusals),
+            optional_array(None if r is None else r.available for r in refusals),
         ],
     )
     entries = plan.entries()
@@ -252,28 +277,28 @@ def _entry_columns(e: Entry) -> tuple[int, ...]:
     )
 
 
-async def _copy(wire: Wire, statement: str, rows: Iterable[str]) -> None:
-    data = "".join(rows)
-    if data:
-        async with wire.connection.cursor() as cursor, cursor.copy(statement) as copy:
-            await copy.write(data)
+def _in_chunks(rows: Iterable[str]) -> Iterator[str]:
+    remaining = iter(rows)
+    while chunk := "".join(islice(remaining, COPY_CHUNK_ROWS)):
+        yield chunk
 
 
 def _transaction_rows(ledger: int, plan: Plan) -> Iterator[str]:
     """Rows of COPY_TRANSACTIONS in COPY's text format; only a key can hold a backslash."""
-    tail = f"\t{plan.recorded_at.isoformat()}\t"
+    moment = plan.recorded_at.isoformat()
     for t in plan.transactions:
         refusal = t.refusal
-        decided = (
-            "\\N\t\\N\t\\N\t\\N"
-            if refusal is None
-            else f"{refusal.reason}\t{refusal.account_id}\t{refusal.version}\t{refusal.available}"
-        )
+        if refusal is None:
+            status, decided = Status.POSTED, "\\N\t\\N\t\\N\t\\N"
+        else:
+            status = Status.DECLINED
+            decided = (
+                f"{refusal.reason}\t{refusal.account_id}\t{refusal.version}\t{refusal.available}"
+            )
         key = t.key.replace("\\", "\\\\")
-        status = Status.POSTED if refusal is None else Status.DECLINED
         yield (
             f"{ledger}\t{t.id}\t{t.kind:d}\t{status:d}\t{t.account_id}\t{t.counterparty_id}"
-            f"\t{t.amount}{tail}{t.renderer}\t{key}\t{decided}\n"
+            f"\t{t.amount}\t{moment}\t{t.renderer}\t{key}\t{decided}\n"
         )
 
 
@@ -304,11 +329,6 @@ async def open_accounts(
         Request(WRITE_BARRIER),
     )
     return [Opened(*row) for row in found.rows], [row[0] for row in opened.rows]
-
-
-def ids(spare: Iterator[int], blocks: Iterable[int]) -> Iterator[int]:
-    """Transaction ids: what earlier batches left over, then new blocks."""
-    return chain(spare, *(range(block, block + ID_BLOCK) for block in blocks))
 
 
 def _number(value: int) -> bytes:

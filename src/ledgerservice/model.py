@@ -8,10 +8,12 @@ declined          refused for a reason of state; recorded, the same answer for e
 rejected          refused because the request is bad or names what is not there; never recorded
 replay            the answer to a key seen before: the original result, nothing moved
 
-Amounts are whole minor units. Times carry their zone.
+Amounts are whole minor units. Times carry their zone. None of these can be part of a cycle, so
+the garbage collector need not know them (`gc=False`): there are tens of thousands in a batch.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any, Self
@@ -54,7 +56,17 @@ class Reject(StrEnum):
     REFERENCE_TAKEN = "reference_taken"
 
 
-class Movement(msgspec.Struct, frozen=True):
+KEY_PATTERN = r"[\x20-\x7e]{1,255}"
+
+_is_key = re.compile(KEY_PATTERN, re.ASCII).fullmatch
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can be an idempotency key: 1 to 255 printable ASCII characters."""
+    return _is_key(text) is not None
+
+
+class Movement(msgspec.Struct, frozen=True, gc=False):
     """A request to move money, its syntax already checked.
 
     `account_id` is the account debited, or deposited to: the scope of `key`. `counterparty_id`
@@ -69,7 +81,14 @@ class Movement(msgspec.Struct, frozen=True):
     key: str
 
 
-class Account(msgspec.Struct, frozen=True):
+class Group(msgspec.Struct, frozen=True, gc=False):
+    """Movements asked for together: each for itself, or, if `linked`, all or none."""
+
+    movements: Sequence[Movement]
+    linked: bool = False
+
+
+class Account(msgspec.Struct, frozen=True, gc=False):
     """An account's state as locked. `floor` is None for an external account."""
 
     id: int
@@ -87,13 +106,8 @@ class Account(msgspec.Struct, frozen=True):
         """The external account of this account's currency."""
         return -self.currency_number
 
-    @property
-    def available(self) -> int:
-        """What may be spent: balance less held."""
-        return self.balance - self.held
 
-
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One account's part in a transaction; `balance` and `held` are the results."""
 
     account_id: int
@@ -106,7 +120,7 @@ class Entry(msgspec.Struct, frozen=True):
     held: int
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """Why a transaction was declined, and the state of the account that decided it."""
 
     reason: Decline
@@ -115,7 +129,7 @@ class Refusal(msgspec.Struct, frozen=True):
     available: int
 
 
-class Transaction(msgspec.Struct, frozen=True):
+class Transaction(msgspec.Struct, frozen=True, gc=False):
     """A recorded outcome: posted, with its entries, or declined, with its refusal."""
 
     id: int
@@ -150,24 +164,49 @@ class Transaction(msgspec.Struct, frozen=True):
         return cls(*fields)
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """The answer to a movement that has a record; `replayed` if its key was seen before."""
 
     transaction: Transaction
     replayed: bool
 
+    @property
+    def posted(self) -> bool:
+        """Whether money was moved, now or when the key was first seen; else it was declined."""
+        return self.transaction.refusal is None
 
-class Rejected(msgspec.Struct, frozen=True):
+
+class Rejected(msgspec.Struct, frozen=True, gc=False):
     """The answer to a movement that is not recorded. `account_id` is the account at fault."""
 
     reason: Reject
     account_id: int | None = None
 
+    @property
+    def posted(self) -> bool:
+        """Never."""
+        return False
+
 
 Outcome = Recorded | Rejected
 
 
-class Opening(msgspec.Struct, frozen=True):
+class Failed(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a linked group of which nothing was posted, and no key was recorded.
+
+    `index` is the place of the first movement at fault, `outcome` what it would have got; if that
+    is a decline, it is not recorded either.
+    """
+
+    index: int
+    outcome: Outcome
+
+
+Outcomes = list[Outcome] | Failed
+"""The answer to a group: an outcome for each movement, in order, or that it failed."""
+
+
+class Opening(msgspec.Struct, frozen=True, gc=False):
     """A request to open an account. `key` and `reference` are unique in the ledger."""
 
     owner: str
@@ -176,7 +215,7 @@ class Opening(msgspec.Struct, frozen=True):
     key: str
 
 
-class Opened(msgspec.Struct, frozen=True):
+class Opened(msgspec.Struct, frozen=True, gc=False):
     """The answer to an opening: the account as it was opened, empty."""
 
     account_id: int

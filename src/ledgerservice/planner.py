@@ -2,11 +2,13 @@
 
 A batch of movements is decided one after another, in order, against the states of the accounts
 it locked. Each decision sees the ones before it: a debit may be funded by an earlier credit, and
-the same key twice is one movement and one replay. The result says which rows to write.
+the same key twice is one movement and one replay. Of a linked group all are posted or none; what
+it did is taken back before the next group is decided. The result says which rows to write.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from operator import attrgetter
 
 import msgspec
 
@@ -14,11 +16,14 @@ from ledgerservice.model import (
     Account,
     Decline,
     Entry,
+    Failed,
+    Group,
     Kind,
     Movement,
     Opened,
     Opening,
     Outcome,
+    Outcomes,
     Recorded,
     Refusal,
     Reject,
@@ -32,29 +37,31 @@ RENDERER = 1
 
 Key = tuple[int, str]
 
+_account_id = attrgetter("account_id")
+
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a batch decides: one outcome a movement, in order, and the transactions to write."""
+    """What a batch decides: an answer a group, in order, and the transactions to write."""
 
-    outcomes: list[Outcome]
+    answers: list[Outcomes]
     transactions: list[Transaction]
     recorded_at: datetime
 
     def entries(self) -> list[Entry]:
-        """All entries to write, each account's in the order of its seq."""
+        """All entries to write, by account, each account's in the order of its seq."""
         rows = [entry for transaction in self.transactions for entry in transaction.entries]
-        rows.sort(key=_place)
+        rows.sort(key=_account_id)
         return rows
 
 
 def plan(
-    movements: Iterable[Movement],
+    groups: Iterable[Group],
     accounts: Mapping[int, Account],
     earlier: Mapping[Key, Transaction],
     now: datetime,
     ids: Iterator[int],
 ) -> Plan:
-    """Decide `movements` in order.
+    """Decide the movements of `groups` in order.
 
     `accounts` holds the locked state of every account they name that exists, with the external
     accounts of their currencies; `earlier` the recorded outcomes of their keys; `now` a clock
@@ -62,8 +69,19 @@ def plan(
     """
     recorded_at = max([now, *(account.last_recorded_at for account in accounts.values())])
     batch = _Batch(accounts, earlier, recorded_at, ids)
-    outcomes = [batch.decide(movement) for movement in movements]
-    return Plan(outcomes, batch.transactions, recorded_at)
+    answers = [batch.decide_group(group) for group in groups]
+    return Plan(answers, batch.transactions, recorded_at)
+
+
+class _Live:
+    """An account's state within a batch."""
+
+    __slots__ = ("account", "balance", "version")
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self.balance = account.balance
+        self.version = account.version
 
 
 class _Batch:
@@ -76,11 +94,35 @@ class _Batch:
         recorded_at: datetime,
         ids: Iterator[int],
     ) -> None:
-        self._accounts = dict(accounts)
+        self._accounts = {number: _Live(account) for number, account in accounts.items()}
         self._records = dict(earlier)
         self._recorded_at = recorded_at
         self._ids = ids
         self.transactions: list[Transaction] = []
+
+    def decide_group(self, group: Group) -> Outcomes:
+        """Each movement for itself, or, if they are linked, all or none."""
+        if not group.linked:
+            return [self.decide(movement) for movement in group.movements]
+        before = len(self.transactions)
+        outcomes: list[Outcome] = []
+        for index, movement in enumerate(group.movements):
+            outcome = self.decide(movement)
+            if not outcome.posted:
+                self._undo(before)
+                return Failed(index, outcome)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _undo(self, kept: int) -> None:
+        """Take back all transactions but the first `kept`."""
+        for transaction in reversed(self.transactions[kept:]):
+            del self._records[transaction.account_id, transaction.key]
+            for entry in transaction.entries:
+                live = self._accounts[entry.account_id]
+                live.balance -= entry.amount
+                live.version -= 1
+        del self.transactions[kept:]
 
     def decide(self, movement: Movement) -> Outcome:
         """Judge in the written order: syntax, key seen, existence, currency, state."""
@@ -95,75 +137,60 @@ class _Batch:
         other = self._other_side(movement, own)
         if other is None:
             return Rejected(Reject.ACCOUNT_NOT_FOUND, movement.counterparty_id)
-        amount = to_minor(movement.amount, own.exponent)
-        fault = _currency_fault(own, other, amount)
+        amount = to_minor(movement.amount, own.account.exponent)
+        fault = _fault(own.account, other.account, amount)
         if fault is not None or amount is None:
-            return Rejected(fault or Reject.AMOUNT_PRECISION, own.id)
+            return Rejected(fault or Reject.AMOUNT_PRECISION, movement.account_id)
         return self._record(movement, own, other, amount)
 
-    def _customer(self, account_id: int) -> Account | None:
+    def _customer(self, account_id: int) -> _Live | None:
         """The customer's account of that id; an external one is not to be named."""
         return self._accounts.get(account_id) if account_id > 0 else None
 
-    def _other_side(self, movement: Movement, own: Account) -> Account | None:
+    def _other_side(self, movement: Movement, own: _Live) -> _Live | None:
         if movement.counterparty_id is not None:
             return self._customer(movement.counterparty_id)
-        return self._accounts[own.external_id]
+        return self._accounts[own.account.external_id]
 
-    def _record(self, movement: Movement, own: Account, other: Account, amount: int) -> Recorded:
-        own_change = amount if movement.kind is Kind.DEPOSIT else -amount
-        refusal = _refusal(own, own_change) or _refusal(other, -own_change)
-        transaction_id = next(self._ids)
-        entries = (
-            (
-                self._move(own, own_change, transaction_id),
-                self._move(other, -own_change, transaction_id),
-            )
-            if refusal is None
-            else ()
-        )
+    def _record(self, movement: Movement, own: _Live, other: _Live, amount: int) -> Recorded:
+        change = amount if movement.kind is Kind.DEPOSIT else -amount
+        refusal = _refusal(own, change) or _refusal(other, -change)
+        number = next(self._ids)
+        account = own.account
         transaction = Transaction(
-            transaction_id,
+            number,
             movement.kind,
-            own.id,
-            other.id,
+            account.id,
+            other.account.id,
             movement.key,
             amount,
-            own.currency,
-            own.exponent,
+            account.currency,
+            account.exponent,
             self._recorded_at,
             RENDERER,
-            entries,
+            (_move(own, change, number), _move(other, -change, number)) if refusal is None else (),
             refusal,
         )
         self.transactions.append(transaction)
-        self._records[own.id, movement.key] = transaction
-        return Recorded(transaction, replayed=False)
+        self._records[account.id, movement.key] = transaction
+        return Recorded(transaction, False)
 
-    def _move(self, account: Account, change: int, transaction_id: int) -> Entry:
-        """The account's next entry; the account moves with it."""
-        balance, version = account.balance + change, account.version + 1
-        self._accounts[account.id] = Account(
-            account.id,
-            account.currency,
-            account.currency_number,
-            account.exponent,
-            balance,
-            account.held,
-            version,
-            account.floor,
-            self._recorded_at,
-        )
-        return Entry(
-            account.id,
-            version,
-            transaction_id,
-            account.currency_number,
-            change,
-            0,
-            balance,
-            account.held,
-        )
+
+def _move(live: _Live, change: int, transaction_id: int) -> Entry:
+    """The account's next entry; the account moves with it."""
+    account = live.account
+    live.balance = balance = live.balance + change
+    live.version = version = live.version + 1
+    return Entry(
+        account.id,
+        version,
+        transaction_id,
+        account.currency_number,
+        change,
+        0,
+        balance,
+        account.held,
+    )
 
 
 def _repeat(seen: Transaction, movement: Movement) -> Outcome:
@@ -178,30 +205,26 @@ def _repeat(seen: Transaction, movement: Movement) -> Outcome:
     return Rejected(Reject.KEY_REUSED, movement.account_id)
 
 
-def _currency_fault(own: Account, other: Account, amount: int | None) -> Reject | None:
+def _fault(own: Account, other: Account, amount: int | None) -> Reject | None:
+    """What is wrong with the movement itself, or None."""
     if own.currency_number != other.currency_number:
         return Reject.CURRENCY_MISMATCH
     if amount is None:
         return Reject.AMOUNT_PRECISION
-    if amount > MAX_AMOUNT_MINOR:
-        return Reject.AMOUNT_LIMIT
-    return None
+    return Reject.AMOUNT_LIMIT if amount > MAX_AMOUNT_MINOR else None
 
 
-def _refusal(account: Account, change: int) -> Refusal | None:
+def _refusal(live: _Live, change: int) -> Refusal | None:
     """Why the account's state does not allow the change, or None."""
-    reason = None
-    if change < 0 and account.floor is not None and account.available + change < account.floor:
+    account = live.account
+    available = live.balance - account.held
+    if change < 0 and account.floor is not None and available + change < account.floor:
         reason = Decline.INSUFFICIENT_FUNDS
-    elif abs(account.balance + change) > MAX_BALANCE_MINOR:
-        reason = Decline.BALANCE_LIMIT
-    if reason is None:
+    elif -MAX_BALANCE_MINOR <= live.balance + change <= MAX_BALANCE_MINOR:
         return None
-    return Refusal(reason, account.id, account.version, account.available)
-
-
-def _place(entry: Entry) -> tuple[int, int]:
-    return entry.account_id, entry.seq
+    else:
+        reason = Decline.BALANCE_LIMIT
+    return Refusal(reason, account.id, live.version, available)
 
 
 def settle_openings(

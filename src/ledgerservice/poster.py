@@ -7,7 +7,7 @@ There is no timer. Its answers are given after the COMMIT, never before.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,7 @@ from tenacity import (
 
 from ledgerservice import journal, planner
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
-from ledgerservice.model import Movement, Opened, Opening, Outcome, Rejected
+from ledgerservice.model import Group, Opened, Opening, Outcomes, Rejected
 from ledgerservice.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -34,24 +34,29 @@ Answer = TypeVar("Answer")
 Work = Callable[[Wire, list[Request]], Awaitable[list[Answer]]]
 
 
+def movements_of(group: Group) -> int:
+    """How many movements a group weighs."""
+    return len(group.movements)
+
+
 class MovementBatch:
     """Posts one batch of movements of one ledger: lock, decide, write, commit."""
 
     def __init__(self, ledger: int) -> None:
         self._ledger = ledger
-        self._ids: Iterator[int] = iter(())
-        self._spare = 0
+        self._spare_ids: deque[int] = deque()
 
-    async def __call__(self, wire: Wire, movements: list[Movement]) -> list[Outcome]:
-        """The outcomes of `movements`, in order, durable."""
-        blocks = -(-max(0, len(movements) - self._spare) // journal.ID_BLOCK)
-        locked = await journal.lock(wire, self._ledger, movements, blocks)
-        self._ids = journal.ids(self._ids, locked.blocks)
-        self._spare += len(locked.blocks) * journal.ID_BLOCK
-        plan = planner.plan(movements, locked.accounts, locked.earlier, locked.now, self._ids)
-        self._spare -= len(plan.transactions)
+    async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        """The answers to `groups`, in order, durable."""
+        movements = [movement for group in groups for movement in group.movements]
+        blocks = -(-max(0, len(movements) - len(self._spare_ids)) // journal.ID_BLOCK)
+        locked = await journal.begin(wire, self._ledger, movements, blocks)
+        for block in locked.blocks:
+            self._spare_ids.extend(range(block, block + journal.ID_BLOCK))
+        ids = iter(self._spare_ids.popleft, None)
+        plan = planner.plan(groups, locked.accounts, locked.earlier, locked.now, ids)
         await journal.record(wire, self._ledger, plan)
-        return plan.outcomes
+        return plan.answers
 
 
 class OpeningBatch:
@@ -68,7 +73,10 @@ class OpeningBatch:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of a poster: requests waiting, requests in a batch, seconds to an answer."""
+    """The bounds of a poster: requests waiting, requests in a batch, seconds to an answer.
+
+    A group counts as many requests as it has movements.
+    """
 
     queue_requests: int
     batch_requests: int
@@ -76,11 +84,12 @@ class Limits:
 
 
 class _Waiting(Generic[Request, Answer]):
-    __slots__ = ("answer", "request")
+    __slots__ = ("answer", "request", "weight")
 
-    def __init__(self, request: Request, answer: asyncio.Future[Answer]) -> None:
+    def __init__(self, request: Request, answer: asyncio.Future[Answer], weight: int) -> None:
         self.request = request
         self.answer = answer
+        self.weight = weight
 
 
 class _Deadlines:
@@ -119,10 +128,13 @@ class Poster(Generic[Request, Answer]):
         connect: Callable[[], Awaitable[Wire]],
         work: Work[Request, Answer],
         limits: Limits,
+        weigh: Callable[[Request], int] = lambda _: 1,
     ) -> None:
         self._connect = connect
         self._work = work
         self._limits = limits
+        self._weigh = weigh
+        self._queued = 0
         self._loop = asyncio.get_running_loop()
         self._deadlines = _Deadlines(self._loop, limits.deadline_s)
         self._queue: deque[_Waiting[Request, Answer]] = deque()
@@ -146,10 +158,12 @@ class Poster(Generic[Request, Answer]):
         """
         if self._closing:
             raise Overloaded("The service is stopping.")
-        if len(self._queue) >= self._limits.queue_requests:
+        if self._queued >= self._limits.queue_requests:
             raise Overloaded
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._queue.append(_Waiting(request, answer))
+        waiting = _Waiting(request, answer, self._weigh(request))
+        self._queued += waiting.weight
+        self._queue.append(waiting)
         self._arrived.set()
         self._deadlines.add(answer)
         return await answer
@@ -184,12 +198,15 @@ class Poster(Generic[Request, Answer]):
                 await self._arrived.wait()
 
     def _next_batch(self) -> list[_Waiting[Request, Answer]]:
-        """The oldest requests whose callers still wait."""
+        """The oldest requests whose callers still wait; one that is too large goes alone."""
         batch: list[_Waiting[Request, Answer]] = []
-        while self._queue and len(batch) < self._limits.batch_requests:
+        room = self._limits.batch_requests
+        while self._queue and (not batch or self._queue[0].weight <= room):
             waiting = self._queue.popleft()
+            self._queued -= waiting.weight
             if not waiting.answer.done():
                 batch.append(waiting)
+                room -= waiting.weight
         return batch
 
     async def _settle(self, batch: list[_Waiting[Request, Answer]]) -> None:

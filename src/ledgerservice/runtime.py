@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from ledgerservice import migrations
 from ledgerservice.database import Database, check_server, explained, parse_url, usable_role
 from ledgerservice.embedded import EmbeddedServer, bundled_binaries
-from ledgerservice.model import Movement, Opened, Opening, Outcome, Rejected
-from ledgerservice.poster import Limits, MovementBatch, OpeningBatch, Poster
+from ledgerservice.model import Group, Opened, Opening, Outcomes, Rejected
+from ledgerservice.poster import Limits, MovementBatch, OpeningBatch, Poster, movements_of
 from ledgerservice.reads import Reader
 from ledgerservice.schema import DEFAULT_LEDGER
 from ledgerservice.settings import Settings
@@ -52,7 +52,7 @@ class Runtime:
     """The running parts, for one ledger."""
 
     settings: Settings
-    movements: Poster[Movement, Outcome]
+    movements: Poster[Group, Outcomes]
     openings: Poster[Opening, Opened | Rejected]
     reader: Reader
 
@@ -77,7 +77,7 @@ async def _posting(database: Database) -> AsyncIterator[Runtime]:
         settings.queue_limit_requests, settings.batch_limit_requests, settings.request_deadline_s
     )
     engine = database.read_engine()
-    movements = Poster(database.connect_writer, MovementBatch(DEFAULT_LEDGER), limits)
+    movements = Poster(database.connect_writer, MovementBatch(DEFAULT_LEDGER), limits, movements_of)
     openings = Poster(database.connect_writer, OpeningBatch(DEFAULT_LEDGER), limits)
     try:
         yield Runtime(settings, movements, openings, Reader(engine, DEFAULT_LEDGER))

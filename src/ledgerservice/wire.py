@@ -37,10 +37,14 @@ class Result(NamedTuple):
     tag: str
 
 
-def array(values: Iterable[int | None]) -> bytes:
+def array(values: Iterable[int]) -> bytes:
     """An array of numbers as a parameter."""
-    items = ("NULL" if value is None else str(value) for value in values)
-    return f"{{{','.join(items)}}}".encode()
+    return f"{{{','.join(map(str, values))}}}".encode()
+
+
+def optional_array(values: Iterable[int | None]) -> bytes:
+    """An array of numbers and NULLs as a parameter."""
+    return array("NULL" if value is None else value for value in values)  # type: ignore[misc]
 
 
 def text_array(values: Iterable[str | None]) -> bytes:
@@ -51,19 +55,25 @@ def text_array(values: Iterable[str | None]) -> bytes:
 def _quoted(value: str | None) -> str:
     if value is None:
         return "NULL"
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
 
 
 class Wire:
-    """A connection of the write path."""
+    """A connection of the write path.
 
-    def __init__(self, connection: AsyncConnection[Any]) -> None:
+    `lasting`: it stays with the write path, so its statements are prepared once and kept.
+    """
+
+    def __init__(self, connection: AsyncConnection[Any], *, lasting: bool = True) -> None:
         self.connection = connection
         self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
+        self._lasting = lasting
         self._prepared: dict[str, bytes] = {}
         self._warnings: list[str] = []
+        self._transformer = Transformer(connection)
         connection.add_notice_handler(self._hear)
 
     async def exchange(self, *requests: Request) -> list[Result]:
@@ -77,13 +87,27 @@ class Wire:
         for statement, parameters in requests:
             name = self._prepared.get(statement)
             if name is None:
-                name = self._prepared[statement] = f"s{len(self._prepared)}".encode()
+                name = self._name(statement)
                 pgconn.send_prepare(name, statement.encode())
             pgconn.send_query_prepared(name, parameters, result_format=pq.Format.BINARY)
         pgconn.pipeline_sync()
-        results = [result for result in await self._results() if result.command_status]
+        results, failed = await self._results()
         pgconn.exit_pipeline_mode()
+        if failed is not None:
+            raise error_from_result(failed)
         return [Result(self._rows(result), _tag(result)) for result in results]
+
+    def _name(self, statement: str) -> bytes:
+        if not self._lasting:
+            return b""
+        name = self._prepared[statement] = f"s{len(self._prepared)}".encode()
+        return name
+
+    async def copy(self, statement: str, chunks: Iterable[str]) -> None:
+        """COPY FROM STDIN. A chunk is made while the server takes in those before it."""
+        async with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for chunk in chunks:
+                await copy.write(chunk)
 
     @property
     def warnings(self) -> list[str]:
@@ -99,6 +123,10 @@ class Wire:
         """Close the connection; an open transaction is rolled back by the server."""
         await self.connection.close()
 
+    def release(self) -> None:
+        """Leave the connection to whom it belongs."""
+        self.connection.remove_notice_handler(self._hear)
+
     def cut(self) -> None:
         """End the connection below libpq, so that whoever waits on it fails."""
         with suppress(OSError, psycopg.OperationalError), self._socket() as end:
@@ -111,8 +139,8 @@ class Wire:
         if notice.severity_nonlocalized == "WARNING":
             self._warnings.append(notice.message_primary or "")
 
-    async def _results(self) -> list[pq.abc.PGresult]:
-        """The results up to the pipeline's end. Raises the first failure."""
+    async def _results(self) -> tuple[list[pq.abc.PGresult], pq.abc.PGresult | None]:
+        """The statements' results up to the pipeline's end, and the first failure."""
         pgconn = self._pgconn
         results: list[pq.abc.PGresult] = []
         failed: pq.abc.PGresult | None = None
@@ -127,14 +155,13 @@ class Wire:
             if result.status == pq.ExecStatus.PIPELINE_SYNC:
                 break
             if result.status in _DONE:
-                results.append(result)
+                if result.command_status:  # the results of preparing have none
+                    results.append(result)
             elif failed is None:
                 failed = result
             if pgconn.status == pq.ConnStatus.BAD:
                 raise psycopg.OperationalError(pgconn.get_error_message())
-        if failed is not None:
-            raise error_from_result(failed)
-        return results
+        return results, failed
 
     async def _ready(self) -> None:
         """Wait until the socket can be read, or written where something is still to be sent."""
@@ -159,9 +186,8 @@ class Wire:
     def _rows(self, result: pq.abc.PGresult) -> Rows:
         if not result.ntuples:
             return []
-        transformer = Transformer(self.connection)
-        transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, tuple)
+        self._transformer.set_pgresult(result)
+        return self._transformer.load_rows(0, result.ntuples, tuple)
 
 
 def _tag(result: pq.abc.PGresult) -> str:

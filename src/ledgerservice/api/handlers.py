@@ -1,7 +1,6 @@
 """What each writing route does, between a body's bytes and an answer's bytes."""
 
 import logging
-import re
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +11,6 @@ from starlette.types import Receive
 from ledgerservice.api import rendering
 from ledgerservice.api.bodies import parse, read_body
 from ledgerservice.api.models import (
-    KEY_PATTERN,
     Deposit,
     OpenAccount,
     Transfer,
@@ -20,12 +18,11 @@ from ledgerservice.api.models import (
 )
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.model import Kind, Movement, Opening, Rejected
+from ledgerservice.model import Group, Kind, Movement, Opening, Outcome, Rejected, is_key
 from ledgerservice.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-_is_key = re.compile(KEY_PATTERN[1:-1], re.ASCII).fullmatch
 # No caller can send this character in a key, so ours cannot meet theirs.
 _OWN_KEY_MARK = "\N{MIDDLE DOT}"
 
@@ -66,11 +63,18 @@ async def move(runtime: Runtime, route: MoneyRoute, headers: Headers, receive: R
     key = _key(headers, request.idempotency_key)
     if key is None:
         raise Refused("idempotency_key_missing")
-    outcome = await runtime.movements.post(route.movement(request, key))
+    outcome = await post_one(runtime, route.movement(request, key))
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
     status, answer = rendering.answer(outcome.transaction)
     return _reply(status, answer, outcome.replayed)
+
+
+async def post_one(runtime: Runtime, movement: Movement) -> Outcome:
+    """The durable outcome of a single movement."""
+    outcomes = await runtime.movements.post(Group((movement,)))
+    assert isinstance(outcomes, list)
+    return outcomes[0]
 
 
 async def open_account(runtime: Runtime, headers: Headers, receive: Receive) -> Reply:
@@ -104,7 +108,7 @@ def _key(headers: Headers, body_key: str | None) -> str | None:
     if len(keys) > 1:
         raise Refused("idempotency_key_mismatch")
     key = keys.pop() if keys else None
-    if key is not None and not _is_key(key):
+    if key is not None and not is_key(key):
         raise Refused("idempotency_key_invalid")
     return key
 

@@ -7,9 +7,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic import WithJsonSchema as Schema
 
 from ledgerservice.api.bodies import Number
+from ledgerservice.model import KEY_PATTERN
 from ledgerservice.money import AMOUNT_PATTERN, is_positive_amount
 
-KEY_PATTERN = r"^[\x20-\x7e]{1,255}$"
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 _BIGGEST_ID = 2**63 - 1
 
@@ -61,7 +61,7 @@ Key = Annotated[
     Field(
         min_length=1,
         max_length=255,
-        pattern=KEY_PATTERN,
+        pattern=f"^{KEY_PATTERN}$",
         description="Names the payment. Here or in the Idempotency-Key header.",
         examples=["dep1"],
     ),

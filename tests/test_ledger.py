@@ -1,0 +1,224 @@
+"""The ledger in process: outcomes, linked movements, and posting in a transaction of one's own."""
+
+import asyncio
+import decimal
+from collections.abc import Awaitable, Callable
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ledgerservice import Ledger, deposit, transfer, withdrawal
+from ledgerservice.errors import CannotJoin
+from ledgerservice.model import Decline, Failed, Opened, Reject
+from tests.conftest import connect, url_text
+
+
+def with_ledger(database, test: Callable[[Ledger], Awaitable[None]]) -> None:
+    """Run `test` on a ledger with the accounts 1 (USD 10.00) and 2 (USD 0)."""
+
+    async def run() -> None:
+        async with Ledger.open(url_text(database)) as ledger:
+            for number in (1, 2):
+                opened = await ledger.open_account("Alice", "USD", key=f"open-{number}")
+                assert isinstance(opened, Opened)
+            assert (await ledger.deposit(1, 10, key="funding")).posted
+            await test(ledger)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def balances(ledger: Ledger) -> list[int]:
+    return [(await ledger.account(number)).balance for number in (1, 2)]
+
+
+def test_money_moves_and_outcomes_are_values(database, no_violations):
+    async def test(ledger: Ledger) -> None:
+        moved = await ledger.transfer(1, 2, "2.50", key="t")
+        assert moved.posted
+        assert (await ledger.transfer(1, 2, decimal.Decimal("2.5"), key="t")).replayed
+        assert (await ledger.outcome_of(1, "t")).id == moved.transaction.id
+        assert (await ledger.transaction(moved.transaction.id)).amount == 250
+        declined = await ledger.withdraw(2, 3, key="w")
+        assert declined.transaction.refusal.reason is Decline.INSUFFICIENT_FUNDS
+        assert (await ledger.deposit(99, 1, key="d")).reason is Reject.ACCOUNT_NOT_FOUND
+        assert [entry.amount for entry in await ledger.history(1)] == [-250, 1000]
+        assert await balances(ledger) == [750, 250]
+
+    with_ledger(database, test)
+    no_violations(database)
+
+
+@pytest.mark.parametrize("size", [1, 499, 500, 9_000])
+def test_many_movements_a_call_are_answered_in_order_and_replayed_whole(
+    database, no_violations, size
+):
+    """By INSERT, by COPY, and past the limit of a batch."""
+
+    async def test(ledger: Ledger) -> None:
+        movements = [transfer(1, 2, "0.01", f"\\{n} '\"") for n in range(size)]
+        first = await ledger.post(movements)
+        posted = min(size, 1000)
+        assert [o.posted for o in first] == [True] * posted + [False] * (size - posted)
+        assert [o.transaction.key for o in first] == [m.key for m in movements]
+        again = await ledger.post(movements)
+        assert all(o.replayed for o in again)
+        assert [o.transaction for o in again] == [o.transaction for o in first]
+        assert await balances(ledger) == [1000 - posted, posted]
+
+    with_ledger(database, test)
+    no_violations(database)
+
+
+def test_linked_movements_are_all_posted_or_none(database, no_violations):
+    async def test(ledger: Ledger) -> None:
+        pay = [transfer(1, 2, 4, "a"), transfer(2, 1, 1, "b"), transfer(1, 2, 8, "c")]
+        failed = await ledger.post(pay, linked=True)
+        assert isinstance(failed, Failed)
+        assert failed.index == 2
+        assert failed.outcome.transaction.refusal.available == 700
+        assert await balances(ledger) == [1000, 0]
+        assert [await ledger.outcome_of(1, key) for key in "ac"] == [None, None]
+        missing = await ledger.post([pay[0], deposit(99, 1, "z")], linked=True)
+        assert (missing.index, missing.outcome.reason) == (1, Reject.ACCOUNT_NOT_FOUND)
+        await ledger.deposit(1, 1, key="more")
+        assert all(outcome.posted for outcome in await ledger.post(pay, linked=True))
+        assert all(outcome.replayed for outcome in await ledger.post(pay, linked=True))
+        assert await balances(ledger) == [0, 1100]
+
+    with_ledger(database, test)
+    no_violations(database)
+
+
+def test_linked_groups_share_a_batch_with_others(database, no_violations):
+    """What a failed group did is taken back before the next is decided."""
+
+    async def test(ledger: Ledger) -> None:
+        groups = [
+            ledger.post([transfer(1, 2, 6, f"{n}"), transfer(1, 2, 6, f"{n}+")], linked=True)
+            for n in range(20)
+        ]
+        single = ledger.transfer(1, 2, 10, key="single")
+        *failed, outcome = await asyncio.gather(*groups, single)
+        assert all(isinstance(answer, Failed) and answer.index == 1 for answer in failed)
+        assert outcome.posted
+
+    with_ledger(database, test)
+    no_violations(database)
+
+
+@pytest.mark.parametrize(
+    ("amount", "key"),
+    [(1.5, "k"), ("-1", "k"), (0, "k"), (True, "k"), ("1e3", "k"), (1, ""), (1, "é"),
+     (1, "k" * 256), (decimal.Decimal("NaN"), "k")],
+)  # fmt: skip
+def test_what_is_no_movement_is_not_made(amount, key):
+    with pytest.raises(ValueError, match=r"amount|key"):
+        withdrawal(1, amount, key)
+
+
+# In a transaction of the caller's.
+
+
+def with_orders(database, test: Callable, **engine_options: object) -> None:
+    """Run `test` with a ledger, and an engine on a table of orders in the same database."""
+    with connect(database) as connection:
+        connection.execute("CREATE TABLE orders (key text PRIMARY KEY)")
+    url = database.url.render_as_string(hide_password=False)
+
+    async def run(ledger: Ledger) -> None:
+        engine = create_async_engine(url, poolclass=NullPool, **engine_options)
+        await test(ledger, engine)
+
+    with_ledger(database, run)
+
+
+def orders(database) -> int:
+    with connect(database) as connection:
+        return connection.execute("SELECT count(*) FROM orders").fetchone()[0]
+
+
+BOOK = text("INSERT INTO orders VALUES (:key)")
+
+
+@pytest.mark.parametrize("size", [1, 600])
+def test_an_order_and_its_payments_are_booked_in_one_commit(database, no_violations, size):
+    payments = [transfer(1, 2, "0.01", f"order-{n}") for n in range(size)]
+
+    async def test(ledger, engine) -> None:
+        async with engine.begin() as connection:
+            await connection.execute(BOOK, {"key": "1"})
+            outcomes = await ledger.post_in(connection, payments)
+            assert all(outcome.posted for outcome in outcomes)
+            assert await balances(ledger) == [1000, 0]  # not seen before the commit
+        assert await balances(ledger) == [1000 - size, size]
+        async with engine.begin() as connection:
+            again = await ledger.post_in(connection, payments)
+            assert [outcome.transaction for outcome in again] == [o.transaction for o in outcomes]
+            await connection.execute(BOOK, {"key": "2"})  # the connection is still its owner's
+
+    with_orders(database, test)
+    assert orders(database) == 2
+    no_violations(database)
+
+
+def test_what_is_rolled_back_was_never_paid(database, no_violations):
+    async def test(ledger, engine) -> None:
+        payment = [transfer(1, 2, 4, "order-1")]
+        async with engine.connect() as connection:
+            await connection.execute(BOOK, {"key": "1"})
+            assert (await ledger.post_in(connection, payment))[0].posted
+            await connection.rollback()
+        assert await ledger.outcome_of(1, "order-1") is None
+        assert not (await ledger.post(payment))[0].replayed
+
+    with_orders(database, test)
+    assert orders(database) == 0
+    no_violations(database)
+
+
+def test_a_fault_leaves_the_caller_s_transaction_to_be_rolled_back(database):
+    """Another run won the key in between: the unique key is the last judge."""
+
+    async def test(ledger, engine) -> None:
+        with connect(database) as owner:
+            owner.execute("ALTER TABLE ledger.entries ADD CHECK (amount <> 123)")
+        async with engine.connect() as connection:
+            with pytest.raises(psycopg.errors.CheckViolation):
+                await ledger.post_in(connection, [transfer(1, 2, "1.23", "k")])
+            await connection.rollback()
+            await connection.execute(BOOK, {"key": "after"})
+            assert (await ledger.post_in(connection, [transfer(1, 2, "1.24", "k")]))[0].posted
+            await connection.commit()
+
+    with_orders(database, test)
+    assert orders(database) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"isolation_level": "REPEATABLE READ"}, "REPEATABLE READ"),
+     ({"isolation_level": "AUTOCOMMIT"}, "autocommit")],
+)  # fmt: skip
+def test_only_a_transaction_that_can_be_joined_is_joined(database, options, said):
+    async def test(ledger, engine) -> None:
+        async with engine.connect() as connection:
+            with pytest.raises(CannotJoin, match=said):
+                await ledger.post_in(connection, [deposit(1, 1, "k")])
+        assert await ledger.outcome_of(1, "k") is None
+
+    with_orders(database, test, **options)
+
+
+def test_a_transaction_is_posted_in_once(database):
+    async def test(ledger, engine) -> None:
+        async with engine.begin() as connection:
+            await ledger.post_in(connection, [deposit(2, 1, "k")])
+            with pytest.raises(CannotJoin, match="once"):
+                await ledger.post_in(connection, [deposit(1, 1, "k")])
+        async with engine.begin() as connection:
+            await ledger.post_in(connection, [deposit(1, 1, "k")])
+
+    with_orders(database, test)
