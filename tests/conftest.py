@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,11 +158,11 @@ def environment(**values: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(**values: str) -> Iterator[RunningService]:
-    """`ledgerservice serve` as a process, with these environment variables."""
+def serving(*, options: Sequence[str] = (), **values: str) -> Iterator[RunningService]:
+    """`ledgerservice serve` as a process, with these options and environment variables."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ledgerservice", "serve", "--port", str(port)],
+        [sys.executable, "-m", "ledgerservice", "serve", "--port", str(port), *options],
         env=environment(**values),
         cwd=ROOT,
     )

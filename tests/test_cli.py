@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from ledgerservice import database as databases
 from ledgerservice import embedded
 from ledgerservice.database import Database, check_server, parse_url
 from ledgerservice.errors import ServerTooOld
+from ledgerservice.migrations import MIGRATION_LOCK
 from tests.conftest import (
     ROOT,
     RunningService,
@@ -159,6 +161,10 @@ def broken_databases(database: Database, new_database: Callable[..., Database]) 
         connection.execute(
             f"CREATE DATABASE {name}_ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
         )
+        connection.execute(f"CREATE DATABASE {name}_read_only")
+        connection.execute(
+            f"ALTER DATABASE {name}_read_only SET default_transaction_read_only = on"
+        )
         connection.execute(f"ALTER DATABASE {name}_weak SET synchronous_commit = off")
     newer = new_database()
     with connect(newer) as connection:
@@ -179,6 +185,7 @@ def broken_databases(database: Database, new_database: Callable[..., Database]) 
         },
         "Create it with ENCODING 'UTF8'": text(url.set(database=f"{name}_ascii")),
         "Turn on: synchronous_commit": text(url.set(database=f"{name}_weak")),
+        "takes no writes": text(url.set(database=f"{name}_read_only")),
         "LEDGER_PORT": {**text(url), "LEDGER_PORT": "no number"},
     }  # fmt: skip
 
@@ -220,6 +227,62 @@ def test_a_server_too_old_is_refused(database, monkeypatch):
     monkeypatch.setattr(databases, "OLDEST_SERVER", 99)
     with pytest.raises(ServerTooOld, match=r"It is version \d\d"):
         check_server(database)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_service_that_is_still_starting(database, number):
+    """Another process migrates, and does not come to an end."""
+    with connect(database) as other:
+        other.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ledgerservice", "serve", "--port", str(free_port())],
+            env=environment(DATABASE_URL=url_text(database)),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert "waiting for another process" in process.stderr.readline()
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+        process.stderr.close()
+
+
+def test_a_taken_port_is_not_called_ready(database):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = cli("serve", "--port", port, DATABASE_URL=url_text(database))
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
+    assert "ready" not in done.stdout
+
+
+def test_several_processes_serve_one_port_and_stop_together(folder):
+    with serving(LEDGER_DATA_FOLDER=str(folder), options=("--workers", "2")) as service:
+        account = service.open(balance="5")
+        postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGKILL)
+        for number in range(20):  # each on a connection of its own
+            with httpx.Client(base_url=service.base, timeout=60) as client:
+                deposit_until_answered(replace(service, client=client), account, str(number))
+        assert service.get(f"/accounts/{account}").json()["balance"] == "25.00"
+        assert service.stop() == 0
+
+
+def test_an_empty_service_role_means_the_url_s_own_user(database):
+    with serving(DATABASE_URL=url_text(database), LEDGER_SERVICE_ROLE="") as service:
+        service.open(balance="1")
+
+
+def test_a_silent_database_does_not_keep_a_reader_waiting(database):
+    values = {"DATABASE_URL": url_text(database), "LEDGER_REQUEST_DEADLINE_S": "1"}
+    with serving(**values) as service, connect(database) as other, other.transaction():
+        other.execute("LOCK TABLE ledger.accounts, ledger.alembic_version")
+        for path in ("/accounts/1", "/accounts/", "/health/ready"):
+            answer = service.get(path)
+            assert (answer.status_code, answer.json()["retry"]) == (503, "same_key")
+        assert service.get("/health/live").status_code == 200
 
 
 def test_uvicorn_says_the_same_line(database):

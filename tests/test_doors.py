@@ -6,11 +6,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from ledgerservice.api.app import MONEY_PATHS, Service
 from ledgerservice.model import Opening
-from tests.conftest import settings_for_tests, url_text
 
 JSON = {"Content-Type": "application/json"}
 GOOD = {"account_id": 1, "amount": "5.00", "idempotency_key": "k"}
@@ -47,9 +45,7 @@ REQUESTS = {
 @asynccontextmanager
 async def both_doors(database):
     """Clients of the whole service and of FastAPI behind it, on one runtime."""
-    service = Service(
-        settings_for_tests().model_copy(update={"database_url": SecretStr(url_text(database))})
-    )
+    service = Service(database)
     await service._start()
     for number in (1, 2):
         await service._api.state.runtime.openings.post(Opening("o", "USD", None, str(number)))

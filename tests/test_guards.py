@@ -73,6 +73,8 @@ DIRECT_WRITES = [
     "UPDATE ledger.accounts SET version = version + 1",
     "UPDATE ledger.accounts SET last_recorded_at = now()",
     "UPDATE ledger.accounts SET currency = 'INR'",
+    "UPDATE ledger.accounts SET floor = -1",
+    "UPDATE ledger.accounts SET owner = 'Mallory'",
     "UPDATE ledger.currencies SET exponent = 3",
     "DELETE FROM ledger.currencies",
 ]
@@ -282,6 +284,21 @@ def test_a_transaction_row_makes_sense(used, change):
             f"INSERT INTO ledger.transactions ({', '.join(facts)})"
             f" VALUES ({', '.join(facts.values())})"
         )
+
+
+def test_a_restored_transaction_takes_no_entries_though_the_counting_begins_anew(used):
+    """A new cluster reaches the number of the database transaction that wrote it once more."""
+    with connect(used) as owner, owner.transaction(force_rollback=True):
+        owner.execute("SET LOCAL session_replication_role = replica")
+        owner.execute("ALTER TABLE ledger.transactions DISABLE TRIGGER transactions_immutable")
+        owner.execute("UPDATE ledger.transactions SET posted_by = pg_current_xact_id()")
+        owner.execute("SET LOCAL session_replication_role = origin")
+        with pytest.raises(REFUSED, match="not of this database transaction"):
+            owner.execute(
+                "INSERT INTO ledger.entries SELECT ledger_id, currency_number, account_id, seq + 2,"
+                " transaction_id, 0, 0, balance, held, recorded_at"
+                " FROM ledger.entries WHERE transaction_id = 1"
+            )
 
 
 def test_the_floor_holds_without_the_journal_s_trigger_too(database):

@@ -126,6 +126,11 @@ CASES = {
     "currency before precision": (FUNDED, [transfer(1, 3, "0.001")], ["currency_mismatch"]),
     "too many decimals": (FUNDED, [deposit(1, "0.001")], ["amount_precision"]),
     "the same account twice": (FUNDED, [transfer(1, 1, "1")], ["same_account"]),
+    "the same amount in other digits": (
+        FUNDED,
+        [deposit(1, "1.5"), deposit(1, "1.500"), deposit(1, "1.501")],
+        ["posted", "replayed", "idempotency_key_reused"],
+    ),
     "the largest amount": (FUNDED, [deposit(1, "10000000000000.00")], ["posted"]),
     "a larger amount": (FUNDED, [deposit(1, "10000000000000.01")], ["amount_limit"]),
     "a balance past its limit": (FULL, [transfer(2, 1, "0.01")], ["balance_limit"]),
@@ -288,7 +293,8 @@ ALICE = Opened(1, "Alice", "USD", 2, "r1", "k1", NOW)
 OPENINGS = {
     "a new account": (Opening("Alice", "USD", "r1", "k1"), [1], "opened"),
     "its key again": (Opening("Alice", "USD", "r1", "k1"), [], "replayed"),
-    "its reference again": (Opening("Alice", "USD", "r1", "k9"), [], "replayed"),
+    "its reference again": (Opening("Alice", "USD", "r1", "·made up"), [], "replayed"),
+    "its reference, another key": (Opening("Alice", "USD", "r1", "k9"), [], "reference_taken"),
     "its key for another": (Opening("Bob", "USD", "r1", "k1"), [], "idempotency_key_reused"),
     "its reference for another": (Opening("Bob", "USD", "r1", "k9"), [], "reference_taken"),
     "an unknown currency": (Opening("Bob", "XXX", None, "k9"), [], "currency_unknown"),

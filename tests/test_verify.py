@@ -159,11 +159,48 @@ BROKEN = {
     "a constraint": ([NO_FLOOR], ["constraint accounts_available_above_floor"]),
     "a trigger that is off": (
         ["ALTER TABLE ledger.entries DISABLE TRIGGER entries_post"],
-        ["invariant 5: trigger entries_post: the guard is missing or disabled"],
+        ["invariant 5: trigger entries_post: the guard is missing, disabled or"],
+    ),
+    "a trigger that is for replicas only": (
+        ["ALTER TABLE ledger.entries ENABLE REPLICA TRIGGER entries_post"],
+        ["invariant 5: trigger entries_post"],
+    ),
+    "a trigger that does nothing": (
+        [
+            (
+                "CREATE OR REPLACE FUNCTION ledger.refuse_change() RETURNS trigger"
+                " LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+            )
+        ],
+        ["invariant 5: function refuse_change"],
+    ),
+    "any constraint": (
+        ["ALTER TABLE ledger.transactions DROP CONSTRAINT transactions_amount"],
+        ["constraint transactions_amount"],
+    ),
+    "a floor": (
+        ["UPDATE ledger.accounts SET floor = -100 WHERE id = 2"],
+        ["invariant 3: account 2, ledger 1: its floor is -100"],
+    ),
+    "the currency of a transaction's entries": (
+        ["UPDATE ledger.entries SET currency_number = 2 WHERE transaction_id = 3"],
+        ["invariant 2: account 1, ledger 1, seq 2", "invariant 2: account 2, ledger 1, seq 1"],
+    ),
+    "what a decline was decided on": (
+        ["UPDATE ledger.transactions SET deciding_available = 99999 WHERE id = 5"],
+        ["invariant 6: transaction 5, ledger 1: it was declined on available 99999"],
+    ),
+    "ids beyond all others": (
+        [ENTRY.format(f"{2**63 - 1}, 1, {2**63 - 1}, 5, 0, 5, 0")],
+        [f"account {2**63 - 1}, ledger 1: it has entries", f"transaction {2**63 - 1}"],
+    ),
+    "a ledger that is not there": (
+        ["UPDATE ledger.entries SET ledger_id = 9 WHERE account_id = 3"],
+        ["invariant 1: ledger 9: entries or transactions name it"],
     ),
     "a trigger that is gone": (
         ["DROP TRIGGER accounts_derived ON ledger.accounts"],
-        ["invariant 5: trigger accounts_derived: the guard is missing or disabled"],
+        ["invariant 5: trigger accounts_derived: the guard is missing,"],
     ),
 }
 

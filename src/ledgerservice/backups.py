@@ -16,6 +16,7 @@ def backup(binaries: Path, url: URL, file: Path) -> None:
     pg_dump takes one snapshot; the service may go on. Raises BackupError.
     """
     part = file.with_name(file.name + ".part")
+    part.touch(mode=0o600)
     arguments = ["--format=custom", f"--schema={SCHEMA}", "--no-owner", "--no-privileges"]
     try:
         _run(binaries / "pg_dump", [*arguments, f"--file={part}", f"--dbname={_dsn(url)}"], url)

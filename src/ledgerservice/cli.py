@@ -4,6 +4,7 @@ import asyncio
 import logging
 import shutil
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from uvicorn.supervisors import Multiprocess
 
 from ledgerservice import __version__, migrations
 from ledgerservice.api.app import Service
@@ -28,7 +30,7 @@ from ledgerservice.errors import BackupError, EmbeddedServerError, LedgerError
 from ledgerservice.ledger import Ledger, deposit, transfer, withdrawal
 from ledgerservice.model import Movement, Opened, Recorded
 from ledgerservice.money import to_major
-from ledgerservice.runtime import opened_database
+from ledgerservice.runtime import opened_database, started
 from ledgerservice.settings import Settings
 from ledgerservice.verifier import verify as find_violations
 
@@ -43,6 +45,7 @@ console = Console()
 
 SHOWN_VIOLATIONS = 1_000
 STOP_GRACE_S = 5
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
@@ -73,32 +76,45 @@ def _options(
     pass
 
 
+class _Server(uvicorn.Server):
+    """Says that it is ready when its port is open."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            _announce(self.config.host, self.servers[0].sockets[0].getsockname()[1])
+
+
+def _announce(host: str, port: int) -> None:
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104
+    base = f"http://{shown}:{port}"
+    console.print(
+        f"[bold green]The ledger is ready on {base}[/]  ·  docs: [link]{base}/docs[/link]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to serve on. [LEDGER_HOST]")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port to serve on. [LEDGER_PORT]")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes to serve with.")] = 1,
 ) -> None:
     """Serve the API. Ctrl-C or SIGTERM stop it, once what is in flight is answered."""
     given = {name: v for name, v in {"host": host, "port": port}.items() if v is not None}
     settings = Settings.load().model_copy(update=given)
-    shown = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
-    base = f"http://{shown}:{settings.port}"
-
-    def announce() -> None:
-        console.print(
-            f"[bold green]The ledger is ready on {base}[/]  ·  docs: [link]{base}/docs[/link]",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-    # uvicorn raises the signal again when it has stopped; the stop was what it asked for.
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: None)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            Service(settings, announce),
+    with _stopped_by_signals(), started(settings) as database:
+        # uvicorn raises a signal again when it has stopped; the stop was what it asked for.
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
+        application = Service(database) if workers == 1 else "ledgerservice.api.app:Service"
+        config = uvicorn.Config(
+            application,
+            factory=workers > 1,
+            workers=workers,
             http=BoundedHttp,
             host=settings.host,
             port=settings.port,
@@ -109,12 +125,33 @@ def serve(
             log_level="warning",
             timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,
         )
-    )
-    try:
-        server.run()
-    except SystemExit:
-        # It has said why it could not start, in one line.
-        raise typer.Exit(1) from None
+        try:
+            _serve(config)
+        except SystemExit:
+            # It has said why it could not start, in one line.
+            raise typer.Exit(1) from None
+
+
+def _serve(config: uvicorn.Config) -> None:
+    if config.workers == 1:
+        _Server(config).run()
+        return
+    # The processes have their settings from the environment, and attach to the embedded server.
+    listener = config.bind_socket()
+    _announce(config.host, listener.getsockname()[1])
+    Multiprocess(config, sockets=[listener]).run()
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Before there is anything to be answered a signal simply ends the program."""
+
+    def stop(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+    yield
 
 
 @app.command()
@@ -195,16 +232,20 @@ def restore(
 
 
 def _tools(settings: Settings) -> Path:
-    """The folder of pg_dump and pg_restore: chosen, the wheel's, or the PATH's."""
+    """The folder of pg_dump and pg_restore: chosen, the wheel's, or the PATH's.
+
+    The wheel's speak no TLS: where that is demanded the PATH's come first.
+    """
     if settings.postgres_bin is not None:
         return settings.postgres_bin
+    found = shutil.which("pg_dump")
+    url = settings.database_url
+    if found is not None and url is not None and "sslmode=" in url.get_secret_value():
+        return Path(found).parent
     try:
         return bundled_binaries()
     except EmbeddedServerError:
-        found = shutil.which("pg_dump")
-        if found is None:
-            raise BackupError("Install PostgreSQL's client programs (pg_dump).") from None
-        return Path(found).parent
+        raise BackupError("Install PostgreSQL's client programs (pg_dump).") from None
 
 
 @app.command()

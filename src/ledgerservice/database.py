@@ -16,9 +16,11 @@ from ledgerservice.errors import (
     ConfigurationError,
     DatabaseMissing,
     DatabaseNotUtf8,
+    DatabaseReadOnly,
     DatabaseRefused,
     DatabaseUnreachable,
     LedgerError,
+    RightsMissing,
     ServerNotDurable,
     ServerTooOld,
 )
@@ -131,19 +133,28 @@ def _explain(error: BaseException | None) -> LedgerError:
     said = " ".join(str(error).split()) or type(error).__name__
     if "database" in said and "does not exist" in said:
         return DatabaseMissing(f"({said})")
-    if "authentication failed" in said or ("role" in said and "does not exist" in said):
+    if any(sign in said for sign in _REFUSALS) or ("role" in said and "does not exist" in said):
         return DatabaseRefused(f"({said})")
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return RightsMissing(f"({said})")
     if isinstance(error, psycopg.OperationalError):
         return DatabaseUnreachable(f"({said})")
     return LedgerError(said)
 
 
+_REFUSALS = ("authentication failed", "no password supplied", "pg_hba.conf")
+
+
 def check_server(database: Database) -> None:
-    """Raise ServerTooOld, DatabaseNotUtf8 or ServerNotDurable where it must not hold money."""
+    """Raise ServerTooOld, DatabaseReadOnly, DatabaseNotUtf8 or ServerNotDurable where it must not
+    hold money.
+    """
     with database.owner_engine().connect() as connection:
         facts = connection.execute(_SERVER_FACTS).one()
     if facts.version < OLDEST_SERVER * 10_000:
         raise ServerTooOld(f"It is version {facts.version // 10_000}.")
+    if facts.read_only == "on":
+        raise DatabaseReadOnly
     if facts.encoding != "UTF8":
         raise DatabaseNotUtf8(f"It keeps {facts.encoding}.")
     off = [
@@ -162,6 +173,7 @@ _SERVER_FACTS = text(
     """
     SELECT current_setting('server_version_num')::int AS version,
            current_setting('server_encoding') AS encoding,
+           current_setting('transaction_read_only') AS read_only,
            current_setting('fsync') AS fsync,
            current_setting('full_page_writes') AS full_page_writes,
            current_setting('synchronous_commit') AS synchronous_commit
@@ -177,7 +189,12 @@ def usable_role(database: Database) -> str | None:
     with database.owner_engine().connect() as connection:
         if connection.scalar(_MAY_TAKE_ROLE, {"role": role}):
             return role
-    log.warning("no role %s for this user: the service runs with the user's own rights", role)
+    log.warning(
+        "the service runs with its user's own rights, because that may not take the role %s "
+        "(GRANT %s TO the user, or name another in LEDGER_SERVICE_ROLE)",
+        role,
+        role,
+    )
     return None
 
 

@@ -33,15 +33,25 @@ class DatabaseMissing(LedgerError):
 
 
 class DatabaseRefused(LedgerError):
-    """PostgreSQL refused the login. Check user and password in DATABASE_URL."""
+    """PostgreSQL refused the login. Check user and password in DATABASE_URL, and pg_hba.conf."""
+
+
+class RightsMissing(LedgerError):
+    """The user of DATABASE_URL may not do this. To set up the ledger it needs CREATE on the
+    database; `ledgerservice migrate` may be run by another user than the service.
+    """
 
 
 class DatabaseUnreachable(LedgerError):
-    """No PostgreSQL answers at DATABASE_URL. Check host and port, and that it is running."""
+    """PostgreSQL cannot be used at DATABASE_URL. Check host and port, and that it is running."""
 
 
 class ServerTooOld(LedgerError):
     """This PostgreSQL is too old. The ledger needs version 15 or later."""
+
+
+class DatabaseReadOnly(LedgerError):
+    """This database takes no writes: it is a standby, or set to be read only."""
 
 
 class DatabaseNotUtf8(LedgerError):

@@ -67,7 +67,7 @@ WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[])
 """
 
 TAKE_CLOCK_AND_IDS = """
-SELECT clock_timestamp(), ARRAY(
+SELECT greatest(clock_timestamp(), transaction_timestamp()), ARRAY(
     SELECT nextval('ledger.transaction_id') FROM generate_series(1, $1::integer))
 """
 

@@ -31,6 +31,12 @@ def to_minor(text: str, exponent: int) -> int | None:
     return int(whole + fraction.ljust(exponent, "0"))
 
 
+def is_same_amount(text: str, minor: int, exponent: int) -> bool:
+    """Whether `text` has the value of `minor` units, however many zeros it ends with."""
+    whole, _, fraction = text.partition(".")
+    return to_minor(f"{whole}.{fraction.rstrip('0')}", exponent) == minor
+
+
 def to_major(minor: int, exponent: int) -> str:
     """`minor` units as a decimal in major units: 5000 with exponent 2 is "50.00"."""
     if exponent == 0:

@@ -29,8 +29,9 @@ from ledgerservice.model import (
     Reject,
     Rejected,
     Transaction,
+    is_key,
 )
-from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, to_minor
+from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, is_same_amount, to_minor
 
 RENDERER = 1
 """The version of the answer's form that new transactions are stored with."""
@@ -198,7 +199,7 @@ def _repeat(seen: Transaction, movement: Movement) -> Outcome:
     same = (
         seen.kind is movement.kind
         and movement.counterparty_id in (None, seen.counterparty_id)
-        and seen.amount == to_minor(movement.amount, seen.exponent)
+        and is_same_amount(movement.amount, seen.amount, seen.exponent)
     )
     if same:
         return Recorded(seen, replayed=True)
@@ -233,7 +234,8 @@ def settle_openings(
     """The answers to `openings`, in order, once their accounts are there.
 
     `accounts` are those that carry one of their keys or references; the ids in `fresh` were
-    opened for this batch. A reference protects like a key: the same content is a replay.
+    opened for this batch. A reference protects like a key: the same content is a replay, unless
+    the caller gave another key, which would have two outcomes then.
     """
     by_key = {account.key: account for account in accounts}
     by_reference = {account.reference: account for account in by_key.values() if account.reference}
@@ -253,6 +255,8 @@ def _settle_opening(
 ) -> Opened | Rejected:
     if found is None:
         return Rejected(Reject.CURRENCY_UNKNOWN)
+    if found.key != opening.key and is_key(opening.key):
+        return Rejected(clash, found.account_id)
     if (found.owner, found.currency, found.reference) != (
         opening.owner,
         opening.currency,

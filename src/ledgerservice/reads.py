@@ -2,6 +2,8 @@
 of an account's row or of pages by key, so that its cost does not depend on how far back it looks.
 """
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -9,13 +11,15 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Select, bindparam, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ledgerservice.errors import Unavailable
+from ledgerservice.errors import InternalFault, Unavailable
 from ledgerservice.model import Entry, Kind, Transaction
 from ledgerservice.schema import accounts, entries, transactions
+
+log = logging.getLogger(__name__)
 
 
 class AccountView(msgspec.Struct, frozen=True):
@@ -132,11 +136,16 @@ Fields = tuple[Any, ...]
 
 
 class Reader:
-    """Reads one ledger. Every method raises Unavailable while the database is away."""
+    """Reads one ledger.
 
-    def __init__(self, engine: AsyncEngine, ledger: int) -> None:
+    Every method raises Unavailable while the database is away, or silent for `deadline_s`, and
+    InternalFault if it refuses.
+    """
+
+    def __init__(self, engine: AsyncEngine, ledger: int, deadline_s: float) -> None:
         self._engine = engine
         self._ledger = ledger
+        self._deadline_s = deadline_s
 
     async def account(self, account_id: int) -> AccountView | None:
         """The account as it stands, or None."""
@@ -193,7 +202,10 @@ class Reader:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            async with self._engine.connect() as connection:
+            async with asyncio.timeout(self._deadline_s), self._engine.connect() as connection:
                 yield connection
-        except (DBAPIError, PoolTimeout, OSError) as error:
+        except (DBAPIError, PoolTimeout, OSError) as error:  # TimeoutError is an OSError
+            log.warning("a read failed: %s", " ".join(str(error).split()) or "no answer in time")
+            if isinstance(error, ProgrammingError):
+                raise InternalFault from error
             raise Unavailable from error

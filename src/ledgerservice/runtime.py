@@ -1,9 +1,9 @@
 """Where the parts are wired together, and nowhere else."""
 
-import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from ledgerservice import migrations
@@ -57,54 +57,68 @@ class Runtime:
     reader: Reader
 
     async def ready(self) -> bool:
-        """Whether the database answers and its schema is the expected one."""
-        return bool(await self.reader.scalar(migrations.CURRENT_REVISION) == migrations.HEAD)
+        """Whether the database answers, takes writes, and its schema is the expected one."""
+        return bool(await self.reader.scalar(migrations.WRITABLE_REVISION) == migrations.HEAD)
+
+
+@contextmanager
+def started(settings: Settings) -> Iterator[Database]:
+    """The database, checked and migrated; the embedded server is kept alive as long."""
+    with opened_database(settings) as (unprepared, embedded):
+        database = prepared(unprepared)
+        with _watched(embedded):
+            yield database
 
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Runtime]:
     """Everything started, in order; stopped in reverse, when what was asked for is answered."""
-    with opened_database(settings) as (unprepared, embedded):
-        database = prepared(unprepared)
-        async with _watched(embedded), _posting(database) as runtime:
+    with started(settings) as database:
+        async with posting(database) as runtime:
             yield runtime
 
 
 @asynccontextmanager
-async def _posting(database: Database) -> AsyncIterator[Runtime]:
+async def posting(database: Database) -> AsyncIterator[Runtime]:
+    """The parts of this process on a database that has been prepared."""
     settings = database.settings
     limits = Limits(
         settings.queue_limit_requests, settings.batch_limit_requests, settings.request_deadline_s
     )
     engine = database.read_engine()
+    reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s)
     movements = Poster(database.connect_writer, MovementBatch(DEFAULT_LEDGER), limits, movements_of)
     openings = Poster(database.connect_writer, OpeningBatch(DEFAULT_LEDGER), limits)
     try:
-        yield Runtime(settings, movements, openings, Reader(engine, DEFAULT_LEDGER))
+        yield Runtime(settings, movements, openings, reader)
     finally:
         await movements.close()
         await openings.close()
         await engine.dispose()
 
 
-@asynccontextmanager
-async def _watched(embedded: EmbeddedServer | None) -> AsyncIterator[None]:
-    """The embedded server is started again if it dies, or taken over if its owner does."""
+@contextmanager
+def _watched(embedded: EmbeddedServer | None) -> Iterator[None]:
+    """The embedded server is started again if it dies, or taken over if its owner does.
+
+    In a thread, so that requests are answered meanwhile. It lives as long as this context: a
+    server that it started gets a signal when the thread ends.
+    """
     if embedded is None:
         yield
         return
-    watching = asyncio.create_task(_watch(embedded), name="embedded-watch")
+    stop = threading.Event()
+    watching = threading.Thread(target=_watch, args=(embedded, stop), name="embedded-watch")
+    watching.start()
     try:
         yield
     finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        stop.set()
+        watching.join()
 
 
-async def _watch(embedded: EmbeddedServer) -> None:
-    while True:
-        await asyncio.sleep(WATCH_INTERVAL_S)
+def _watch(embedded: EmbeddedServer, stop: threading.Event) -> None:
+    while not stop.wait(WATCH_INTERVAL_S):
         try:
             embedded.check()
         except Exception:

@@ -109,7 +109,8 @@ transactions = Table(
         nullable=False,
         server_default=text("pg_current_xact_id()"),
         comment="The database transaction that wrote the row: entries can only be added by the"
-        " same one.",
+        " same one. A restored database counts them anew, so the moment must be of that"
+        " transaction too.",
     ),
     Column("deciding_account_id", BigInteger),
     Column("deciding_version", BigInteger),

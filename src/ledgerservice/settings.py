@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     )
     service_role: str | None = Field(
         default="ledgerservice",
-        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        pattern=r"^([a-z_][a-z0-9_]{0,62})?$",
         description="Least-privilege role of the service; empty: the user of DATABASE_URL.",
     )
     max_body_bytes: int = Field(default=65_536, ge=1_024, description="Larger bodies get 413.")

@@ -4,10 +4,12 @@ It believes nothing that a superuser could have written past the guards. All of 
 snapshot, range of ids by range of ids, so that memory stays flat and progress can be shown.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, TextClause, text
 
 ACCOUNTS_A_STEP = 5_000
 TRANSACTIONS_A_STEP = 50_000
@@ -31,7 +33,8 @@ class Check(NamedTuple):
     query: str
 
 
-Step = tuple[Check, dict[str, int]]
+Bounds = dict[str, int]
+Step = tuple[Check, Mapping[str, Any]]
 
 # Each is run once.
 WHOLE = [
@@ -46,31 +49,46 @@ WHOLE = [
     Check(
         5,
         """
-        SELECT 'trigger ' || name, 'the guard is missing or disabled'
-        FROM unnest(ARRAY['transactions_immutable', 'entries_immutable', 'accounts_permanent',
-                          'accounts_derived', 'entries_post', 'accounts_open',
-                          'currencies_permanent']) AS name
+        SELECT 'trigger ' || name, 'the guard is missing, disabled or another function''s'
+        FROM unnest((:triggers)::text[], (:functions)::text[], (:always)::boolean[])
+            AS expected (name, function, always)
         WHERE NOT EXISTS (
             SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
             WHERE c.relnamespace = 'ledger'::regnamespace AND t.tgname = name
-              AND t.tgenabled <> 'D')
+              AND t.tgfoid = to_regproc('ledger.' || function)
+              AND (t.tgenabled = 'A' OR t.tgenabled = 'O' AND NOT always))
+        """,
+    ),
+    Check(
+        5,
+        """
+        SELECT 'function ' || proname, 'it is not what the migrations made'
+        FROM pg_proc
+        WHERE pronamespace = 'ledger'::regnamespace AND position(prosrc IN :source) = 0
         """,
     ),
     Check(
         3,
         """
         SELECT 'constraint ' || name, 'the guard is missing or not validated'
-        FROM unnest(ARRAY['accounts_available_above_floor', 'accounts_balance_limit',
-                          'accounts_held_not_negative', 'transactions_decline',
-                          'transactions_idempotency_key']) AS name
+        FROM unnest((:constraints)::text[]) AS name
         WHERE NOT EXISTS (
             SELECT FROM pg_constraint
             WHERE connamespace = 'ledger'::regnamespace AND conname = name AND convalidated)
         """,
     ),
+    Check(
+        1,
+        """
+        SELECT 'ledger ' || ledger_id, 'entries or transactions name it, but it does not exist'
+        FROM (SELECT ledger_id FROM ledger.entries UNION SELECT ledger_id FROM ledger.transactions)
+            AS named
+        WHERE ledger_id NOT IN (SELECT ledger_id FROM ledger.ledgers)
+        """,
+    ),
 ]
 
-# Each is run for every range of account ids, :low to :high.
+# Each is run for every ledger's every range of account ids, :low to :high.
 BY_ACCOUNT = [
     Check(
         4,
@@ -88,7 +106,7 @@ BY_ACCOUNT = [
                    lag(balance, 1, 0::bigint) OVER account AS before,
                    lag(held, 1, 0::bigint) OVER account AS held_before,
                    lag(recorded_at) OVER account AS recorded_before
-            FROM ledger.entries WHERE account_id BETWEEN :low AND :high
+            FROM ledger.entries WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high
             WINDOW account AS (PARTITION BY ledger_id, account_id ORDER BY seq)
         ) e
         WHERE seq <> place OR balance <> before + amount OR held <> held_before + held_change
@@ -102,7 +120,29 @@ BY_ACCOUNT = [
                'available ' || e.balance - e.held || ' is below the floor ' || a.floor
         FROM ledger.entries e JOIN ledger.accounts a
           ON a.ledger_id = e.ledger_id AND a.id = e.account_id
-        WHERE e.account_id BETWEEN :low AND :high AND e.balance - e.held < a.floor
+        WHERE e.ledger_id = :ledger AND e.account_id BETWEEN :low AND :high
+          AND e.balance - e.held < a.floor
+        """,
+    ),
+    Check(
+        3,
+        """
+        SELECT 'account ' || id || ', ledger ' || ledger_id,
+               'its floor is ' || coalesce(floor::text, 'missing') || ', though nobody granted that'
+        FROM ledger.accounts
+        WHERE ledger_id = :ledger AND id BETWEEN :low AND :high
+          AND id > 0 AND floor IS DISTINCT FROM 0
+        """,
+    ),
+    Check(
+        2,
+        """
+        SELECT 'account ' || e.account_id || ', ledger ' || e.ledger_id || ', seq ' || e.seq,
+               'the entry is not in the account''s currency'
+        FROM ledger.entries e JOIN ledger.accounts a
+          ON a.ledger_id = e.ledger_id AND a.id = e.account_id
+        WHERE e.ledger_id = :ledger AND e.account_id BETWEEN :low AND :high
+          AND e.currency_number <> a.currency_number
         """,
     ),
     Check(
@@ -115,10 +155,12 @@ BY_ACCOUNT = [
                                 'says %s, %s, %s', a.balance, a.held, a.version,
                                 coalesce(e.balance, 0), coalesce(e.held, 0), coalesce(e.seq, 0))
                END
-        FROM (SELECT * FROM ledger.accounts WHERE id BETWEEN :low AND :high) a
+        FROM (
+            SELECT * FROM ledger.accounts WHERE ledger_id = :ledger AND id BETWEEN :low AND :high
+        ) a
         FULL JOIN (
             SELECT DISTINCT ON (ledger_id, account_id) *
-            FROM ledger.entries WHERE account_id BETWEEN :low AND :high
+            FROM ledger.entries WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high
             ORDER BY ledger_id, account_id, seq DESC
         ) e ON e.ledger_id = a.ledger_id AND e.account_id = a.id
         WHERE (a.balance, a.held, a.version, a.currency_number) IS DISTINCT FROM
@@ -132,13 +174,13 @@ BY_ACCOUNT = [
         """
         SELECT 'account ' || account_id || ', ledger ' || ledger_id,
                count(*) || ' transactions have the key ' || quote_literal(idempotency_key)
-        FROM ledger.transactions WHERE account_id BETWEEN :low AND :high
+        FROM ledger.transactions WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high
         GROUP BY ledger_id, account_id, idempotency_key HAVING count(*) > 1
         """,
     ),
 ]
 
-# Each is run for every range of transaction ids, :low to :high.
+# Each is run for every ledger's every range of transaction ids, :low to :high.
 BY_TRANSACTION = [
     Check(
         1,
@@ -151,7 +193,10 @@ BY_TRANSACTION = [
                     WHEN e.total <> 0 THEN 'its entries sum to ' || e.total || ', not 0'
                     WHEN e.other_moment THEN 'an entry was recorded at another moment'
                     ELSE 'its entries are not those of its kind, amount and accounts' END
-        FROM (SELECT * FROM ledger.transactions WHERE id BETWEEN :low AND :high) t
+        FROM (
+            SELECT * FROM ledger.transactions
+            WHERE ledger_id = :ledger AND id BETWEEN :low AND :high
+        ) t
         FULL JOIN (
             SELECT e.ledger_id, e.transaction_id, count(*) AS entries,
                    max(abs(total)) AS total,
@@ -167,7 +212,7 @@ BY_TRANSACTION = [
                            * CASE t.kind WHEN 1 THEN 1 ELSE -1 END, false)) AS expected
                 FROM ledger.entries e LEFT JOIN ledger.transactions t
                   ON t.ledger_id = e.ledger_id AND t.id = e.transaction_id
-                WHERE e.transaction_id BETWEEN :low AND :high
+                WHERE e.ledger_id = :ledger AND e.transaction_id BETWEEN :low AND :high
                 GROUP BY e.ledger_id, e.transaction_id, e.currency_number
             ) e GROUP BY e.ledger_id, e.transaction_id
         ) e ON e.ledger_id = t.ledger_id AND e.transaction_id = t.id
@@ -177,22 +222,48 @@ BY_TRANSACTION = [
                                 OR e.expected IS NOT TRUE)
         """,
     ),
+    Check(
+        6,
+        """
+        SELECT 'transaction ' || t.id || ', ledger ' || t.ledger_id,
+               format('it was declined on available %s at version %s, where account %s had %s',
+                      t.deciding_available, t.deciding_version, t.deciding_account_id,
+                      coalesce((e.balance - e.held)::text, 'no entry'))
+        FROM ledger.transactions t LEFT JOIN ledger.entries e
+          ON e.ledger_id = t.ledger_id AND e.account_id = t.deciding_account_id
+         AND e.seq = t.deciding_version
+        WHERE t.ledger_id = :ledger AND t.id BETWEEN :low AND :high AND t.status = 2
+          AND CASE WHEN t.deciding_version = 0 THEN t.deciding_available <> 0
+                   ELSE t.deciding_available IS DISTINCT FROM e.balance - e.held END
+        """,
+    ),
 ]
 
-_ACCOUNT_RANGE = text(
-    "SELECT least(min(a), min(e)), greatest(max(a), max(e)) FROM"
-    " (SELECT min(id) AS a, NULL::bigint AS e FROM ledger.accounts"
-    "  UNION ALL SELECT max(id), NULL FROM ledger.accounts"
-    "  UNION ALL SELECT NULL, min(account_id) FROM ledger.entries"
-    "  UNION ALL SELECT NULL, max(account_id) FROM ledger.entries) r"
+_LEDGERS = text("SELECT ledger_id FROM ledger.ledgers ORDER BY ledger_id")
+_END_OF_ACCOUNTS = text(
+    "SELECT id FROM ledger.accounts WHERE ledger_id = :ledger AND id >= :low"
+    " ORDER BY id OFFSET :size LIMIT 1"
 )
-_TRANSACTION_RANGE = text(
-    "SELECT least(min(t), min(e)), greatest(max(t), max(e)) FROM"
-    " (SELECT min(id) AS t, NULL::bigint AS e FROM ledger.transactions"
-    "  UNION ALL SELECT max(id), NULL FROM ledger.transactions"
-    "  UNION ALL SELECT NULL, min(transaction_id) FROM ledger.entries"
-    "  UNION ALL SELECT NULL, max(transaction_id) FROM ledger.entries) r"
+_END_OF_TRANSACTIONS = text(
+    "SELECT id FROM ledger.transactions WHERE ledger_id = :ledger AND id >= :low"
+    " ORDER BY id OFFSET :size LIMIT 1"
 )
+SMALLEST, BIGGEST = -(2**63), 2**63 - 1
+
+# What guards there must be is read from where they are made.
+_SOURCE = "".join(
+    file.read_text()
+    for file in sorted((Path(__file__).parent / "migrations" / "versions").glob("*.sql"))
+)
+_TRIGGERS = re.findall(r"CREATE TRIGGER (\w+)[^;]*?EXECUTE FUNCTION ledger\.(\w+)", _SOURCE)
+_ALWAYS = set(re.findall(r"ENABLE ALWAYS TRIGGER (\w+)", _SOURCE))
+_GUARDS: dict[str, Any] = {
+    "source": _SOURCE,
+    "triggers": [name for name, _ in _TRIGGERS],
+    "functions": [function for _, function in _TRIGGERS],
+    "always": [name in _ALWAYS for name, _ in _TRIGGERS],
+    "constraints": re.findall(r"CONSTRAINT (\w+)", _SOURCE),
+}
 
 Progress = Callable[[int, int], None]
 
@@ -205,21 +276,27 @@ def verify(engine: Engine, progress: Progress = lambda _done, _of: None) -> Iter
     with engine.connect().execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:
-        steps: list[Step] = [(check, {}) for check in WHOLE]
-        steps += _ranges(connection, BY_ACCOUNT, _ACCOUNT_RANGE, ACCOUNTS_A_STEP)
-        steps += _ranges(connection, BY_TRANSACTION, _TRANSACTION_RANGE, TRANSACTIONS_A_STEP)
-        for done, (check, bounds) in enumerate(steps, start=1):
-            for where, what in connection.execute(text(check.query), bounds).yield_per(1_000):
+        steps: list[Step] = [(check, _GUARDS) for check in WHOLE]
+        for (ledger,) in connection.execute(_LEDGERS).all():
+            for checks, end, size in (
+                (BY_ACCOUNT, _END_OF_ACCOUNTS, ACCOUNTS_A_STEP),
+                (BY_TRANSACTION, _END_OF_TRANSACTIONS, TRANSACTIONS_A_STEP),
+            ):
+                ranges = _ranges(connection, end, ledger, size)
+                steps += [(check, bounds) for bounds in ranges for check in checks]
+        for done, (check, values) in enumerate(steps, start=1):
+            for where, what in connection.execute(text(check.query), values).yield_per(1_000):
                 yield Violation(check.invariant, where, what)
             progress(done, len(steps))
 
 
-def _ranges(connection: Connection, checks: list[Check], ends: object, size: int) -> list[Step]:
-    low, high = connection.execute(ends).one()  # type: ignore[call-overload]
-    if low is None:
-        return []
-    return [
-        (check, {"low": start, "high": start + size - 1})
-        for start in range(low, high + 1, size)
-        for check in checks
-    ]
+def _ranges(connection: Connection, end: TextClause, ledger: int, size: int) -> list[Bounds]:
+    """All ids there could be, in ranges that hold `size` rows each."""
+    ranges: list[Bounds] = []
+    low: int | None = SMALLEST
+    while low is not None:
+        values = {"ledger": ledger, "low": low}
+        after = connection.scalar(end, {**values, "size": size})
+        ranges.append({**values, "high": BIGGEST if after is None else after - 1})
+        low = after
+    return ranges

@@ -3,7 +3,6 @@
 import gc
 import logging
 import traceback
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -19,8 +18,9 @@ from ledgerservice import __version__
 from ledgerservice.api.handlers import MONEY_ROUTES, MoneyRoute, move, problem_of
 from ledgerservice.api.problems import CATALOGUE, Refused, problem
 from ledgerservice.api.routes import response, router
+from ledgerservice.database import Database
 from ledgerservice.errors import LedgerError
-from ledgerservice.runtime import Runtime, running
+from ledgerservice.runtime import Runtime, posting, running
 from ledgerservice.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -86,12 +86,9 @@ MONEY_PATHS = {
 class Service:
     """The whole service as an ASGI application: starts the runtime, serves, stops it."""
 
-    def __init__(
-        self, settings: Settings | None = None, announce: Callable[[], None] = lambda: None
-    ) -> None:
-        """`settings`: None reads the environment at start-up. `announce` is called when ready."""
-        self._settings = settings
-        self._announce = announce
+    def __init__(self, database: Database | None = None) -> None:
+        """`database`: already prepared; None: started at start-up, as the environment says."""
+        self._database = database
         self._api = create_api()
         self._life: AbstractAsyncContextManager[Runtime] | None = None
 
@@ -132,14 +129,14 @@ class Service:
             # uvicorn takes an exception for an application without a lifespan, and serves it.
             await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
             return
-        self._announce()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._stop()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
-        self._life = running(self._settings or Settings.load())
+        database = self._database
+        self._life = posting(database) if database else running(Settings.load())
         self._api.state.runtime = await self._life.__aenter__()
         # What start-up has made stays: full collections that walk it took 77 ms, twice a second.
         gc.collect()

@@ -109,13 +109,14 @@ CATALOGUE: dict[str, Problem] = {
     "overloaded": Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "same_key",
-        "Too many requests are waiting. Nothing was moved; send the same request again later.",
+        "Too many requests are waiting, or the service is stopping. Nothing was moved; send the "
+        "same request again later.",
     ),
     "unavailable": Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "same_key",
-        "The outcome could not be confirmed in time. Send the same request with the same key: "
-        "it moves money at most once.",
+        "The database did not answer in time. Send the same request again, a movement with the "
+        "same key: it moves money at most once.",
     ),
     "internal_error": Problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,

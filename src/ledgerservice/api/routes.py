@@ -142,9 +142,9 @@ async def list_accounts(
 ) -> Response:
     """Accounts by id, a page at a time; the Link header leads to the next one."""
     runtime = _runtime(request)
-    _check_query(runtime, limit, owner, currency)
+    _check_query(request, limit, "owner", "currency")
     filters = ["accounts", owner, currency]
-    after = cursors.decode(cursor, filters) if cursor else 0
+    after = 0 if cursor is None else cursors.decode(cursor, filters)
     page = await runtime.reader.accounts(owner, currency, after, limit + 1)
     headers = None
     if len(page) > limit:
@@ -182,10 +182,10 @@ async def get_history(
 ) -> Response:
     """The account's entries, newest first; the Link header leads to the next page."""
     runtime = _runtime(request)
-    _check_query(runtime, limit)
+    _check_query(request, limit)
     account = _id(request, "account_id", "account_not_found")
     filters = ["history", account]
-    before = cursors.decode(cursor, filters) if cursor else PAST_ALL_VERSIONS
+    before = PAST_ALL_VERSIONS if cursor is None else cursors.decode(cursor, filters)
     page = await runtime.reader.history(account, limit + 1, before)
     if not page and await runtime.reader.account(account) is None:
         raise Refused("account_not_found")
@@ -196,10 +196,23 @@ async def get_history(
     return _json(rendering.encode([rendering.history_body(e) for e in page[:limit]]), headers)
 
 
-def _check_query(runtime: Runtime, limit: int, *texts: str | None) -> None:
-    """The longest page is a setting; PostgreSQL takes no NUL in a text."""
-    if limit > runtime.settings.page_limit_rows or any("\0" in (text or "") for text in texts):
-        raise Refused("invalid_request", max_limit=runtime.settings.page_limit_rows)
+def _check_query(request: Request, limit: int, *filters: str) -> None:
+    """A misspelt filter must not list everything; PostgreSQL takes no NUL in a text."""
+    longest = _runtime(request).settings.page_limit_rows
+    names = [name for name, _ in request.query_params.multi_items()]
+    faults = {}
+    if limit > longest:
+        faults["limit"] = f"must be at most {longest}"
+    for name in names:
+        if name not in {"limit", "cursor", *filters}:
+            faults["unknown"] = "there is no such parameter"
+        elif names.count(name) > 1:
+            faults[name] = "must be given once"
+        elif name in filters and "\0" in request.query_params[name]:
+            faults[name] = "must not contain NUL"
+    if faults:
+        errors = [{"field": field, "message": message} for field, message in faults.items()]
+        raise Refused("invalid_request", errors=errors)
 
 
 @_both(

@@ -1,5 +1,6 @@
 """Bringing a database's schema up to date, and the service's role with it."""
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -10,6 +11,8 @@ from sqlalchemy import Connection, Engine, text
 
 from ledgerservice.errors import SchemaMissing, SchemaTooNew
 from ledgerservice.schema import SCHEMA
+
+log = logging.getLogger(__name__)
 
 MIGRATION_LOCK = 0x1ED6E2  # any constant that other programs on the database do not lock
 
@@ -26,6 +29,10 @@ _scripts = ScriptDirectory.from_config(_config())
 HEAD = _scripts.get_current_head()
 """The revision that this release expects."""
 
+WRITABLE_REVISION = text(
+    f"SELECT version_num FROM {SCHEMA}.alembic_version"
+    " WHERE current_setting('transaction_read_only') = 'off'"
+)
 CURRENT_REVISION = text(f"SELECT version_num FROM {SCHEMA}.alembic_version")
 VERSION_TABLE = text(f"SELECT to_regclass('{SCHEMA}.alembic_version')")
 
@@ -55,7 +62,9 @@ def upgrade(engine: Engine, role: str | None) -> bool:
     migrate once. Raises SchemaTooNew.
     """
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        if not connection.scalar(_TRY_LOCK, {"key": MIGRATION_LOCK}):
+            log.warning("waiting for another process that migrates this database")
+            connection.execute(_LOCK, {"key": MIGRATION_LOCK})
         try:
             check(connection)
             migrated = False
@@ -88,6 +97,8 @@ def _grant(connection: Connection, role: str) -> None:
     connection.exec_driver_sql(_statement(_GRANTS, role))
 
 
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 _ROLE = text("SELECT to_regrole(:role)::text")
 _IS_GRANTED = text(
     "SELECT has_table_privilege(oid, 'ledger.entries', 'INSERT') FROM pg_roles"

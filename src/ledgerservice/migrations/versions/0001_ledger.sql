@@ -86,7 +86,8 @@ CREATE TABLE ledger.transactions (
     CONSTRAINT transactions_key_length CHECK (length(idempotency_key) BETWEEN 1 AND 255)
 );
 COMMENT ON COLUMN ledger.transactions.posted_by IS
-    'The database transaction that wrote the row: entries can only be added by the same one.';
+    'The database transaction that wrote the row: entries can only be added by the same one. '
+    'A restored database counts them anew, so the moment must be of that transaction too.';
 
 CREATE TABLE ledger.entries (
     ledger_id       integer     NOT NULL,
@@ -177,6 +178,7 @@ BEGIN
        OR t.posted_by <> pg_current_xact_id()
        OR t.recorded_at <> e.first_recorded_at
        OR t.recorded_at <> e.last_recorded_at
+       OR t.recorded_at < transaction_timestamp()
     LIMIT 1;
     IF FOUND THEN
         PERFORM ledger.refuse('entries_transaction', format(
@@ -250,7 +252,8 @@ CREATE TRIGGER accounts_permanent BEFORE DELETE OR TRUNCATE ON ledger.accounts
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('accounts are permanent');
 CREATE TRIGGER accounts_derived
     BEFORE UPDATE OF ledger_id, id, balance, held, version, last_recorded_at, created_at,
-                     currency_number, exponent, currency, reference, idempotency_key
+                     currency_number, exponent, currency, reference, idempotency_key, owner,
+                     floor, status
     ON ledger.accounts
     FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)
     EXECUTE FUNCTION ledger.refuse_change('only the journal moves an account');
