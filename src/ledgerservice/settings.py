@@ -58,6 +58,15 @@ class Settings(BaseSettings):
         description="Least-privilege role of the service; empty: the user of DATABASE_URL.",
     )
     max_body_bytes: int = Field(default=65_536, ge=1_024, description="Larger bodies get 413.")
+    max_batch_bytes: int = Field(
+        default=4_194_304, ge=1_024, description="The same for a batch in JSON."
+    )
+    max_batch_movements: int = Field(
+        default=10_000, ge=1, le=100_000, description="The most movements of a batch in JSON."
+    )
+    stream_idle_s: float = Field(
+        default=60.0, gt=0, description="A stream that sends nothing for so long is ended."
+    )
     body_timeout_s: float = Field(default=10.0, gt=0, description="Slower bodies get 408.")
     request_deadline_s: float = Field(
         default=10.0, gt=0, description="A money request unanswered by then gets 503."

@@ -9,13 +9,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from ledgerservice import __version__
-from ledgerservice.api.handlers import MONEY_ROUTES, MoneyRoute, move, problem_of
+from ledgerservice.api.handlers import move, problem_of
+from ledgerservice.api.movements import MONEY_ROUTES, MoneyRoute
 from ledgerservice.api.problems import CATALOGUE, Refused, problem
 from ledgerservice.api.routes import response, router
 from ledgerservice.database import Database
@@ -109,7 +109,7 @@ class Service:
         """A money route without the framework, which costs more than the movement."""
         try:
             runtime = self._api.state.runtime
-            status, body, headers = await move(runtime, route, Headers(scope=scope), receive)
+            status, body, headers = await move(runtime, route, scope["headers"], receive)
         except Exception as error:  # noqa: BLE001  (every request is answered)
             status, body, headers = problem_of(error)
         headers["content-length"] = str(len(body))

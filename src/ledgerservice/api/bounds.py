@@ -4,16 +4,53 @@ uvicorn takes a head of any length, and reads on while requests of the same conn
 socket could make it grow by gigabytes.
 """
 
+import asyncio
+from typing import Any
+
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 65_536
 MAX_WAITING_REQUESTS = 256
+CONTINUE = b"HTTP/1.1 100 "
+
+
+class _Joined:
+    """A transport that sends an answer's head together with its body: one system call, not two.
+
+    A head is what ends with an empty line; uvicorn writes it by itself.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if data.endswith(b"\r\n\r\n") and not self._head and not data.startswith(CONTINUE):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        """Send a head that no body followed."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class BoundedHttp(HttpToolsProtocol):
     """Ends a connection with too long a head or trailer, or too many requests at once."""
 
     _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Joined(transport))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
@@ -40,6 +77,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Reads on only when every request that was read has been taken up."""
+        self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
         if self.pipeline and not self.transport.is_closing():
             self.flow.pause_reading()

@@ -2,23 +2,16 @@
 
 import logging
 import uuid
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from ledgerservice.api import rendering
-from ledgerservice.api.bodies import parse, read_body
-from ledgerservice.api.models import (
-    Deposit,
-    OpenAccount,
-    Transfer,
-    Withdrawal,
-)
+from ledgerservice.api import movements, rendering
+from ledgerservice.api.bodies import Headers, header_values, parse, read_body
+from ledgerservice.api.models import OpenAccount
+from ledgerservice.api.movements import MoneyRoute
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.model import Group, Kind, Movement, Opening, Outcome, Rejected, is_key
+from ledgerservice.model import Group, Movement, Opening, Rejected, is_key
 from ledgerservice.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -27,54 +20,23 @@ log = logging.getLogger(__name__)
 _OWN_KEY_MARK = "\N{MIDDLE DOT}"
 
 
-class MoneyRoute(NamedTuple):
-    """A money route: the model of its body, and the movement that a body asks for."""
-
-    model: type[Any]
-    movement: Callable[[Any, str], Movement]
-
-
-def _deposit(body: Deposit, key: str) -> Movement:
-    return Movement(Kind.DEPOSIT, body.account_id, None, body.amount, key)
-
-
-def _withdrawal(body: Withdrawal, key: str) -> Movement:
-    return Movement(Kind.WITHDRAWAL, body.account_id, None, body.amount, key)
-
-
-def _transfer(body: Transfer, key: str) -> Movement:
-    return Movement(Kind.TRANSFER, body.from_account_id, body.to_account_id, body.amount, key)
-
-
-MONEY_ROUTES = {
-    "deposit": MoneyRoute(Deposit, _deposit),
-    "withdraw": MoneyRoute(Withdrawal, _withdrawal),
-    "transfer": MoneyRoute(Transfer, _transfer),
-}
-
-
 Reply = tuple[int, bytes, dict[str, str]]
 """Status, body and headers of an answer."""
 
 
 async def move(runtime: Runtime, route: MoneyRoute, headers: Headers, receive: Receive) -> Reply:
     """Post the movement that a request asks for; answer when it is durable."""
-    request = parse(await read_body(headers, receive, runtime.settings), route.model)
-    key = _key(headers, request.idempotency_key)
+    body = await read_body(headers, receive, runtime.settings)
+    account, other, amount, body_key = movements.read(body, route)
+    key = _key(headers, body_key)
     if key is None:
         raise Refused("idempotency_key_missing")
-    outcome = await post_one(runtime, route.movement(request, key))
+    movement = Movement(route.kind, account, other, amount, key)
+    (outcome,) = await runtime.movements.post(Group((movement,)))  # type: ignore[misc]
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
     status, answer = rendering.answer(outcome.transaction)
     return _reply(status, answer, outcome.replayed)
-
-
-async def post_one(runtime: Runtime, movement: Movement) -> Outcome:
-    """The durable outcome of a single movement."""
-    outcomes = await runtime.movements.post(Group((movement,)))
-    assert isinstance(outcomes, list)
-    return outcomes[0]
 
 
 async def open_account(runtime: Runtime, headers: Headers, receive: Receive) -> Reply:
@@ -104,7 +66,7 @@ def problem_of(error: Exception) -> Reply:
 
 def _key(headers: Headers, body_key: str | None) -> str | None:
     """The idempotency key, from the header or the body; None where neither has one."""
-    keys = {*headers.getlist("idempotency-key"), *([] if body_key is None else [body_key])}
+    keys = {*header_values(headers, b"idempotency-key"), *([] if body_key is None else [body_key])}
     if len(keys) > 1:
         raise Refused("idempotency_key_mismatch")
     key = keys.pop() if keys else None

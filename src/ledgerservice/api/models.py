@@ -111,6 +111,41 @@ class Transfer(_Request):
     idempotency_key: Key | None = None
 
 
+_ITEMS = [
+    {"type": "DEPOSIT", "account_id": 1, "amount": "50.00", "idempotency_key": "b-1"},
+    {"type": "WITHDRAWAL", "account_id": 1, "amount": "20.00", "idempotency_key": "b-2"},
+    {
+        "type": "TRANSFER",
+        "from_account_id": 1,
+        "to_account_id": 2,
+        "amount": "5.00",
+        "idempotency_key": "b-3",
+    },
+]
+
+
+class Batch(_Request):
+    """Many movements: each for itself (independent), or all or none (atomic)."""
+
+    movements: Annotated[
+        list[Any],
+        Schema(
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": 10_000,
+                "items": {
+                    "description": "The body of a money route, with its type and its key. An item "
+                    "that is not right is refused by itself.",
+                    "examples": _ITEMS,
+                },
+                "examples": [_ITEMS],
+            }
+        ),
+    ]
+    mode: Literal["independent", "atomic"] = "independent"
+
+
 class Account(BaseModel):
     """An account as it stands; amounts are decimals in major units."""
 
@@ -165,6 +200,21 @@ class DecidedOn(BaseModel):
     account_id: int
     available: str
     version: int
+
+
+class Result(BaseModel):
+    """What an item of a batch got: the status and body that its own request would have got."""
+
+    index: int
+    status: int
+    replayed: bool
+    body: dict[str, Any]
+
+
+class Results(BaseModel):
+    """A result for every item, in the order of the items."""
+
+    results: list[Result]
 
 
 class Transaction(BaseModel):

@@ -106,6 +106,12 @@ CATALOGUE: dict[str, Problem] = {
     "invalid_cursor": Problem(
         UNPROCESSABLE, "corrected", "The cursor is not of this list. Follow the Link header."
     ),
+    "batch_failed": Problem(
+        HTTPStatus.CONFLICT,
+        "corrected",
+        "The item at index failed, for the reason in cause, so none was posted and no key was "
+        "recorded. The same batch may be sent again when the cause is gone.",
+    ),
     "overloaded": Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "same_key",

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ledgerservice.api.problems import CATALOGUE, problem_body
-from ledgerservice.model import Kind, Opened, Refusal, Transaction
+from ledgerservice.model import Kind, Opened, Outcome, Refusal, Rejected, Transaction
 from ledgerservice.money import to_major
 from ledgerservice.reads import AccountView, HistoryEntry
 
@@ -107,6 +107,16 @@ def _declined(transaction: Transaction, refusal: Refusal) -> dict[str, Any]:
             "version": refusal.version,
         },
     }
+
+
+def cause(outcome: Outcome) -> dict[str, Any]:
+    """Why an item failed its batch. A decline was not recorded, so it has no id and no moment."""
+    if isinstance(outcome, Rejected):
+        return {"code": outcome.reason.value}
+    refusal = outcome.transaction.refusal
+    assert refusal is not None
+    decided_on = _declined(outcome.transaction, refusal)["decided_on"]
+    return {"code": refusal.reason.value, "decided_on": decided_on}
 
 
 def opened(account: Opened) -> bytes:

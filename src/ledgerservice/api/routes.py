@@ -8,8 +8,11 @@ from urllib.parse import unquote_to_bytes
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
-from ledgerservice.api import cursors, handlers, models, rendering
+from ledgerservice.api import batches, cursors, handlers, models, rendering
+from ledgerservice.api.bodies import media_type
+from ledgerservice.api.movements import MONEY_ROUTES
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Unavailable
 from ledgerservice.reads import PAST_ALL_VERSIONS
@@ -48,8 +51,8 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Problem", "content": content} for status in statuses}
 
 
-def _body_of(model: type[BaseModel]) -> dict[str, Any]:
-    content = {"application/json": {"schema": model.model_json_schema()}}
+def _body_of(model: type[BaseModel], others: dict[str, Any] | None = None) -> dict[str, Any]:
+    content = {"application/json": {"schema": model.model_json_schema()}, **(others or {})}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -89,10 +92,10 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
 
 
 def _declare_money_route(name: str, answer: type[BaseModel]) -> None:
-    route = handlers.MONEY_ROUTES[name]
+    route = MONEY_ROUTES[name]
 
     async def move(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
-        reply = await handlers.move(_runtime(request), route, request.headers, request.receive)
+        reply = await handlers.move(_runtime(request), route, request.headers.raw, request.receive)
         return response(*reply)
 
     _both(
@@ -111,6 +114,41 @@ _declare_money_route("withdraw", models.PostedOwn)
 _declare_money_route("transfer", models.PostedTransfer)
 
 
+class _Stream(Response):
+    """An answer that is written while the body is read."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__()
+        self._runtime = runtime
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Reads from and writes to the connection itself."""
+        await batches.post_stream(self._runtime, receive, send)
+
+
+@_both(
+    "POST",
+    "/batches/",
+    tags=["money"],
+    summary="Many movements in one request",
+    openapi_extra=_body_of(models.Batch, {batches.NDJSON: {"schema": {"type": "string"}}}),
+    responses={200: {"model": models.Results}, **_problems(408, 409, 413, 415, 422, 503)},
+)
+async def post_batch(request: Request) -> Response:
+    """Each item has its own key, so that the whole may be sent again: nothing moves twice.
+
+    Independent items succeed or fail each for itself, and the answer is 200 with a result for
+    each. Of an atomic batch all are posted or none: then the answer is 409 `batch_failed`.
+
+    As `application/x-ndjson` the body is a stream of any length, an item a line, each answered by
+    a line as soon as it is durable; a line of white space is passed over.
+    """
+    if media_type(request.headers.raw) == batches.NDJSON:
+        return _Stream(_runtime(request))
+    reply = await batches.post_batch(_runtime(request), request.headers.raw, request.receive)
+    return response(*reply)
+
+
 @_both(
     "POST",
     "/accounts/",
@@ -122,7 +160,7 @@ _declare_money_route("transfer", models.PostedTransfer)
 )
 async def open_account(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """Opens an account with a zero balance. A reference or a key makes a repeat harmless."""
-    reply = await handlers.open_account(_runtime(request), request.headers, request.receive)
+    reply = await handlers.open_account(_runtime(request), request.headers.raw, request.receive)
     return response(*reply)
 
 

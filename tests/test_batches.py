@@ -1,0 +1,307 @@
+"""Many movements a request: independent, atomic, and as a stream of lines."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledgerservice.api import movements
+from ledgerservice.api.problems import Refused
+from tests.conftest import RunningService
+
+MANY = 200_000
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def deposit(account: int, amount: Any, key: str) -> dict[str, Any]:
+    return {"type": "DEPOSIT", "account_id": account, "amount": amount, "idempotency_key": key}
+
+
+def transfer(of: int, to: int, amount: Any, key: str) -> dict[str, Any]:
+    return {
+        "type": "TRANSFER", "from_account_id": of, "to_account_id": to, "amount": amount,
+        "idempotency_key": key,
+    }  # fmt: skip
+
+
+def post(service: RunningService, items: list[Any], **fields: Any) -> Any:
+    return service.post("/batches", {"movements": items, **fields})
+
+
+def lines(answer: Any) -> list[dict[str, Any]]:
+    assert answer.status_code == 200
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def hostile(alice: int, bob: int) -> list[Any]:
+    """Items of a batch, some of them wrong, each in its own way."""
+    return [
+        deposit(alice, "5.00", "a"),
+        deposit(alice, "5.00", "a"),
+        deposit(alice, "6.00", "a"),
+        deposit(alice, -1, "b"),
+        deposit(999_999, 1, "c"),
+        {"type": "STEAL", "account_id": alice},
+        {"type": "DEPOSIT", "account_id": alice, "amount": 1},
+        17,
+        True,
+        None,
+        [],
+        "text",
+        transfer(alice, bob, 2, "d:e"),
+        transfer(alice, bob, 9_000_000, "f"),
+        transfer(alice, alice, 1, "g"),
+        {**deposit(alice, 1, "h"), "to_account_id": bob},
+    ]
+
+
+STATUSES = [200, 200, 422, 422, 404, 422, 422, 422, 422, 422, 422, 422, 200, 400, 422, 422]
+
+
+def test_each_item_gets_the_answer_of_its_own_request(service):
+    alice, bob = service.open(), service.open()
+    items = hostile(alice, bob)
+    results = post(service, items).json()["results"]
+    assert [result["index"] for result in results] == list(range(len(items)))
+    assert [result["status"] for result in results] == STATUSES
+    assert [result["replayed"] for result in results] == [i == 1 for i in range(len(items))]
+    single = {k: v for k, v in items[12].items() if k != "type"}
+    assert service.post("/transfer/", single).json() == results[12]["body"]
+    assert results[13]["body"]["code"] == "insufficient_funds"
+    assert results[5]["body"]["errors"][0]["field"] == "type"
+    assert service.get(f"/accounts/{bob}").json()["balance"] == "2.00"
+    again = post(service, items, mode="independent").json()["results"]
+    assert [(r["status"], r["body"]) for r in again] == [(r["status"], r["body"]) for r in results]
+    assert [r["replayed"] for r in again] == [r["status"] in (200, 400) for r in results]
+    assert service.get(f"/accounts/{bob}").json()["balance"] == "2.00"
+
+
+def test_an_atomic_batch_is_posted_whole_or_not_at_all(service):
+    alice, bob = service.open(balance="10"), service.open()
+    items = [
+        transfer(alice, bob, 6, "1"),
+        transfer(bob, alice, 1, "2"),
+        transfer(alice, bob, 6, "3"),
+    ]
+    failed = post(service, items, mode="atomic")
+    assert failed.status_code == 409
+    assert failed.json()["code"] == "batch_failed"
+    assert failed.json()["index"] == 2
+    assert failed.json()["cause"] == {
+        "code": "insufficient_funds",
+        "decided_on": {"account_id": alice, "available": "5.00", "version": 3},
+    }
+    assert service.get(f"/accounts/{alice}").json()["version"] == 1
+    assert service.get(f"/accounts/{alice}/keys/1").status_code == 404
+    wrong = post(service, [items[0], {**items[1], "amount": "x"}], mode="atomic").json()
+    assert (wrong["index"], wrong["cause"]["code"]) == (1, "invalid_request")
+    service.post("/deposit/", {"account_id": alice, "amount": 1, "idempotency_key": "more"})
+    posted = post(service, items, mode="atomic")
+    assert [r["replayed"] for r in posted.json()["results"]] == [False] * 3
+    assert [r["replayed"] for r in post(service, items, mode="atomic").json()["results"]] == [
+        True
+    ] * 3
+    assert service.get(f"/accounts/{bob}").json()["balance"] == "11.00"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("", "invalid_json"),
+        ("[]", "invalid_request"),
+        ("{}", "invalid_request"),
+        ('{"movements": []}', "invalid_request"),
+        ('{"movements": 1}', "invalid_request"),
+        ('{"movements": [{}], "mode": "best effort"}', "invalid_request"),
+        ('{"movements": [{}], "mode": 1}', "invalid_request"),
+        ('{"movements": [{}], "more": 1}', "invalid_request"),
+        ('{"movements": [{}], "movements": [{}]}', "invalid_json"),
+        ('{"movements": [{}], "mode": "atomic", "mode": "independent"}', "invalid_json"),
+        ('{"movements": [{"a": "\\ud800"}]}', "invalid_json"),
+        ('{"movements": [' + "[" * 100_000, "invalid_json"),
+        ('{"movements": [NaN]}', "invalid_json"),
+        (b'{"movements": [], "mode": "\xff"}', "invalid_json"),
+        ('{"movements": [' + "{}," * 10_000 + "{}]}", "invalid_request"),
+        (" " * 4_194_305, "body_too_large"),
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_batch_is_refused(service, body, code):
+    answer = service.client.post(
+        "/batches/", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.json()["code"] == code
+
+
+def test_ten_thousand_movements_are_posted_and_replayed(service):
+    account = service.open()
+    items = [deposit(account, "0.01", str(n)) for n in range(10_000)]
+    first, again = (post(service, items).json()["results"] for _ in range(2))
+    assert [r["body"] for r in first] == [r["body"] for r in again]
+    assert {r["replayed"] for r in first} == {False}
+    assert {r["replayed"] for r in again} == {True}
+    assert service.get(f"/accounts/{account}").json()["balance"] == "100.00"
+
+
+# Streams.
+
+
+def test_lines_are_answered_like_items(service):
+    alice, bob = service.open(), service.open()
+    items = hostile(alice, bob)
+    text = "\n\r\n".join(map(json.dumps, items))  # with blank lines, and without a last newline
+    found = lines(service.client.post("/batches", content=text, headers=NDJSON))
+    assert [line["line"] for line in found] == list(range(1, 2 * len(items), 2))
+    assert [line["status"] for line in found] == STATUSES
+    assert service.get(f"/accounts/{bob}").json()["balance"] == "2.00"
+    assert lines(service.client.post("/batches", content="", headers=NDJSON)) == []
+
+
+def test_a_line_without_an_end_ends_the_stream(service):
+    account = service.open()
+    text = json.dumps(deposit(account, 1, "k")) + "\n" + "x" * 400_000
+    found = lines(service.client.post("/batches", content=text, headers=NDJSON))
+    assert [line["status"] for line in found] == [200, 413]
+
+
+class Stream:
+    """A stream by hand: lines are sent and answers read as the test likes."""
+
+    def __init__(self, service: RunningService) -> None:
+        url = service.client.base_url
+        self.socket = socket.socket()
+        self.socket.settimeout(30)
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # the system's hold megabytes
+            self.socket.setsockopt(socket.SOL_SOCKET, buffer, 65_536)
+        self.socket.connect((url.host, url.port))
+        head = f"POST /batches HTTP/1.1\r\nHost: x\r\nContent-Type: {NDJSON['Content-Type']}\r\n"
+        self.socket.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        self.file = self.socket.makefile("rb")
+        while self.file.readline() != b"\r\n":
+            pass
+
+    def send(self, items: Iterable[Any]) -> None:
+        data = b"".join(json.dumps(item).encode() + b"\n" for item in items)
+        self.socket.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end(self) -> None:
+        self.socket.sendall(b"0\r\n\r\n")
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        while (size := int(self.file.readline(), 16)) > 0:
+            yield from map(json.loads, self.file.read(size).splitlines())
+            self.file.readline()
+
+
+def test_a_line_is_answered_before_the_next_is_sent(service):
+    account = service.open()
+    stream = Stream(service)
+    answers = stream.answers()
+    for number in range(1, 6):
+        stream.send([deposit(account, 1, str(number))])
+        answer = next(answers)
+        assert (answer["line"], answer["status"]) == (number, 200)
+        assert service.get(f"/accounts/{account}").json()["version"] == number
+    stream.end()
+    assert list(answers) == []
+
+
+def test_reading_stops_while_answers_are_not_taken(service):
+    """Else the service would hold them all."""
+    account = service.open()
+    stream = Stream(service)
+    sent = 0
+
+    def send_all() -> None:
+        nonlocal sent
+        for start in range(0, MANY, 1_000):
+            stream.send(deposit(account, "0.01", str(start + n)) for n in range(1_000))
+            sent += 1_000
+        stream.end()
+
+    sending = threading.Thread(target=send_all)
+    sending.start()
+    before = -1
+    while sending.is_alive() and sent != before:  # until nothing more is taken
+        before = sent
+        sending.join(3)
+    assert sent < MANY - 50_000
+    count = sum(answer["status"] == 200 for answer in stream.answers())
+    sending.join()
+    assert count == MANY
+    assert service.get(f"/accounts/{account}").json()["balance"] == f"{MANY // 100}.00"
+
+
+def test_a_stream_that_is_cut_may_be_sent_again(service):
+    account = service.open()
+    items = [deposit(account, "0.01", str(n)) for n in range(5_000)]
+    stream = Stream(service)
+    stream.send(items[:3_000])
+    assert next(stream.answers())["status"] == 200
+    stream.socket.close()
+    stream.file.close()
+    text = "\n".join(map(json.dumps, items))
+    found = lines(service.client.post("/batches", content=text, headers=NDJSON))
+    assert {line["status"] for line in found} == {200}
+    assert service.get(f"/accounts/{account}").json()["balance"] == "50.00"
+
+
+# The two ways of reading a movement.
+
+names = st.sampled_from(
+    ["type", "account_id", "from_account_id", "to_account_id", "amount", "idempotency_key", "x",
+     "\\u0061mount"]
+)  # fmt: skip
+values = st.sampled_from(
+    ["1", "2", "-0", "-1", "1.0", "1e2", "0", "01", "9223372036854775807", "9223372036854775808",
+     "-9223372036854775808", "12345678901234567890123", '"5.00"', '"5"', '" 5"', '"0.0"', "5.25",
+     '"DEPOSIT"', '"WITHDRAW"', '"WITHDRAWAL"', '"TRANSFER"', '"k"', '"a:b"', '"a\\u003ab"',
+     '"\\ud800"', '"\u00e9"', '"\x7f"', '""', "null", "true", "NaN", "[]", "{}", '{"a": 1}']
+)  # fmt: skip
+usual = st.sampled_from(
+    [
+        {"account_id": "1", "amount": '"5.00"', "idempotency_key": '"k"'},
+        {"type": '"DEPOSIT"', "account_id": "1", "amount": "5", "idempotency_key": '"a:b"'},
+        {"type": '"TRANSFER"', "from_account_id": "1", "to_account_id": "2", "amount": '"5"',
+         "idempotency_key": '"k"'},
+    ]
+)  # fmt: skip
+
+
+@st.composite
+def objects(draw) -> bytes:
+    """JSON objects near to a movement: fields changed, left out, unknown, and named twice."""
+    fields = list(draw(usual).items())
+    for name, value in draw(st.lists(st.tuples(names, values), max_size=3)):
+        fields.insert(draw(st.integers(0, len(fields))), (name, value))
+    for _ in range(draw(st.integers(0, 2))):
+        if fields:
+            fields.pop(draw(st.integers(0, len(fields) - 1)))
+    text = "{" + ", ".join(f'"{name}": {value}' for name, value in fields) + "}"
+    return draw(st.sampled_from(["", " ", "\ufeff"])).encode() + text.encode()
+
+
+@given(objects())
+def test_the_fast_way_reads_nothing_that_the_strict_way_reads_otherwise(body):
+    for route in movements.MONEY_ROUTES.values():
+        fast = movements._fast(body, route.kind)
+        if fast is not None:
+            assert fast == route.asked(movements.validated(movements.fields_of(body), route.model))
+    fast = movements._fast_item(body)
+    if fast is not None:
+        assert fast == movements._strict_item(body)
+
+
+@pytest.mark.parametrize("kind", movements._BY_TYPE)
+def test_the_fast_way_reads_what_is_usual(kind):
+    item = transfer(1, 2, "5.00", "a:b") if kind == "TRANSFER" else deposit(1, 5.25, "a:b")
+    body = json.dumps({**item, "type": kind}).encode()
+    assert movements._fast_item(body) == movements._strict_item(body)
+    route = movements._BY_TYPE[kind]
+    assert movements._fast(body, route.kind) is not None
+    with pytest.raises(Refused):
+        movements.read_item(body.replace(b'"amount"', b'"type"'))
