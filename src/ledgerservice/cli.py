@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, verify, backup, restore, demo."""
+"""The command line: serve, migrate, verify, backup, restore, import, export, demo."""
 
 import asyncio
 import logging
@@ -6,11 +6,13 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 import uvicorn
@@ -26,7 +28,10 @@ from ledgerservice.backups import backup as write_backup
 from ledgerservice.backups import restore as read_backup
 from ledgerservice.database import Database, check_server, explained
 from ledgerservice.embedded import bundled_binaries
-from ledgerservice.errors import BackupError, EmbeddedServerError, LedgerError
+from ledgerservice.errors import BackupError, EmbeddedServerError, ImportFault, LedgerError
+from ledgerservice.exporting import Span
+from ledgerservice.exporting import export as write_entries
+from ledgerservice.importing import Format, Row, Totals, import_rows, rows_of
 from ledgerservice.ledger import Ledger, deposit, transfer, withdrawal
 from ledgerservice.model import Movement, Opened, Recorded
 from ledgerservice.money import to_major
@@ -246,6 +251,106 @@ def _tools(settings: Settings) -> Path:
         return bundled_binaries()
     except EmbeddedServerError:
         raise BackupError("Install PostgreSQL's client programs (pg_dump).") from None
+
+
+KEYLESS = "Keys for a file without: this, then the line's number. Never use the same again."
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="CSV or NDJSON; - for the standard input.")],
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Else told by the file's name.")
+    ] = None,
+    key_prefix: Annotated[str | None, typer.Option(help=KEYLESS)] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(help="What was not posted. [FILE.rejects.csv]")
+    ] = None,
+) -> None:
+    """Post the movements of FILE. It may be killed and run again: nothing moves twice.
+
+    CSV names its columns in the first line: type (DEPOSIT, WITHDRAWAL, TRANSFER), account_id or
+    from_account_id and to_account_id, amount, idempotency_key. A line of NDJSON has the same
+    fields. Exit code 1 if any line was declined or rejected.
+    """
+    path = Path("stdin" if file == "-" else file)
+    form = form or _FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise ImportFault("Its name does not tell what it is; give --format csv or ndjson.")
+    rejects = rejects or Path(f"{path}.rejects.csv")
+    started_s = time.monotonic()
+    with ExitStack() as stack:
+        try:
+            source = sys.stdin if file == "-" else stack.enter_context(_opened(path))
+            told = stack.enter_context(rejects.open("w", newline=""))
+        except OSError as error:
+            raise ImportFault(f"{error.filename}: {error.strerror}.") from None
+        size = None if file == "-" else path.stat().st_size
+        totals = asyncio.run(_import(rows_of(source, form, key_prefix), told, size))
+    took_s = time.monotonic() - started_s
+    console.print(
+        f"{totals.rows:,} movements: [green]{totals.posted:,} posted[/], {totals.replayed:,} there "
+        f"already, [yellow]{totals.declined:,} declined[/], [red]{totals.rejected:,} rejected[/], "
+        f"in {took_s:.1f} s ({totals.rows / took_s:,.0f}/s).",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if totals.declined or totals.rejected:
+        console.print(f"What was not posted, and why: {rejects}", soft_wrap=True)
+        raise typer.Exit(1)
+    rejects.unlink()
+
+
+_FORMATS = {".csv": Format.CSV, ".ndjson": Format.NDJSON, ".jsonl": Format.NDJSON}
+
+
+def _opened(path: Path) -> TextIO:
+    # What is not UTF-8 is refused line by line, not with the whole file.
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+async def _import(rows: Iterator[Row], rejects: TextIO, size: int | None) -> Totals:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(),
+    )
+    started_s = time.monotonic()
+    async with Ledger.open() as ledger:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("Importing", total=size, told="")
+
+            def tell(totals: Totals) -> None:
+                rate = totals.rows / (time.monotonic() - started_s)
+                told = (
+                    f"{totals.rows:,} rows, {rate:,.0f}/s, {totals.declined:,} declined, "
+                    f"{totals.rejected:,} rejected"
+                )
+                bar.update(task, completed=totals.done_bytes, told=told)
+
+            return await import_rows(ledger, rows, rejects, tell)
+
+
+@app.command("export")
+def export(
+    output: Annotated[Path | None, typer.Argument(help="The file. [the standard output]")] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Else told by the file's name. [csv]")
+    ] = None,
+    account: Annotated[int | None, typer.Option(help="Only this account's entries.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Recorded then or later. UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Recorded before that. UTC.")] = None,
+) -> None:
+    """Write the journal's entries, one a line, in one snapshot. The service may go on."""
+    form = form or (_FORMATS.get(output.suffix.lower()) if output else None) or Format.CSV
+    since, until = (moment and moment.replace(tzinfo=UTC) for moment in (since, until))
+    with ExitStack() as stack:
+        database, _ = stack.enter_context(opened_database(Settings.load()))
+        stack.enter_context(explained())
+        _check_schema(database)
+        target = stack.enter_context(output.open("w")) if output else sys.stdout
+        write_entries(database.owner_engine(), target, form, Span(account, since, until))
 
 
 @app.command()

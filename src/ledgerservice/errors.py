@@ -74,6 +74,10 @@ class BackupError(LedgerError):
     """The backup tool did not finish."""
 
 
+class ImportFault(LedgerError):
+    """This file cannot be imported."""
+
+
 class CannotJoin(LedgerError):
     """The ledger cannot post in this transaction."""
 

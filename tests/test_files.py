@@ -1,0 +1,190 @@
+"""`ledgerservice import` and `export`, as a user's shell sees them."""
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from ledgerservice.errors import ImportFault
+from ledgerservice.importing import Format, rows_of
+from tests.conftest import ROOT, connect, environment, url_text
+from tests.test_guards import open_accounts
+
+HEADER = "type,account_id,from_account_id,to_account_id,amount,idempotency_key\n"
+
+
+def run(database, *arguments: str, **more: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "ledgerservice", *arguments],
+        env=environment(DATABASE_URL=url_text(database)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **more,
+    )
+
+
+@pytest.fixture
+def two(database):
+    """A database with the accounts 1 and 2, in USD, and 3, in INR."""
+    open_accounts(database, "USD", "USD", "INR")
+    return database
+
+
+def balance(database, account: int) -> int:
+    with connect(database) as connection:
+        statement = "SELECT balance FROM ledger.accounts WHERE id = %s"
+        return connection.execute(statement, [account]).fetchone()[0]
+
+
+ROWS = [
+    'DEPOSIT,1,,,"10.00",d1',
+    "deposit,1,,,5,d2",
+    "TRANSFER,,1,2,3.50,t1",
+    "TRANSFER,,1,3,1,t2",
+    "WITHDRAWAL,2,,,100,w1",
+    "WITHDRAWAL,2,,,x,w2",
+    "DEPOSIT,1,,,1,",
+    "DEPOSIT,one,,,1,d3",
+    "DEPOSIT,1,,,1,d4,more",
+    "DEPOSIT,1,,,1,d1",
+]
+
+
+def test_a_csv_file_is_posted_and_what_was_not_is_told_line_by_line(two, tmp_path, no_violations):
+    file = tmp_path / "payments.csv"
+    file.write_text(HEADER + "\n".join(ROWS))
+    for posted, replayed in ((3, 0), (0, 3)):
+        done = run(two, "import", str(file))
+        assert done.returncode == 1, done.stderr
+        said = f"10 movements: {posted} posted, {replayed} there already, 1 declined, 6 rejected"
+        assert said in done.stdout
+        told = list(csv.DictReader((tmp_path / "payments.csv.rejects.csv").open()))
+        assert [(r["line"], r["outcome"], r["code"]) for r in told] == [
+            ("5", "rejected", "currency_mismatch"),
+            ("6", "declined", "insufficient_funds"),
+            ("7", "rejected", "invalid_request"),
+            ("8", "rejected", "idempotency_key_missing"),
+            ("9", "rejected", "invalid_request"),
+            ("10", "rejected", "invalid_request"),
+            ("11", "rejected", "idempotency_key_reused"),
+        ]
+        assert told[2]["detail"].startswith("amount: ")
+        assert (balance(two, 1), balance(two, 2)) == (1150, 350)
+    no_violations(two)
+
+
+def test_ndjson_out_of_a_pipe(two, tmp_path):
+    items = [
+        {"type": "DEPOSIT", "account_id": 1, "amount": "1.00", "idempotency_key": f"k{n}"}
+        for n in range(3)
+    ]
+    text = "\n\n".join(map(json.dumps, items))
+    rejects = tmp_path / "rejects.csv"
+    options = ("import", "-", "--format", "ndjson", "--rejects", str(rejects))
+    done = run(two, *options, input=text)
+    assert done.returncode == 0, done.stderr
+    assert "3 posted" in done.stdout
+    assert not rejects.exists()
+    done = run(two, *options, input=text + '\n{"a\n\udcff'.encode("utf-8", "replace").decode())
+    assert done.returncode == 1
+    assert [row[0] for row in csv.reader(rejects.open())] == ["line", "6", "7"]
+    assert balance(two, 1) == 300
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [("type,account_id,amount\nDEPOSIT,1,2\n", Format.CSV),
+     ('{"type": "DEPOSIT", "account_id": 1, "amount": 2}\n', Format.NDJSON)],
+)  # fmt: skip
+def test_a_file_without_keys_needs_a_prefix_for_them(text, form):
+    with pytest.raises(ImportFault, match="--key-prefix"):
+        list(rows_of(io.StringIO(text), form, None))
+    [row] = rows_of(io.StringIO(text), form, "may-2026-")
+    assert row.movement.key == f"may-2026-{row.line}"
+
+
+def test_a_broken_csv_file_is_told_with_its_line():
+    with pytest.raises(ImportFault, match="Line 2"):
+        list(rows_of(io.StringIO(f'{HEADER}"DEPOSIT" x,1'), Format.CSV, None))
+
+
+@pytest.mark.parametrize("name", ["nothing.csv", "payments.txt", "."])
+def test_a_file_that_cannot_be_read_is_told_in_one_line(two, tmp_path, name):
+    done = run(two, "import", str(tmp_path / name))
+    assert done.returncode == 1
+    assert done.stderr.startswith("ledgerservice: This file cannot be imported.")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_import_is_finished_by_the_next(two, tmp_path, no_violations):
+    rows = 60_000
+    file = tmp_path / "many.csv"
+    file.write_text(HEADER + "".join(f"DEPOSIT,1,,,0.01,k{n}\n" for n in range(rows)))
+    for pause_s in (0.4, 0.8, 1.2):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ledgerservice", "import", str(file)],
+            env=environment(DATABASE_URL=url_text(two)),
+            cwd=ROOT,
+        )
+        before = balance(two, 1)
+        while balance(two, 1) == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(pause_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = run(two, "import", str(file))
+    assert done.returncode == 0, done.stderr
+    assert f"{rows:,} movements" in done.stdout
+    assert balance(two, 1) == rows
+    no_violations(two)
+
+
+# Export.
+
+
+def exported(done: "subprocess.CompletedProcess[str]") -> list[dict[str, str]]:
+    assert done.returncode == 0, done.stderr
+    return list(csv.DictReader(io.StringIO(done.stdout)))
+
+
+def test_the_journal_is_written_out(two, tmp_path):
+    file = tmp_path / "payments.csv"
+    file.write_text(HEADER + 'DEPOSIT,1,,,10,"a,""b"\nTRANSFER,,1,2,2.5,t\n')
+    assert run(two, "import", str(file)).returncode == 0
+    middle = datetime.now(UTC)
+    file.write_text(HEADER + "WITHDRAWAL,2,,,1,w\nWITHDRAWAL,2,,,99,declined\n")
+    run(two, "import", str(file))
+    whole = exported(run(two, "export"))
+    assert [(r["account_id"], r["amount"], r["balance"], r["transaction_type"]) for r in whole] == [
+        ("-1", "-10.00", "-10.00", "DEPOSIT"),
+        ("1", "10.00", "10.00", "DEPOSIT"),
+        ("1", "-2.50", "7.50", "TRANSFER_OUT"),
+        ("2", "2.50", "2.50", "TRANSFER_IN"),
+        ("-1", "1.00", "-9.00", "WITHDRAWAL"),
+        ("2", "-1.00", "1.50", "WITHDRAWAL"),
+    ]
+    assert whole[0]["idempotency_key"] == 'a,"b'
+    of_one = exported(run(two, "export", "--account", "1"))
+    assert [(r["version"], r["balance"]) for r in of_one] == [("1", "10.00"), ("2", "7.50")]
+    moment = middle.strftime("%Y-%m-%dT%H:%M:%S.%f")
+    later = exported(run(two, "export", "--since", moment))
+    assert [r["idempotency_key"] for r in later] == ["w", "w"]
+    earlier = exported(run(two, "export", "--until", moment))
+    assert len(earlier) == 4
+    target = tmp_path / "journal.ndjson"
+    assert run(two, "export", str(target)).returncode == 0
+    entries = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [{k: str(v) for k, v in e.items() if k != "recorded_at"} for e in entries] == [
+        {k: v for k, v in r.items() if k != "recorded_at"} for r in whole
+    ]
+    moments = [datetime.fromisoformat(e["recorded_at"]) for e in entries]
+    assert moments == [datetime.fromisoformat(r["recorded_at"]) for r in whole]
