@@ -69,7 +69,7 @@ Results = dict[Case, dict[str, Figures]]
 def main() -> None:
     """Run the benchmark."""
     options = _options()
-    signal.signal(signal.SIGTERM, _stop)
+    stop_at_sigterm()
     load.require_wrk()
     started_s = time.monotonic()
     try:
@@ -80,6 +80,11 @@ def main() -> None:
     if not proven:
         console.print("[bold red]FAILED[/]: a proof does not hold; see above.")
         sys.exit(1)
+
+
+def stop_at_sigterm() -> None:
+    """So that what was started is stopped too."""
+    signal.signal(signal.SIGTERM, _stop)
 
 
 def _stop(*_: object) -> NoReturn:

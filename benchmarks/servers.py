@@ -7,9 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -18,10 +17,11 @@ import psycopg
 from sqlalchemy import make_url
 
 import yardstick
+from ledgerservice.database import Database, parse_url
 from ledgerservice.embedded import EmbeddedServer
 from ledgerservice.ledger import Ledger, deposit
 from ledgerservice.model import Opened
-from load import Target
+from ledgerservice.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 60.0
@@ -31,16 +31,10 @@ FUND_AT_ONCE = 2_000
 FUNDS = "1000000000.00"
 
 LEDGER, YARDSTICK = "ledger", "yardstick"
-APPLICATIONS = {LEDGER: ("app.main:app", ROOT), YARDSTICK: ("yardstick:app", ROOT / "benchmarks")}
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """The started parts: PostgreSQL's URL for each server's database, and what to aim at."""
-
-    urls: dict[str, str]
-    targets: dict[str, Target]
-    folder: Path
+SERVE = [sys.executable, "-m", "ledgerservice", "serve"]
+UVICORN = [sys.executable, "-m", "uvicorn", "yardstick:app", "--no-access-log", "--loop", "uvloop"]
+UVICORN += ["--http", "httptools", "--log-level", "warning"]
+COMMANDS = {LEDGER: SERVE, YARDSTICK: UVICORN}
 
 
 @contextmanager
@@ -59,8 +53,17 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
     with EmbeddedServer(folder / "data", announce=print) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE yardstick")
-        other = make_url(server.url).set(database=YARDSTICK)
-        yield {LEDGER: server.url, YARDSTICK: other.render_as_string(hide_password=False)}
+        yield {LEDGER: server.url, YARDSTICK: other_database(server.url, YARDSTICK)}
+
+
+def other_database(url: str, name: str) -> str:
+    """The URL of another database of the same server."""
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def as_database(url: str) -> Database:
+    """The database as the service sees it."""
+    return Database(parse_url(url), Settings.model_validate({"DATABASE_URL": url}))
 
 
 def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:
@@ -93,9 +96,9 @@ async def _fund_ledger(url: str, accounts: int) -> int:
 
 @contextmanager
 def serving(urls: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Both servers, each a uvicorn process with the same options; their base URLs by name."""
+    """Both servers, each one process of uvicorn with uvloop; their base URLs by name."""
     with ExitStack() as stack:
-        yield {name: stack.enter_context(_server(name, url)) for name, url in urls.items()}
+        yield {name: stack.enter_context(server(name, url))[0] for name, url in urls.items()}
 
 
 def environment(url: str) -> dict[str, str]:
@@ -104,20 +107,23 @@ def environment(url: str) -> dict[str, str]:
 
 
 @contextmanager
-def _server(name: str, database_url: str) -> Iterator[str]:
-    application, folder = APPLICATIONS[name]
+def server(
+    name: str, database_url: str, options: Sequence[str] = (), **more: str
+) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
+    """A server as a process: its base URL, and the process. `more` joins its environment."""
     port = _free_port()
-    options = ["--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
-    options += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
-    command = [sys.executable, "-m", "uvicorn", application, "--app-dir", os.fspath(folder)]
     # Its own session: a terminal's Ctrl-C reaches the benchmark alone, which stops its servers.
     child = subprocess.Popen(
-        [*command, *options], cwd=folder, env=environment(database_url), start_new_session=True
+        [*COMMANDS[name], "--port", str(port), *options],
+        cwd=ROOT / "benchmarks",
+        env=environment(database_url) | more,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
     )
     try:
         base = f"http://127.0.0.1:{port}"
         _await_ready(name, base, child)
-        yield base
+        yield base, child
     finally:
         _stop(child)
 

@@ -120,7 +120,7 @@ def _csv_items(lines: Iterable[str], key_prefix: str | None) -> Iterator[tuple[i
         for row in reader:
             yield reader.line_num, json.dumps(_fields(row))
     except csv.Error as error:
-        raise ImportFault(f"Line {reader.line_num}: {error}.") from None
+        raise ImportFault(f"Line {reader.reader.line_num}: {error}.") from None
 
 
 def _fields(row: "dict[str | None, object]") -> dict[str, object]:
