@@ -22,11 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+import bulk
 import load
 import machine
+import overload
 import proof
 import servers
-from servers import LEDGER, YARDSTICK
+from servers import BARE, LEDGER, YARDSTICK
 
 WORKLOADS = ("uniform", "hot", "pair")
 WARM_UP_PHASE = "warm"
@@ -35,8 +37,10 @@ SETTLE_S = 0.3
 SHOWN_FAULTS = 20
 WIDTH = 200  # A table in Markdown must not be wrapped, wherever it is printed.
 
-OVER_YARDSTICK = {1: 1.0, 64: 10.0}  # by connections
-HOT_OVER_UNIFORM = 0.8
+BULK = ("bare uniform", "post uniform", "ndjson uniform", "bare hot", "post hot")
+
+OVER_YARDSTICK = {1: 2.5, 64: 35.0}  # by connections
+HOT_OVER_UNIFORM = 1.0
 
 console = Console(highlight=False, width=WIDTH)
 
@@ -112,12 +116,82 @@ def _bench(options: argparse.Namespace) -> bool:
         with servers.serving(urls) as bases:
             targets = {
                 name: load.Target(name, base, firsts[name], options.accounts)
-                for name, base in bases.items()
+                for name, (base, _) in bases.items()
             }
             runs = _measure(_plan(options), targets, folder)
-        _print_results(results := _results(runs))
-        _print_expected(results)
+            _print_results(results := _results(runs))
+            _print_expected(results)
+            service = bases[LEDGER][1]
+            target = targets[LEDGER]
+            runs += _bulk(options.rounds, urls, target, servers.postmaster(folder), service.pid)
+        runs += overload.measure(urls[LEDGER], target, folder, console)
         return _prove(urls, runs)
+
+
+def _bulk(
+    rounds: int, urls: dict[str, str], target: load.Target, postmaster: int, service: int
+) -> list[load.Run]:
+    """Many movements a call, in turns with the bare work; prints the table."""
+    costs: dict[str, list[bulk.Cost]] = {}
+    runs = []
+    bare = bulk.Bare(urls[BARE])
+    with bulk.opened(urls[LEDGER]) as (runner, ledger):
+        for number in range(rounds):
+            for name in BULK:
+                workload = "hot" if "hot" in name else "uniform"
+                label = f"bulk{number}-{name.replace(' ', '-')}"
+                asked = bulk.movements(label, target.first_account, target.accounts, workload)
+                if name.startswith("bare"):
+                    cost = bare.run(postmaster, asked)
+                elif name.startswith("post"):
+                    cost, run = runner.run(bulk.post(ledger, postmaster, label, asked))
+                    runs.append(run)
+                else:
+                    cost, run = bulk.stream(target.url, postmaster, service, label, asked)
+                    runs.append(run)
+                costs.setdefault(name, []).append(cost)
+    _print_bulk(
+        {
+            name: bulk.Cost(*map(statistics.median, zip(*c, strict=True)))
+            for name, c in costs.items()
+        }
+    )
+    return runs
+
+
+def _print_bulk(costs: dict[str, bulk.Cost]) -> None:
+    table = Table(box=box.MARKDOWN)
+    table.add_column("8,000 a call")
+    for what in ("transfers/s", "server CPU µs", "over bare", "Python CPU µs"):
+        table.add_column(what, justify="right")
+    for name, cost in costs.items():
+        bare = costs["bare hot" if "hot" in name else "bare uniform"]
+        table.add_row(
+            name,
+            f"{cost.transfers_s:,.0f}",
+            f"{cost.server_us:.1f}",
+            f"{cost.server_us / bare.server_us:.2f}",
+            "" if name.startswith("bare") else f"{cost.python_us:.1f}",
+        )
+    console.print(table)
+    share = costs["ndjson uniform"].transfers_s / costs["post uniform"].transfers_s
+    for what, measured, wanted in (
+        ("post uniform: transfers/s", costs["post uniform"].transfers_s, 40_000),
+        ("ndjson / post, uniform", share, 0.6),
+    ):
+        verdict = "[green]reached[/]" if measured >= wanted else "[yellow]missed[/]"
+        console.print(f"- {what} {measured:,.2f}, goal at least {wanted:g}: {verdict}")
+    for what, measured, wanted in (
+        (
+            "post / bare, uniform: server CPU",
+            costs["post uniform"].server_us / costs["bare uniform"].server_us,
+            1.3,
+        ),
+        ("post uniform: Python CPU µs", costs["post uniform"].python_us, 10),
+    ):
+        verdict = "[green]reached[/]" if measured <= wanted else "[yellow]missed[/]"
+        console.print(f"- {what} {measured:,.2f}, goal at most {wanted:g}: {verdict}")
+    console.print()
 
 
 def _print_facts(options: argparse.Namespace, folder: Path, url: str) -> None:
@@ -226,7 +300,8 @@ def _expectations(results: Results) -> Iterator[tuple[str, float, float]]:
 def _prove(urls: dict[str, str], runs: list[load.Run]) -> bool:
     """Print the proofs; whether all hold."""
     holds = True
-    for server, url in urls.items():
+    for server in (LEDGER, YARDSTICK):
+        url = urls[server]
         count = proof.exactly_once(server, url, runs)
         console.print(
             f"- {server}: {count.acknowledged:,} answers of 200; each is in the journal exactly "

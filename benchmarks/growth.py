@@ -33,7 +33,7 @@ from servers import LEDGER
 
 STEPS = ((10_000, 1_000_000), (1_000_000, 4_000_000), (10_000_000, 50_000_000))
 SLICE = 200_000  # transactions in one of the loading's own
-FUNDS = 10**12
+FUNDS = 10**9
 CONNECTIONS, READERS = 64, 16
 LOADED = "loaded"
 
@@ -162,11 +162,13 @@ _DEPOSITS = (
         " FROM ledger.accounts a WHERE ledger_id = 1 AND id BETWEEN {low} AND {high}"
     ),
     (
-        "SELECT 1, a.id, a.version + 1, {base} + a.id - {low}, 1, {funds}, 0, a.balance + {funds}, 0,"
-        " '{moment}' FROM ledger.accounts a WHERE ledger_id = 1 AND id BETWEEN {low} AND {high}"
+        "SELECT 1, a.id, a.version + 1, {base} + a.id - {low}, 1, {funds}, 0,"
+        " a.balance + {funds}, 0, '{moment}' FROM ledger.accounts a"
+        " WHERE ledger_id = 1 AND id BETWEEN {low} AND {high}"
         " UNION ALL SELECT 1, -1, o.version + 1 + n - {low}, {base} + n - {low}, 1, -{funds}, 0,"
         " o.balance - {funds} * (n - {low} + 1), 0, '{moment}'"
-        " FROM generate_series({low}, {high}) n, ledger.accounts o WHERE o.ledger_id = 1 AND o.id = -1"
+        " FROM generate_series({low}, {high}) n, ledger.accounts o"
+        " WHERE o.ledger_id = 1 AND o.id = -1"
     ),
 )
 _TRANSFERS = (
@@ -199,7 +201,13 @@ def _post(source: Any, target: Any, queries: tuple[str, str], low: int, high: in
         number = "SELECT nextval('ledger.transaction_id')"
         base = target.execute(number).fetchone()[0]
         target.execute(f"SELECT setval('ledger.transaction_id', {base + high - low + 200})")
-        values = {"low": low, "high": high, "base": base, "moment": moment, "funds": FUNDS}
+        values = {
+            "low": low,
+            "high": high,
+            "base": base,
+            "moment": moment,
+            "funds": f"{FUNDS}::bigint",
+        }
         values["run"] = LOADED
         for query, columns in zip(queries, (_TRANSACTION_COLUMNS, _ENTRY_COLUMNS), strict=True):
             _pump(source, query.format(**values), target, columns)

@@ -30,7 +30,7 @@ POLL_S = 0.05
 FUND_AT_ONCE = 2_000
 FUNDS = "1000000000.00"
 
-LEDGER, YARDSTICK = "ledger", "yardstick"
+LEDGER, YARDSTICK, BARE = "ledger", "yardstick", "bare"
 SERVE = [sys.executable, "-m", "ledgerservice", "serve"]
 UVICORN = [sys.executable, "-m", "uvicorn", "yardstick:app", "--no-access-log", "--loop", "uvloop"]
 UVICORN += ["--http", "httptools", "--log-level", "warning"]
@@ -49,11 +49,18 @@ def workplace() -> Iterator[Path]:
 
 @contextmanager
 def databases(folder: Path) -> Iterator[dict[str, str]]:
-    """One PostgreSQL with a database for each server, by the server's name."""
+    """One PostgreSQL with a database for each server and for the bare work, by name."""
     with EmbeddedServer(folder / "data", announce=print) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute("CREATE DATABASE yardstick")
-        yield {LEDGER: server.url, YARDSTICK: other_database(server.url, YARDSTICK)}
+            for name in (YARDSTICK, BARE):
+                connection.execute(f"CREATE DATABASE {name}")
+        others = {name: other_database(server.url, name) for name in (YARDSTICK, BARE)}
+        yield {LEDGER: server.url, **others}
+
+
+def postmaster(folder: Path) -> int:
+    """The pid of the PostgreSQL that `databases` started in `folder`."""
+    return int((folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
 def other_database(url: str, name: str) -> str:
@@ -69,6 +76,7 @@ def as_database(url: str) -> Database:
 def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:
     """Open the accounts of both databases with money on each; the first id, by server."""
     first = asyncio.run(_fund_ledger(urls[LEDGER], accounts))
+    assert asyncio.run(_fund_ledger(urls[BARE], accounts)) == first
     yardstick.fund(urls[YARDSTICK], accounts, FUNDS)
     for url in urls.values():
         with psycopg.connect(url, autocommit=True) as connection:
@@ -95,10 +103,10 @@ async def _fund_ledger(url: str, accounts: int) -> int:
 
 
 @contextmanager
-def serving(urls: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Both servers, each one process of uvicorn with uvloop; their base URLs by name."""
+def serving(urls: dict[str, str]) -> "Iterator[dict[str, tuple[str, subprocess.Popen[bytes]]]]":
+    """Both servers, each one process of uvicorn with uvloop: base URL and process, by name."""
     with ExitStack() as stack:
-        yield {name: stack.enter_context(server(name, url))[0] for name, url in urls.items()}
+        yield {name: stack.enter_context(server(name, urls[name])) for name in COMMANDS}
 
 
 def environment(url: str) -> dict[str, str]:

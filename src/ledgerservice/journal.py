@@ -218,8 +218,8 @@ async def _write(wire: Wire, ledger: int, plan: Plan) -> Iterable[Request]:
         return [Request(WRITE_BARRIER)]
     if len(plan.transactions) < COPY_FROM_TRANSACTIONS:
         return _inserts(ledger, plan)
-    await wire.copy(COPY_TRANSACTIONS, _in_chunks(_transaction_rows(ledger, plan)))
-    await wire.copy(COPY_ENTRIES, _in_chunks(_entry_rows(ledger, plan)))
+    await wire.copy(COPY_TRANSACTIONS, _in_chunks(transaction_rows(ledger, plan)))
+    await wire.copy(COPY_ENTRIES, _in_chunks(entry_rows(ledger, plan)))
     return []
 
 
@@ -283,7 +283,7 @@ def _in_chunks(rows: Iterable[str]) -> Iterator[str]:
         yield chunk
 
 
-def _transaction_rows(ledger: int, plan: Plan) -> Iterator[str]:
+def transaction_rows(ledger: int, plan: Plan) -> Iterator[str]:
     """Rows of COPY_TRANSACTIONS in COPY's text format; only a key can hold a backslash."""
     moment = plan.recorded_at.isoformat()
     for t in plan.transactions:
@@ -302,7 +302,7 @@ def _transaction_rows(ledger: int, plan: Plan) -> Iterator[str]:
         )
 
 
-def _entry_rows(ledger: int, plan: Plan) -> Iterator[str]:
+def entry_rows(ledger: int, plan: Plan) -> Iterator[str]:
     """Rows of COPY_ENTRIES in COPY's text format."""
     tail = f"\t{plan.recorded_at.isoformat()}\n"
     for e in plan.entries():

@@ -121,7 +121,11 @@ class _Deadlines:
 
 
 class Poster(Generic[Request, Answer]):
-    """Gathers requests into batches and posts them, one batch at a time."""
+    """Gathers requests into batches and posts them, one batch at a time.
+
+    Requests come from the event loop that it is made in. The writer runs in `writer_loop`, which
+    may be another thread's: then no crowd of requests keeps it from its database.
+    """
 
     def __init__(
         self,
@@ -129,19 +133,25 @@ class Poster(Generic[Request, Answer]):
         work: Work[Request, Answer],
         limits: Limits,
         weigh: Callable[[Request], int] = lambda _: 1,
+        writer_loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._connect = connect
         self._work = work
         self._limits = limits
         self._weigh = weigh
-        self._queued = 0
         self._loop = asyncio.get_running_loop()
         self._deadlines = _Deadlines(self._loop, limits.deadline_s)
-        self._queue: deque[_Waiting[Request, Answer]] = deque()
-        self._arrived = asyncio.Event()
         self._closing = False
+        # What both sides touch: each is written by one of them only, or is a deque.
+        self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._entered = 0
+        self._taken = 0
+        self._idle = False
+        # The writer's.
+        self._writer_loop = writer_loop or self._loop
+        self._arrived = asyncio.Event()
+        self._ended = asyncio.Event()
         self._wire: Wire | None = None
-        self._writer = asyncio.create_task(self._write(), name="poster")
         self._retrying = AsyncRetrying(
             retry=retry_if_exception(is_passing),
             stop=stop_after_delay(limits.deadline_s),
@@ -149,6 +159,7 @@ class Poster(Generic[Request, Answer]):
             before_sleep=before_sleep_log(log, logging.WARNING),
             reraise=True,
         )
+        self._writer = asyncio.run_coroutine_threadsafe(self._write(), self._writer_loop)
 
     async def post(self, request: Request) -> Answer:
         """The durable answer to `request`.
@@ -156,46 +167,66 @@ class Poster(Generic[Request, Answer]):
         Raises Overloaded (nothing was done), Unavailable (the outcome is not known in time; the
         same key may be sent again) or InternalFault.
         """
-        if self._closing:
-            raise Overloaded("The service is stopping.")
-        if self._queued >= self._limits.queue_requests:
-            raise Overloaded
+        self.check_room()
         answer: asyncio.Future[Answer] = self._loop.create_future()
         waiting = _Waiting(request, answer, self._weigh(request))
-        self._queued += waiting.weight
+        self._entered += waiting.weight
         self._queue.append(waiting)
-        self._arrived.set()
+        # After the append: the writer looks at the queue once more when it has said it is idle.
+        if self._idle:
+            self._wake()
         self._deadlines.add(answer)
         return await answer
+
+    def check_room(self) -> None:
+        """Raise Overloaded if a request would be refused now."""
+        if self._closing or self._entered - self._taken >= self._limits.queue_requests:
+            raise Overloaded
 
     async def close(self) -> None:
         """Answer what is waiting, then stop; what the database withholds for longer than the
         deadline has had its 503 by then, and is left to the database.
         """
         self._closing = True
-        self._arrived.set()
-        _, late = await asyncio.wait({self._writer}, timeout=self._limits.deadline_s)
-        if late and self._wire is not None:
+        self._wake()
+        try:
+            await asyncio.wait_for(self._ended.wait(), self._limits.deadline_s)
+        except TimeoutError:
             log.warning("the database does not answer; leaving a batch to it")
             # Cut first: a cancelled psycopg call would cancel a COMMIT in the server.
-            self._wire.cut()
+            self._writer_loop.call_soon_threadsafe(self._cut)
             await asyncio.sleep(CUT_S)
-        for writer in late:
-            writer.cancel()
-        await asyncio.wait({self._writer})
-        await self._disconnect()
+            self._writer.cancel()
+            await self._ended.wait()
+
+    def _wake(self) -> None:
+        self._idle = False
+        self._writer_loop.call_soon_threadsafe(self._arrived.set)
+
+    def _cut(self) -> None:
+        if self._wire is not None:
+            self._wire.cut()
 
     async def _write(self) -> None:
-        while True:
-            batch = self._next_batch()
-            if batch:
+        try:
+            while batch := await self._gather():
                 await self._settle(batch)
-            elif self._closing:
-                return
-            else:
-                # No await between the look at the queue and this: no wake-up can be lost.
-                self._arrived.clear()
+        finally:
+            await self._disconnect()
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def _gather(self) -> list[_Waiting[Request, Answer]]:
+        """The next batch; waits for it. Nothing when all is done."""
+        while not (batch := self._next_batch()):
+            self._arrived.clear()
+            self._idle = True
+            # What came before it was idle did not wake it.
+            if not self._queue:
+                if self._closing:
+                    break
                 await self._arrived.wait()
+            self._idle = False
+        return batch
 
     def _next_batch(self) -> list[_Waiting[Request, Answer]]:
         """The oldest requests whose callers still wait; one that is too large goes alone."""
@@ -203,7 +234,7 @@ class Poster(Generic[Request, Answer]):
         room = self._limits.batch_requests
         while self._queue and (not batch or self._queue[0].weight <= room):
             waiting = self._queue.popleft()
-            self._queued -= waiting.weight
+            self._taken += waiting.weight
             if not waiting.answer.done():
                 batch.append(waiting)
                 room -= waiting.weight
@@ -218,11 +249,9 @@ class Poster(Generic[Request, Answer]):
                 await self._settle(batch[:half])
                 await self._settle(batch[half:])
             else:
-                _fail(batch, error)
+                self._loop.call_soon_threadsafe(_fail, batch, _fault(error, len(batch)))
             return
-        for waiting, answer in zip(batch, answers, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(answer)
+        self._loop.call_soon_threadsafe(_answer, batch, answers)
 
     async def _post(self, requests: list[Request]) -> list[Answer]:
         """Run the batch; after a passing fault run it again, on a new connection.
@@ -253,16 +282,25 @@ class Poster(Generic[Request, Answer]):
             await wire.close()
 
 
-def _fail(batch: list[_Waiting[Request, Answer]], error: Exception) -> None:
-    if is_passing(error):
-        log.error("a batch of %d was given up: %s", len(batch), error)
-        fault: Exception = Unavailable()
-    else:
-        log.error("a batch of %d failed", len(batch), exc_info=error)
-        fault = InternalFault()
+def _answer(batch: list[_Waiting[Request, Answer]], answers: list[Answer]) -> None:
+    for waiting, answer in zip(batch, answers, strict=True):
+        if not waiting.answer.done():
+            waiting.answer.set_result(answer)
+
+
+def _fail(batch: list[_Waiting[Request, Answer]], fault: Exception) -> None:
     for waiting in batch:
         if not waiting.answer.done():
             waiting.answer.set_exception(fault)
+
+
+def _fault(error: Exception, requests: int) -> Exception:
+    """What the callers of a batch are told of `error`, which goes to the log."""
+    if is_passing(error):
+        log.error("a batch of %d was given up: %s", requests, error)
+        return Unavailable()
+    log.error("a batch of %d failed", requests, exc_info=error)
+    return InternalFault()
 
 
 PASSING_STATES = frozenset({"25P03", "25006"})  # frozen too long in a transaction; a standby

@@ -1,5 +1,6 @@
 """Where the parts are wired together, and nowhere else."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -87,14 +88,31 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     )
     engine = database.read_engine()
     reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s)
-    movements = Poster(database.connect_writer, MovementBatch(DEFAULT_LEDGER), limits, movements_of)
-    openings = Poster(database.connect_writer, OpeningBatch(DEFAULT_LEDGER), limits)
+    connect = database.connect_writer
+    with _another_loop() as writers:
+        batches = MovementBatch(DEFAULT_LEDGER)
+        movements = Poster(connect, batches, limits, movements_of, writer_loop=writers)
+        openings = Poster(connect, OpeningBatch(DEFAULT_LEDGER), limits, writer_loop=writers)
+        try:
+            yield Runtime(settings, movements, openings, reader)
+        finally:
+            await movements.close()
+            await openings.close()
+            await engine.dispose()
+
+
+@contextmanager
+def _another_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop of the same kind as the running one, in a thread of its own."""
+    loop = type(asyncio.get_running_loop())()
+    thread = threading.Thread(target=loop.run_forever, name="writers")
+    thread.start()
     try:
-        yield Runtime(settings, movements, openings, reader)
+        yield loop
     finally:
-        await movements.close()
-        await openings.close()
-        await engine.dispose()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ Reply = tuple[int, bytes, dict[str, str]]
 
 async def move(runtime: Runtime, route: MoneyRoute, headers: Headers, receive: Receive) -> Reply:
     """Post the movement that a request asks for; answer when it is durable."""
+    runtime.movements.check_room()  # before a body is read and judged that would be refused
     body = await read_body(headers, receive, runtime.settings)
     account, other, amount, body_key = movements.read(body, route)
     key = _key(headers, body_key)

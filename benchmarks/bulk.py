@@ -1,0 +1,189 @@
+"""Many movements a call, beside the bare work that no ledger on PostgreSQL can do without.
+
+bare    COPY of the same rows into the same tables with the same indexes, and one set-based UPDATE
+        of the touched accounts: no locks, no look-up of keys, no guards, no planner.
+post    `Ledger.post`, 8,000 a call.
+ndjson  the same as lines over HTTP, answered line by line.
+"""
+
+import asyncio
+import itertools
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+
+import load
+from ledgerservice import journal, planner
+from ledgerservice.ledger import Ledger, transfer
+from ledgerservice.model import Account, Group, Movement, Recorded
+from servers import LEDGER
+
+CALL = 8_000
+CALLS = 5  # in one run
+
+
+class Cost(NamedTuple):
+    """What a run has taken: transfers a second, and µs of CPU a transfer."""
+
+    transfers_s: float
+    server_us: float
+    python_us: float
+
+
+class Clock:
+    """Wall time, the CPU of PostgreSQL's processes, and that of a Python process."""
+
+    def __init__(self, postmaster: int, python: int | None = None) -> None:
+        self._postmaster = psutil.Process(postmaster)
+        self._python = psutil.Process(python)
+        self._began = self._read()
+
+    def _read(self) -> tuple[float, float, float]:
+        server = sum(_cpu_s(child) for child in self._postmaster.children())
+        return time.perf_counter(), server, _cpu_s(self._python)
+
+    def cost(self, transfers: int) -> Cost:
+        """What so many transfers have cost since the clock was made."""
+        wall_s, server_s, python_s = (
+            now - began for now, began in zip(self._read(), self._began, strict=True)
+        )
+        return Cost(transfers / wall_s, server_s / transfers * 1e6, python_s / transfers * 1e6)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def movements(name: str, first: int, accounts: int, workload: str) -> list[Movement]:
+    """The transfers of one run. Every key begins with `name:`."""
+    ids = range(first, first + accounts)
+    made = []
+    for number in range(CALL * CALLS):
+        of, to = random.sample(ids, 2)
+        if workload == "hot":
+            of, to = first, random.randrange(first + 1, first + accounts)
+        made.append(transfer(of, to, "0.01", f"{name}:{number}"))
+    return made
+
+
+async def post(
+    ledger: Ledger, postmaster: int, name: str, asked: list[Movement]
+) -> tuple[Cost, load.Run]:
+    """One run of `Ledger.post`."""
+    clock = Clock(postmaster)
+    outcomes = []
+    for call in _calls(asked):
+        outcomes += await ledger.post(call)
+    cost = clock.cost(len(asked))
+    ids = [o.transaction.id for o in outcomes if isinstance(o, Recorded) and o.posted]
+    return cost, _run(name, ids, len(asked) - len(ids), cost)
+
+
+def _calls(asked: list[Movement]) -> Iterator[list[Movement]]:
+    for start in range(0, len(asked), CALL):
+        yield asked[start : start + CALL]
+
+
+def _run(name: str, ids: list[int], failed: int, cost: Cost) -> load.Run:
+    return load.Run(name, LEDGER, name, 0, ids, failed, cost.transfers_s, 0, 0, 0)
+
+
+class Bare:
+    """The bare work, on a database of its own, whose accounts' states are kept here."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._connection.execute("SET session_replication_role = replica")
+        rows = self._connection.execute(
+            "SELECT id, currency, currency_number, exponent, balance, held, version, floor,"
+            " last_recorded_at FROM ledger.accounts WHERE ledger_id = 1"
+        ).fetchall()
+        self._accounts = {row[0]: Account(*row) for row in rows}
+        self._ids = itertools.count(10**12)
+
+    def run(self, postmaster: int, asked: list[Movement]) -> Cost:
+        """The same transfers. The rows are made before the clock starts."""
+        plans = [self._plan(call) for call in _calls(asked)]
+        clock = Clock(postmaster)
+        for transactions, entries, touched in plans:
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                for statement, rows in (
+                    (journal.COPY_TRANSACTIONS, transactions),
+                    (journal.COPY_ENTRIES, entries),
+                ):
+                    with cursor.copy(statement) as copy:
+                        copy.write(rows)
+                cursor.execute(_UPDATE, touched)
+        return clock.cost(len(asked))
+
+    def _plan(self, call: list[Movement]) -> tuple[str, str, list[list[object]]]:
+        plan = planner.plan([Group(call)], self._accounts, {}, datetime.now(UTC), self._ids)
+        last = {entry.account_id: entry for entry in plan.entries()}
+        for number, entry in last.items():
+            old = self._accounts[number]
+            self._accounts[number] = Account(
+                old.id, old.currency, old.currency_number, old.exponent, entry.balance, entry.held,
+                entry.seq, old.floor, plan.recorded_at,
+            )  # fmt: skip
+        columns = [list(last), [e.balance for e in last.values()], [e.seq for e in last.values()]]
+        transactions = "".join(journal.transaction_rows(1, plan))
+        return transactions, "".join(journal.entry_rows(1, plan)), columns
+
+
+_UPDATE = """
+UPDATE ledger.accounts a SET balance = u.balance, version = u.version, last_recorded_at = now()
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS u (id, balance, version)
+WHERE a.ledger_id = 1 AND a.id = u.id
+"""
+
+
+def stream(
+    base: str, postmaster: int, service: int, name: str, asked: list[Movement]
+) -> tuple[Cost, load.Run]:
+    """One run of lines over HTTP; `service` is the pid of the process that answers."""
+    lines = [
+        b'{"type":"TRANSFER","from_account_id":%d,"to_account_id":%d,"amount":"%b",'
+        b'"idempotency_key":"%b"}\n'
+        % (m.account_id, m.counterparty_id or 0, m.amount.encode(), m.key.encode())
+        for m in asked
+    ]
+    body = b"".join(lines)
+    url = urlsplit(base)
+    head = (
+        f"POST /batches HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: close\r\n"
+        f"Content-Type: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((url.hostname, url.port)) as connection:
+        clock = Clock(postmaster, service)
+        sending = threading.Thread(target=connection.sendall, args=(head.encode() + body,))
+        sending.start()
+        answers = bytearray()
+        while data := connection.recv(262_144):
+            answers += data
+        cost = clock.cost(len(asked))
+        sending.join()
+    ids = [int(number) for number in re.findall(rb'"transaction_id":(\d+)', bytes(answers))]
+    return cost, _run(name, ids, len(asked) - bytes(answers).count(b'"status":200'), cost)
+
+
+@contextmanager
+def opened(url: str) -> Iterator[tuple[asyncio.Runner, Ledger]]:
+    """A ledger in this process, for runs that take turns with others."""
+    with asyncio.Runner() as runner:
+        opening = Ledger.open(url)
+        ledger = runner.run(opening.__aenter__())
+        try:
+            yield runner, ledger
+        finally:
+            runner.run(opening.__aexit__(None, None, None))
