@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/.cache
 
-.PHONY: serve demo verify test check bench bench-growth lock
+.PHONY: serve demo verify test check bench bench-growth bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -27,6 +27,9 @@ bench: $(VENV)/.dev
 
 bench-growth: $(VENV)/.dev
 	$(BIN)/python benchmarks/growth.py $(BENCH_ARGS)
+
+bench-soak: $(VENV)/.dev
+	$(BIN)/python benchmarks/soak.py $(BENCH_ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

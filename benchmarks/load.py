@@ -65,14 +65,24 @@ def version() -> str:
 
 
 def run(
-    name: str, target: Target, workload: str, connections: int, seconds: float, folder: Path
+    name: str,
+    target: Target,
+    workload: str,
+    connections: int,
+    seconds: float,
+    folder: Path,
+    wait_ms: int = 0,
 ) -> Run:
-    """Load `target` for `seconds`. Every key of the run begins with `name:`."""
+    """Load `target` for `seconds`. Every key of the run begins with `name:`.
+
+    `wait_ms` is how long a client waits that was refused.
+    """
     answers = folder / f"{name}.json"
     command = ["wrk", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{round(seconds)}s", "--timeout", f"{TIMEOUT_S}s"]
     command += ["--script", os.fspath(SCRIPT), target.url, "--", name, workload]
     command += [str(target.first_account), str(target.accounts), _seed(name), os.fspath(answers)]
+    command.append(str(wait_ms))
     subprocess.run(command, stdout=subprocess.DEVNULL, start_new_session=True, check=True)
     return _read(answers, name, target.server, workload, connections)
 

@@ -1,8 +1,8 @@
 """Ten times the load: what the service still does, and how it refuses the rest.
 
-The load is ten times as many clients as saturate it, each of which sends again as soon as it is
-answered, refused or not, without heeding Retry-After; no client could be ruder. A probe beside
-them sees how long a refusal takes.
+The load is ten times as many clients as saturate it. Polite ones wait for what Retry-After says
+when they are refused; rude ones send again at once. A probe beside them sees how long a refusal
+takes.
 """
 
 import statistics
@@ -22,6 +22,7 @@ SATURATING, TIMES = 64, 10
 QUEUE = 64  # waiting requests, beside those in the batch that is posted
 SECONDS = 10
 PROBE_EVERY_S = 0.02
+RETRY_AFTER_MS = 1_000
 AFTERWARDS_S = 10
 
 
@@ -34,27 +35,34 @@ def measure(url: str, target: load.Target, folder: Path, console: Console) -> li
         before = load.run("overload1-calm", aim, "uniform", 1, 3, folder)
         peak = load.run("overload2-peak", aim, "uniform", SATURATING, SECONDS, folder)
         memory_mb = service.memory_info().rss / 1e6
-        probe = _Probe(base, target.first_account)
-        rude = load.run("overload3-rude", aim, "uniform", SATURATING * TIMES, SECONDS, folder)
-        refusals_ms = probe.stop()
+        crowds = []
+        for name, wait_ms in (("polite", RETRY_AFTER_MS), ("rude", 0)):
+            probe = _Probe(base, target.first_account)
+            label, clients = f"overload3-{name}", SATURATING * TIMES
+            run = load.run(label, aim, "uniform", clients, SECONDS, folder, wait_ms)
+            crowds.append(run)
+            _print(console, name, run, peak, probe.stop())
         most_mb = service.memory_info().rss / 1e6
         time.sleep(AFTERWARDS_S)
         after = load.run("overload4-calm", aim, "uniform", 1, 3, folder)
-    share = rude.transfers_s / peak.transfers_s
-    console.print(
-        f"- {SATURATING * TIMES} rude clients, {QUEUE} may wait: {rude.transfers_s:,.0f} "
-        f"transfers/s, {share:.0%} of the {peak.transfers_s:,.0f} of {SATURATING} clients "
-        f"(goal: 80 %); {rude.failed / SECONDS:,.0f} refusals/s"
-    )
-    if refusals_ms:
-        p99_ms = statistics.quantiles(refusals_ms, n=100)[98]
-        console.print(f"- a refusal takes {p99_ms:.0f} ms (p99 of {len(refusals_ms)}; goal: 100)")
     console.print(
         f"- memory {memory_mb:.0f} MB before, {most_mb:.0f} MB after; p50 of one client "
         f"{before.p50_ms:.1f} ms before, {after.p50_ms:.1f} ms {AFTERWARDS_S} s after\n"
     )
     # What was refused must not be in the journal: the proof counts all that is posted.
-    return [_without_refusals(run) for run in (before, peak, rude, after)]
+    return [_without_refusals(run) for run in (before, peak, *crowds, after)]
+
+
+def _print(
+    console: Console, name: str, crowd: load.Run, peak: load.Run, refusals_ms: list[float]
+) -> None:
+    share = crowd.transfers_s / peak.transfers_s
+    p99_ms = statistics.quantiles(refusals_ms, n=100)[98] if len(refusals_ms) > 1 else 0
+    console.print(
+        f"- {crowd.connections} {name} clients: {crowd.transfers_s:,.0f} transfers/s, {share:.0%} "
+        f"of what {SATURATING} clients get (goal: 80 %); {crowd.failed / SECONDS:,.0f} refusals/s, "
+        f"which take {p99_ms:.0f} ms (p99 of {len(refusals_ms)}; goal: 100)"
+    )
 
 
 def _without_refusals(run: load.Run) -> load.Run:

@@ -1,6 +1,8 @@
 -- One transfer a request, every request with a key of its own.
 --
--- wrk ... -s transfer.lua URL -- RUN WORKLOAD FIRST_ACCOUNT ACCOUNTS SEED ANSWERS_FILE
+-- wrk ... -s transfer.lua URL -- RUN WORKLOAD FIRST_ACCOUNT ACCOUNTS SEED ANSWERS_FILE [WAIT_MS]
+--
+-- With WAIT_MS, every refusal (503) makes one client wait so long before its next request.
 --
 -- Each thread of wrk has a Lua state of its own; done() runs in another one and collects from all
 -- of them. ANSWERS_FILE gets one JSON object: what wrk measured, how many answers had which
@@ -33,7 +35,7 @@ local workloads = {
 }
 
 local choose, first, accounts, prefix, head
-local sent = 0
+local sent, wait_ms, refused = 0, 0, 0
 
 function init(args)
     choose, first, accounts = workloads[args[2]], tonumber(args[3]), tonumber(args[4])
@@ -43,6 +45,15 @@ function init(args)
     math.randomseed(tonumber(args[5]) + number)
     -- Global, so that done() can get them.
     file, transactions, statuses = args[6], {}, {}
+    wait_ms = tonumber(args[7] or 0)
+end
+
+function delay()
+    if refused > 0 then
+        refused = refused - 1
+        return wait_ms
+    end
+    return 0
 end
 
 function request()
@@ -54,6 +65,9 @@ end
 
 function response(status, _, body)
     statuses[status] = (statuses[status] or 0) + 1
+    if status == 503 and wait_ms > 0 then
+        refused = refused + 1
+    end
     if status == 200 then
         -- 0 is no transaction: an answer without one must not pass for a record.
         transactions[#transactions + 1] = body:match('"transaction_id":(%d+)') or "0"

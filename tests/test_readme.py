@@ -26,6 +26,8 @@ from tests.conftest import (
 
 README = (ROOT / "README.md").read_text()
 SEED = (ROOT / "docs" / "SEED.md").read_text()
+PYTHON = (ROOT / "docs" / "python.md").read_text()
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
 BASE = "http://127.0.0.1:8000"
 VOLATILE = re.compile(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"')
 
@@ -135,6 +137,20 @@ def test_the_local_setup_works_as_written(copy, new_database):
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
+
+
+def test_the_python_example_runs(new_database):
+    [code] = re.findall(r"^```python\n(.*?)^```", PYTHON, re.DOTALL | re.MULTILINE)
+    url = url_text(new_database()).replace("+psycopg", "")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
+        env=environment(DATABASE_URL=url),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "Bob has 1990 cents\n"), done.stderr
+
+
+def test_nothing_is_left_to_be_filled_in():
+    assert not re.search(r"[A-Z]+_FIGURES|TODO|FIXME", README + PERFORMANCE)
 
 
 def test_the_configuration_table_is_the_settings():

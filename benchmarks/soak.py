@@ -1,0 +1,123 @@
+"""`make bench-soak`: ten minutes of steady load; whether latency, bloat or memory drift.
+
+Prints the first and the last minutes, and draws all of it into docs/soak.svg.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+# The path comes first.
+import matplotlib as mpl
+import psutil
+import psycopg
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+import load
+import machine
+import proof
+import servers
+from bench import stop_at_sigterm
+from servers import LEDGER, ROOT
+
+CONNECTIONS, ACCOUNTS = 64, 10_000
+PICTURE = ROOT / "docs" / "soak.svg"
+
+console = Console(highlight=False, width=200)
+
+
+class Sample(NamedTuple):
+    """One slice of the load, and the state after it."""
+
+    transfers_s: float
+    p50_ms: float
+    p99_ms: float
+    accounts_mb: float
+    dead_rows: int
+    memory_mb: float
+
+
+def main() -> None:
+    """Run the soak."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=int, default=10)
+    parser.add_argument("--slice", type=int, default=10, help="seconds of each slice")
+    options = parser.parse_args()
+    stop_at_sigterm()
+    load.require_wrk()
+    with servers.workplace() as folder, servers.databases(folder) as urls:
+        for line in machine.facts(folder, urls[LEDGER]):
+            console.print(f"- {line}")
+        first = servers.fund(urls, ACCOUNTS)[LEDGER]
+        runs, samples = [], []
+        with servers.server(LEDGER, urls[LEDGER]) as (base, process):
+            target = load.Target(LEDGER, base, first, ACCOUNTS)
+            service = psutil.Process(process.pid)
+            for number in track(range(options.minutes * 60 // options.slice), "Soaking"):
+                name = f"soak{number}-slice"
+                run = load.run(name, target, "uniform", CONNECTIONS, options.slice, folder)
+                runs.append(run)
+                state = _state(urls[LEDGER])
+                memory_mb = service.memory_info().rss / 1e6
+                samples.append(Sample(run.transfers_s, run.p50_ms, run.p99_ms, *state, memory_mb))
+        _print(samples)
+        _draw(samples, options.slice)
+        count = proof.exactly_once(LEDGER, urls[LEDGER], runs)
+        for fault in count.faults[:20]:
+            console.print(f"  - [red]{fault}[/]")
+        console.print(f"- {count.acknowledged:,} answers of 200")
+        if count.faults or not proof.invariants_hold(urls[LEDGER]):
+            console.print("[bold red]FAILED[/]: a proof does not hold; see above.")
+            sys.exit(1)
+
+
+def _state(url: str) -> tuple[float, int]:
+    with psycopg.connect(url) as connection:
+        row: Any = connection.execute(
+            "SELECT pg_total_relation_size('ledger.accounts'), n_dead_tup"
+            " FROM pg_stat_user_tables WHERE relid = 'ledger.accounts'::regclass"
+        ).fetchone()
+        return row[0] / 1e6, row[1]
+
+
+def _print(samples: list[Sample]) -> None:
+    table = Table(box=box.MARKDOWN)
+    for name in ("", "transfers/s", "p50 ms", "p99 ms", "accounts MB", "memory MB"):
+        table.add_column(name, justify="right")
+    third = max(1, len(samples) // 3)
+    for name, part in (("first third", samples[:third]), ("last third", samples[-third:])):
+        medians = [statistics.median(column) for column in zip(*part, strict=True)]
+        table.add_row(name, f"{medians[0]:,.0f}", f"{medians[1]:.1f}", f"{medians[2]:.1f}",
+                      f"{medians[3]:.1f}", f"{medians[5]:.0f}")  # fmt: skip
+    console.print(table)
+
+
+def _draw(samples: list[Sample], slice_s: int) -> None:
+    minutes = [(number + 1) * slice_s / 60 for number in range(len(samples))]
+    panels = {
+        "transfers/s": [s.transfers_s for s in samples],
+        "p99 ms": [s.p99_ms for s in samples],
+        "accounts, MB with indexes": [s.accounts_mb for s in samples],
+        "memory of the service, MB": [s.memory_mb for s in samples],
+    }
+    figure, axes = plt.subplots(len(panels), sharex=True, figsize=(8, 8), layout="constrained")
+    for axis, (name, values) in zip(axes, panels.items(), strict=True):
+        axis.plot(minutes, values)
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel(name)
+    axes[-1].set_xlabel("minutes")
+    figure.savefig(PICTURE, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
