@@ -268,7 +268,7 @@ def test_a_cursor_belongs_to_its_list_and_filter(service, alice, bob):
 @pytest.mark.parametrize(
     "path",
     ["/accounts", "/accounts/{a}", "/accounts/{a}/history", "/accounts/{a}/keys/funding",
-     "/transactions/{t}", "/health/live", "/health/ready"],
+     "/transactions/{t}", "/health/live", "/health/ready", "/docs", "/openapi.json"],
 )  # fmt: skip
 def test_every_route_answers_with_and_without_its_trailing_slash(service, alice, path):
     newest = service.get(f"/accounts/{alice}/history").json()[0]["transaction_id"]

@@ -7,6 +7,7 @@ needs nothing but Python; the suite runs the same checks against services of its
 
 import http.client
 import json
+import os
 import sys
 import threading
 import uuid
@@ -140,7 +141,7 @@ CHECKS: list[Check] = [no_overdraft, no_double_spending, no_money_made]
 
 def main() -> None:
     """Run every check; exit code 1 at the first that fails."""
-    bases = sys.argv[1:] or ["http://127.0.0.1:8000"]
+    bases = sys.argv[1:] or [f"http://127.0.0.1:{os.environ.get('LEDGER_PORT', '8000')}"]
     try:
         for check in CHECKS:
             print(f"ok: {check(bases)}")

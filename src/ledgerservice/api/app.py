@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ledgerservice import __version__
@@ -45,6 +45,8 @@ def create_api() -> FastAPI:
         description=DESCRIPTION,
         redirect_slashes=False,
     )
+    for route in [route for route in api.routes if isinstance(route, Route)]:  # /docs and others
+        api.add_route(f"{route.path}/", route.endpoint, include_in_schema=False)
     api.include_router(router)
     api.add_exception_handler(Refused, _fault)
     api.add_exception_handler(LedgerError, _fault)

@@ -8,6 +8,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -161,8 +162,15 @@ def problem_body(code: str, **facts: Any) -> bytes:
 
 def problem(code: str, **facts: Any) -> tuple[int, bytes, dict[str, str]]:
     """Status, body and headers of the answer to a refused request."""
+    body = problem_body(code, **facts) if facts else _plain_body(code)
     status = CATALOGUE[code].status
     headers = {"content-type": "application/problem+json"}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["retry-after"] = str(RETRY_AFTER_S)
-    return status, problem_body(code, **facts), headers
+    return status, body, headers
+
+
+@lru_cache
+def _plain_body(code: str) -> bytes:
+    """Made once: refusing must be cheap when there is much to refuse."""
+    return problem_body(code)
