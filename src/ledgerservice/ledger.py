@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ledgerservice import journal, planner
 from ledgerservice.errors import CannotJoin
 from ledgerservice.model import (
+    BIGGEST_ID,
     Failed,
     Group,
     Kind,
@@ -41,8 +42,6 @@ from ledgerservice.wire import Wire
 
 Amount = str | int | Decimal
 """A positive amount in major units: "50.00", 50 or Decimal("50.00"); never a float."""
-
-BIGGEST_ID = 2**63 - 1
 
 
 def deposit(account_id: int, amount: Amount, key: str) -> Movement:

@@ -56,6 +56,7 @@ class Reject(StrEnum):
     REFERENCE_TAKEN = "reference_taken"
 
 
+BIGGEST_ID = 2**63 - 1
 KEY_PATTERN = r"[\x20-\x7e]{1,255}"
 
 _is_key = re.compile(KEY_PATTERN, re.ASCII).fullmatch

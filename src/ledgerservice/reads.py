@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledgerservice.errors import InternalFault, Unavailable
-from ledgerservice.model import Entry, Kind, Transaction
+from ledgerservice.model import BIGGEST_ID, Entry, Kind, Transaction
 from ledgerservice.schema import accounts, entries, transactions
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ LIST_ENTRIES = select(*(entries.c[name] for name in Entry.__struct_fields__)).wh
     entries.c.ledger_id == _ledger, entries.c.transaction_id == bindparam("transaction")
 )
 
-PAST_ALL_VERSIONS = 2**63 - 1
+PAST_ALL_VERSIONS = BIGGEST_ID
 
 Fields = tuple[Any, ...]
 

@@ -9,8 +9,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 
 from ledgerservice.api.problems import Refused
-
-BIGGEST = 2**63 - 1
+from ledgerservice.model import BIGGEST_ID
 
 
 def encode(place: int, filters: list[Any]) -> str:
@@ -27,7 +26,7 @@ def decode(cursor: str, filters: list[Any]) -> int:
     except ValueError:
         raise Refused("invalid_cursor") from None
     # Only what encode makes is taken: decoding alone passes over much.
-    if not 0 <= place <= BIGGEST or encode(place, filters) != cursor:
+    if not 0 <= place <= BIGGEST_ID or encode(place, filters) != cursor:
         raise Refused("invalid_cursor")
     return place
 

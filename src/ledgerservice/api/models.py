@@ -7,11 +7,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic import WithJsonSchema as Schema
 
 from ledgerservice.api.bodies import Number
-from ledgerservice.model import KEY_PATTERN
+from ledgerservice.model import BIGGEST_ID, KEY_PATTERN
 from ledgerservice.money import AMOUNT_PATTERN, is_positive_amount
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
-_BIGGEST_ID = 2**63 - 1
 
 
 def _integer(value: Any) -> int:
@@ -39,7 +38,7 @@ def _text(value: str) -> str:
 AccountId = Annotated[
     int,
     BeforeValidator(_integer),
-    Field(ge=-_BIGGEST_ID, le=_BIGGEST_ID),
+    Field(ge=-BIGGEST_ID, le=BIGGEST_ID),
     Schema({"type": "integer", "format": "int64", "minimum": 1, "examples": [1]}),
 ]
 Amount = Annotated[

@@ -14,10 +14,8 @@ from msgspec import UNSET, Raw, UnsetType
 from ledgerservice.api.bodies import fields_of, validated
 from ledgerservice.api.models import Deposit, Transfer, Withdrawal
 from ledgerservice.api.problems import Refused
-from ledgerservice.model import Kind, Movement, is_key
+from ledgerservice.model import BIGGEST_ID, Kind, Movement, is_key
 from ledgerservice.money import is_positive_amount
-
-BIGGEST_ID = 2**63 - 1
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
