@@ -211,8 +211,8 @@ class Poster(Generic[Request, Answer]):
         try:
             while batch := await self._gather():
                 await self._settle(batch)
-        finally:
             await self._disconnect()
+        finally:
             self._loop.call_soon_threadsafe(self._ended.set)
 
     async def _gather(self) -> list[_Waiting[Request, Answer]]:
