@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ledgerservice.api import movements
 from ledgerservice.api.problems import Refused
-from tests.conftest import RunningService
+from tests.conftest import RunningService, serving, url_text
 
 MANY = 200_000
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -234,6 +234,14 @@ def test_reading_stops_while_answers_are_not_taken(service):
     sending.join()
     assert count == MANY
     assert service.get(f"/accounts/{account}").json()["balance"] == f"{MANY // 100}.00"
+
+
+def test_a_silent_stream_is_ended(new_database):
+    values = {"DATABASE_URL": url_text(new_database()), "LEDGER_STREAM_IDLE_S": "1"}
+    with serving(**values) as service:
+        stream = Stream(service)
+        stream.send([deposit(service.open(), 1, "k")])
+        assert [answer["status"] for answer in stream.answers()] == [200]
 
 
 def test_a_stream_that_is_cut_may_be_sent_again(service):

@@ -4,6 +4,7 @@ Each item gets the answer that its own request would have got, in the order of t
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
@@ -19,6 +20,8 @@ from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Overloaded
 from ledgerservice.model import Failed, Group, Movement, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 NDJSON = "application/x-ndjson"
 CHUNKS_IN_FLIGHT = 16
@@ -171,7 +174,9 @@ async def _read_stream(
                 await chunks.put(task)
                 number += len(lines)
     except TimeoutError:
-        pass
+        log.info("a stream was silent for %s s and is ended", runtime.settings.stream_idle_s)
+    except Exception:
+        log.exception("a stream could not be read on")
     await chunks.put(None)
 
 
