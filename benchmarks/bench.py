@@ -118,12 +118,12 @@ def _bench(options: argparse.Namespace) -> bool:
                 name: load.Target(name, base, firsts[name], options.accounts)
                 for name, (base, _) in bases.items()
             }
-            runs = _measure(_plan(options), targets, folder)
+            # First, while the ledger is as small as the tables of the bare work.
+            target, service = targets[LEDGER], bases[LEDGER][1]
+            runs = _bulk(options.rounds, urls, target, servers.postmaster(folder), service.pid)
+            runs += _measure(_plan(options), targets, folder)
             _print_results(results := _results(runs))
             _print_expected(results)
-            service = bases[LEDGER][1]
-            target = targets[LEDGER]
-            runs += _bulk(options.rounds, urls, target, servers.postmaster(folder), service.pid)
         runs += overload.measure(urls[LEDGER], target, folder, console)
         return _prove(urls, runs)
 
@@ -235,7 +235,7 @@ def _measure(plan: list[Step], targets: dict[str, load.Target], folder: Path) ->
 def _results(runs: list[load.Run]) -> Results:
     same: dict[Case, dict[str, list[load.Run]]] = {}
     for run in runs:
-        if not run.name.startswith(WARM_UP_PHASE):
+        if run.name.startswith("round"):
             by_server = same.setdefault((run.workload, run.connections), {})
             by_server.setdefault(run.server, []).append(run)
     return {
