@@ -87,11 +87,6 @@ async def _received(receive: Receive, max_bytes: int) -> bytes:
             return bytes(body)
 
 
-def parse(body: bytes, model: type[Model]) -> Model:
-    """`body` as a `model`. Refuses with `invalid_json` or `invalid_request`."""
-    return validated(fields_of(body), model)
-
-
 def fields_of(body: bytes) -> dict[str, Any]:
     """The fields of a JSON object, numbers as they were written. Refuses with `invalid_json`."""
     try:

@@ -6,7 +6,7 @@ import uuid
 from starlette.types import Receive
 
 from ledgerservice.api import movements, rendering
-from ledgerservice.api.bodies import Headers, header_values, parse, read_body
+from ledgerservice.api.bodies import Headers, fields_of, header_values, read_body, validated
 from ledgerservice.api.models import OpenAccount
 from ledgerservice.api.movements import MoneyRoute
 from ledgerservice.api.problems import Refused, problem
@@ -42,7 +42,8 @@ async def move(runtime: Runtime, route: MoneyRoute, headers: Headers, receive: R
 
 async def open_account(runtime: Runtime, headers: Headers, receive: Receive) -> Reply:
     """Open the account that a request asks for; answer when it is durable."""
-    request = parse(await read_body(headers, receive, runtime.settings), OpenAccount)
+    body = await read_body(headers, receive, runtime.settings)
+    request = validated(fields_of(body), OpenAccount)
     # Without a key of the caller's a run that is repeated needs one all the same.
     key = _key(headers, None) or _OWN_KEY_MARK + uuid.uuid4().hex
     outcome = await runtime.openings.post(
