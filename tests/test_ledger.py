@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from ledgerservice import Ledger, deposit, transfer, withdrawal
 from ledgerservice.errors import CannotJoin
-from ledgerservice.model import Decline, Failed, Opened, Reject
+from ledgerservice.model import Decline, Failed, Opened, Recorded, Reject, Rejected
 from tests.conftest import connect, url_text
 
 
@@ -67,6 +67,43 @@ def test_many_movements_a_call_are_answered_in_order_and_replayed_whole(
         assert all(o.replayed for o in again)
         assert [o.transaction for o in again] == [o.transaction for o in first]
         assert await balances(ledger) == [1000 - posted, posted]
+
+    with_ledger(database, test)
+    no_violations(database)
+
+
+PAID, POOR = transfer(1, 2, 4, "seen"), withdrawal(2, 4, "seen")
+SEEN = {
+    "a repeat": (PAID, transfer(1, 2, "4.00", "seen"), True),
+    "a repeat of a decline": (POOR, POOR, True),
+    "another amount": (PAID, transfer(1, 2, 5, "seen"), False),
+    "an amount that cannot be": (PAID, transfer(1, 2, "0.001", "seen"), False),
+    "an account that is not there": (PAID, transfer(1, 99, 4, "seen"), False),
+}
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(("first", "then", "same"), SEEN.values(), ids=SEEN)
+def test_a_key_seen_before_is_found_among_many_new_ones(
+    database, no_violations, first, then, same, linked
+):
+    """A large batch is posted without looking for its keys, as long as all are new."""
+
+    async def test(ledger: Ledger) -> None:
+        seen = await ledger.post([first])
+        new = [deposit(1, 1, f"new-{n}") for n in range(500)]
+        answer = await ledger.post([*new[:250], then, *new[250:]], linked=linked)
+        single = await ledger.post([then])
+        if linked and not single[0].posted:
+            assert answer == Failed(250, single[0])
+            assert await ledger.outcome_of(1, "new-0") is None
+        else:
+            assert answer[250] == single[0]
+            assert all(o.posted and not o.replayed for o in answer[:250] + answer[251:])
+        if same:
+            assert single[0] == Recorded(seen[0].transaction, replayed=True)
+        else:
+            assert single[0] == Rejected(Reject.KEY_REUSED, 1)
 
     with_ledger(database, test)
     no_violations(database)

@@ -6,11 +6,12 @@ and what the server answers to them is looked at.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 
 import msgspec
-from psycopg.errors import OperationalError
+from psycopg.errors import OperationalError, UniqueViolation
 
 from ledgerservice.model import (
     Account,
@@ -32,6 +33,7 @@ COPY_CHUNK_ROWS = 1000
 
 BEGIN = "BEGIN"
 COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
 
 # Ascending ids, so that batches cannot deadlock; NO KEY, so that opening accounts is not blocked.
 # The external accounts are those of the deposits' and withdrawals' currencies, which never change.
@@ -149,24 +151,31 @@ class Locked(msgspec.Struct, frozen=True):
     blocks: list[int]
 
 
-async def begin(wire: Wire, ledger: int, movements: Sequence[Movement], blocks: int) -> Locked:
+async def begin(
+    wire: Wire, ledger: int, movements: Sequence[Movement], blocks: int, *, look: bool = True
+) -> Locked:
     """Begin, and `lock`."""
-    return await lock(wire, ledger, movements, blocks, Request(BEGIN))
+    return await lock(wire, ledger, movements, blocks, Request(BEGIN), look=look)
 
 
 async def lock(
-    wire: Wire, ledger: int, movements: Sequence[Movement], blocks: int, *before: Request
+    wire: Wire,
+    ledger: int,
+    movements: Sequence[Movement],
+    blocks: int,
+    *before: Request,
+    look: bool = True,
 ) -> Locked:
     """Lock the movements' accounts, and read what they are decided on.
 
     `blocks` is the number of blocks of transaction ids to take. What is to be run `before` goes
-    along in the same round trip.
+    along in the same round trip. Without `look` no key is looked for: none counts as seen.
     """
-    *_, locked, found, taken = await wire.exchange(
+    *_, locked, taken, found = await wire.exchange(
         *before,
         _lock_accounts(ledger, movements),
-        _find_earlier(ledger, movements),
         Request(TAKE_CLOCK_AND_IDS, [_number(blocks)]),
+        _find_earlier(ledger, movements if look else ()),
     )
     [(now, ids)] = taken.rows
     entries = await _find_entries(wire, ledger, [row[0] for row in found.rows])
@@ -205,6 +214,20 @@ async def record(wire: Wire, ledger: int, plan: Plan) -> None:
     The journal's trigger checks the entries and moves the accounts. Raises CommitUnconfirmed.
     """
     await _commit(wire, *await _write(wire, ledger, plan))
+
+
+async def record_new(wire: Wire, ledger: int, plan: Plan, movements: int) -> bool:
+    """`record`, of a plan of so many movements that was made without looking for keys.
+
+    The unique key judges each movement that writes a row. False, with all of it rolled back, if
+    it objects, or if a movement writes none: then its key may have an earlier outcome.
+    """
+    if len(plan.transactions) == movements:
+        with suppress(UniqueViolation):
+            await record(wire, ledger, plan)
+            return True
+    await wire.exchange(Request(ROLLBACK))
+    return False
 
 
 async def write(wire: Wire, ledger: int, plan: Plan) -> None:
