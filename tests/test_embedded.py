@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -75,12 +76,36 @@ def test_first_start_makes_a_safe_database(empty: House) -> None:
         "listen_addresses": "",
         "dynamic_shared_memory_type": "mmap",
         "server_encoding": "UTF8",
-        "max_wal_size": "4GB",
-        "shared_buffers": "256MB",
     }.items():
         assert ask(server.url, f"SHOW {setting}") == expected
     locale = "SELECT datlocale FROM pg_database WHERE datname = 'ledger' AND datlocprovider = 'b'"
     assert ask(server.url, locale) == "C.UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("limits", "free", "buffers", "log"),
+    [
+        (["max", "2147483648"], 80 * 2**30, "512MB", "10GB"),
+        (["64000000"], 2**30, "128MB", "1GB"),
+        (["600000000000"], 2**40, None, "16GB"),
+    ],
+)
+def test_buffers_and_log_follow_the_machine(
+    empty: House, monkeypatch: pytest.MonkeyPatch, limits, free, buffers, log
+) -> None:
+    """A container's memory, where that is less, and the free disk; within bounds."""
+    empty.folder.mkdir(exist_ok=True)
+    files = [empty.folder / f"limit{number}" for number in range(len(limits))]
+    for file, limit in zip(files, limits, strict=True):
+        file.write_text(limit + "\n")
+    monkeypatch.setattr(embedded, "MEMORY_LIMITS", [*files, empty.folder / "missing"])
+    monkeypatch.setattr(embedded.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    url = empty.started().url
+    assert ask(url, "SHOW max_wal_size") == log
+    machine_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // 2**20
+    expected = buffers or f"{max(128, min(machine_mb, 8192))}MB"
+    megabytes = "SELECT setting::int / 128 || 'MB' FROM pg_settings WHERE name = 'shared_buffers'"
+    assert ask(url, megabytes) == expected
 
 
 def test_only_the_owner_of_the_data_enters_the_socket_folder(house: House) -> None:

@@ -47,6 +47,12 @@ SOCKET_NAME = f".s.PGSQL.{PORT}"
 SOCKET_PATH_LIMIT_BYTES = 103  # macOS; Linux allows 107.
 LOG_LIMIT_BYTES = 10_000_000
 LOG_TAIL_BYTES = 65_536
+MEMORY_LIMITS = (  # cgroup 2, then 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+BUFFERS_MB = (128, 8192)
+LOG_MB = (1024, 16384)
 POLL_S = 0.02
 OLD_SERVER_POLL_S = 0.1
 TELL_EVERY_S = 5.0
@@ -71,8 +77,8 @@ FIXED_SETTINGS = {
 CONFIGURATION = """
 # Chosen for the ledger. Change what you like; it applies when the service next starts.
 max_connections = 100
-shared_buffers = 256MB
-max_wal_size = 4GB
+shared_buffers = {buffers_mb}MB
+max_wal_size = {log_mb}MB
 # With a million accounts, pglz took a fifth of the transfers a second.
 wal_compression = off
 timezone = 'UTC'
@@ -353,11 +359,29 @@ def _create_data(programs: Programs, data: Path, major: int) -> None:
         shutil.rmtree(new)
     _make_private(new, programs.account)
     programs.run(["initdb", "-D", os.fspath(new), *_initdb_options(major)], new)
-    _append(new / "postgresql.conf", CONFIGURATION)
+    _append(new / "postgresql.conf", _configuration(new))
     single = ["postgres", "--single", "-D", os.fspath(new), "-c", "exit_on_error=on", "template1"]
     programs.run(single, new, f"CREATE DATABASE {DATABASE}\n")
     new.rename(data)
     _sync(data.parent)
+
+
+def _configuration(data: Path) -> str:
+    """A quarter of the memory, or of the container's, for buffers; an eighth of the free disk, at
+    most, for the log between two checkpoints. With ten million accounts they are worth a third.
+    """
+    memory = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            memory.append(int(limit.read_text()))
+    return CONFIGURATION.format(
+        buffers_mb=_within(min(memory) // 4 // 2**20, BUFFERS_MB),
+        log_mb=_within(shutil.disk_usage(data).free // 8 // 2**20, LOG_MB),
+    )
+
+
+def _within(value: int, bounds: tuple[int, int]) -> int:
+    return max(bounds[0], min(value, bounds[1]))
 
 
 def _initdb_options(major: int) -> list[str]:
