@@ -1,5 +1,7 @@
 """`make bench-soak`: ten minutes of steady load; whether latency, bloat or memory drift.
 
+Once a minute the same load goes for a slice to the control, a fresh copy of the ledger as it was
+at the start, on the same server: what changes there too is the machine's doing, and no drift.
 Prints the first and the last minutes, and draws all of it into docs/soak.svg.
 """
 
@@ -19,6 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from sqlalchemy import make_url
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
@@ -31,6 +34,8 @@ from bench import stop_at_sigterm
 from servers import LEDGER, ROOT
 
 CONNECTIONS, ACCOUNTS = 64, 10_000
+SLICES_A_MINUTE = 6  # the control's is in addition
+CONTROL = "control"
 PICTURE = ROOT / "docs" / "soak.svg"
 
 console = Console(highlight=False, width=200)
@@ -59,19 +64,23 @@ def main() -> None:
         for line in machine.facts(folder, urls[LEDGER]):
             console.print(f"- {line}")
         first = servers.fund(urls, ACCOUNTS)[LEDGER]
-        runs, samples = [], []
+        control = _Control(urls[LEDGER], first, folder)
+        runs, samples, controls = [], [], []
         with servers.server(LEDGER, urls[LEDGER]) as (base, process):
             target = load.Target(LEDGER, base, first, ACCOUNTS)
             service = psutil.Process(process.pid)
-            for number in track(range(options.minutes * 60 // options.slice), "Soaking"):
+            for number in track(range(options.minutes * SLICES_A_MINUTE), "Soaking"):
+                if number % SLICES_A_MINUTE == 0:
+                    controls.append(control.run(options.slice))
                 name = f"soak{number}-slice"
                 run = load.run(name, target, "uniform", CONNECTIONS, options.slice, folder)
                 runs.append(run)
                 state = _state(urls[LEDGER])
                 memory_mb = service.memory_info().rss / 1e6
                 samples.append(Sample(run.transfers_s, run.p50_ms, run.p99_ms, *state, memory_mb))
-        _print(samples)
-        _draw(samples, options.slice)
+        controls.append(control.run(options.slice))
+        _print(samples, controls)
+        _draw(samples, controls, options.slice)
         count = proof.exactly_once(LEDGER, urls[LEDGER], runs)
         for fault in count.faults[:20]:
             console.print(f"  - [red]{fault}[/]")
@@ -79,6 +88,34 @@ def main() -> None:
         if count.faults or not proof.invariants_hold(urls[LEDGER]):
             console.print("[bold red]FAILED[/]: a proof does not hold; see above.")
             sys.exit(1)
+
+
+class _Control:
+    """Slices of the load on fresh copies of a ledger."""
+
+    def __init__(self, url: str, first: int, folder: Path) -> None:
+        self._url, self._first, self._folder = url, first, folder
+        self._made = 0
+        self._copy(make_url(url).database or "", "origin")
+
+    def run(self, seconds: int) -> load.Run:
+        self._made += 1
+        self._copy("origin", CONTROL)
+        try:
+            with servers.server(LEDGER, servers.other_database(self._url, CONTROL)) as (base, _):
+                target = load.Target(LEDGER, base, self._first, ACCOUNTS)
+                name = f"{CONTROL}{self._made}-slice"
+                return load.run(name, target, "uniform", CONNECTIONS, seconds, self._folder)
+        finally:
+            self._administer(f"DROP DATABASE {CONTROL}")
+
+    def _copy(self, of: str, name: str) -> None:
+        self._administer(f"CREATE DATABASE {name} TEMPLATE {of}")
+
+    def _administer(self, statement: str) -> None:
+        url = servers.other_database(self._url, "postgres")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statement)
 
 
 def _state(url: str) -> tuple[float, int]:
@@ -90,32 +127,44 @@ def _state(url: str) -> tuple[float, int]:
         return row[0] / 1e6, row[1]
 
 
-def _print(samples: list[Sample]) -> None:
+def _print(samples: list[Sample], controls: list[load.Run]) -> None:
     table = Table(box=box.MARKDOWN)
-    for name in ("", "transfers/s", "p50 ms", "p99 ms", "accounts MB", "memory MB"):
+    for name in ("", "transfers/s", "p50 ms", "p99 ms", "accounts MB", "memory MB",
+                 "control: transfers/s", "p50 ms", "of the control"):  # fmt: skip
         table.add_column(name, justify="right")
-    third = max(1, len(samples) // 3)
-    for name, part in (("first third", samples[:third]), ("last third", samples[-third:])):
+    third, control_third = max(1, len(samples) // 3), max(1, len(controls) // 3)
+    for name, part, beside in (
+        ("first third", samples[:third], controls[:control_third]),
+        ("middle", samples[third:-third], controls[control_third:-control_third]),
+        ("last third", samples[-third:], controls[-control_third:]),
+    ):
         medians = [statistics.median(column) for column in zip(*part, strict=True)]
+        control = statistics.median(run.transfers_s for run in beside)
         table.add_row(name, f"{medians[0]:,.0f}", f"{medians[1]:.1f}", f"{medians[2]:.1f}",
-                      f"{medians[3]:.1f}", f"{medians[5]:.0f}")  # fmt: skip
+                      f"{medians[3]:.1f}", f"{medians[5]:.0f}", f"{control:,.0f}",
+                      f"{statistics.median(run.p50_ms for run in beside):.1f}",
+                      f"{medians[0] / control:.2f}")  # fmt: skip
     console.print(table)
 
 
-def _draw(samples: list[Sample], slice_s: int) -> None:
+def _draw(samples: list[Sample], controls: list[load.Run], slice_s: int) -> None:
     minutes = [(number + 1) * slice_s / 60 for number in range(len(samples))]
+    between = [number * SLICES_A_MINUTE * slice_s / 60 for number in range(len(controls))]
     panels = {
-        "transfers/s": [s.transfers_s for s in samples],
-        "p99 ms": [s.p99_ms for s in samples],
-        "accounts, MB with indexes": [s.accounts_mb for s in samples],
-        "memory of the service, MB": [s.memory_mb for s in samples],
+        "transfers/s": ([s.transfers_s for s in samples], [r.transfers_s for r in controls]),
+        "p99 ms": ([s.p99_ms for s in samples], [r.p99_ms for r in controls]),
+        "accounts, MB with indexes": ([s.accounts_mb for s in samples], []),
+        "memory of the service, MB": ([s.memory_mb for s in samples], []),
     }
     figure, axes = plt.subplots(len(panels), sharex=True, figsize=(8, 8), layout="constrained")
-    for axis, (name, values) in zip(axes, panels.items(), strict=True):
-        axis.plot(minutes, values)
+    for axis, (name, (values, beside)) in zip(axes, panels.items(), strict=True):
+        axis.plot(minutes, values, label="the ledger that grows")
+        if beside:
+            axis.plot(between, beside, "o", label="fresh copies of it")
+            axis.legend()
         axis.set_ylim(bottom=0)
         axis.set_ylabel(name)
-    axes[-1].set_xlabel("minutes")
+    axes[-1].set_xlabel("minutes of load")
     figure.savefig(PICTURE, metadata={"Date": None})
 
 
