@@ -1,0 +1,379 @@
+"""The judge: from what the clients saw and what the journal holds, every promise that was broken.
+
+It knows nothing of the service but its answers' form. All amounts are in minor units of currencies
+with two decimals.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from tests.proof.history import MOVEMENTS, Attempt, Request
+from tests.proof.journal import Account, Entry, Journal, Transaction
+from tests.proof.order import NEVER, Order
+
+HISTORY_ROWS = 100  # in the first page
+
+OK, DECLINED, REFUSED, UNKNOWN = "ok", "declined", "refused", "unknown"
+
+Key = tuple[int, str]
+"""An account and an idempotency key of it."""
+
+
+class Violation(NamedTuple):
+    """A broken promise: which, and where."""
+
+    code: str
+    what: str
+
+
+class Report(NamedTuple):
+    """The verdict over a history and a journal."""
+
+    violations: list[Violation]
+    operations: int
+    outcomes: dict[str, int]
+    unresolved: int
+
+    def count(self, *codes: str) -> int:
+        """How many of these violations there are."""
+        return sum(violation.code in codes for violation in self.violations)
+
+
+LOST = ("lost", "decline_lost")
+DOUBLED = ("applied_twice", "key_twice", "unasked", "refused_but_applied", "decline_moved")
+
+
+def check(attempts: Iterable[Attempt], journal: Journal) -> Report:
+    """Judge a history against the journal at its end."""
+    case = _Case(list(attempts), journal)
+    found = [Violation(code, what) for part in PARTS for code, what in part(case)]
+    outcomes: dict[str, int] = defaultdict(int)
+    for attempt in case.attempts:
+        outcomes[outcome(attempt)] += 1
+    unresolved = sum(v.code == "unresolved" for v in found)
+    return Report(found, len(case.attempts), dict(outcomes), unresolved)
+
+
+def outcome(attempt: Attempt) -> str:
+    """What an attempt's client knows: OK, DECLINED, REFUSED (nothing recorded) or UNKNOWN."""
+    status, body = attempt.status, attempt.body
+    if status is None or not isinstance(body, dict | list):
+        return UNKNOWN
+    if status < 300:
+        return OK
+    if isinstance(body, dict) and "transaction_id" in body:
+        return DECLINED
+    return REFUSED if status < 500 or body.get("code") == "overloaded" else UNKNOWN
+
+
+def minor(text: str) -> int:
+    """An amount of an answer, two decimals, in minor units."""
+    whole, _, cents = text.partition(".")
+    assert len(cents) == 2, text
+    return int(whole + cents)
+
+
+class _Case:
+    """The evidence, indexed."""
+
+    def __init__(self, attempts: list[Attempt], journal: Journal) -> None:
+        self.attempts = attempts
+        self.accounts = {account.id: account for account in journal.accounts}
+        self.transactions = {t.id: t for t in journal.transactions}
+        self.journal = journal
+        self.by_key: dict[Key, list[Transaction]] = defaultdict(list)
+        for transaction in journal.transactions:
+            self.by_key[transaction.account, transaction.key].append(transaction)
+        self.entries: dict[int, list[Entry]] = defaultdict(list)  # by account
+        self.legs: dict[int, list[Entry]] = defaultdict(list)  # by transaction
+        for entry in journal.entries:
+            self.entries[entry.account].append(entry)
+            self.legs[entry.transaction].append(entry)
+        for rows in self.entries.values():
+            rows.sort(key=lambda entry: entry.seq)
+        self.asked: dict[Key, list[Attempt]] = defaultdict(list)
+        for attempt in attempts:
+            if attempt.request.kind in MOVEMENTS:
+                self.asked[attempt.request.account, attempt.request.key].append(attempt)
+
+    def state(self, account: int, version: int) -> tuple[int, int] | None:
+        """Balance and held of an account at a version; None if it never had that."""
+        if version == 0:
+            return 0, 0
+        rows = self.entries.get(account, [])
+        if not 0 < version <= len(rows) or rows[version - 1].seq != version:
+            return None
+        return rows[version - 1].balance, rows[version - 1].held
+
+
+Found = Iterator[tuple[str, str]]
+
+
+def _transactions_balance(case: _Case) -> Found:
+    for transaction in case.journal.transactions:
+        totals: dict[int, int] = defaultdict(int)
+        legs = case.legs.get(transaction.id, [])
+        for leg in legs:
+            totals[leg.currency_number] += leg.amount
+            if leg.recorded_at != transaction.recorded_at:
+                yield "other_moment", f"transaction {transaction.id}"
+        if any(totals.values()):
+            yield "unbalanced", f"transaction {transaction.id}: {dict(totals)}"
+        if transaction.reason is not None and legs:
+            yield "decline_moved", f"transaction {transaction.id} was declined, and has entries"
+        if transaction.reason is None and _moves(transaction) != {
+            (leg.account, leg.amount) for leg in legs
+        }:
+            yield (
+                "content_broken",
+                f"transaction {transaction.id}: its entries are not what it says",
+            )
+    for number in case.legs.keys() - case.transactions.keys():
+        yield "orphan_entries", f"transaction {number} does not exist"
+
+
+def _moves(transaction: Transaction) -> set[tuple[int, int]]:
+    amount = transaction.amount if transaction.kind == "deposit" else -transaction.amount
+    return {(transaction.account, amount), (transaction.other, -amount)}
+
+
+def _accounts_continue(case: _Case) -> Found:
+    totals: dict[int, int] = defaultdict(int)
+    for account in case.journal.accounts:
+        totals[account.currency_number] += account.balance
+        yield from _account_continues(account, case.entries.get(account.id, []))
+    for currency, total in totals.items():
+        if total:
+            yield "total_not_zero", f"currency {currency}: {total}"
+    for number in case.entries.keys() - case.accounts.keys():
+        yield "orphan_entries", f"account {number} does not exist"
+
+
+def _account_continues(account: Account, rows: list[Entry]) -> Found:
+    balance, moment = 0, ""
+    for place, entry in enumerate(rows, start=1):
+        where = f"account {account.id}, version {entry.seq}"
+        balance += entry.amount
+        if entry.seq != place:
+            yield "version_gap", f"{where} should be {place}"
+        if entry.balance != balance:
+            yield "balance_broken", f"{where}: {entry.balance} instead of {balance}"
+        if account.floor is not None and entry.balance - entry.held < account.floor:
+            yield "overdrawn", f"{where}: {entry.balance}"
+        if entry.recorded_at < moment:
+            yield "time_backwards", where
+        balance, moment = entry.balance, entry.recorded_at
+    last = (rows[-1].balance, rows[-1].held, rows[-1].seq) if rows else (0, 0, 0)
+    if (account.balance, account.held, account.version) != last:
+        yield "account_differs", f"account {account.id} is not what its last entry says"
+
+
+def _declines_are_just(case: _Case) -> Found:
+    for t in case.journal.transactions:
+        if t.reason is None:
+            continue
+        state = case.state(t.deciding_account or 0, t.deciding_version or 0)
+        if state is None or state[0] - state[1] != t.deciding_available:
+            yield "decline_unjust", f"transaction {t.id} was decided on what never was"
+            continue
+        account = case.accounts.get(t.deciding_account or 0)
+        floor = None if account is None else account.floor
+        if t.reason == "insufficient_funds" and (
+            floor is None or (t.deciding_available or 0) - t.amount >= floor
+        ):
+            yield "decline_unjust", f"transaction {t.id}: {t.deciding_available} was enough"
+
+
+def _keys_have_one_outcome(case: _Case) -> Found:
+    for (account, key), rows in case.by_key.items():
+        if len(rows) > 1:
+            yield "key_twice", f"key {key} of account {account}: {len(rows)} transactions"
+        for row in rows:
+            same = [a for a in case.asked.get((account, key), []) if _asks_for(a.request, row)]
+            if not same:
+                yield "unasked", f"transaction {row.id}: nobody asked for it"
+            elif all(outcome(attempt) == REFUSED for attempt in same):
+                yield "refused_but_applied", f"transaction {row.id}, key {key}"
+
+
+def _asks_for(request: Request, row: Transaction) -> bool:
+    return (
+        request.kind == row.kind
+        and request.amount == row.amount
+        and request.other in (None, row.other)
+    )
+
+
+def _answers_are_kept(case: _Case) -> Found:
+    for (account, key), attempts in case.asked.items():
+        rows = case.by_key.get((account, key), [])
+        where = f"key {key} of account {account}"
+        told: dict[Request, Any] = {}
+        first = 0
+        for attempt in attempts:
+            known = outcome(attempt)
+            if known in (OK, DECLINED):
+                first += not attempt.replayed
+                if told.setdefault(attempt.request, attempt.body) != attempt.body:
+                    yield "answers_differ", where
+                yield from _answer_is_kept(case, attempt, rows, where)
+            elif _is_reuse(attempt) and all(_asks_for(attempt.request, row) for row in rows):
+                yield "reuse_unfounded", where
+        if first > 1:
+            yield "applied_twice", f"{where}: {first} answers that are no replays"
+        if len(told) > 1:
+            yield "reuse_accepted", f"{where}: {len(told)} requests were acknowledged"
+
+
+def _is_reuse(attempt: Attempt) -> bool:
+    """Whether it was refused because another request had its key."""
+    return isinstance(attempt.body, dict) and attempt.body.get("code") == "idempotency_key_reused"
+
+
+def _answer_is_kept(case: _Case, attempt: Attempt, rows: list[Transaction], where: str) -> Found:
+    body = attempt.body
+    row = next((row for row in rows if row.id == body["transaction_id"]), None)
+    if row is None:
+        yield ("lost" if outcome(attempt) == OK else "decline_lost"), where
+        return
+    answered = (
+        body["transaction_type"].lower().replace("withdrawal", "withdraw"),
+        minor(body["amount"]),
+        body["recorded_at"],
+        outcome(attempt) == DECLINED,
+    )
+    kept = (row.kind, row.amount, row.recorded_at, row.reason is not None)
+    if answered != kept or not _asks_for(attempt.request, row):
+        yield "content_differs", f"{where}: answered {answered}, kept {kept}"
+    if outcome(attempt) == OK:
+        answered_legs = {
+            (e["account_id"], e["version"], minor(e["amount"]), minor(e["balance"]))
+            for e in body["entries"]
+        }
+        legs = {(e.account, e.seq, e.amount, e.balance) for e in case.legs.get(row.id, [])}
+        if answered_legs != legs:
+            yield "content_differs", f"{where}: answered {answered_legs}, kept {legs}"
+    elif (body["decided_on"]["account_id"], body["decided_on"]["version"]) != (
+        row.deciding_account,
+        row.deciding_version,
+    ):
+        yield "content_differs", f"{where}: decided on {body['decided_on']}"
+
+
+def _all_is_resolved(case: _Case) -> Found:
+    """Every movement that was ever asked for has a definite answer at the end."""
+    for (account, key), attempts in case.asked.items():
+        open_requests = {a.request for a in attempts if outcome(a) == UNKNOWN}
+        answered = {a.request for a in attempts if outcome(a) != UNKNOWN}
+        for _ in open_requests - answered:
+            yield "unresolved", f"key {key} of account {account}"
+
+
+def seen(attempt: Attempt) -> Iterator[tuple[int, int, int]]:
+    """(account, version, available) that a read or a decline reported."""
+    request, body = attempt.request, attempt.body
+    known = outcome(attempt)
+    if known == DECLINED and "decided_on" in body:
+        decided = body["decided_on"]
+        yield decided["account_id"], decided["version"], minor(decided["available"])
+    elif known == OK and request.kind == "account":
+        yield body["id"], body["version"], minor(body["available"])
+    elif known == OK and request.kind == "accounts":
+        for row in body:
+            yield row["id"], row["version"], minor(row["available"])
+    elif known == OK and request.kind == "history":
+        if not body:
+            yield request.account, 0, 0
+        for row in body:
+            yield request.account, row["version"], minor(row["balance"])
+
+
+def _reads_are_of_what_was(case: _Case) -> Found:
+    for attempt in case.attempts:
+        versions = []
+        for account, version, available in seen(attempt):
+            versions.append(version)
+            state = case.state(account, version)
+            if state is None or state[0] - state[1] != available:
+                yield "read_of_nothing", f"account {account}, version {version}: {available}"
+        if attempt.request.kind == "history" and versions:
+            rows = min(versions[0], HISTORY_ROWS)
+            if versions != [versions[0] - place for place in range(rows)] and versions != [0]:
+                yield "history_torn", f"account {attempt.request.account}: {versions}"
+
+
+def _order_is_strict(case: _Case) -> Found:
+    order = Order()
+    nodes = {row.id: _node(case, order, row) for row in case.journal.transactions}
+    for rows in case.entries.values():
+        for entry, following in pairwise(rows):
+            if entry.transaction in nodes and following.transaction in nodes:
+                order.put_before(nodes[entry.transaction], nodes[following.transaction])
+    for row in case.journal.transactions:
+        if row.deciding_account is not None:
+            _put_between(
+                case, order, nodes, nodes[row.id], row.deciding_account, row.deciding_version or 0
+            )
+    for attempt in case.attempts:
+        if outcome(attempt) in (OK, REFUSED) and attempt.request.kind not in MOVEMENTS:
+            _order_read(case, order, nodes, attempt)
+    yield from order.violations()
+
+
+def _node(case: _Case, order: Order, row: Transaction) -> int:
+    """When the transaction can have taken effect: from its first request on to its first answer."""
+    same = [
+        attempt
+        for attempt in case.asked.get((row.account, row.key), [])
+        if _asks_for(attempt.request, row) and outcome(attempt) != REFUSED
+    ]
+    invoked = min((attempt.invoked_ns for attempt in same), default=0)
+    completed = min(
+        (a.completed_ns for a in same if a.completed_ns is not None and outcome(a) != UNKNOWN),
+        default=NEVER,
+    )
+    return order.add(f"transaction {row.id}", invoked, completed)
+
+
+def _order_read(case: _Case, order: Order, nodes: dict[int, int], attempt: Attempt) -> None:
+    request = attempt.request
+    name = f"{attempt.client}'s read of {request.kind} {request.account}"
+    completed = NEVER if attempt.completed_ns is None else attempt.completed_ns
+    node = order.add(name, attempt.invoked_ns, completed)
+    if request.kind == "key":
+        for row in case.by_key.get((request.account, request.key), []):
+            if outcome(attempt) == OK:
+                order.put_before(nodes[row.id], node)
+            elif attempt.body.get("code") == "key_not_found":
+                order.put_before(node, nodes[row.id])
+        return
+    newest: dict[int, int] = {}
+    for account, version, _ in seen(attempt):
+        newest[account] = max(version, newest.get(account, 0))
+    for account, version in newest.items():
+        _put_between(case, order, nodes, node, account, version)
+
+
+def _put_between(
+    case: _Case, order: Order, nodes: dict[int, int], node: int, account: int, version: int
+) -> None:
+    """After the write of what was seen, and before the next write."""
+    rows = case.entries.get(account, [])
+    if 0 < version <= len(rows) and rows[version - 1].transaction in nodes:
+        order.put_before(nodes[rows[version - 1].transaction], node)
+    if version < len(rows) and rows[version].transaction in nodes:
+        order.put_before(node, nodes[rows[version].transaction])
+
+
+PARTS = (
+    _transactions_balance,
+    _accounts_continue,
+    _declines_are_just,
+    _keys_have_one_outcome,
+    _answers_are_kept,
+    _all_is_resolved,
+    _reads_are_of_what_was,
+    _order_is_strict,
+)

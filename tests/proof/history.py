@@ -1,0 +1,110 @@
+"""What the clients saw: every request before it was sent, every answer as it came.
+
+One file a client, a line of JSON an event, times in nanoseconds of the machine's monotonic clock,
+which all processes share.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+MOVEMENTS = ("deposit", "withdraw", "transfer")
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What was asked.
+
+    `kind` is one of MOVEMENTS, or a read: `account` (its state), `accounts` (the state of all),
+    `history` (its newest page) or `key` (what became of a key). `amount` is in minor units.
+    """
+
+    kind: str
+    account: int = 0
+    other: int | None = None
+    amount: int = 0
+    key: str = ""
+
+
+class Sent(msgspec.Struct, frozen=True, tag="sent", gc=False):
+    """Written before the request leaves."""
+
+    number: int
+    at_ns: int
+    request: Request
+
+
+class Got(msgspec.Struct, frozen=True, tag="got", omit_defaults=True, gc=False):
+    """Written when the answer is there. A request without one has an unknown outcome."""
+
+    number: int
+    at_ns: int
+    status: int
+    body: msgspec.Raw
+    replayed: bool = False
+
+
+class Attempt(msgspec.Struct):
+    """A request and what came of it; `completed_ns` is None where no answer came."""
+
+    client: str
+    invoked_ns: int
+    request: Request
+    completed_ns: int | None = None
+    status: int | None = None
+    body: Any = None
+    replayed: bool = False
+
+
+class Recorder:
+    """The file of one client."""
+
+    def __init__(self, folder: Path, client: str) -> None:
+        self._file = (folder / f"{client}.jsonl").open("ab", buffering=0)
+        self._encoder = msgspec.json.Encoder()
+        self._number = 0
+
+    def sent(self, *requests: Request) -> list[int]:
+        """Record what is about to be sent in one go; the numbers to record the answers with."""
+        at_ns = time.monotonic_ns()
+        first = self._number
+        self._number += len(requests)
+        numbers = list(range(first, self._number))
+        self._write(Sent(n, at_ns, r) for n, r in zip(numbers, requests, strict=True))
+        return numbers
+
+    def got(self, answers: Iterable[tuple[int, int, bytes, bool]]) -> None:
+        """Record (number, status, body, replayed) of answers that came in one go."""
+        at_ns = time.monotonic_ns()
+        self._write(Got(n, at_ns, s, msgspec.Raw(b or b"null"), r) for n, s, b, r in answers)
+
+    def _write(self, events: Iterable[Sent | Got]) -> None:
+        lines = b"".join(self._encoder.encode(event) + b"\n" for event in events)
+        self._file.write(lines)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read(folder: Path) -> list[Attempt]:
+    """All attempts of all clients."""
+    return [attempt for file in sorted(folder.glob("*.jsonl")) for attempt in _read_file(file)]
+
+
+def _read_file(file: Path) -> Iterator[Attempt]:
+    attempts: dict[int, Attempt] = {}
+    decoder = msgspec.json.Decoder(Sent | Got)
+    for line in file.read_bytes().splitlines():
+        event = decoder.decode(line)
+        if isinstance(event, Sent):
+            attempts[event.number] = Attempt(file.stem, event.at_ns, event.request)
+        else:
+            attempt = attempts[event.number]
+            attempt.completed_ns = event.at_ns
+            attempt.status = event.status
+            attempt.body = msgspec.json.decode(event.body)
+            attempt.replayed = event.replayed
+    yield from attempts.values()
