@@ -35,6 +35,7 @@ STEPS = ((10_000, 1_000_000), (1_000_000, 4_000_000), (10_000_000, 50_000_000))
 SLICE = 200_000  # transactions in one of the loading's own
 FUNDS = 10**9
 CONNECTIONS, READERS = 64, 16
+WARM_UP = 4  # times as long as a run
 LOADED = "loaded"
 
 console = Console(highlight=False, width=200)
@@ -93,10 +94,11 @@ def _bench(options: argparse.Namespace, folder: Path, url: str) -> bool:
                 "large": load.Target(LEDGER, bases["large"], 1, size.accounts),
             }
             measured: dict[str, list[tuple[float, ...]]] = {"small": [], "large": []}
-            for turn in range(-1, options.rounds):  # the first only warms up
+            for turn in range(-1, options.rounds):  # the first only fills the buffers
+                seconds = options.seconds * (WARM_UP if turn < 0 else 1)
                 for name, target in targets.items():
                     label = f"step{number}turn{turn}-{name}"
-                    run = load.run(label, target, "uniform", CONNECTIONS, options.seconds, folder)
+                    run = load.run(label, target, "uniform", CONNECTIONS, seconds, folder)
                     runs[name].append(run)
                     reads = [_read(target, path) for path in ("", "/history")]
                     if turn >= 0:
