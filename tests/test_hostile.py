@@ -1126,3 +1126,28 @@ def test_answers_are_as_described(case: schemathesis.Case, service: RunningServi
         base_url=service.base,
         excluded_checks=[schemathesis.checks.CHECKS.get_one("positive_data_acceptance")],
     )
+
+
+def test_requests_that_follow_from_each_other_are_answered_as_described(
+    service: RunningService,
+) -> None:
+    """Chains along the links of the description, and those that its names suggest."""
+    linked = schemathesis.openapi.from_url(f"{service.base}/openapi.json")
+    excluded = [schemathesis.checks.CHECKS.get_one("positive_data_acceptance")]
+
+    class Chain(linked.as_state_machine()):
+        def validate_response(self, response, case, *_: object, **__: object) -> None:
+            followed.add(case.operation.label)
+            case.validate_response(response, excluded_checks=excluded)
+
+    followed: set[str] = set()
+    Chain.run(
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=12,
+            deadline=None,
+            derandomize="CI" in os.environ,
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+    assert {"GET /accounts/{account_id}", "GET /accounts/{account_id}/history"} <= followed

@@ -36,6 +36,7 @@ def _both(method: str, path: str, **declared: Any) -> Callable[[Route], Route]:
     """Registers a route with and without its trailing slash; neither redirects."""
 
     def register(route: Route) -> Route:
+        declared.setdefault("operation_id", declared.get("name", route.__name__))
         router.add_api_route(path, route, methods=[method], response_model=None, **declared)
         other = path.rstrip("/") if path.endswith("/") else path + "/"
         router.add_api_route(
@@ -67,6 +68,19 @@ def _in_path(**schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 _AN_ID = {"type": "integer", "format": "int64"}
+
+
+def _leads_to(**links: dict[str, str]) -> dict[str, Any]:
+    """Links for the docs: operations, and where in an answer their path parameters stand."""
+    return {
+        "links": {
+            name: {
+                "operationId": name,
+                "parameters": {place: f"$response.body#/{field}" for place, field in of.items()},
+            }
+            for name, of in links.items()
+        }
+    }
 
 
 def _runtime(request: Request) -> Runtime:
@@ -105,7 +119,13 @@ def _declare_money_route(name: str, answer: type[BaseModel]) -> None:
         summary=str(route.model.__doc__),
         tags=["money"],
         openapi_extra=_body_of(route.model),
-        responses={200: {"model": answer}, **_problems(400, 404, 408, 409, 413, 415, 422, 503)},
+        responses={
+            200: {
+                "model": answer,
+                **_leads_to(get_transaction={"transaction_id": "transaction_id"}),
+            },
+            **_problems(400, 404, 408, 409, 413, 415, 422, 503),
+        },
     )(move)
 
 
@@ -156,7 +176,13 @@ async def post_batch(request: Request) -> Response:
     summary="Open an account",
     status_code=201,
     openapi_extra=_body_of(models.OpenAccount),
-    responses={201: {"model": models.Account}, **_problems(408, 409, 413, 415, 422, 503)},
+    responses={
+        201: {
+            "model": models.Account,
+            **_leads_to(get_account={"account_id": "id"}, get_history={"account_id": "id"}),
+        },
+        **_problems(408, 409, 413, 415, 422, 503),
+    },
 )
 async def open_account(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """Opens an account with a zero balance. A reference or a key makes a repeat harmless."""
@@ -259,7 +285,16 @@ def _check_query(request: Request, limit: int, *filters: str) -> None:
     tags=["transactions"],
     summary="The recorded outcome of a key",
     openapi_extra=_in_path(account_id=_AN_ID, key={"type": "string"}),
-    responses={200: {"model": models.Transaction}, **_problems(404, 503)},
+    responses={
+        200: {
+            "model": models.Transaction,
+            **_leads_to(
+                get_transaction={"transaction_id": "transaction_id"},
+                get_account={"account_id": "account_id"},
+            ),
+        },
+        **_problems(404, 503),
+    },
 )
 async def get_key(request: Request) -> Response:
     """What became of a request whose answer was lost: its transaction, or 404."""
