@@ -1,0 +1,413 @@
+"""A database that exists in memory, on an event loop's virtual time, and answers as it likes.
+
+It understands the statements of the write path and nothing else, with PostgreSQL's locks, unique
+key and commit; what it refuses, delays, loses and leaves in doubt comes from a seed.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import errors
+
+from ledgerservice import journal
+from ledgerservice.model import Account, Entry
+from ledgerservice.wire import Request, Result
+from tests.proof.journal import Account as AccountRow
+from tests.proof.journal import Entry as EntryRow
+from tests.proof.journal import Journal
+from tests.proof.journal import Transaction as TransactionRow
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+CURRENCY, OUTSIDE = ("USD", 1, 2), -1
+KINDS = {1: "deposit", 2: "withdraw", 3: "transfer"}
+STATEMENT_ERRORS: list[type[psycopg.Error]] = [
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.DiskFull,
+    errors.QueryCanceled,
+    errors.IdleInTransactionSessionTimeout,
+    errors.AdminShutdown,
+]
+STATEMENT_TIMEOUT_S = 30.0
+
+
+class KeyTaken(errors.UniqueViolation):
+    """As the unique key of transactions says it."""
+
+    diag: Any = SimpleNamespace(constraint_name="transactions_idempotency_key")
+
+
+class Faults(NamedTuple):
+    """How likely each is: of a connection, of a statement, of a commit."""
+
+    refused: float = 0.0
+    failing: float = 0.0
+    slow: float = 0.0
+    cut: float = 0.0
+    never: float = 0.0
+    commit: float = 0.0
+
+
+class Row(NamedTuple):
+    """A stored transaction: the columns of COPY_TRANSACTIONS, without the ledger."""
+
+    id: int
+    kind: int
+    status: int
+    account: int
+    other: int
+    amount: int
+    moment: datetime
+    renderer: int
+    key: str
+    reason: str | None
+    deciding_account: int | None
+    deciding_version: int | None
+    deciding_available: int | None
+
+
+class Database:
+    """What is committed, and who holds what locked."""
+
+    def __init__(self, accounts: int, seed: str) -> None:
+        self.chance = random.Random(seed)
+        self.faults = Faults()
+        self.accounts = {OUTSIDE: Account(OUTSIDE, *CURRENCY, 0, 0, 0, None, BEGAN)}
+        for number in range(1, accounts + 1):
+            self.accounts[number] = Account(number, *CURRENCY, 0, 0, 0, 0, BEGAN)
+        self.rows: dict[tuple[int, str], Row] = {}
+        self.entries: list[tuple[Entry, datetime]] = []
+        self.locks: dict[int, asyncio.Lock] = {}
+        self.blocks = 0
+        self.sessions: set[asyncio.Task[None]] = set()
+
+    async def connect(self) -> "Connection":
+        """A new connection, if one is to be had."""
+        await asyncio.sleep(self.chance.random() * 0.01)
+        if self.chance.random() < self.faults.refused:
+            raise self.chance.choice([errors.TooManyConnections, psycopg.OperationalError])("no")
+        return Connection(self)
+
+    def now(self) -> datetime:
+        return BEGAN + timedelta(seconds=asyncio.get_running_loop().time())
+
+    def dump(self) -> Journal:
+        """All that is committed, for the checker."""
+        return Journal(
+            [
+                AccountRow(a.id, a.currency_number, a.balance, a.held, a.version, a.floor)
+                for a in self.accounts.values()
+            ],
+            [
+                TransactionRow(
+                    r.id, KINDS[r.kind], r.account, r.other, r.amount, r.key, _text(r.moment),
+                    r.reason, r.deciding_account, r.deciding_version, r.deciding_available,
+                )
+                for r in self.rows.values()
+            ],
+            [
+                EntryRow(e.account_id, e.seq, e.transaction_id, e.currency_number, e.amount,
+                         e.balance, e.held, _text(moment))
+                for e, moment in self.entries
+            ],
+        )  # fmt: skip
+
+
+def _text(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class Connection:
+    """The port that the write path speaks to, in place of `ledgerservice.wire.Wire`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lost = asyncio.get_running_loop().create_future()
+        self._session = _Session(database)
+        self.warnings: list[str] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self._session.open
+
+    async def exchange(self, *requests: Request) -> list[Result]:
+        """Run the requests; the server goes on with what has begun, whatever becomes of us."""
+        self.warnings.clear()
+        return await self._wait(self._session.run(requests, self.warnings))
+
+    async def copy(self, statement: str, chunks: Iterable[str]) -> None:
+        text = "".join(chunks)
+        await self._wait(self._session.run([Request(statement, [text.encode()])], []))
+
+    async def _wait(self, work: Any) -> Any:
+        if self._lost.done():
+            work.close()
+            raise psycopg.OperationalError("the connection is closed")
+        task = asyncio.ensure_future(work)
+        self._database.sessions.add(task)
+        task.add_done_callback(self._database.sessions.discard)
+        await asyncio.wait([task, self._lost], return_when=asyncio.FIRST_COMPLETED)
+        if self._lost.done():
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise psycopg.OperationalError("the connection is lost")
+        try:
+            return task.result()
+        except _ConnectionLost as lost:
+            self.cut()
+            raise psycopg.OperationalError("server closed the connection") from lost
+
+    def cut(self) -> None:
+        """The server rolls back, once it has done with what it is at."""
+        if not self._lost.done():
+            self._lost.set_result(None)
+            self._session.abandon()
+
+    async def close(self) -> None:
+        self.cut()
+
+
+class _ConnectionLost(Exception):
+    """The client hears nothing more."""
+
+
+class _Session:
+    """The server's side of a connection."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._held: list[asyncio.Lock] = []
+        self._rows: list[Row] = []
+        self._entries: list[tuple[Entry, datetime]] = []
+        self._busy = False
+        self._abandoned = False
+        self._aborted = False
+        self.open = False
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        if not self._busy:
+            self._end()
+
+    def _end(self) -> None:
+        for lock in self._held:
+            lock.release()
+        self._held, self._rows, self._entries = [], [], []
+        self.open = self._aborted = False
+
+    async def run(self, requests: Iterable[Request], warnings: list[str]) -> list[Result]:
+        self._busy = True
+        try:
+            return [await self._statement(request, warnings) for request in requests]
+        except psycopg.Error:
+            self._aborted = self.open
+            raise
+        finally:
+            self._busy = False
+            if self._abandoned:
+                self._end()
+
+    async def _statement(self, request: Request, warnings: list[str]) -> Result:
+        chance, faults = self._database.chance, self._database.faults
+        if chance.random() < faults.slow:
+            await asyncio.sleep(chance.expovariate(1.0))
+        if chance.random() < faults.never:
+            await asyncio.sleep(STATEMENT_TIMEOUT_S)
+            if request.statement != journal.COMMIT:
+                raise errors.QueryCanceled("statement timeout")
+        if self._aborted:
+            return self._refuse(request)
+        if request.statement == journal.COMMIT:
+            return await self._commit(warnings)
+        if chance.random() < faults.cut:
+            self._end()
+            raise _ConnectionLost
+        if chance.random() < faults.failing:
+            raise chance.choice(STATEMENT_ERRORS)("so it is")
+        return await self._execute(request)
+
+    def _refuse(self, request: Request) -> Result:
+        """An aborted transaction takes nothing but its end."""
+        if request.statement not in (journal.COMMIT, journal.ROLLBACK):
+            raise errors.InFailedSqlTransaction("current transaction is aborted")
+        self._end()
+        return Result([], "ROLLBACK")
+
+    async def _commit(self, warnings: list[str]) -> Result:
+        chance = self._database.chance
+        if chance.random() < self._database.faults.commit:
+            how = chance.choice(["committed, cut", "aborted, cut", "in doubt", "warned", "aborted"])
+            if how == "in doubt":
+                self._decide_later()
+                raise _ConnectionLost
+            # What a failover may take back has only a warning to tell of it.
+            if how == "committed, cut" or (how == "warned" and chance.random() < 0.5):
+                self._apply()
+            self._end()
+            if how == "warned":
+                warnings.append("canceling wait for synchronous replication")
+                return Result([], "COMMIT")
+            if how == "aborted":
+                return Result([], "ROLLBACK")
+            raise _ConnectionLost
+        self._apply()
+        self._end()
+        return Result([], "COMMIT")
+
+    def _decide_later(self) -> None:
+        """The client is told nothing; some time later it is committed or not, locks held."""
+        held, rows, entries = self._held, self._rows, self._entries
+        self._held, self._rows, self._entries, self.open = [], [], [], False
+        later = _Session(self._database)
+        later._held, later._rows, later._entries = held, rows, entries
+
+        async def decide() -> None:
+            await asyncio.sleep(self._database.chance.expovariate(0.5))
+            if self._database.chance.random() < 0.5:
+                later._apply()
+            later._end()
+
+        task = asyncio.ensure_future(decide())
+        self._database.sessions.add(task)
+        task.add_done_callback(self._database.sessions.discard)
+
+    def _apply(self) -> None:
+        database = self._database
+        for row in self._rows:
+            assert (row.account, row.key) not in database.rows
+            database.rows[row.account, row.key] = row
+        for entry, moment in self._entries:
+            account = database.accounts[entry.account_id]
+            assert (entry.seq, entry.balance) == (
+                account.version + 1,
+                account.balance + entry.amount,
+            )
+            assert account.floor is None or entry.balance >= account.floor
+            database.accounts[entry.account_id] = Account(
+                account.id, *CURRENCY, entry.balance, 0, entry.seq, account.floor, moment
+            )
+            database.entries.append((entry, moment))
+
+    async def _execute(self, request: Request) -> Result:
+        statement, parameters = request
+        database = self._database
+        if statement == journal.BEGIN:
+            assert not self.open
+            self.open = True
+        elif statement == journal.ROLLBACK:
+            self._end()
+        elif statement == journal.LOCK_ACCOUNTS:
+            return Result(await self._lock(*map(_numbers, parameters[1:])), "SELECT")
+        elif statement == journal.FIND_EARLIER:
+            wanted = zip(_numbers(parameters[1]), _texts(parameters[2]), strict=True)
+            rows = [database.rows[key] for key in wanted if key in database.rows]
+            return Result([_found(row) for row in dict.fromkeys(rows)], "SELECT")
+        elif statement == journal.FIND_ENTRIES:
+            ids = set(_numbers(parameters[1]))
+            found = [entry for entry, _ in database.entries if entry.transaction_id in ids]
+            return Result([_entry(entry) for entry in found], "SELECT")
+        elif statement == journal.TAKE_CLOCK_AND_IDS:
+            blocks = range(database.blocks, database.blocks + int(parameters[0] or 0))
+            database.blocks = blocks.stop
+            return Result([(database.now(), [block * 100 + 1 for block in blocks])], "SELECT")
+        else:
+            self._write(statement, parameters)
+        return Result([], "OK")
+
+    async def _lock(self, named: list[int], outside: list[int]) -> list[tuple[Any, ...]]:
+        database = self._database
+        wanted = {number for number in named if number in database.accounts}
+        if any(number in database.accounts for number in outside):
+            wanted.add(OUTSIDE)
+        rows = []
+        for number in sorted(wanted):
+            lock = database.locks.setdefault(number, asyncio.Lock())
+            await lock.acquire()
+            self._held.append(lock)
+            a = database.accounts[number]
+            rows.append((a.id, a.currency, a.currency_number, a.exponent, a.balance, a.held,
+                         a.version, a.floor, a.last_recorded_at))  # fmt: skip
+        return rows
+
+    def _write(self, statement: str, parameters: Any) -> None:
+        if statement == journal.COPY_TRANSACTIONS:
+            self._add(_copied_row(line.split("\t")) for line in _lines(parameters))
+        elif statement == journal.INSERT_TRANSACTIONS:
+            self._add(_inserted_rows(parameters))
+        elif statement == journal.COPY_ENTRIES:
+            for line in _lines(parameters):
+                *columns, moment = line.split("\t")[1:]
+                entry = Entry(*map(int, columns))
+                self._entries.append((entry, datetime.fromisoformat(moment)))
+        elif statement == journal.INSERT_ENTRIES:
+            moment = datetime.fromisoformat(parameters[1].decode())
+            for columns in zip(*map(_numbers, parameters[2:]), strict=True):
+                self._entries.append((Entry(*columns), moment))
+        else:
+            assert statement == journal.WRITE_BARRIER, statement
+
+    def _add(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if (row.account, row.key) in self._database.rows:
+                raise KeyTaken("the key is there")
+            self._rows.append(row)
+
+
+def _numbers(array: bytes | None) -> list[Any]:
+    inside = (array or b"{}").decode()[1:-1]
+    return [None if item == "NULL" else int(item) for item in inside.split(",")] if inside else []
+
+
+def _texts(array: bytes | None) -> list[Any]:
+    """Only keys without quotes, commas and backslashes are used here."""
+    inside = (array or b"{}").decode()[1:-1]
+    items = inside.split(",") if inside else []
+    return [None if item == "NULL" else item.strip('"') for item in items]
+
+
+def _lines(parameters: Any) -> list[str]:
+    return str(parameters[0].decode()).splitlines()
+
+
+def _optional(text: str) -> int | None:
+    return None if text == "\\N" else int(text)
+
+
+def _copied_row(columns: list[str]) -> Row:
+    _, number, kind, status, account, other, amount, moment, renderer, key, reason, *decided = (
+        columns
+    )
+    return Row(
+        int(number), int(kind), int(status), int(account), int(other), int(amount),
+        datetime.fromisoformat(moment), int(renderer), key,
+        None if reason == "\\N" else reason, *map(_optional, decided),
+    )  # fmt: skip
+
+
+def _inserted_rows(parameters: Any) -> Iterable[Row]:
+    moment = datetime.fromisoformat(parameters[1].decode())
+    texts = {7: _texts, 8: _texts}  # the key and the reason
+    columns = [texts.get(n, _numbers)(values) for n, values in enumerate(parameters[2:])]
+    for number, kind, status, account, other, amount, renderer, key, reason, *decided in zip(
+        *columns, strict=True
+    ):
+        yield Row(
+            number, kind, status, account, other, amount, moment, renderer, key, reason, *decided
+        )
+
+
+def _found(row: Row) -> tuple[Any, ...]:
+    return (
+        row.id, row.kind, row.account, row.other, row.key, row.amount, CURRENCY[0], CURRENCY[2],
+        row.moment, row.renderer, row.reason, row.deciding_account, row.deciding_version,
+        row.deciding_available,
+    )  # fmt: skip
+
+
+def _entry(e: Entry) -> tuple[Any, ...]:
+    return (e.account_id, e.seq, e.transaction_id, e.currency_number, e.amount, e.held_change,
+            e.balance, e.held)  # fmt: skip

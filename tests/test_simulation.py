@@ -1,0 +1,230 @@
+"""Group commit on virtual time, over a database that fails in every way a seed can think of.
+
+Everything runs in one event loop, so a seed repeats itself: `pytest -k "simulation and [123]"`.
+`LEDGER_SIMULATIONS` says how many seeds; `LEDGER_SIMULATION_SEED` where they begin.
+"""
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from types import SimpleNamespace, coroutine
+from typing import Any
+
+import looptime
+import pytest
+import tenacity
+
+from ledgerservice.api import rendering
+from ledgerservice.api.problems import problem
+from ledgerservice.errors import Overloaded, Unavailable
+from ledgerservice.model import Failed, Group, Kind, Movement, Outcome, Recorded
+from ledgerservice.poster import Limits, MovementBatch, Poster, movements_of
+from tests.proof.checker import UNKNOWN, check, outcome
+from tests.proof.history import Attempt, Request
+from tests.proof.simulated import Database, Faults
+
+SEEDS = int(os.environ.get("LEDGER_SIMULATIONS", "1000"))
+FIRST_SEED = int(os.environ.get("LEDGER_SIMULATION_SEED", "0"))
+A_TEST = 100  # seeds
+
+ACCOUNTS = 4
+LIMITS = Limits(queue_requests=40, batch_requests=20, deadline_s=5.0)
+KINDS = {"deposit": Kind.DEPOSIT, "withdraw": Kind.WITHDRAWAL, "transfer": Kind.TRANSFER}
+HEALTHY = Faults()
+
+
+class VirtualLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):
+    """Time passes only when everybody waits for it."""
+
+
+def run(work: Coroutine[Any, Any, None], seed: str) -> None:
+    """Run `work` on virtual time, with all chance from `seed`."""
+
+    def make() -> asyncio.AbstractEventLoop:
+        return VirtualLoop(start=0, end=3_000, noop_cycles=2)
+
+    random.seed(seed)  # tenacity's waits
+    with asyncio.Runner(loop_factory=make) as runner, pytest.MonkeyPatch.context() as patch:
+        clock = SimpleNamespace(monotonic=runner.get_loop().time)
+        patch.setattr(tenacity, "time", clock)
+        runner.run(work)
+
+
+class Simulation:
+    """Clients of one or two posters, which share a database that fails."""
+
+    def __init__(self, seed: str) -> None:
+        self.chance = random.Random(seed)
+        self.database = Database(ACCOUNTS, seed)
+        self.attempts: list[Attempt] = []
+        self.posters: list[Poster[Group, Any]] = []
+        self._asked: list[Request] = []
+
+    def poster(self, kind: type[Poster[Group, Any]] = Poster) -> Poster[Group, Any]:
+        connect: Any = self.database.connect
+        made = kind(connect, MovementBatch(1), LIMITS, movements_of)
+        self.posters.append(made)
+        return made
+
+    async def client(self, number: int, requests: int) -> None:
+        for count in range(requests):
+            await asyncio.sleep(self.chance.expovariate(2.0))
+            wanted = [
+                self.request(f"c{number}-{count}.{n}")
+                for n in range(self.chance.choice([1, 1, 1, 2, 5]))
+            ]
+            await self.ask(self.chance.choice(self.posters), wanted, self.chance.random() < 0.2)
+
+    def request(self, key: str) -> Request:
+        if self._asked and self.chance.random() < 0.2:
+            asked = self.chance.choice(self._asked)
+            more = int(self.chance.random() < 0.3)
+            return Request(asked.kind, asked.account, asked.other, asked.amount + more, asked.key)
+        account, other = self.chance.sample(range(1, ACCOUNTS + 1), 2)
+        kind = self.chance.choice(list(KINDS))
+        counterparty = other if kind == "transfer" else None
+        request = Request(kind, account, counterparty, self.chance.randint(1, 99), key)
+        self._asked.append(request)
+        return request
+
+    async def ask(
+        self, poster: Poster[Group, Any], requests: list[Request], linked: bool = False
+    ) -> None:
+        """Post, and note what a client of the service would have seen."""
+        began = now_ns()
+        attempts = [Attempt("client", began, request) for request in requests]
+        self.attempts += attempts
+        movements = [
+            Movement(KINDS[r.kind], r.account, r.other, f"0.{r.amount:02}", r.key) for r in requests
+        ]
+        try:
+            outcomes = await poster.post(Group(movements, linked))
+        except Overloaded:
+            told = [problem("overloaded")] * len(attempts)
+        except Unavailable:
+            told = [problem("unavailable")] * len(attempts)
+        else:
+            if isinstance(outcomes, Failed):
+                told = [problem("batch_failed")] * len(attempts)
+            else:
+                told = list(map(_told, outcomes))
+                for attempt, found in zip(attempts, outcomes, strict=True):
+                    attempt.replayed = isinstance(found, Recorded) and found.replayed
+        ended = now_ns()
+        assert ended - began <= (LIMITS.deadline_s + 0.001) * 1e9, "answered past the deadline"
+        for attempt, (status, body, *_) in zip(attempts, told, strict=True):
+            attempt.completed_ns, attempt.status, attempt.body = ended, status, json.loads(body)
+
+    async def settle(self) -> None:
+        """Heal, ask again for what is unknown, and judge."""
+        self.database.faults = HEALTHY
+        for poster in self.posters:
+            await poster.close()
+        while self.database.sessions:  # what is in doubt is decided
+            await asyncio.wait(self.database.sessions)
+        last = self.poster()
+        for request in self.unknown():
+            await self.ask(last, [request])
+        await last.close()
+        report = check(self.attempts, self.database.dump())
+        assert report.violations == []
+
+    def unknown(self) -> set[Request]:
+        known = {a.request for a in self.attempts if outcome(a) != UNKNOWN}
+        return {a.request for a in self.attempts} - known
+
+
+def now_ns() -> int:
+    return round(asyncio.get_running_loop().time() * 1e9)
+
+
+def _told(found: Outcome) -> tuple[int, bytes]:
+    if isinstance(found, Recorded):
+        return rendering.answer(found.transaction)
+    return problem(found.reason.value)[:2]
+
+
+async def storm(seed: str) -> None:
+    """Clients, faults, an end."""
+    simulation = Simulation(seed)
+    chance = simulation.chance
+    for _ in range(chance.choice([1, 2])):
+        simulation.poster()
+    rate = chance.choice([0.0, 0.02, 0.1, 0.3])
+    simulation.database.faults = Faults(
+        refused=rate * chance.random(),
+        failing=rate * chance.random(),
+        slow=chance.choice([0.0, 0.1, 0.3]),
+        cut=rate * chance.random(),
+        never=rate * 0.1 * chance.random(),
+        commit=rate,
+    )
+    async with asyncio.TaskGroup() as group:
+        for number in range(chance.randint(1, 12)):
+            group.create_task(simulation.client(number, chance.randint(1, 8)))
+    await simulation.settle()
+
+
+@pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + SEEDS, A_TEST))
+def test_no_promise_is_broken_in_a_storm(first: int) -> None:
+    for seed in range(first, min(first + A_TEST, FIRST_SEED + SEEDS)):
+        try:
+            run(storm(str(seed)), str(seed))
+        except BaseException:
+            print(f"seed {seed}: LEDGER_SIMULATIONS=1 LEDGER_SIMULATION_SEED={seed} repeats it")
+            raise
+
+
+@coroutine
+def interrupted(work: Coroutine[Any, Any, Any], at: int, seen: list[int]) -> Iterator[Any]:
+    """`work`, cancelled where it waits for the `at`-th time; `seen` counts its waits."""
+    value = None
+    while True:
+        try:
+            waited = work.send(value)
+        except StopIteration as end:
+            return end.value
+        seen[0] += 1
+        if seen[0] == at:
+            waited = work.throw(asyncio.CancelledError())
+        value = yield waited
+
+
+async def with_a_caller_gone(at: int, seen: list[int]) -> None:
+    """A caller is cancelled; the others and the money must not notice."""
+    simulation = Simulation("caller")
+    poster = simulation.poster()
+    simulation.database.faults = Faults(slow=0.3, commit=0.3)
+
+    async def go() -> None:
+        with suppress(asyncio.CancelledError):
+            await interrupted(simulation.ask(poster, [simulation.request("gone")]), at, seen)
+
+    await asyncio.gather(go(), *(simulation.client(number, 3) for number in range(3)))
+    await simulation.settle()
+
+
+async def with_the_writer_gone(at: int, seen: list[int]) -> None:
+    """The writer is cancelled, as by a poster that is closed and cannot wait."""
+
+    class Dying(Poster[Group, Any]):
+        async def _write(self) -> None:
+            await interrupted(super()._write(), at, seen)
+
+    simulation = Simulation("writer")
+    simulation.poster(Dying)
+    simulation.database.faults = Faults(slow=0.3, commit=0.3)
+    await asyncio.gather(*(simulation.client(number, 3) for number in range(4)))
+    await simulation.settle()
+
+
+@pytest.mark.parametrize("scene", [with_a_caller_gone, with_the_writer_gone])
+def test_no_promise_is_broken_by_a_cancellation_at_any_await(scene: Any) -> None:
+    whole = [0]
+    run(scene(0, whole), "sweep")
+    assert whole[0] >= 1
+    for at in range(1, whole[0] + 1):
+        run(scene(at, [0]), "sweep")
