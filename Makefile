@@ -1,12 +1,15 @@
 # make serve: the ledger on http://127.0.0.1:8000, with a PostgreSQL of its own.
 # make test: the whole suite. make check: lint, types, imports. make bench: the speed, side by side.
+# make proof: ten minutes in which everything dies, and a verdict.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/.cache
 
-.PHONY: serve demo verify test check bench bench-growth bench-soak lock
+PROOF_HOURS ?= 2
+
+.PHONY: serve demo verify test check proof proof-long bench bench-growth bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -21,6 +24,12 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+proof: $(VENV)/.dev
+	$(BIN)/python -m tests.proof $(PROOF_ARGS)
+
+proof-long: $(VENV)/.dev
+	$(BIN)/python -m tests.proof --minutes $$(($(PROOF_HOURS) * 60)) --totals docs/proof.md $(PROOF_ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)

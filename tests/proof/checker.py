@@ -5,8 +5,9 @@ with two decimals.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tests.proof.history import MOVEMENTS, Attempt, Request
@@ -31,10 +32,10 @@ class Violation(NamedTuple):
 class Report(NamedTuple):
     """The verdict over a history and a journal."""
 
-    violations: list[Violation]
-    operations: int
-    outcomes: dict[str, int]
-    unresolved: int
+    violations: Sequence[Violation] = ()
+    operations: int = 0
+    outcomes: Mapping[str, int] = MappingProxyType({})
+    unresolved: int = 0
 
     def count(self, *codes: str) -> int:
         """How many of these violations there are."""
@@ -45,9 +46,12 @@ LOST = ("lost", "decline_lost")
 DOUBLED = ("applied_twice", "key_twice", "unasked", "refused_but_applied", "decline_moved")
 
 
-def check(attempts: Iterable[Attempt], journal: Journal) -> Report:
-    """Judge a history against the journal at its end."""
-    case = _Case(list(attempts), journal)
+def check(attempts: Iterable[Attempt], journal: Journal, *, strangers: bool = False) -> Report:
+    """Judge a history against the journal at its end.
+
+    `strangers`: there were others too, with keys of their own, whose requests nobody recorded.
+    """
+    case = _Case(list(attempts), journal, strangers)
     found = [Violation(code, what) for part in PARTS for code, what in part(case)]
     outcomes: dict[str, int] = defaultdict(int)
     for attempt in case.attempts:
@@ -78,8 +82,9 @@ def minor(text: str) -> int:
 class _Case:
     """The evidence, indexed."""
 
-    def __init__(self, attempts: list[Attempt], journal: Journal) -> None:
+    def __init__(self, attempts: list[Attempt], journal: Journal, strangers: bool) -> None:
         self.attempts = attempts
+        self.strangers = strangers
         self.accounts = {account.id: account for account in journal.accounts}
         self.transactions = {t.id: t for t in journal.transactions}
         self.journal = journal
@@ -193,6 +198,8 @@ def _keys_have_one_outcome(case: _Case) -> Found:
         for row in rows:
             same = [a for a in case.asked.get((account, key), []) if _asks_for(a.request, row)]
             if not same:
+                if case.strangers and (account, key) not in case.asked:
+                    continue
                 yield "unasked", f"transaction {row.id}: nobody asked for it"
             elif all(outcome(attempt) == REFUSED for attempt in same):
                 yield "refused_but_applied", f"transaction {row.id}, key {key}"

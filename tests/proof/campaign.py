@@ -1,0 +1,221 @@
+"""Rounds: load under faults, heal, resolve, read, dump, judge."""
+
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from ledgerservice.database import parse_url
+from ledgerservice.verifier import verify
+from tests.proof import clients, faults, history, journal
+from tests.proof.canaries import CANARIES
+from tests.proof.checker import DOUBLED, LOST, Report, check
+from tests.proof.cluster import Broken, Disk, namespace
+from tests.proof.faults import Fault
+from tests.proof.house import (
+    CLOCK,
+    DISK,
+    FAKETIME,
+    NAMESPACE,
+    PROXY,
+    SERVICES,
+    STANDBY,
+    House,
+    original,
+)
+
+RESOLVE_LIMIT_S = 120.0
+FUZZER = "fuzzer"  # a part that is only of the fault, not of the house
+CALM_S = 0.5  # of load before the first fault and after the last
+
+PARTS: dict[Fault, set[str]] = {
+    faults.kill_service: {SERVICES},
+    faults.kill_backend: set(),
+    faults.kill_postmaster: set(),
+    faults.stop_immediately: set(),
+    faults.freeze_service: {SERVICES},
+    faults.cut_connections: {PROXY},
+    faults.slow_network: {PROXY},
+    faults.silence: {PROXY},
+    faults.lose_packets: {NAMESPACE},
+    faults.fill_disk: {DISK},
+    faults.hang_disk: {DISK},
+    faults.cut_power: {DISK},
+    faults.fail_over: {STANDBY},
+    faults.take_connections: set(),
+    faults.restart_in_turn: {SERVICES},
+    faults.move_clocks: {CLOCK},
+    faults.vanish: set(),
+    faults.migrate: set(),
+    faults.be_hostile: {FUZZER},
+}
+MIXTURE = "mixture"
+MIXED = [fault for fault, parts in PARTS.items() if parts <= {PROXY, DISK, SERVICES}]
+FAULTS = {fault.__name__: fault for fault in PARTS}
+
+
+@dataclass
+class Result:
+    """What a round did, and how it was judged.
+
+    `verified` is what the service's own verifier says, or why something did not come back.
+    """
+
+    name: str
+    times: Counter[str]
+    report: Report = field(default_factory=Report)
+    healed_s: float = 0.0
+    resolved_s: float = 0.0
+    verified: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.report.violations and not self.verified
+
+    @property
+    def lost(self) -> int:
+        return self.report.count(*LOST)
+
+    @property
+    def doubled(self) -> int:
+        return self.report.count(*DOUBLED)
+
+
+@cache
+def missing(part: str) -> str:
+    """Why a part of a house is not to be had here; empty if it is."""
+    if part in (DISK, NAMESPACE) and os.geteuid() != 0:
+        return "it needs root"
+    if part == DISK:
+        return _tried("mkfs.ext4, mount -o loop and fsfreeze", _try_disk)
+    if part == NAMESPACE:
+        return _tried("ip netns and iptables", _try_namespace)
+    if part == FUZZER and find_spec("atheris") is None:
+        return "atheris has no wheel for this Python"
+    if part == CLOCK and not Path(FAKETIME).exists():
+        return "libfaketime is not installed"
+    return ""
+
+
+def _tried(what: str, trial: Callable[[], None]) -> str:
+    try:
+        trial()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"{what} do not work here: {error}"
+    return ""
+
+
+def _try_disk() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="proof-trial-"))
+    try:
+        Disk(folder, 20).detach()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _try_namespace() -> None:
+    with namespace() as (within, _):
+        subprocess.run([*within, "iptables", "-L", "-n"], check=True, capture_output=True)
+
+
+class Campaign:
+    """Many rounds in one folder, from one seed."""
+
+    def __init__(self, folder: Path, origin: Path, seed: int) -> None:
+        self._folder = folder
+        self._origin = origin
+        self._seed = seed
+        self._rounds = 0
+
+    def canary(self, name: str, seconds: float) -> Result:
+        """A round with something broken on purpose, twice more if by chance nothing came of it."""
+        for _ in range(3):
+            result = self.round(CANARIES[name].fault, seconds, canary=name)
+            if not result.holds:
+                break
+        return result
+
+    def round(self, name: str, seconds: float, canary: str = "") -> Result:
+        """One fault alone, or MIXTURE, for so many seconds. The folder is kept if it fails."""
+        self._rounds += 1
+        folder = self._folder / f"{self._rounds:03}-{name}"
+        (folder / "history").mkdir(parents=True)
+        folder.chmod(0o755)
+        chance = random.Random(f"{self._seed}/{self._rounds}/{name}")
+        result = Result(name, Counter())
+        parts = {PROXY, DISK, SERVICES} if name == MIXTURE else PARTS[FAULTS[name]]
+        parts = {part for part in parts if not missing(part)}
+        try:
+            with House(folder, self._origin, parts, chance.randrange(2**32), canary) as house:
+                self._live(house, result, seconds, chance)
+        except Broken as error:
+            result.verified.append(str(error))
+        if result.holds or canary:
+            shutil.rmtree(folder)
+        return result
+
+    def _live(self, house: House, result: Result, seconds: float, chance: random.Random) -> None:
+        seen = house.folder / "history"
+        clients.fund(seen, house.services[0].base)
+        bases = [service.base for service in house.services]
+        callers = chance.choice([16, 32, 64])
+        house.load = clients.Load(seen, bases, callers, chance.randrange(2**32))
+        house.load.start()
+        try:
+            time.sleep(CALM_S)
+            for fault, duration in schedule(result.name, seconds, chance):
+                result.times[fault.__name__] += fault(house, chance, duration)
+            began_s = time.monotonic()
+            house.heal()
+            result.healed_s = time.monotonic() - began_s
+            time.sleep(CALM_S)
+        finally:
+            house.load.stop()
+        result.resolved_s = clients.resolve(seen, bases[0], RESOLVE_LIMIT_S)
+        found = journal.dump(house.postgres.url)
+        journal.save(found, house.folder / "journal.json")
+        engine = create_engine(parse_url(house.postgres.url), poolclass=NullPool)
+        result.verified += map(str, verify(engine))
+        hostile = result.times[faults.be_hostile.__name__] > 0
+        result.report = check(history.read(seen), found, strangers=hostile)
+
+
+def schedule(name: str, seconds: float, chance: random.Random) -> Iterator[tuple[Fault, float]]:
+    """The faults of a round, each with its seconds."""
+    if name != MIXTURE:
+        yield FAULTS[name], seconds
+        return
+    possible = [fault for fault in MIXED if not any(map(missing, PARTS[fault]))]
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        yield chance.choice(possible), chance.uniform(1.0, 3.0)
+
+
+@contextmanager
+def campaign(folder: Path, seed: int) -> Iterator[Campaign]:
+    """A campaign whose rounds' clusters are copies of one that is made here."""
+    with original(folder) as origin:
+        yield Campaign(folder, origin, seed)
+
+
+def possible(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The faults that can be had here, and why the others cannot."""
+    reasons = {
+        name: "; ".join(filter(None, map(missing, sorted(PARTS[FAULTS[name]]))))
+        for name in names
+        if name != MIXTURE
+    }
+    skipped = {name: reason for name, reason in reasons.items() if reason}
+    return [name for name in names if name not in skipped], skipped

@@ -1,0 +1,279 @@
+"""Clients that move money, keep a record of it, and resolve what stayed unknown.
+
+They run on an event loop in a thread of their own, beside whatever hurts the service meanwhile.
+"""
+
+import asyncio
+import json
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from tests.proof import history
+from tests.proof.checker import UNKNOWN, outcome
+from tests.proof.history import MOVEMENTS, Attempt, Recorder, Request
+
+ACCOUNTS = 8
+FUNDS = 500  # minor units: five, so that declines are as usual as transfers
+LARGEST = 300
+REPEATS, OTHER_BODY = 0.2, 0.3
+RECENT = 400
+BATCH = 60
+RESOLVED_AT_ONCE = 200
+HUGE = (600, 1_200)  # these are posted by COPY, and without looking for their keys
+
+PATHS = {"deposit": "/deposit/", "withdraw": "/withdraw/", "transfer": "/transfer/"}
+TYPES = {"deposit": "DEPOSIT", "withdraw": "WITHDRAW", "transfer": "TRANSFER"}
+STEPS = {
+    "movement": 60,
+    "independent": 6,
+    "huge": 0.3,
+    "atomic": 3,
+    "stream": 3,
+    "account": 10,
+    "accounts": 5,
+    "history": 5,
+    "key": 5,
+}
+
+
+def body_of(request: Request) -> dict[str, object]:
+    """The JSON of a movement."""
+    own = "from_account_id" if request.kind == "transfer" else "account_id"
+    body: dict[str, object] = {
+        own: request.account,
+        "amount": f"{request.amount // 100}.{request.amount % 100:02}",
+        "idempotency_key": request.key,
+    }
+    return body if request.other is None else {**body, "to_account_id": request.other}
+
+
+class Load:
+    """Clients against services that come and go; `bases` may change at any moment."""
+
+    def __init__(self, folder: Path, bases: Sequence[str], clients: int, seed: int) -> None:
+        self.bases = list(bases)
+        self.vanish_rate = 0.0
+        self.vanished = 0
+        self._folder = folder
+        self._clients = clients
+        self._seed = seed
+        self._stopping = False
+        self._recent: deque[Request] = deque(maxlen=RECENT)
+        self._thread = threading.Thread(target=self._run, name="clients")
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let each client finish what it has begun."""
+        self._stopping = True
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._all())
+        except BaseException as error:
+            self._failure = error
+
+    async def _all(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._clients):
+                group.create_task(self._client(number))
+
+    async def _client(self, number: int) -> None:
+        chance = random.Random(f"{self._seed}/{number}")
+        name = f"client{number:02}"
+        recorder = Recorder(self._folder, name)
+        counter = 0
+        async with httpx.AsyncClient() as http:
+            caller = Caller(http, recorder, self)
+            while not self._stopping:
+                counter += 1
+                caller.patience_s = chance.choice([0.3, 1.0, 3.0, 8.0])
+                step = chance.choices(list(STEPS), list(STEPS.values()))[0]
+                await self._step(step, f"{name}-{counter}", caller, chance)
+        recorder.close()
+
+    async def _step(self, step: str, key: str, caller: "Caller", chance: random.Random) -> None:
+        account = chance.randint(1, ACCOUNTS)
+        if step == "movement":
+            await caller.move(self._movement(key, chance))
+        elif step in ("independent", "huge", "atomic", "stream"):
+            size = chance.randint(*HUGE) if step == "huge" else chance.randint(2, BATCH)
+            movements = [self._movement(f"{key}.{n}", chance) for n in range(size)]
+            if step == "stream":
+                await caller.stream(movements)
+            else:
+                await caller.batch("atomic" if step == "atomic" else "independent", movements)
+        elif step == "key" and self._recent:
+            asked = chance.choice(self._recent)
+            await caller.read(Request("key", asked.account, key=asked.key))
+        elif step != "key":
+            await caller.read(Request(step, 0 if step == "accounts" else account))
+
+    def _movement(self, key: str, chance: random.Random) -> Request:
+        """A new movement, or one seen before, or one with a key seen before."""
+        if self._recent and chance.random() < REPEATS:
+            asked = chance.choice(self._recent)
+            if chance.random() < OTHER_BODY:
+                return msgspec.structs.replace(asked, amount=asked.amount + 1)
+            return asked
+        account, other = chance.sample(range(1, ACCOUNTS + 1), 2)
+        kind = chance.choices(["transfer", "deposit", "withdraw"], [6, 1, 1])[0]
+        amount = chance.randint(1, LARGEST)
+        request = Request(kind, account, other if kind == "transfer" else None, amount, key)
+        self._recent.append(request)
+        return request
+
+    def vanishes(self, chance: float) -> bool:
+        """Whether a client is to go away in mid-request."""
+        gone = chance < self.vanish_rate
+        self.vanished += gone
+        return gone
+
+
+class Caller:
+    """Sends requests and records them, before and after."""
+
+    def __init__(self, http: httpx.AsyncClient, recorder: Recorder, load: Load) -> None:
+        self._http = http
+        self._recorder = recorder
+        self._load = load
+        self._chance = random.Random(id(self))
+        self.patience_s = 5.0
+
+    async def move(self, request: Request) -> None:
+        """One movement."""
+        (number,) = self._recorder.sent(request)
+        answer = await self._send("POST", PATHS[request.kind], json=body_of(request))
+        if answer is not None:
+            replayed = "idempotency-replayed" in answer.headers
+            self._recorder.got([(number, answer.status_code, answer.content, replayed)])
+
+    async def batch(self, mode: str, requests: Sequence[Request]) -> None:
+        """Many movements in one call."""
+        numbers = self._recorder.sent(*requests)
+        movements = [{"type": TYPES[r.kind], **body_of(r)} for r in requests]
+        answer = await self._send("POST", "/batches/", json={"movements": movements, "mode": mode})
+        if answer is None:
+            return
+        if answer.status_code != 200:
+            told = [(number, answer.status_code, answer.content, False) for number in numbers]
+        else:
+            results = answer.json()["results"]
+            assert [result["index"] for result in results] == list(range(len(numbers)))
+            told = [_item(n, result) for n, result in zip(numbers, results, strict=True)]
+        self._recorder.got(told)
+
+    async def stream(self, requests: Sequence[Request]) -> None:
+        """Many movements as lines, answered one by one."""
+        numbers = self._recorder.sent(*requests)
+        lines = "".join(json.dumps({"type": TYPES[r.kind], **body_of(r)}) + "\n" for r in requests)
+        kind = {"Content-Type": "application/x-ndjson"}
+        answer = await self._send("POST", "/batches/", content=lines, headers=kind)
+        if answer is not None and answer.status_code == 200:
+            results = [json.loads(line) for line in answer.text.splitlines()]
+            self._recorder.got([_item(numbers[r["line"] - 1], r) for r in results])
+
+    async def read(self, request: Request) -> None:
+        """A read."""
+        path = {
+            "account": f"/accounts/{request.account}",
+            "accounts": "/accounts/?limit=100",
+            "history": f"/accounts/{request.account}/history?limit=100",
+            "key": f"/accounts/{request.account}/keys/{request.key}",
+        }[request.kind]
+        (number,) = self._recorder.sent(request)
+        answer = await self._send("GET", path)
+        if answer is not None:
+            self._recorder.got([(number, answer.status_code, answer.content, False)])
+
+    async def _send(self, method: str, path: str, **content: object) -> httpx.Response | None:
+        """The answer, or None if there was none: then the outcome is not known."""
+        patience_s = self.patience_s
+        if self._load.vanishes(self._chance.random()):
+            patience_s = self._chance.random() * 0.02
+        try:
+            async with asyncio.timeout(patience_s):
+                url = self._chance.choice(self._load.bases) + path
+                answer = await self._http.request(method, url, timeout=None, **content)  # type: ignore[arg-type]
+            if answer.headers.get("content-type", "").partition(";")[0] not in JSON:
+                return None
+        except (TimeoutError, httpx.HTTPError):
+            await asyncio.sleep(0.02 + 0.05 * self._chance.random())
+            return None
+        if answer.status_code == 503:
+            await asyncio.sleep(0.05)
+        return answer
+
+
+JSON = ("application/json", "application/problem+json", "application/x-ndjson")
+
+
+def _item(number: int, result: dict[str, object]) -> tuple[int, int, bytes, bool]:
+    status, replayed = result["status"], result["replayed"]
+    assert isinstance(status, int)
+    return number, status, msgspec.json.encode(result["body"]), bool(replayed)
+
+
+def fund(folder: Path, base: str) -> None:
+    """Open the accounts, 1 to ACCOUNTS, and put a little money into each."""
+    with httpx.Client(base_url=base, timeout=30) as http:
+        for number in range(1, ACCOUNTS + 1):
+            body = {"owner": f"owner {number}", "currency": "USD"}
+            answer = http.post("/accounts/", json=body, headers={"Idempotency-Key": f"{number}"})
+            assert answer.json()["id"] == number, answer.text
+    asyncio.run(_fund(folder, base))
+
+
+async def _fund(folder: Path, base: str) -> None:
+    recorder = Recorder(folder, "funding")
+    async with httpx.AsyncClient() as http:
+        caller = Caller(http, recorder, Load(folder, [base], 0, 0))
+        for number in range(1, ACCOUNTS + 1):
+            await caller.move(Request("deposit", number, None, FUNDS, "funding"))
+    recorder.close()
+
+
+def resolve(folder: Path, base: str, limit_s: float) -> float:
+    """Send what is unknown again until it is known. The seconds it took.
+
+    Then read everything once more. What is still unknown after `limit_s` the checker names.
+    """
+    began_s = time.monotonic()
+    asyncio.run(_resolve(folder, base, began_s + limit_s))
+    return time.monotonic() - began_s
+
+
+async def _resolve(folder: Path, base: str, end_s: float) -> None:
+    pending = list(unknown(history.read(folder)))
+    recorder = Recorder(folder, "resolver")
+    async with httpx.AsyncClient() as http:
+        caller = Caller(http, recorder, Load(folder, [base], 0, 0))
+        caller.patience_s = 10
+        while pending and time.monotonic() < end_s:
+            for start in range(0, len(pending), RESOLVED_AT_ONCE):
+                await caller.batch("independent", pending[start : start + RESOLVED_AT_ONCE])
+            pending = list(unknown(history.read(folder)))
+        for number in range(1, ACCOUNTS + 1):
+            await caller.read(Request("account", number))
+            await caller.read(Request("history", number))
+        await caller.read(Request("accounts"))
+    recorder.close()
+
+
+def unknown(attempts: Sequence[Attempt]) -> set[Request]:
+    """The movements that nobody has a definite answer to."""
+    moves = [attempt for attempt in attempts if attempt.request.kind in MOVEMENTS]
+    known = {attempt.request for attempt in moves if outcome(attempt) != UNKNOWN}
+    return {attempt.request for attempt in moves} - known

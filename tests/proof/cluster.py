@@ -1,0 +1,394 @@
+"""What is hurt: PostgreSQL on a folder or on a disk of its own, and processes of the service.
+
+Everything listens on loopback, or on an address of a network namespace that was made for it, and
+only processes that were started here are ever sent a signal.
+"""
+
+import ctypes
+import fcntl
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from ledgerservice.embedded import bundled_binaries
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARIES = bundled_binaries()
+START_LIMIT_S = 90.0
+DATABASE = "proof"
+
+SETTINGS = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "max_connections": "40",
+    "superuser_reserved_connections": "5",
+    "shared_buffers": "32MB",
+    "max_wal_size": "96MB",
+    "min_wal_size": "64MB",
+    "dynamic_shared_memory_type": "mmap",
+    "max_wal_senders": "4",
+    "wal_level": "replica",
+    "hot_standby": "on",
+    "log_min_messages": "fatal",
+    "restart_after_crash": "on",
+}
+
+# Short, so that a frozen process is noticed within a round.
+SERVICE = {
+    "LEDGER_REQUEST_DEADLINE_S": "4",
+    "LEDGER_STATEMENT_TIMEOUT_S": "6",
+    "LEDGER_IDLE_TRANSACTION_TIMEOUT_S": "2",
+    "LEDGER_CONNECT_TIMEOUT_S": "2",
+    "NO_COLOR": "1",
+}
+
+
+class Broken(Exception):
+    """Something that was hurt did not come back, or showed that it cannot take it."""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Any, limit_s: float = START_LIMIT_S, step_s: float = 0.02) -> bool:
+    """Whether the condition came true in time."""
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(step_s)
+    return True
+
+
+def _account() -> dict[str, Any]:
+    """PostgreSQL does not run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def run_program(*command: str) -> None:
+    """One of PostgreSQL's programs, to its end."""
+    subprocess.run(
+        [str(BINARIES / command[0]), *command[1:]],
+        cwd="/",
+        env={"PATH": os.defpath, "LC_ALL": "C"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        **_account(),
+    )
+
+
+class PostgreSQL:
+    """A server on a data folder."""
+
+    def __init__(
+        self,
+        data: Path,
+        log: Path,
+        *,
+        options: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+        address: str = "127.0.0.1",
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.data = data
+        self.address = address
+        self.port = free_port()
+        self._options = list(options)
+        self._prefix = list(prefix)
+        self.environment = environment or {}
+        self._log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@{self.address}:{self.port}/{DATABASE}"
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": self.address,
+            "unix_socket_directories": "",
+        }
+        flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
+        command = [str(BINARIES / "postgres"), "-D", str(self.data), *flags, *self._options]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self._prefix, *command],
+                cwd="/",
+                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", **self.environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **({} if self._prefix else _account()),
+            )
+        if not wait_until(self.answers):
+            raise Broken(f"PostgreSQL on {self.data} does not answer: see {self._log}")
+
+    def answers(self) -> bool:
+        """Whether it takes connections. Starts it again if it has died meanwhile."""
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise Broken(f"PostgreSQL on {self.data} ended: see {self._log}")
+        try:
+            self.ask("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def ask(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """The rows of a statement, as its superuser."""
+        url = f"postgresql://postgres@{self.address}:{self.port}/{database}"
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            cursor = connection.execute(statement)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def processes(self) -> list[psutil.Process]:
+        """The first process and its children. What comes before it execs it, so the pid is its."""
+        if self.process is None:
+            return []
+        with suppress(psutil.NoSuchProcess):
+            postmaster = psutil.Process(self.process.pid)
+            return [postmaster, *postmaster.children(recursive=True)]
+        return []
+
+    def backends(self) -> list[psutil.Process]:
+        """The processes that serve the service."""
+        found = []
+        for process in self.processes()[1:]:
+            with suppress(psutil.Error):
+                if DATABASE in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL everything, and wait until it is gone."""
+        processes = self.processes()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes[1:], timeout=30)
+        self._await_end()
+
+    def kill_postmaster(self) -> None:
+        """SIGKILL the first process; the others notice and end."""
+        processes = self.processes()
+        processes[0].kill()
+        _, alive = psutil.wait_procs(processes[1:], timeout=30)
+        for process in alive:
+            process.kill()
+        self._await_end()
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        """SIGINT: a fast shutdown; SIGQUIT: an immediate one, without a checkpoint."""
+        if self.process is not None:
+            self.process.send_signal(how)
+        try:
+            self._await_end(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _await_end(self, limit_s: float = 30) -> None:
+        if self.process is not None:
+            self.process.wait(limit_s)
+        self.process = None
+
+
+def create(data: Path) -> None:
+    """Make a cluster with an empty database."""
+    make_folder(data)
+    run_program("initdb", "-D", str(data), "-U", "postgres", "-E", "UTF8", "--data-checksums",
+                "--locale=C", "--auth=trust", "--no-sync")  # fmt: skip
+    lines = "".join(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
+    with (data / "postgresql.conf").open("a") as configuration:
+        configuration.write(lines)
+    with (data / "pg_hba.conf").open("a") as rules:
+        rules.write("host all all 0.0.0.0/0 trust\nhost replication all 0.0.0.0/0 trust\n")
+
+
+def make_folder(path: Path) -> None:
+    """An empty folder for PostgreSQL's data."""
+    path.mkdir(mode=0o700)
+    _give(path)
+
+
+def copy(origin: Path, data: Path) -> None:
+    """A copy of a cluster at rest."""
+    shutil.copytree(origin, data)
+    for path in [data, *data.rglob("*")]:
+        _give(path)
+    data.chmod(0o700)
+    os.sync()  # what is lost with the power shall be what PostgreSQL did not sync
+
+
+def _give(path: Path) -> None:
+    account = _account()
+    if account:
+        os.chown(path, account["user"], account["group"])
+
+
+class Disk:
+    """A file with an ext4 of its own, mounted."""
+
+    SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
+    NOLOGFLUSH = 2
+
+    def __init__(self, folder: Path, megabytes: int) -> None:
+        self._file = folder / "disk.ext4"
+        self.mount = folder / "disk"
+        self.mount.mkdir()
+        with self._file.open("wb") as file:
+            file.truncate(megabytes * 1_000_000)
+        _system("mkfs.ext4", "-q", "-F", str(self._file))
+        self.attach()
+
+    def attach(self) -> None:
+        _system("mount", "-o", "loop", str(self._file), str(self.mount))
+        _give(self.mount)
+
+    def detach(self) -> None:
+        _system("umount", str(self.mount))
+
+    def lose_power(self) -> None:
+        """Nothing more reaches the disk, not even what is in its journal's buffer."""
+        descriptor = os.open(self.mount, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, self.SHUTDOWN, ctypes.c_uint32(self.NOLOGFLUSH))
+        finally:
+            os.close(descriptor)
+
+    def hang(self, seconds: float) -> None:
+        """Freeze it; the thaw is sure before the freeze begins."""
+        thaw = f"sleep {seconds}; fsfreeze --unfreeze {self.mount}"
+        thawing = subprocess.Popen(["sh", "-c", thaw], start_new_session=True)
+        _system("fsfreeze", "--freeze", str(self.mount))
+        thawing.wait()
+
+    def fill(self) -> Path:
+        """Leave nothing free; the file to remove for that to end."""
+        filler = self.mount / "filler"
+        with filler.open("wb") as file, suppress(OSError):
+            while True:
+                file.write(bytes(65_536))
+                file.flush()
+        return filler
+
+
+def _system(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+class Service:
+    """One process of the service, on a port that it keeps over restarts."""
+
+    def __init__(
+        self, database_url: str, log: Path, program: Sequence[str], **environment: str
+    ) -> None:
+        """`program`: the module to run, and what it is told before `serve`."""
+        self._program = [sys.executable, "-m", *program]
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("LEDGER_")},
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+            **SERVICE,
+            "DATABASE_URL": database_url,
+            **environment,
+        }
+        if not database_url:
+            del self.environment["DATABASE_URL"]
+        self._log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, ready: bool = True) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self._program, "serve", "--port", str(self.port)],
+                env=self.environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if ready and not self.await_ready():
+            raise Broken(f"the service does not get ready: see {self._log}")
+
+    def await_ready(self, limit_s: float = START_LIMIT_S) -> bool:
+        return wait_until(self.ready, limit_s)
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.base}/health/ready", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        if self.alive():
+            self.send(signal.SIGKILL)
+            assert self.process is not None
+            self.process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM: what was asked for is answered first."""
+        if self.alive():
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGTERM)
+            assert self.process is not None
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+@contextmanager
+def namespace() -> Iterator[tuple[list[str], str]]:
+    """A network namespace: what to put before a command to run it inside, and its address."""
+    name = f"proof{os.getpid()}"
+    number = os.getpid() % 200 + 20
+    inside, outside = f"10.213.{number}.2", f"10.213.{number}.1"
+    _system("ip", "netns", "add", name)
+    try:
+        _system("ip", "link", "add", f"pf{number}", "type", "veth", "peer", "name", "eth0",
+                "netns", name)  # fmt: skip
+        _system("ip", "addr", "add", f"{outside}/30", "dev", f"pf{number}")
+        _system("ip", "link", "set", f"pf{number}", "up")
+        within = ["ip", "netns", "exec", name]
+        _system(*within, "ip", "addr", "add", f"{inside}/30", "dev", "eth0")
+        _system(*within, "ip", "link", "set", "eth0", "up")
+        _system(*within, "ip", "link", "set", "lo", "up")
+        yield within, inside
+    finally:
+        _system("ip", "netns", "del", name)

@@ -1,0 +1,307 @@
+"""What can go wrong, each as a function that hurts a house for some seconds and counts how often.
+
+A fault returns the house as it found it, but for what the phase after it heals: a service or a
+server that is down is started again by `House.heal`.
+"""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import psycopg
+
+from tests.proof.cluster import DATABASE, ROOT, Broken, wait_until
+from tests.proof.house import House
+
+LONG_S = 10.0  # a round of so long has time for the longest freeze
+MOST_GROWTH_BYTES = 150_000_000
+MOST_CPU_S = 0.05  # a hostile request, on average; the slowest answer has a limit in `fuzz`
+
+Fault = Callable[[House, random.Random, float], int]
+
+
+def _again(seconds: float, once: Callable[[], None]) -> int:
+    """Do it again and again for so long; how often that was."""
+    end_s = time.monotonic() + seconds
+    times = 0
+    while time.monotonic() < end_s:
+        once()
+        times += 1
+    return times
+
+
+def kill_service(house: House, chance: random.Random, seconds: float) -> int:
+    """kill -9 of the service at any moment, its start included; started again at once."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.1, 1.2))
+        service = chance.choice(house.services)
+        service.kill()
+        service.start(ready=False)
+
+    return _again(seconds, once)
+
+
+def kill_backend(house: House, chance: random.Random, seconds: float) -> int:
+    """kill -9 of a PostgreSQL process that serves us: all of them recover from the log."""
+    times = 0
+
+    def once() -> None:
+        nonlocal times
+        time.sleep(chance.uniform(0.3, 1.0))
+        backends = house.postgres.backends()
+        if backends:
+            with suppress(psutil.NoSuchProcess):
+                chance.choice(backends).kill()
+                times += 1
+        wait_until(house.postgres.answers)
+
+    _again(seconds, once)
+    return times
+
+
+def kill_postmaster(house: House, chance: random.Random, seconds: float) -> int:
+    """kill -9 of PostgreSQL's first process."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.2, 1.0))
+        house.postgres.kill_postmaster()
+        house.postgres.start()
+
+    return _again(seconds, once)
+
+
+def stop_immediately(house: House, chance: random.Random, seconds: float) -> int:
+    """An immediate shutdown, which leaves all to recovery."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.2, 1.0))
+        house.postgres.stop(signal.SIGQUIT)
+        house.postgres.start()
+
+    return _again(seconds, once)
+
+
+def freeze_service(house: House, chance: random.Random, seconds: float) -> int:
+    """SIGSTOP of the service at any moment, locks held or not, for longer than the timeouts too."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.2, 1.0))
+        service = chance.choice(house.services)
+        service.send(signal.SIGSTOP)
+        time.sleep(chance.choice([0.2, 1.0, 3.0] if seconds < LONG_S else [0.2, 3.0, 12.0, 30.0]))
+        service.send(signal.SIGCONT)
+
+    return _again(seconds, once)
+
+
+def cut_connections(house: House, chance: random.Random, seconds: float) -> int:
+    """Connections to PostgreSQL cut before, within and after COMMIT."""
+    proxy = house.proxy
+    before = proxy.cuts
+    proxy.cut_rate = chance.uniform(0.3, 0.9)
+    time.sleep(seconds)
+    proxy.cut_rate = 0.0
+    return proxy.cuts - before
+
+
+def slow_network(house: House, chance: random.Random, seconds: float) -> int:
+    """Latency and a low bandwidth between the service and PostgreSQL."""
+
+    def once() -> None:
+        house.proxy.delay_s = chance.choice([0.001, 0.02, 0.2])
+        house.proxy.bytes_s = chance.choice([0, 20_000, 200_000])
+        time.sleep(chance.uniform(1.0, 3.0))
+
+    times = _again(seconds, once)
+    house.proxy.delay_s, house.proxy.bytes_s = 0.0, 0
+    return times
+
+
+def silence(house: House, chance: random.Random, seconds: float) -> int:
+    """Half-open connections: nothing comes through, nobody is told; then all is cut or goes on."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.2, 1.0))
+        house.proxy.silence(True)
+        time.sleep(chance.choice([0.5, 2.0, 8.0]))
+        if chance.random() < 0.5:
+            house.proxy.cut_all()
+        house.proxy.silence(False)
+
+    return _again(seconds, once)
+
+
+def lose_packets(house: House, chance: random.Random, seconds: float) -> int:
+    """Packets dropped by a firewall in a network namespace, some or all of them."""
+
+    def once() -> None:
+        share = chance.choice(["0.1", "0.3", "1.0"])
+        rule = ["INPUT", "-p", "tcp", "-m", "statistic", "--mode", "random"]
+        rule += ["--probability", share, "-j", "DROP"]
+        subprocess.run([*house.within, "iptables", "-A", *rule], check=True)
+        time.sleep(chance.uniform(1.0, 4.0))
+        subprocess.run([*house.within, "iptables", "-D", *rule], check=True)
+        time.sleep(chance.uniform(0.5, 1.5))
+
+    return _again(seconds, once)
+
+
+def fill_disk(house: House, chance: random.Random, seconds: float) -> int:
+    """No space left, for the log and for tables; then room again."""
+    filler = house.disk.fill()
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        # A new file of the log is needed sooner than the load would need it.
+        with suppress(psycopg.Error):
+            house.postgres.ask("SELECT pg_switch_wal()")
+        if not house.postgres.alive():
+            break
+        time.sleep(0.2)
+    time.sleep(chance.uniform(0.2, 1.0))
+    filler.unlink()
+    house.heal()
+    return 1
+
+
+def hang_disk(house: House, chance: random.Random, seconds: float) -> int:
+    """The disk takes nothing for a while, and then goes on."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.5, 1.5))
+        house.disk.hang(chance.choice([0.5, 2.0, 6.0]))
+
+    return _again(seconds, once)
+
+
+def cut_power(house: House, chance: random.Random, seconds: float) -> int:
+    """The machine under PostgreSQL loses its power: what was not synced is gone."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.3, 1.5))
+        house.lose_power()
+
+    return _again(seconds, once)
+
+
+def fail_over(house: House, chance: random.Random, seconds: float) -> int:
+    """The primary is killed or cut off, its synchronous standby takes over.
+
+    The new primary gets a standby of its own. Sometimes it is the standby that goes: then commits
+    wait for it.
+    """
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.5, 1.5))
+        if chance.random() < 0.25:
+            house.lose_standby(chance.uniform(0.5, 5.0))
+        house.fail_over(cut_off=chance.random() < 0.5)
+
+    return _again(seconds, once)
+
+
+def take_connections(house: House, chance: random.Random, seconds: float) -> int:
+    """All of PostgreSQL's connections are others', and the service's own are ended."""
+
+    def once() -> None:
+        taken: list[psycopg.Connection[Any]] = []
+        with suppress(psycopg.OperationalError):
+            url = house.postgres.url.replace("postgres@", "other@")
+            for _ in range(60):
+                house.postgres.ask(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    f" WHERE datname = '{DATABASE}' AND usename <> 'other'"
+                )
+                taken.append(psycopg.connect(url, connect_timeout=5))
+        time.sleep(chance.uniform(0.5, 3.0))
+        for connection in taken:
+            connection.close()
+        time.sleep(chance.uniform(0.5, 1.0))
+
+    house.postgres.ask(
+        "DO $$ BEGIN CREATE ROLE other LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    )
+    return _again(seconds, once)
+
+
+def restart_in_turn(house: House, chance: random.Random, seconds: float) -> int:
+    """SIGTERM one service after another, each started again before the next."""
+    turn = 0
+
+    def once() -> None:
+        nonlocal turn
+        service = house.services[turn % len(house.services)]
+        turn += 1
+        time.sleep(chance.uniform(0.1, 0.6))
+        service.stop()
+        service.start()
+
+    return _again(seconds, once)
+
+
+def move_clocks(house: House, chance: random.Random, seconds: float) -> int:
+    """The clock of PostgreSQL's machine jumps, back and forth."""
+
+    def once() -> None:
+        house.set_clock(chance.choice(["-1d", "+1d", "-10", "+3600", "-1", "+0"]))
+        time.sleep(chance.uniform(0.5, 2.0))
+
+    times = _again(seconds, once)
+    house.set_clock("+0")
+    return times
+
+
+def vanish(house: House, chance: random.Random, seconds: float) -> int:
+    """Clients go away in mid-request."""
+    before = house.load.vanished
+    house.load.vanish_rate = 0.3
+    time.sleep(seconds)
+    house.load.vanish_rate = 0.0
+    return house.load.vanished - before
+
+
+def be_hostile(house: House, chance: random.Random, seconds: float) -> int:
+    """Requests that a fuzzer makes up: no 5xx, in time, at little CPU, and memory stays bounded."""
+    (service, *_) = house.services
+    assert service.process is not None
+    process = psutil.Process(service.process.pid)
+    before, began_s = process.memory_info().rss, _cpu_s(process)
+    command = [sys.executable, "-m", "tests.proof.fuzz", "service", "--base", service.base]
+    command += ["--runs", "-1", "--seconds", str(max(1, round(seconds)))]
+    command += ["--seed", str(chance.randrange(1, 2**31)), "--folder", str(house.folder / "corpus")]
+    done = subprocess.run(
+        command, env=service.environment, cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    told = re.search(r"Done (\d+) runs", done.stderr)
+    if done.returncode != 0 or told is None:
+        raise Broken(f"a hostile request: {done.stderr[-2_000:]}")
+    runs = int(told[1])
+    if (grown := process.memory_info().rss - before) > MOST_GROWTH_BYTES:
+        raise Broken(f"{runs} hostile requests left {grown:,} bytes behind")
+    if _cpu_s(process) - began_s > max(seconds, runs * MOST_CPU_S):
+        raise Broken(f"{runs} hostile requests took {_cpu_s(process) - began_s:.0f} s of CPU")
+    return runs
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def migrate(house: House, chance: random.Random, seconds: float) -> int:
+    """`ledgerservice migrate`, under load."""
+
+    def once() -> None:
+        command = [sys.executable, "-m", "ledgerservice", "migrate"]
+        environment = house.services[0].environment
+        subprocess.run(command, env=environment, cwd=ROOT, check=False, capture_output=True)
+        time.sleep(chance.uniform(0.1, 0.5))
+
+    return _again(seconds, once)

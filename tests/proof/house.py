@@ -1,0 +1,231 @@
+"""A house: everything that one round runs on, put together from what its faults need."""
+
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Set
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+
+from tests.proof import cluster
+from tests.proof.canaries import CANARIES
+from tests.proof.clients import Load
+from tests.proof.cluster import DATABASE, Broken, Disk, PostgreSQL, Service
+from tests.proof.proxy import Proxy
+
+PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES = (
+    "proxy",
+    "disk",
+    "standby",
+    "namespace",
+    "clock",
+    "services",
+)
+DISK_MB = 700
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+
+
+class House:
+    """A PostgreSQL, the services on it, and what stands between them."""
+
+    load: Load
+    disk: Disk
+    proxy: Proxy
+    postgres: PostgreSQL
+    standby: PostgreSQL | None = None
+    within: list[str]
+
+    def __init__(
+        self,
+        folder: Path,
+        origin: Path,
+        parts: Set[str],
+        seed: int,
+        canary: str = "",
+    ) -> None:
+        self.folder = folder
+        self._broken = CANARIES.get(canary)
+        self._program = ["ledgerservice"]
+        if self._broken is not None and self._broken.patched:
+            self._program = ["tests.proof.canaries", canary]
+        self._origin = origin
+        self._parts = parts
+        self._stack = ExitStack()
+        self._seed = seed
+        self._copies = 0
+        self.services: list[Service] = []
+
+    def __enter__(self) -> "House":
+        try:
+            self._build()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _build(self) -> None:
+        place = self.folder
+        if DISK in self._parts:
+            self.disk = Disk(self.folder, DISK_MB)
+            self._stack.callback(self._detach)
+            place = self.disk.mount
+        self.within, address = [], "127.0.0.1"
+        if NAMESPACE in self._parts:
+            self.within, address = self._stack.enter_context(cluster.namespace())
+        cluster.copy(self._origin, place / "data")
+        self.postgres = self._server(place / "data", address)
+        self._stack.callback(self._kill)
+        self.set_clock("+0")
+        self.postgres.start()
+        url = self.postgres.url
+        if STANDBY in self._parts:
+            self.add_standby()
+        if PROXY in self._parts or STANDBY in self._parts:
+            self.proxy = Proxy(address, self.postgres.port, self._seed)
+            self._stack.callback(self.proxy.stop)
+            url = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{DATABASE}"
+        for number in range(3 if SERVICES in self._parts else 1):
+            log = self.folder / f"service{number}.log"
+            service = Service(url, log, self._program, LEDGER_ALLOW_UNSAFE_DURABILITY="true")
+            self._stack.callback(service.kill)
+            service.start()
+            self.services.append(service)
+        if self._broken is not None and self._broken.statement:
+            self.postgres.ask(self._broken.statement, DATABASE)
+        # What a power cut takes shall be what PostgreSQL did not sync from here on.
+        os.sync()
+
+    def _server(self, data: Path, address: str) -> PostgreSQL:
+        prefix = []
+        environment = {}
+        if self.within:
+            prefix = [
+                *self.within,
+                "setpriv",
+                "--reuid=nobody",
+                "--regid=nogroup",
+                "--clear-groups",
+            ]
+        if CLOCK in self._parts:
+            environment = {
+                "LD_PRELOAD": FAKETIME,
+                "FAKETIME_TIMESTAMP_FILE": str(self.folder / "clock"),
+                "FAKETIME_NO_CACHE": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+        log = self.folder / f"{data.name}.log"
+        options = () if self._broken is None else self._broken.options
+        return PostgreSQL(
+            data, log, options=options, prefix=prefix, address=address, environment=environment
+        )
+
+    def _kill(self) -> None:
+        """Whichever they are by then."""
+        for server in (self.postgres, self.standby):
+            if server is not None:
+                server.kill()
+
+    def _detach(self) -> None:
+        for _ in range(50):
+            with suppress(subprocess.CalledProcessError):
+                self.disk.detach()
+                return
+            time.sleep(0.1)
+
+    def set_clock(self, offset: str) -> None:
+        """What libfaketime tells PostgreSQL from now on."""
+        clock = self.folder / "clock"
+        new = clock.with_suffix(".new")
+        new.write_text(offset)
+        new.chmod(0o644)
+        new.rename(clock)
+
+    def heal(self) -> None:
+        """Everything that is down is started again, and answers."""
+        if not self.postgres.alive():
+            self.postgres.start()
+        cluster.wait_until(self.postgres.answers)
+        for service in self.services:
+            if not service.alive():
+                service.start(ready=False)
+        for service in self.services:
+            if not service.await_ready():
+                raise Broken(f"the service on port {service.port} does not get ready")
+
+    def lose_power(self) -> None:
+        """What PostgreSQL had not synced is gone; it starts again from what it had."""
+        self.disk.lose_power()
+        self.postgres.kill()
+        self._detach()
+        self.disk.attach()
+        self.postgres.start()
+
+    def add_standby(self) -> None:
+        """A synchronous standby of the server as it stands."""
+        self._copies += 1
+        data = self.folder / f"standby{self._copies}"
+        cluster.make_folder(data)
+        cluster.run_program(
+            "pg_basebackup", "-D", str(data), "-R", "-c", "fast", "-X", "stream", "-d",
+            f"host=127.0.0.1 port={self.postgres.port} user=postgres",
+        )  # fmt: skip
+        self.standby = self._server(data, "127.0.0.1")
+        self.standby.start()
+        self.postgres.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.postgres.ask("SELECT pg_reload_conf()")
+        if not cluster.wait_until(self._is_synchronous):
+            raise Broken("the standby does not follow")
+
+    def _is_synchronous(self) -> bool:
+        query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+        with suppress(psycopg.OperationalError):
+            return bool(self.postgres.ask(query))
+        return False
+
+    def lose_standby(self, seconds: float) -> None:
+        """The standby is gone for so long; commits wait."""
+        assert self.standby is not None
+        self.standby.kill()
+        time.sleep(seconds)
+        self.standby.start()
+
+    def fail_over(self, *, cut_off: bool) -> None:
+        """The standby becomes the primary.
+
+        The old one is killed, or first cut off from its clients, while it goes on for a while.
+        """
+        if cut_off:
+            self.proxy.silence(True)
+            time.sleep(random.Random(self._copies).uniform(0.1, 1.0))
+        assert self.standby is not None
+        old = self.postgres
+        if not cut_off:
+            old.kill()
+        self.standby.ask("SELECT pg_promote(true)")
+        self.postgres = self.standby
+        self.proxy.target = (self.postgres.address, self.postgres.port)
+        self.proxy.cut_all()
+        self.proxy.silence(False)
+        if cut_off:
+            old.kill()
+        shutil.rmtree(old.data)
+        self.add_standby()
+
+
+@contextmanager
+def original(folder: Path) -> Iterator[Path]:
+    """A cluster at rest, with an empty database, to make copies of."""
+    data = folder / "origin"
+    cluster.create(data)
+    server = PostgreSQL(data, folder / "origin.log")
+    server.start()
+    server.ask(f"CREATE DATABASE {DATABASE}")
+    server.stop()
+    yield data
