@@ -27,6 +27,7 @@ from tests.proof.faults import Fault
 from tests.proof.house import (
     CLOCK,
     DISK,
+    EMBEDDED,
     FAKETIME,
     NAMESPACE,
     PROXY,
@@ -42,6 +43,7 @@ CALM_S = 0.5  # of load before the first fault and after the last
 
 PARTS: dict[Fault, set[str]] = {
     faults.kill_service: {SERVICES},
+    faults.kill_embedded: {EMBEDDED},
     faults.kill_backend: set(),
     faults.kill_postmaster: set(),
     faults.stop_immediately: set(),

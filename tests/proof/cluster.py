@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from ledgerservice.embedded import bundled_binaries
+from ledgerservice.embedded import EmbeddedServer, bundled_binaries
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = bundled_binaries()
@@ -217,6 +217,36 @@ class PostgreSQL:
         if self.process is not None:
             self.process.wait(limit_s)
         self.process = None
+
+
+class Embedded:
+    """The services' own PostgreSQL, which they start and look after."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = EmbeddedServer(folder).url
+        self._status = folder / "postgres" / "postmaster.pid"
+
+    def alive(self) -> bool:
+        """Its services see to that."""
+        return True
+
+    def answers(self) -> bool:
+        """When its services do."""
+        return True
+
+    def kill_postmaster(self) -> None:
+        """SIGKILL its first process."""
+        with suppress(OSError, ValueError):
+            os.kill(self._pid(), signal.SIGKILL)
+
+    def await_end(self) -> None:
+        """Wait until it has noticed that its services are gone."""
+        with suppress(OSError, ValueError):
+            pid = self._pid()
+            wait_until(lambda: not psutil.pid_exists(pid))
+
+    def _pid(self) -> int:
+        return int(self._status.read_text().split()[0])
 
 
 def create(data: Path) -> None:

@@ -22,7 +22,6 @@ from tests.proof.house import House
 
 LONG_S = 10.0  # a round of so long has time for the longest freeze
 MOST_GROWTH_BYTES = 150_000_000
-MOST_CPU_S = 0.05  # a hostile request, on average; the slowest answer has a limit in `fuzz`
 
 Fault = Callable[[House, random.Random, float], int]
 
@@ -45,6 +44,25 @@ def kill_service(house: House, chance: random.Random, seconds: float) -> int:
         service = chance.choice(house.services)
         service.kill()
         service.start(ready=False)
+
+    return _again(seconds, once)
+
+
+def kill_embedded(house: House, chance: random.Random, seconds: float) -> int:
+    """kill -9 of a service that runs its own PostgreSQL, of that, or of everything at once."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.3, 1.5))
+        what = chance.choice(["service", "postgres", "everything"])
+        victims = house.services if what == "everything" else house.services[:1]
+        if what != "service":
+            house.postgres.kill_postmaster()
+        if what != "postgres":
+            for service in victims:
+                service.kill()
+            for service in victims:
+                service.start(ready=False)
+        chance.shuffle(house.services)
 
     return _again(seconds, once)
 
@@ -268,12 +286,13 @@ def vanish(house: House, chance: random.Random, seconds: float) -> int:
 
 
 def be_hostile(house: House, chance: random.Random, seconds: float) -> int:
-    """Requests that a fuzzer makes up: no 5xx, in time, at little CPU, and memory stays bounded."""
+    """Requests that a fuzzer makes up: no 5xx, in time, little CPU, memory bounded."""
     (service, *_) = house.services
     assert service.process is not None
     process = psutil.Process(service.process.pid)
-    before, began_s = process.memory_info().rss, _cpu_s(process)
+    before = process.memory_info().rss
     command = [sys.executable, "-m", "tests.proof.fuzz", "service", "--base", service.base]
+    command += ["--pid", str(process.pid)]
     command += ["--runs", "-1", "--seconds", str(max(1, round(seconds)))]
     command += ["--seed", str(chance.randrange(1, 2**31)), "--folder", str(house.folder / "corpus")]
     done = subprocess.run(
@@ -285,14 +304,7 @@ def be_hostile(house: House, chance: random.Random, seconds: float) -> int:
     runs = int(told[1])
     if (grown := process.memory_info().rss - before) > MOST_GROWTH_BYTES:
         raise Broken(f"{runs} hostile requests left {grown:,} bytes behind")
-    if _cpu_s(process) - began_s > max(seconds, runs * MOST_CPU_S):
-        raise Broken(f"{runs} hostile requests took {_cpu_s(process) - began_s:.0f} s of CPU")
     return runs
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def migrate(house: House, chance: random.Random, seconds: float) -> int:

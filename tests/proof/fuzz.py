@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import atheris
+import psutil
 
 with atheris.instrument_imports(include=["ledgerservice.money", "ledgerservice.api"]):
     from ledgerservice import money
@@ -25,6 +26,7 @@ with atheris.instrument_imports(include=["ledgerservice.money", "ledgerservice.a
     from ledgerservice.api.problems import Refused
 
 ANSWER_LIMIT_S = 3.0
+CPU_LIMIT_S = 1.0  # of the service, while it answers one; others are answered meanwhile
 AMOUNTS = [b"50", b"50.00", b"0.01", b"0", b"00.1", b"999999999999999999.99", b"1e5", b"-1", b"1."]
 MOVEMENT = (
     b'{"type":"TRANSFER","from_account_id":1,"to_account_id":2,"amount":"1.50",'
@@ -111,23 +113,30 @@ def _plain(data: bytes) -> dict[str, Any]:
     return dict(fields)
 
 
-def service(base: str) -> Callable[[bytes], None]:
+def service(base: str, pid: int) -> Callable[[bytes], None]:
     """A target that sends what it is given; the first byte says what it is."""
     url = urlsplit(base)
     address = (url.hostname or "", url.port or 80)
+    process = psutil.Process(pid)
 
     def send(data: bytes) -> None:
         kind = (data[0] if data else 0) % 8
         request = data[1:] if kind == 7 else _request(PATHS[kind % 7], TYPES[kind % 7], data[1:])
-        began_s = time.monotonic()
+        began_s, before_s = time.monotonic(), _cpu_s(process)
         answer = _exchange(address, request)
-        took_s = time.monotonic() - began_s
+        took_s, cpu_s = time.monotonic() - began_s, _cpu_s(process) - before_s
         assert took_s < ANSWER_LIMIT_S, f"{took_s:.1f} s for {request[:500]!r}"
+        assert cpu_s < CPU_LIMIT_S, f"{cpu_s:.1f} s of CPU for {request[:500]!r}"
         for line in answer.split(b"\r\n"):
             if line.startswith(b"HTTP/1.1 "):
                 assert line[9:10] != b"5", f"{answer[:500]!r} to {request[:500]!r}"
 
     return send
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _request(path: str, kind: str, body: bytes) -> bytes:
@@ -158,8 +167,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="what was found interesting")
     parser.add_argument("--seed", type=int, default=random.randrange(1, 2**31))
     parser.add_argument("--base", default="http://127.0.0.1:8000")
+    parser.add_argument("--pid", type=int, default=0, help="of the service")
     options = parser.parse_args()
-    target = {"amounts": amounts, "bodies": bodies}.get(options.target) or service(options.base)
+    target = {"amounts": amounts, "bodies": bodies}.get(options.target)
+    target = target or service(options.base, options.pid)
     corpus = {"amounts": AMOUNTS, "bodies": [*BODIES, BATCH]}.get(options.target, REQUESTS)
     options.folder.mkdir(exist_ok=True)
     for number, data in enumerate(corpus):

@@ -14,16 +14,17 @@ import psycopg
 from tests.proof import cluster
 from tests.proof.canaries import CANARIES
 from tests.proof.clients import Load
-from tests.proof.cluster import DATABASE, Broken, Disk, PostgreSQL, Service
+from tests.proof.cluster import DATABASE, Broken, Disk, Embedded, PostgreSQL, Service
 from tests.proof.proxy import Proxy
 
-PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES = (
+PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED = (
     "proxy",
     "disk",
     "standby",
     "namespace",
     "clock",
     "services",
+    "embedded",
 )
 DISK_MB = 700
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -35,7 +36,7 @@ class House:
     load: Load
     disk: Disk
     proxy: Proxy
-    postgres: PostgreSQL
+    postgres: PostgreSQL | Embedded
     standby: PostgreSQL | None = None
     within: list[str]
 
@@ -71,29 +72,17 @@ class House:
         self._stack.close()
 
     def _build(self) -> None:
-        place = self.folder
-        if DISK in self._parts:
-            self.disk = Disk(self.folder, DISK_MB)
-            self._stack.callback(self._detach)
-            place = self.disk.mount
-        self.within, address = [], "127.0.0.1"
-        if NAMESPACE in self._parts:
-            self.within, address = self._stack.enter_context(cluster.namespace())
-        cluster.copy(self._origin, place / "data")
-        self.postgres = self._server(place / "data", address)
-        self._stack.callback(self._kill)
-        self.set_clock("+0")
-        self.postgres.start()
-        url = self.postgres.url
-        if STANDBY in self._parts:
-            self.add_standby()
-        if PROXY in self._parts or STANDBY in self._parts:
-            self.proxy = Proxy(address, self.postgres.port, self._seed)
-            self._stack.callback(self.proxy.stop)
-            url = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{DATABASE}"
-        for number in range(3 if SERVICES in self._parts else 1):
+        url = self._embedded() if EMBEDDED in self._parts else self._database()
+        several = self._parts & {SERVICES, EMBEDDED}
+        for number in range(random.Random(self._seed).choice([2, 3]) if several else 1):
             log = self.folder / f"service{number}.log"
-            service = Service(url, log, self._program, LEDGER_ALLOW_UNSAFE_DURABILITY="true")
+            service = Service(
+                url,
+                log,
+                self._program,
+                LEDGER_ALLOW_UNSAFE_DURABILITY="true",
+                LEDGER_DATA_FOLDER=str(self.folder / "embedded"),
+            )
             self._stack.callback(service.kill)
             service.start()
             self.services.append(service)
@@ -101,6 +90,34 @@ class House:
             self.postgres.ask(self._broken.statement, DATABASE)
         # What a power cut takes shall be what PostgreSQL did not sync from here on.
         os.sync()
+
+    def _embedded(self) -> str:
+        """No URL: the services run a PostgreSQL of their own."""
+        self.postgres = Embedded(self.folder / "embedded")
+        self._stack.callback(self.postgres.await_end)
+        return ""
+
+    def _database(self) -> str:
+        """Start PostgreSQL with all that stands before and behind it; the services' URL."""
+        place, self.within, address = self.folder, [], "127.0.0.1"
+        if DISK in self._parts:
+            self.disk = Disk(self.folder, DISK_MB)
+            self._stack.callback(self._detach)
+            place = self.disk.mount
+        if NAMESPACE in self._parts:
+            self.within, address = self._stack.enter_context(cluster.namespace())
+        cluster.copy(self._origin, place / "data")
+        self.postgres = self._server(place / "data", address)
+        self._stack.callback(self._kill)
+        self.set_clock("+0")
+        self.postgres.start()
+        if STANDBY in self._parts:
+            self.add_standby()
+        if self._parts & {PROXY, STANDBY}:
+            self.proxy = Proxy(address, self.postgres.port, self._seed)
+            self._stack.callback(self.proxy.stop)
+            return f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{DATABASE}"
+        return self.postgres.url
 
     def _server(self, data: Path, address: str) -> PostgreSQL:
         prefix = []
