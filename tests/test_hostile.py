@@ -640,13 +640,13 @@ ROUTES = {
     "/deposit": {"POST"},
     "/withdraw": {"POST"},
     "/transfer": {"POST"},
-    "/accounts": {"GET", "POST"},
-    "/accounts/1": {"GET"},
-    "/accounts/1/history": {"GET"},
-    "/accounts/1/keys/k": {"GET"},
-    "/transactions/1": {"GET"},
-    "/health/live": {"GET"},
-    "/health/ready": {"GET"},
+    "/accounts": {"GET", "HEAD", "POST"},
+    "/accounts/1": {"GET", "HEAD"},
+    "/accounts/1/history": {"GET", "HEAD"},
+    "/accounts/1/keys/k": {"GET", "HEAD"},
+    "/transactions/1": {"GET", "HEAD"},
+    "/health/live": {"GET", "HEAD"},
+    "/health/ready": {"GET", "HEAD"},
 }
 
 
@@ -658,12 +658,21 @@ def test_other_methods_are_refused(service: RunningService, path: str, slash: st
         reply = ask(service, method, path + slash)
         check_refused(reply, "method_not_allowed")
         allowed = {name.strip() for name in reply.headers["allow"].split(",")}
-        assert allowed - {"HEAD"} == ROUTES[path]
+        assert allowed == ROUTES[path]
+
+
+@pytest.mark.parametrize("path", [path for path in ROUTES if "HEAD" in ROUTES[path]])
+def test_head_says_what_get_would_say(service: RunningService, path: str) -> None:
+    for slash in ("", "/"):
+        got, head_only = service.get(path + slash), service.client.head(path + slash)
+        assert (head_only.status_code, head_only.content) == (got.status_code, b"")
+        for name in ("content-type", "content-length"):
+            assert head_only.headers[name] == got.headers[name]
 
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_no_route_redirects(service: RunningService, path: str) -> None:
-    for method in sorted(ROUTES[path]):
+    for method in sorted(ROUTES[path] - {"HEAD"}):
         for slash in ("", "/", "/?limit=1"):
             body = b"{}" if method == "POST" else None
             reply = ask(service, method, path + slash, body)

@@ -33,15 +33,22 @@ IdempotencyKey = Annotated[
 
 
 def _both(method: str, path: str, **declared: Any) -> Callable[[Route], Route]:
-    """Registers a route with and without its trailing slash; neither redirects."""
+    """Registers a route with and without its trailing slash; neither redirects.
+
+    What answers GET answers HEAD too, which some who watch over a service send.
+    """
 
     def register(route: Route) -> Route:
         declared.setdefault("operation_id", declared.get("name", route.__name__))
         router.add_api_route(path, route, methods=[method], response_model=None, **declared)
         other = path.rstrip("/") if path.endswith("/") else path + "/"
-        router.add_api_route(
-            other, route, methods=[method], response_model=None, include_in_schema=False
-        )
+        undeclared = [(other, method)]
+        if method == "GET":
+            undeclared += [(path, "HEAD"), (other, "HEAD")]
+        for place, by in undeclared:
+            router.add_api_route(
+                place, route, methods=[by], response_model=None, include_in_schema=False
+            )
         return route
 
     return register
