@@ -127,7 +127,9 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         ]  # fmt: skip
         written = {c for t, p, c in rows if (t, p) == ("transactions", "INSERT")}
         assert "posted_by" not in written
-        assert {t for t, _, _ in rows} == {"accounts", "transactions"}
+        added = {(p, c) for t, p, c in rows if t == "currencies"}
+        assert added == {("INSERT", c) for c in ("code", "exponent", "name")}
+        assert {t for t, _, _ in rows} == {"accounts", "transactions", "currencies"}
 
 
 # What the journal's trigger refuses. Each case is a list of rows that the service's role inserts
@@ -378,12 +380,14 @@ def test_the_tables_are_what_the_migrations_make(database):
 def test_external_accounts_are_there_for_every_ledger_and_currency(database):
     with connect(database) as owner:
         owner.execute("INSERT INTO ledger.ledgers (ledger_id, name) VALUES (2, 'second')")
-        owner.execute("INSERT INTO ledger.currencies VALUES ('JPY', 3, 0, 'Yen')")
+        owner.execute("INSERT INTO ledger.currencies VALUES ('HOURS', 3, 0, 'Hours')")
         found = owner.execute(
             "SELECT ledger_id, id, currency, floor FROM ledger.accounts ORDER BY ledger_id, id DESC"
         ).fetchall()
-    currencies = ((-1, "USD"), (-2, "INR"), (-3, "JPY"))
-    assert found == [(ledger, i, c, None) for ledger in (1, 2) for i, c in currencies]
+        currencies = owner.execute("SELECT -number, code FROM ledger.currencies ORDER BY number")
+        expected = [(ledger, i, c, None) for i, c in currencies for ledger in (1, 2)]
+    assert found == sorted(expected, key=lambda row: (row[0], -row[1]))
+    assert {(1, -1, "USD", None), (2, -2, "INR", None), (2, -3, "HOURS", None)} <= set(found)
     open_accounts(database, "USD", "INR")
     with connect(database) as owner:
         assert [row[0] for row in balances(owner)] == [1, 2]

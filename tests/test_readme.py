@@ -41,9 +41,9 @@ def fresh(new_database) -> Iterator[RunningService]:
         yield service
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    """A page's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
 def shell(command: str, **values: str) -> str:
@@ -54,10 +54,15 @@ def shell(command: str, **values: str) -> str:
     ).stdout.strip()  # fmt: skip
 
 
+TOURS = {"README.md": 16, "docs/currencies.md": 8}
+
+
 @needs_curl
-def test_the_readme_s_tour_gives_the_output_it_shows(fresh):
-    lines = [line for block in blocks("console") for line in block.splitlines()]
-    assert len(lines) == 16
+@pytest.mark.parametrize("page", TOURS)
+def test_a_tour_gives_the_output_it_shows(fresh, page):
+    found = blocks("console", (ROOT / page).read_text())
+    lines = [line for block in found for line in block.splitlines()]
+    assert len(lines) == TOURS[page]
     for command, shown in zip(lines[::2], lines[1::2], strict=True):
         assert command.startswith("$ ")
         given = shell(command[2:].replace(BASE, fresh.base))

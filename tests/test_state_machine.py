@@ -54,20 +54,16 @@ unknown_accounts = st.sampled_from([0, -1, -2, 10**12, 2**63 - 1])
 _numbers = itertools.count(1)
 
 
-def usd(minor: int) -> str:
-    """An amount as it is answered; INR has two decimals too."""
-    return to_major(minor, 2)
+# HOURS is a unit of our own, which the test adds.
+EXPONENTS = {"USD": 2, "INR": 2, "JPY": 0, "HOURS": 3}
 
 
-def spellings(minor: int) -> list[str]:
-    """Every JSON literal of an amount with two decimals: 50, 50.0, 50.00, and the same as text."""
-    whole, cents = divmod(minor, 100)
-    texts = [f"{whole}.{cents:02}"]
-    if cents % 10 == 0:
-        texts.append(f"{whole}.{cents // 10}")
-    if cents == 0:
-        texts.append(f"{whole}")
-    return texts + [f'"{spelling}"' for spelling in texts]
+def spellings(minor: int, exponent: int) -> list[str]:
+    """Every JSON literal of an amount: 50, 50.0, 50.00, and the same as text."""
+    texts = [to_major(minor, exponent)]
+    while "." in texts[-1] and texts[-1][-1] in "0.":
+        texts.append(texts[-1][:-1].removesuffix("."))
+    return [literal for text in texts for literal in (text, f'"{text}"')]
 
 
 def body_of(movement: Movement, amount: str) -> str:
@@ -113,9 +109,13 @@ class LedgerOverHttp(RuleBasedStateMachine):
     def open_empty(self) -> int:
         return self.opened({"owner": "Bob", "currency": "USD"}, None)[0]
 
-    @rule(target=accounts, owner=st.sampled_from(["Zoë", "Robert'); --", "\u202eecilA"]))
-    def open_rupees(self, owner: str) -> int:
-        return self.opened({"owner": owner, "currency": "INR"}, None)[0]
+    @rule(
+        target=accounts,
+        owner=st.sampled_from(["Zoë", "Robert'); --", "\u202eecilA"]),
+        currency=st.sampled_from(["INR", "JPY", "HOURS"]),
+    )
+    def open_another(self, owner: str, currency: str) -> int:
+        return self.opened({"owner": owner, "currency": currency}, None)[0]
 
     @rule(
         target=accounts,
@@ -146,7 +146,8 @@ class LedgerOverHttp(RuleBasedStateMachine):
         assert response.status_code == 201
         assert "idempotency-replayed" not in response.headers
         account = response.json()
-        assert account["balance"] == account["available"] == account["held"] == "0.00"
+        nothing = to_major(0, EXPONENTS[body["currency"]])
+        assert account["balance"] == account["available"] == account["held"] == nothing
         assert account["version"] == 0
         assert [account[name] for name in ("owner", "currency", "reference")] == [
             body["owner"],
@@ -156,6 +157,13 @@ class LedgerOverHttp(RuleBasedStateMachine):
         assert account["id"] not in self.model.currencies
         self.model.currencies[account["id"]] = body["currency"]
         return account["id"], response.content
+
+    def exponent(self, account: int) -> int:
+        return EXPONENTS[self.model.currencies.get(account, "USD")]
+
+    def major(self, account: int, minor: int) -> str:
+        """An amount as it is answered."""
+        return to_major(minor, self.exponent(account))
 
     # Movements
 
@@ -178,9 +186,10 @@ class LedgerOverHttp(RuleBasedStateMachine):
         """A run of deposits, each passed on in part, every one with a key of its own."""
         for sum_ in sums:
             key = f"run {len(self.answers)}"
-            self.move(Movement("DEPOSIT", account, None, sum_, key), usd(sum_))
+            amount = self.major(account, sum_)
+            self.move(Movement("DEPOSIT", account, None, sum_, key), amount)
             if sum_ % 3 and account != other:
-                self.move(Movement("TRANSFER", account, other, sum_, f"{key} on"), usd(sum_))
+                self.move(Movement("TRANSFER", account, other, sum_, f"{key} on"), amount)
 
     @rule(
         account=accounts,
@@ -196,7 +205,7 @@ class LedgerOverHttp(RuleBasedStateMachine):
             "too much": Movement("DEPOSIT", account, None, MAX_AMOUNT_MINOR + 1, key),
         }
         movement = amiss.get(way, Movement(way, stranger, None, 100, key))
-        self.move(movement, usd(movement.amount))
+        self.move(movement, self.major(movement.account, movement.amount))
 
     @precondition(lambda self: self.answers)
     @rule(data=st.data())
@@ -223,7 +232,10 @@ class LedgerOverHttp(RuleBasedStateMachine):
         return movement
 
     def spell(self, movement: Movement, data: st.DataObject) -> str:
-        return self.move(movement, data.draw(st.sampled_from(spellings(movement.amount))))
+        return self.move(
+            movement,
+            data.draw(st.sampled_from(spellings(movement.amount, self.exponent(movement.account)))),
+        )
 
     def move(self, movement: Movement, amount: str) -> str:
         """Both sides decide, and must agree; `amount` is its JSON literal. Returns the code."""
@@ -257,22 +269,26 @@ class LedgerOverHttp(RuleBasedStateMachine):
         name = "new_balance" if movement.other is None else "sender_new_balance"
         assert body["status"] == "posted"
         assert body["transaction_type"] == movement.kind
-        assert body["amount"] == usd(movement.amount)
+        amount = self.major(movement.account, movement.amount)
+        assert body["amount"] == amount
         assert body["currency"] == self.model.currencies[movement.account]
-        assert body[name] == usd(self.model.balance(movement.account))
+        assert body[name] == self.major(movement.account, self.model.balance(movement.account))
         own, other = body["entries"]
         assert own == self.last_entry(movement.account)
         if movement.other is not None:
             assert other == self.last_entry(movement.other)
         assert (other["account_id"] < 0) is (movement.other is None)
-        assert {own["amount"], other["amount"]} == {usd(movement.amount), usd(-movement.amount)}
+        assert {own["amount"], other["amount"]} == {
+            amount,
+            self.major(movement.account, -movement.amount),
+        }
 
     def last_entry(self, account: int) -> dict[str, Any]:
         lines = self.model.lines[account]
         return {
             "account_id": account,
-            "amount": usd(lines[-1].change),
-            "balance": usd(lines[-1].balance),
+            "amount": self.major(account, lines[-1].change),
+            "balance": self.major(account, lines[-1].balance),
             "version": len(lines),
         }
 
@@ -280,7 +296,7 @@ class LedgerOverHttp(RuleBasedStateMachine):
         assert problem["retry"] == "new_key"
         assert problem["decided_on"] == {
             "account_id": movement.account,
-            "available": usd(self.model.balance(movement.account)),
+            "available": self.major(movement.account, self.model.balance(movement.account)),
             "version": len(self.model.lines[movement.account]),
         }
 
@@ -291,11 +307,21 @@ class LedgerOverHttp(RuleBasedStateMachine):
         """The account and its whole history are the model's."""
         found = self.client.get(f"/accounts/{account}").json()
         assert found["id"] == account
-        assert found["balance"] == found["available"] == usd(self.model.balance(account))
+        assert (
+            found["balance"]
+            == found["available"]
+            == self.major(account, self.model.balance(account))
+        )
         assert found["version"] == len(self.model.lines[account])
         history = self.pages(f"/accounts/{account}/history?limit={limit}", limit)
         expected = [
-            (version, line.key, usd(line.change), usd(line.balance), direction(line))
+            (
+                version,
+                line.key,
+                self.major(account, line.change),
+                self.major(account, line.balance),
+                direction(line),
+            )
             for version, line in enumerate(self.model.lines[account], 1)
         ]
         columns = ("version", "idempotency_key", "amount", "balance", "transaction_type")
@@ -303,7 +329,7 @@ class LedgerOverHttp(RuleBasedStateMachine):
         times = [entry["created_at"] for entry in history]
         assert times == sorted(times, reverse=True)
 
-    @rule(currency=st.sampled_from(["USD", "INR"]))
+    @rule(currency=st.sampled_from(list(EXPONENTS)))
     def list_accounts(self, currency: str) -> None:
         found = self.pages(f"/accounts/?currency={currency}&limit=1000", 1000)
         listed = [account["id"] for account in found]
@@ -371,6 +397,8 @@ def machine(new_database: Callable[..., Database]) -> Iterator[type[LedgerOverHt
     database = new_database()
     engine = database.owner_engine()
     with serving(DATABASE_URL=url_text(database)) as service:
+        hours = {"code": "HOURS", "exponent": 3, "name": "Hours of work"}
+        assert service.post("/currencies/", hours).status_code == 201
         yield type("Machine", (LedgerOverHttp,), {"client": service.client, "engine": engine})
     engine.dispose()
 

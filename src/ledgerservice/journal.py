@@ -15,6 +15,7 @@ from psycopg.errors import OperationalError, UniqueViolation
 
 from ledgerservice.model import (
     Account,
+    Currency,
     Entry,
     Movement,
     Opened,
@@ -135,6 +136,20 @@ FROM unnest($3::text[]) AS wanted (reference) CROSS JOIN LATERAL (
     SELECT * FROM ledger.accounts
     WHERE ledger_id = $1 AND reference BETWEEN wanted.reference AND wanted.reference
     ORDER BY reference LIMIT 1) a
+"""
+
+
+# Looked for first: a conflict would cost a number, and there are 31,768 of them.
+ADD_CURRENCIES = """
+INSERT INTO ledger.currencies (code, exponent, name)
+SELECT wanted.code, wanted.exponent, wanted.name
+FROM unnest($1::text[], $2::smallint[], $3::text[]) AS wanted (code, exponent, name)
+WHERE NOT EXISTS (SELECT FROM ledger.currencies c WHERE c.code = wanted.code)
+ORDER BY wanted.code ON CONFLICT DO NOTHING RETURNING code
+"""
+
+FIND_CURRENCIES = """
+SELECT code, exponent, name FROM ledger.currencies WHERE code = ANY ($1::text[])
 """
 
 
@@ -352,6 +367,21 @@ async def open_accounts(
         Request(WRITE_BARRIER),
     )
     return [Opened(*row) for row in found.rows], [row[0] for row in opened.rows]
+
+
+async def add_currencies(wire: Wire, asked: Sequence[Currency]) -> tuple[list[Currency], list[str]]:
+    """Add what is not there yet, and commit; the currencies as they are, and the new codes."""
+    codes = text_array(currency.code for currency in asked)
+    exponents = array(currency.exponent for currency in asked)
+    names = text_array(currency.name for currency in asked)
+    _, added, found, _ = await _commit(
+        wire,
+        Request(BEGIN),
+        Request(ADD_CURRENCIES, [codes, exponents, names]),
+        Request(FIND_CURRENCIES, [codes]),
+        Request(WRITE_BARRIER),
+    )
+    return [Currency(*row) for row in found.rows], [row[0] for row in added.rows]
 
 
 def _number(value: int) -> bytes:

@@ -21,6 +21,7 @@ from ledgerservice import journal, planner
 from ledgerservice.errors import CannotJoin
 from ledgerservice.model import (
     BIGGEST_ID,
+    Currency,
     Failed,
     Group,
     Kind,
@@ -31,6 +32,7 @@ from ledgerservice.model import (
     Outcomes,
     Rejected,
     Transaction,
+    is_currency,
     is_key,
 )
 from ledgerservice.money import is_positive_amount
@@ -91,6 +93,16 @@ class Ledger:
             settings = settings.model_copy(update={"database_url": SecretStr(url)})
         async with running(settings) as runtime:
             yield cls(runtime)
+
+    async def add_currency(self, code: str, exponent: int, name: str) -> Currency | Rejected:
+        """Add a currency; the same again is harmless, another of the code is rejected.
+
+        Raises ValueError if it is none: see `ledgerservice.model.is_currency`.
+        """
+        currency = Currency(code, exponent, name)
+        if not is_currency(currency):
+            raise ValueError("a currency has a code like BTC, 0 to 12 decimals, and a short name")
+        return await self._runtime.currencies.post(currency)
 
     async def open_account(
         self, owner: str, currency: str, *, key: str, reference: str | None = None

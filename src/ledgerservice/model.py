@@ -1,5 +1,6 @@
 """The domain's words, as frozen types.
 
+currency          a unit of accounts: a code, and digits after the point that never change
 account           an owner, one currency, a live balance, a held amount and a version
 external account  the other side of deposits and withdrawals; one per ledger and currency
 transaction       an immutable, balanced group of entries, or the record of a decline
@@ -54,6 +55,7 @@ class Reject(StrEnum):
     AMOUNT_LIMIT = "amount_limit"
     CURRENCY_UNKNOWN = "currency_unknown"
     REFERENCE_TAKEN = "reference_taken"
+    CURRENCY_TAKEN = "currency_taken"
 
 
 BIGGEST_ID = 2**63 - 1
@@ -205,6 +207,42 @@ class Failed(msgspec.Struct, frozen=True, gc=False):
 
 Outcomes = list[Outcome] | Failed
 """The answer to a group: an outcome for each movement, in order, or that it failed."""
+
+
+class Currency(msgspec.Struct, frozen=True, gc=False):
+    """A currency, as asked for or as it is: its code, digits after the point, and name.
+
+    `replayed`: it was there already.
+    """
+
+    code: str
+    exponent: int
+    name: str
+    replayed: bool = False
+
+
+CODE_PATTERN = r"[A-Z][A-Z0-9]{0,15}"
+MAX_EXPONENT = 12
+MAX_NAME_LENGTH = 255
+
+_is_code = re.compile(CODE_PATTERN, re.ASCII).fullmatch
+
+
+def is_code(text: str) -> bool:
+    """Whether `text` can be a currency's code: 1 to 16 capital letters and digits."""
+    return _is_code(text) is not None
+
+
+def is_currency(currency: Currency) -> bool:
+    """Whether a currency can be: its code, its exponent, and a name that PostgreSQL can keep."""
+    return (
+        is_code(currency.code)
+        and type(currency.exponent) is int
+        and 0 <= currency.exponent <= MAX_EXPONENT
+        and 1 <= len(currency.name) <= MAX_NAME_LENGTH
+        and "\0" not in currency.name
+        and not any("\ud800" <= character <= "\udfff" for character in currency.name)
+    )
 
 
 class Opening(msgspec.Struct, frozen=True, gc=False):

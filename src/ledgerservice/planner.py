@@ -14,6 +14,7 @@ import msgspec
 
 from ledgerservice.model import (
     Account,
+    Currency,
     Decline,
     Entry,
     Failed,
@@ -226,6 +227,24 @@ def _refusal(live: _Live, change: int) -> Refusal | None:
     else:
         reason = Decline.BALANCE_LIMIT
     return Refusal(reason, account.id, live.version, available)
+
+
+def settle_currencies(
+    asked: Iterable[Currency], found: Iterable[Currency], fresh: Iterable[str]
+) -> list[Currency | Rejected]:
+    """The answers to `asked`, in order, once their codes are there; those in `fresh` are new."""
+    by_code = {currency.code: currency for currency in found}
+    unanswered = set(fresh)
+    answers: list[Currency | Rejected] = []
+    for wanted in asked:
+        if by_code[wanted.code] != wanted:
+            answers.append(Rejected(Reject.CURRENCY_TAKEN))
+        elif wanted.code in unanswered:
+            unanswered.remove(wanted.code)
+            answers.append(wanted)
+        else:
+            answers.append(msgspec.structs.replace(wanted, replayed=True))
+    return answers
 
 
 def settle_openings(

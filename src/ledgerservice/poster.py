@@ -22,7 +22,15 @@ from tenacity import (
 
 from ledgerservice import journal, planner
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
-from ledgerservice.model import Group, Movement, Opened, Opening, Outcomes, Rejected
+from ledgerservice.model import (
+    Currency,
+    Group,
+    Movement,
+    Opened,
+    Opening,
+    Outcomes,
+    Rejected,
+)
 from ledgerservice.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -87,6 +95,15 @@ class OpeningBatch:
         """The answers to `openings`, in order, durable."""
         accounts, fresh = await journal.open_accounts(wire, self._ledger, openings)
         return planner.settle_openings(openings, accounts, fresh)
+
+
+class CurrencyBatch:
+    """Adds one batch of currencies, to all ledgers of the database."""
+
+    async def __call__(self, wire: Wire, asked: list[Currency]) -> list[Currency | Rejected]:
+        """The answers to `asked`, in order, durable."""
+        found, fresh = await journal.add_currencies(wire, asked)
+        return planner.settle_currencies(asked, found, fresh)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledgerservice.errors import InternalFault, Unavailable
 from ledgerservice.model import BIGGEST_ID, Entry, Kind, Transaction
-from ledgerservice.schema import accounts, entries, transactions
+from ledgerservice.schema import accounts, currencies, entries, transactions
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,15 @@ class AccountView(msgspec.Struct, frozen=True):
     version: int
     status: str
     created_at: datetime
+
+
+class CurrencyView(msgspec.Struct, frozen=True):
+    """A currency; `number` is its place in lists, and the negative of its external accounts' id."""
+
+    code: str
+    exponent: int
+    name: str
+    number: int
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
@@ -130,6 +139,24 @@ LIST_ENTRIES = select(*(entries.c[name] for name in Entry.__struct_fields__)).wh
     entries.c.ledger_id == _ledger, entries.c.transaction_id == bindparam("transaction")
 )
 
+_CURRENCY = select(currencies.c.code, currencies.c.exponent, currencies.c.name, currencies.c.number)
+
+FIND_CURRENCY = _CURRENCY.where(currencies.c.code == bindparam("code"))
+
+LIST_CURRENCIES = (
+    _CURRENCY.where(
+        currencies.c.code
+        > func.coalesce(
+            select(currencies.c.code)
+            .where(currencies.c.number == bindparam("after"))
+            .scalar_subquery(),
+            "",
+        )
+    )
+    .order_by(currencies.c.code)
+    .limit(bindparam("rows"))
+)
+
 PAST_ALL_VERSIONS = BIGGEST_ID
 
 Fields = tuple[Any, ...]
@@ -177,6 +204,16 @@ class Reader:
     async def outcome(self, account_id: int, key: str) -> Transaction | None:
         """The recorded outcome of a key, or None."""
         return await self._transaction(FIND_KEY, account=account_id, key=key)
+
+    async def currency(self, code: str) -> CurrencyView | None:
+        """The currency of that code, or None."""
+        row = await self._one(FIND_CURRENCY, code=code)
+        return None if row is None else CurrencyView(*row)
+
+    async def currencies(self, after: int, rows: int) -> list[CurrencyView]:
+        """Up to `rows` currencies by code, after the one of that number (0: from the first)."""
+        found = await self._all(LIST_CURRENCIES, after=after, rows=rows)
+        return [CurrencyView(*row) for row in found]
 
     async def scalar(self, statement: Any) -> Any:
         """The one value of a statement, such as the schema's revision."""

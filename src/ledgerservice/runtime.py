@@ -10,8 +10,15 @@ from dataclasses import dataclass, replace
 from ledgerservice import migrations
 from ledgerservice.database import Database, check_server, explained, parse_url, usable_role
 from ledgerservice.embedded import EmbeddedServer, bundled_binaries
-from ledgerservice.model import Group, Opened, Opening, Outcomes, Rejected
-from ledgerservice.poster import Limits, MovementBatch, OpeningBatch, Poster, movements_of
+from ledgerservice.model import Currency, Group, Opened, Opening, Outcomes, Rejected
+from ledgerservice.poster import (
+    CurrencyBatch,
+    Limits,
+    MovementBatch,
+    OpeningBatch,
+    Poster,
+    movements_of,
+)
 from ledgerservice.reads import Reader
 from ledgerservice.schema import DEFAULT_LEDGER
 from ledgerservice.settings import Settings
@@ -55,6 +62,7 @@ class Runtime:
     settings: Settings
     movements: Poster[Group, Outcomes]
     openings: Poster[Opening, Opened | Rejected]
+    currencies: Poster[Currency, Currency | Rejected]
     reader: Reader
 
     async def ready(self) -> bool:
@@ -93,11 +101,13 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
         batches = MovementBatch(DEFAULT_LEDGER)
         movements = Poster(connect, batches, limits, movements_of, writer_loop=writers)
         openings = Poster(connect, OpeningBatch(DEFAULT_LEDGER), limits, writer_loop=writers)
+        currencies = Poster(connect, CurrencyBatch(), limits, writer_loop=writers)
         try:
-            yield Runtime(settings, movements, openings, reader)
+            yield Runtime(settings, movements, openings, currencies, reader)
         finally:
             await movements.close()
             await openings.close()
+            await currencies.close()
             await engine.dispose()
 
 

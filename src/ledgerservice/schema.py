@@ -55,7 +55,13 @@ currencies = Table(
     "currencies",
     metadata,
     Column("code", Text, primary_key=True),
-    Column("number", SmallInteger, nullable=False, unique=True),
+    Column(
+        "number",
+        SmallInteger,
+        nullable=False,
+        unique=True,
+        server_default=text("nextval('ledger.currency_number')"),
+    ),
     Column("exponent", SmallInteger, nullable=False),
     Column("name", Text, nullable=False),
 )

@@ -7,11 +7,11 @@ from starlette.types import Receive
 
 from ledgerservice.api import movements, rendering
 from ledgerservice.api.bodies import Headers, fields_of, header_values, read_body, validated
-from ledgerservice.api.models import OpenAccount
+from ledgerservice.api.models import AddCurrency, OpenAccount
 from ledgerservice.api.movements import MoneyRoute
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.model import Group, Movement, Opening, Rejected, is_key
+from ledgerservice.model import Currency, Group, Movement, Opening, Rejected, is_key
 from ledgerservice.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,17 @@ async def open_account(runtime: Runtime, headers: Headers, receive: Receive) -> 
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
     return _reply(201, rendering.opened(outcome), outcome.replayed)
+
+
+async def add_currency(runtime: Runtime, headers: Headers, receive: Receive) -> Reply:
+    """Add the currency that a request asks for; answer when it is durable."""
+    body = await read_body(headers, receive, runtime.settings)
+    request = validated(fields_of(body), AddCurrency)
+    asked = Currency(request.code, request.exponent, request.name)
+    outcome = await runtime.currencies.post(asked)
+    if isinstance(outcome, Rejected):
+        raise Refused(outcome.reason.value)
+    return _reply(201, rendering.encode(rendering.currency_body(outcome)), outcome.replayed)
 
 
 def problem_of(error: Exception) -> Reply:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic import WithJsonSchema as Schema
 
 from ledgerservice.api.bodies import Number
-from ledgerservice.model import BIGGEST_ID, KEY_PATTERN
+from ledgerservice.model import BIGGEST_ID, CODE_PATTERN, KEY_PATTERN, MAX_EXPONENT
 from ledgerservice.money import AMOUNT_PATTERN, is_positive_amount
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
@@ -68,6 +68,22 @@ Key = Annotated[
 Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_text)]
 
 
+Exponent = Annotated[
+    int,
+    BeforeValidator(_integer),
+    Field(ge=0, le=MAX_EXPONENT),
+    Schema(
+        {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_EXPONENT,
+            "description": "Digits after the point. It can never be changed.",
+            "examples": [8],
+        }
+    ),
+]
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -80,6 +96,14 @@ class OpenAccount(_Request):
     reference: Text | None = Field(
         default=None, description="Your own name for the account, unique in the ledger."
     )
+
+
+class AddCurrency(_Request):
+    """Add a currency, or a unit of your own: points, hours, BTC."""
+
+    code: str = Field(pattern=f"^{CODE_PATTERN}$", examples=["BTC"])
+    exponent: Exponent
+    name: Text = Field(examples=["Bitcoin"])
 
 
 class Deposit(_Request):
@@ -230,6 +254,14 @@ class Transaction(BaseModel):
     entries: list[Entry]
     code: str | None = None
     decided_on: DecidedOn | None = None
+
+
+class Currency(BaseModel):
+    """A currency: its code, the digits after the point of its amounts, and its name."""
+
+    code: str
+    exponent: int
+    name: str
 
 
 class HistoryEntry(BaseModel):

@@ -42,6 +42,9 @@ CATALOGUE: dict[str, Problem] = {
     "account_not_found": Problem(
         HTTPStatus.NOT_FOUND, "corrected", "There is no account with that id."
     ),
+    "currency_not_found": Problem(
+        HTTPStatus.NOT_FOUND, "corrected", "There is no currency with that code."
+    ),
     "transaction_not_found": Problem(
         HTTPStatus.NOT_FOUND, "corrected", "There is no transaction with that id."
     ),
@@ -98,6 +101,11 @@ CATALOGUE: dict[str, Problem] = {
         UNPROCESSABLE, "corrected", "The two accounts have different currencies."
     ),
     "currency_unknown": Problem(UNPROCESSABLE, "corrected", "The ledger has no such currency."),
+    "currency_taken": Problem(
+        HTTPStatus.CONFLICT,
+        "corrected",
+        "There is a currency of that code, with another exponent or name. It cannot be changed.",
+    ),
     "amount_precision": Problem(
         UNPROCESSABLE, "corrected", "The amount has more decimals than the account's currency."
     ),

@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from ledgerservice.api.problems import CATALOGUE, problem_body
-from ledgerservice.model import Kind, Opened, Outcome, Refusal, Rejected, Transaction
+from ledgerservice.model import Currency, Kind, Opened, Outcome, Refusal, Rejected, Transaction
 from ledgerservice.money import to_major
-from ledgerservice.reads import AccountView, HistoryEntry
+from ledgerservice.reads import AccountView, CurrencyView, HistoryEntry
 
 
 @lru_cache(maxsize=256)  # a batch has one moment
@@ -134,6 +134,11 @@ def opened(account: Opened) -> bytes:
         account.created_at,
     )
     return encode(account_body(view))
+
+
+def currency_body(currency: Currency | CurrencyView) -> dict[str, Any]:
+    """A currency."""
+    return {"code": currency.code, "exponent": currency.exponent, "name": currency.name}
 
 
 def account_body(account: AccountView) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ledgerservice.api.bodies import media_type
 from ledgerservice.api.movements import MONEY_ROUTES
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Unavailable
+from ledgerservice.model import is_code
 from ledgerservice.reads import PAST_ALL_VERSIONS
 from ledgerservice.runtime import Runtime
 
@@ -222,6 +223,64 @@ async def list_accounts(
         place = cursors.encode(page[limit - 1].id, filters)
         headers = cursors.next_link(request, place, owner=owner, currency=currency, limit=limit)
     return _json(rendering.encode([rendering.account_body(a) for a in page[:limit]]), headers)
+
+
+@_both(
+    "POST",
+    "/currencies/",
+    tags=["currencies"],
+    summary="Add a currency",
+    status_code=201,
+    openapi_extra=_body_of(models.AddCurrency),
+    responses={
+        201: {"model": models.Currency, **_leads_to(get_currency={"code": "code"})},
+        **_problems(408, 409, 413, 415, 422, 503),
+    },
+)
+async def add_currency(request: Request) -> Response:
+    """Adds a currency or a unit of your own. The code is its key: the same again is harmless."""
+    reply = await handlers.add_currency(_runtime(request), request.headers.raw, request.receive)
+    return response(*reply)
+
+
+@_both(
+    "GET",
+    "/currencies/",
+    tags=["currencies"],
+    summary="List currencies",
+    responses={200: {"model": list[models.Currency]}, **_problems(422, 503)},
+)
+async def list_currencies(
+    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
+) -> Response:
+    """Currencies by code, a page at a time; the Link header leads to the next one."""
+    _check_query(request, limit)
+    filters = ["currencies"]
+    after = 0 if cursor is None else cursors.decode(cursor, filters)
+    page = await _runtime(request).reader.currencies(after, limit + 1)
+    headers = None
+    if len(page) > limit:
+        headers = cursors.next_link(
+            request, cursors.encode(page[limit - 1].number, filters), limit=limit
+        )
+    return _json(rendering.encode([rendering.currency_body(c) for c in page[:limit]]), headers)
+
+
+@_both(
+    "GET",
+    "/currencies/{code}",
+    tags=["currencies"],
+    summary="A currency",
+    openapi_extra=_in_path(code={"type": "string"}),
+    responses={200: {"model": models.Currency}, **_problems(404, 503)},
+)
+async def get_currency(request: Request) -> Response:
+    """The currency of a code."""
+    code = request.path_params["code"]
+    found = await _runtime(request).reader.currency(code) if is_code(code) else None
+    if found is None:
+        raise Refused("currency_not_found")
+    return _json(rendering.encode(rendering.currency_body(found)))
 
 
 @_both(

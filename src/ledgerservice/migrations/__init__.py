@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import iso4217
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -81,6 +82,21 @@ def _run(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    connection.execute(_ADD_CURRENCY, _iso_4217())
+
+
+def _iso_4217() -> list[dict[str, object]]:
+    """The currencies of ISO 4217 that have a minor unit; gold and test codes have none."""
+    return [
+        {
+            "code": currency.code,
+            "number": currency.number,
+            "exponent": currency.exponent,
+            "name": currency.currency_name,
+        }
+        for currency in iso4217.Currency
+        if currency.exponent is not None
+    ]
 
 
 def _grant(connection: Connection, role: str) -> None:
@@ -97,6 +113,11 @@ def _grant(connection: Connection, role: str) -> None:
     connection.exec_driver_sql(_statement(_GRANTS, role))
 
 
+# What is there already stays as it is: an exponent is for ever.
+_ADD_CURRENCY = text(
+    f"INSERT INTO {SCHEMA}.currencies (code, number, exponent, name)"
+    " VALUES (:code, :number, :exponent, :name) ON CONFLICT DO NOTHING"
+)
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 _ROLE = text("SELECT to_regrole(:role)::text")
