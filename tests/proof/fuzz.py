@@ -44,14 +44,25 @@ REQUESTS = [
     b"\x04" + BATCH,
     b"\x05" + MOVEMENT + b"\n" + MOVEMENT + b"\n",
     b'\x06{"owner":"Alice","currency":"USD","reference":"r"}',
-    b"\x07GET /accounts/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    b"\x07GET /accounts/1/history?limit=5&cursor=abc HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"\x07GET /accounts/?owner=a&currency=USD HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"\x07POST /deposit/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n",
-    b"\x07POST /transfer/ HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{",
+    b'\x07{"code":"BTC","exponent":8,"name":"Bitcoin"}',
+    b"\x08GET /accounts/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    b"\x08GET /accounts/1/history?limit=5&cursor=abc HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"\x08GET /accounts/?owner=a&currency=USD HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"\x08POST /deposit/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n",
+    b"\x08POST /transfer/ HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{",
 ]  # fmt: skip
-PATHS = ("/deposit/", "/withdraw/", "/transfer/", "/deposit", "/batches/", "/batches", "/accounts/")
-TYPES = ("application/json",) * 5 + ("application/x-ndjson", "application/json")
+PATHS = (
+    "/deposit/",
+    "/withdraw/",
+    "/transfer/",
+    "/deposit",
+    "/batches/",
+    "/batches",
+    "/accounts/",
+    "/currencies/",
+)
+LINES = 5  # of PATHS, takes a stream of lines
+RAW = len(PATHS)  # all of a request, with its head
 
 
 def amounts(data: bytes) -> None:
@@ -120,8 +131,8 @@ def service(base: str, pid: int) -> Callable[[bytes], None]:
     process = psutil.Process(pid)
 
     def send(data: bytes) -> None:
-        kind = (data[0] if data else 0) % 8
-        request = data[1:] if kind == 7 else _request(PATHS[kind % 7], TYPES[kind % 7], data[1:])
+        kind = (data[0] if data else 0) % (RAW + 1)
+        request = data[1:] if kind == RAW else _request(kind, data[1:])
         began_s, before_s = time.monotonic(), _cpu_s(process)
         answer = _exchange(address, request)
         took_s, cpu_s = time.monotonic() - began_s, _cpu_s(process) - before_s
@@ -139,9 +150,10 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _request(path: str, kind: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nConnection: close\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def _request(kind: int, body: bytes) -> bytes:
+    media_type = "application/x-ndjson" if kind == LINES else "application/json"
+    head = f"POST {PATHS[kind]} HTTP/1.1\r\nHost: x\r\nContent-Type: {media_type}\r\n"
+    return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _exchange(address: tuple[str, int], request: bytes) -> bytes:
