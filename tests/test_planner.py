@@ -12,9 +12,6 @@ from ledgerservice.model import (
     Account,
     Decline,
     Failed,
-    Group,
-    Kind,
-    Movement,
     Opened,
     Opening,
     Recorded,
@@ -22,7 +19,9 @@ from ledgerservice.model import (
     Rejected,
 )
 from ledgerservice.money import MAX_BALANCE_MINOR, is_positive_amount, to_major, to_minor
-from ledgerservice.planner import plan, settle_openings
+from ledgerservice.planner import A_MOMENT, plan
+from ledgerservice.requests import Group, Kind, Movement
+from ledgerservice.settling import settle_openings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 USD, INR = 1, 2
@@ -158,8 +157,8 @@ def test_time_never_runs_backwards_along_an_account():
     ahead = NOW + timedelta(seconds=3)
     late = Account(1, "USD", USD, 2, 5, 0, 7, 0, ahead)
     decided = plan([Group([deposit(1, "1")])], accounts(late), {}, NOW, itertools.count(1))
-    assert decided.recorded_at == ahead
-    assert decided.transactions[0].recorded_at == ahead
+    assert decided.recorded_at == ahead + A_MOMENT
+    assert decided.transactions[0].recorded_at == ahead + A_MOMENT
 
 
 # Any batch, cut anywhere, against the sequential model.

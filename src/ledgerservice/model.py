@@ -5,6 +5,8 @@ account           an owner, one currency, a live balance, a held amount and a ve
 external account  the other side of deposits and withdrawals; one per ledger and currency
 transaction       an immutable, balanced group of entries, or the record of a decline
 entry             a signed amount on one account, with that account's seq and both results
+hold              money reserved on an account: captured, released, or expired
+policy            an account's limits: floor, ceiling, frozen, closed
 declined          refused for a reason of state; recorded, the same answer for ever
 rejected          refused because the request is bad or names what is not there; never recorded
 replay            the answer to a key seen before: the original result, nothing moved
@@ -14,20 +16,15 @@ the garbage collector need not know them (`gc=False`): there are tens of thousan
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
 from typing import Any, Self
 
 import msgspec
 
-
-class Kind(IntEnum):
-    """What a transaction is, as stored."""
-
-    DEPOSIT = 1
-    WITHDRAWAL = 2
-    TRANSFER = 3
+from ledgerservice.requests import Detail, Kind
 
 
 class Status(IntEnum):
@@ -42,6 +39,16 @@ class Decline(StrEnum):
 
     INSUFFICIENT_FUNDS = "insufficient_funds"
     BALANCE_LIMIT = "balance_limit"
+    BALANCE_CEILING = "balance_ceiling"
+    BALANCE_NOT_ZERO = "balance_not_zero"
+    ACCOUNT_FROZEN = "account_frozen"
+    ACCOUNT_CLOSED = "account_closed"
+    CONDITION_FAILED = "condition_failed"
+    HOLD_EXCEEDED = "hold_exceeded"
+    HOLD_CLOSED = "hold_closed"
+    REVERSAL_EXCEEDED = "reversal_exceeded"
+    POLICY_CONFLICT = "policy_conflict"
+    SCHEDULE_SETTLED = "schedule_settled"
 
 
 class Reject(StrEnum):
@@ -56,39 +63,13 @@ class Reject(StrEnum):
     CURRENCY_UNKNOWN = "currency_unknown"
     REFERENCE_TAKEN = "reference_taken"
     CURRENCY_TAKEN = "currency_taken"
-
-
-BIGGEST_ID = 2**63 - 1
-KEY_PATTERN = r"[\x20-\x7e]{1,255}"
-
-_is_key = re.compile(KEY_PATTERN, re.ASCII).fullmatch
-
-
-def is_key(text: str) -> bool:
-    """Whether `text` can be an idempotency key: 1 to 255 printable ASCII characters."""
-    return _is_key(text) is not None
-
-
-class Movement(msgspec.Struct, frozen=True, gc=False):
-    """A request to move money, its syntax already checked.
-
-    `account_id` is the account debited, or deposited to: the scope of `key`. `counterparty_id`
-    is the account a transfer credits, else None. `amount` is a positive plain decimal in major
-    units (`money.is_positive_amount`).
-    """
-
-    kind: Kind
-    account_id: int
-    counterparty_id: int | None
-    amount: str
-    key: str
-
-
-class Group(msgspec.Struct, frozen=True, gc=False):
-    """Movements asked for together: each for itself, or, if `linked`, all or none."""
-
-    movements: Sequence[Movement]
-    linked: bool = False
+    TRANSACTION_NOT_FOUND = "transaction_not_found"
+    HOLD_NOT_FOUND = "hold_not_found"
+    SCHEDULE_NOT_FOUND = "schedule_not_found"
+    LEGS_UNBALANCED = "legs_unbalanced"
+    RATE_MISMATCH = "rate_mismatch"
+    NOT_REVERSIBLE = "not_reversible"
+    EXPIRY_PASSED = "expiry_passed"
 
 
 class Account(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +84,8 @@ class Account(msgspec.Struct, frozen=True, gc=False):
     version: int
     floor: int | None
     last_recorded_at: datetime
+    ceiling: int | None = None
+    restricted: int = 0
 
     @property
     def external_id(self) -> int:
@@ -130,6 +113,61 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     account_id: int
     version: int
     available: int
+    balance: int | None = None
+
+
+class HoldTerms(msgspec.Struct, frozen=True, gc=False):
+    """What was agreed on a hold. `counterparty_id` is negative where it is to be withdrawn."""
+
+    account_id: int
+    counterparty_id: int
+    amount: int
+    expires_at: datetime | None
+    capture_at: datetime | None
+
+
+class Policy(msgspec.Struct, frozen=True, gc=False):
+    """An account's policy from its entry `seq` on.
+
+    `lowest`: how far below the floor a forced reversal takes the account with that entry.
+    """
+
+    account_id: int
+    seq: int
+    floor: int
+    ceiling: int | None
+    restricted: int
+    actor: str | None
+    reason: str | None
+    lowest: int | None = None
+
+
+class ScheduleTerms(msgspec.Struct, frozen=True, gc=False):
+    """A transfer to come."""
+
+    account_id: int
+    counterparty_id: int
+    amount: int
+    execute_at: datetime
+
+
+class Extra(msgspec.Struct, frozen=True, gc=False):
+    """What a transaction has beyond its row and entries.
+
+    `parent_id` is what it builds on, `remaining` what its hold has left after it, `currencies`
+    the code and exponent of each number that its entries have; a decline's is that of the account
+    that decided it.
+    """
+
+    digest: bytes
+    detail: Detail
+    currencies: dict[int, tuple[str, int]]
+    parent_id: int | None = None
+    remaining: int | None = None
+    exchange: str | None = None
+    hold: HoldTerms | None = None
+    policies: tuple[Policy, ...] = ()
+    schedule: ScheduleTerms | None = None
 
 
 class Transaction(msgspec.Struct, frozen=True, gc=False):
@@ -138,7 +176,7 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     id: int
     kind: Kind
     account_id: int
-    counterparty_id: int
+    counterparty_id: int | None
     key: str
     amount: int
     currency: str
@@ -147,6 +185,7 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     renderer: int
     entries: tuple[Entry, ...] = ()
     refusal: Refusal | None = None
+    extra: Extra | None = None
 
     @property
     def status(self) -> Status:
@@ -154,17 +193,51 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
         return Status.POSTED if self.refusal is None else Status.DECLINED
 
     @classmethod
-    def of_row(cls, row: tuple[Any, ...], entries: Iterable[Entry]) -> Self:
-        """A recorded transaction from its row and entries; its own account's entry comes first.
+    def of_row(
+        cls,
+        row: tuple[Any, ...],
+        entries: Iterable[Entry],
+        extra: Extra | None = None,
+        deciding_balance: int | None = None,
+    ) -> Self:
+        """A recorded transaction from its rows; the entries in the order of `answered`.
 
         The row holds id, kind, account_id, counterparty_id, key, amount, currency, exponent,
         recorded_at, renderer, decline_reason, deciding_account_id, deciding_version and
         deciding_available, in this order.
         """
-        refusal = None if row[10] is None else Refusal(Decline(row[10]), *row[11:14])
-        own_first = sorted(entries, key=lambda e: (e.account_id != row[2], e.account_id, e.seq))
-        fields = (row[0], Kind(row[1]), *row[2:10], tuple(own_first), refusal)
+        refusal = None
+        if row[10] is not None:
+            refusal = Refusal(Decline(row[10]), row[11], row[12], row[13], deciding_balance)
+        fields = (row[0], Kind(row[1]), *row[2:10], answered(row[2], entries), refusal, extra)
         return cls(*fields)
+
+
+def answered(account_id: int, entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Entries in the order of an answer: those of the transaction's own account first."""
+    return tuple(sorted(entries, key=lambda e: (e.account_id != account_id, e.account_id, e.seq)))
+
+
+class HoldState(msgspec.Struct, frozen=True, gc=False):
+    """A hold as locked with its account."""
+
+    id: int
+    terms: HoldTerms
+    remaining: int
+
+
+class Parents(msgspec.Struct, frozen=True):
+    """What requests build on, by transaction id, as read under the locks.
+
+    `transactions` are those they name, posted or declined, with their entries. `holds` are those
+    they name and every expired one of the locked accounts. `reversed` has what was moved back of
+    a transaction, by account. `open_schedules` are those not yet settled.
+    """
+
+    transactions: Mapping[int, "Transaction"] = MappingProxyType({})
+    holds: Mapping[int, HoldState] = MappingProxyType({})
+    reversed: Mapping[int, Mapping[int, int]] = MappingProxyType({})
+    open_schedules: frozenset[int] = frozenset()
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
@@ -205,8 +278,11 @@ class Failed(msgspec.Struct, frozen=True, gc=False):
     outcome: Outcome
 
 
-Outcomes = list[Outcome] | Failed
-"""The answer to a group: an outcome for each movement, in order, or that it failed."""
+Outcomes = list[Any] | Failed
+"""The answer to a group: an `Outcome` for each instruction, in order, or that it failed.
+
+For a tuple of them, which is linked by itself: a list of outcomes, or that it failed.
+"""
 
 
 class Currency(msgspec.Struct, frozen=True, gc=False):
@@ -219,6 +295,7 @@ class Currency(msgspec.Struct, frozen=True, gc=False):
     exponent: int
     name: str
     replayed: bool = False
+    dry_run: bool = False
 
 
 CODE_PATTERN = r"[A-Z][A-Z0-9]{0,15}"
@@ -245,6 +322,26 @@ def is_currency(currency: Currency) -> bool:
     )
 
 
+LEDGER_NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,62}"
+
+_is_ledger_name = re.compile(LEDGER_NAME_PATTERN, re.ASCII).fullmatch
+
+
+def is_ledger_name(text: str) -> bool:
+    """Whether `text` can name a ledger: up to 63 small letters, digits, - and _."""
+    return _is_ledger_name(text) is not None
+
+
+class NewLedger(msgspec.Struct, frozen=True, gc=False):
+    """A request for a ledger, which has no `id` yet, or the answer; the name is its key."""
+
+    name: str
+    id: int = 0
+    created_at: datetime | None = None
+    replayed: bool = False
+    dry_run: bool = False
+
+
 class Opening(msgspec.Struct, frozen=True, gc=False):
     """A request to open an account. `key` and `reference` are unique in the ledger."""
 
@@ -252,6 +349,8 @@ class Opening(msgspec.Struct, frozen=True, gc=False):
     currency: str
     reference: str | None
     key: str
+    ledger: int = 1
+    dry_run: bool = False
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
@@ -264,4 +363,5 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     reference: str | None
     key: str
     created_at: datetime
+    ledger: int = 1
     replayed: bool = False

@@ -14,6 +14,11 @@ _is_amount = re.compile(AMOUNT_PATTERN, re.ASCII).fullmatch
 _is_zero = re.compile(r"[0.]+", re.ASCII).fullmatch
 
 
+def is_amount(text: str) -> bool:
+    """Whether `text` is a plain decimal: ASCII digits, at most 18 of them before the point."""
+    return _is_amount(text) is not None
+
+
 def is_positive_amount(text: str) -> bool:
     """Whether `text` is a plain decimal above zero: ASCII digits, at most 18 before the point."""
     return _is_amount(text) is not None and _is_zero(text) is None

@@ -1,53 +1,73 @@
-"""The rules about money, as pure functions: no clock, no randomness, no input or output.
+"""Deciding a batch, purely: no clock, no randomness, no input or output.
 
-A batch of movements is decided one after another, in order, against the states of the accounts
-it locked. Each decision sees the ones before it: a debit may be funded by an earlier credit, and
-the same key twice is one movement and one replay. Of a linked group all are posted or none; what
-it did is taken back before the next group is decided. The result says which rows to write.
+The instructions of a batch are decided one after another, in order, against the states of the
+accounts it locked. Each decision sees the ones before it: a debit may be funded by an earlier
+credit, and the same key twice is one transaction and one replay. Of a linked group all are posted
+or none; what it did is undone before the next group is decided. The result says which rows to
+write. A plain movement is decided here; what else there is, by `rules`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 
 import msgspec
 
+from ledgerservice.book import Book, Live
 from ledgerservice.model import (
     Account,
-    Currency,
-    Decline,
     Entry,
+    Extra,
     Failed,
-    Group,
-    Kind,
-    Movement,
-    Opened,
-    Opening,
     Outcome,
     Outcomes,
+    Parents,
+    Policy,
     Recorded,
-    Refusal,
     Reject,
     Rejected,
     Transaction,
-    is_key,
+    answered,
 )
-from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, is_same_amount, to_minor
+from ledgerservice.money import MAX_AMOUNT_MINOR, is_same_amount, to_minor
+from ledgerservice.requests import (
+    OWN_KEY_MARK,
+    Detail,
+    Group,
+    Instruction,
+    Kind,
+    Movement,
+    Release,
+    Step,
+    digest_of,
+)
+from ledgerservice.rules import NOT_FOUND, RULES, Draft, refusal_of
 
 RENDERER = 1
-"""The version of the answer's form that new transactions are stored with."""
+"""The version of the answer's form that plain movements are stored with."""
+
+DETAILED = 2
+"""The version for all else, which has an `Extra`."""
 
 Key = tuple[int, str]
+
+NO_DETAIL = Detail()
+NO_PARENTS = Parents()
+A_MOMENT = timedelta(microseconds=1)
 
 _account_id = attrgetter("account_id")
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a batch decides: an answer a group, in order, and the transactions to write."""
+    """What a batch decides: an answer a group, in order, and the transactions to write.
+
+    `own` of these nobody asked for: they release what had expired.
+    """
 
     answers: list[Outcomes]
     transactions: list[Transaction]
     recorded_at: datetime
+    own: int = 0
 
     def entries(self) -> list[Entry]:
         """All entries to write, by account, each account's in the order of its seq."""
@@ -56,34 +76,33 @@ class Plan(msgspec.Struct, frozen=True):
         return rows
 
 
+def moment_of(now: datetime, accounts: Mapping[int, Account]) -> datetime:
+    """When a batch is recorded: now, but after all that was recorded on its accounts."""
+    last = max((account.last_recorded_at for account in accounts.values()), default=now)
+    return now if last < now else last + A_MOMENT
+
+
 def plan(
     groups: Iterable[Group],
     accounts: Mapping[int, Account],
     earlier: Mapping[Key, Transaction],
     now: datetime,
     ids: Iterator[int],
+    *,
+    parents: Parents = NO_PARENTS,
 ) -> Plan:
-    """Decide the movements of `groups` in order.
+    """Decide the instructions of `groups` in order.
 
-    `accounts` holds the locked state of every account they name that exists, with the external
+    `accounts` holds the locked state of every account they touch that exists, with the external
     accounts of their currencies; `earlier` the recorded outcomes of their keys; `now` a clock
-    reading taken after the locks; `ids` unused transaction ids.
+    reading taken after the locks; `ids` unused transaction ids; `parents` what they build on.
+    Holds of the locked accounts that have expired are released first.
     """
-    recorded_at = max([now, *(account.last_recorded_at for account in accounts.values())])
-    batch = _Batch(accounts, earlier, recorded_at, ids)
+    batch = _Batch(accounts, earlier, moment_of(now, accounts), ids, parents)
+    batch.release_expired()
+    own = len(batch.transactions)
     answers = [batch.decide_group(group) for group in groups]
-    return Plan(answers, batch.transactions, recorded_at)
-
-
-class _Live:
-    """An account's state within a batch."""
-
-    __slots__ = ("account", "balance", "version")
-
-    def __init__(self, account: Account) -> None:
-        self.account = account
-        self.balance = account.balance
-        self.version = account.version
+    return Plan(answers, batch.transactions, batch.book.recorded_at, own)
 
 
 class _Batch:
@@ -95,21 +114,39 @@ class _Batch:
         earlier: Mapping[Key, Transaction],
         recorded_at: datetime,
         ids: Iterator[int],
+        parents: Parents,
     ) -> None:
-        self._accounts = {number: _Live(account) for number, account in accounts.items()}
+        self.book = Book(accounts, parents, recorded_at)
         self._records = dict(earlier)
         self._recorded_at = recorded_at
         self._ids = ids
         self.transactions: list[Transaction] = []
 
+    def release_expired(self) -> None:
+        """What has expired is given back before anything is decided."""
+        for hold in list(self.book.expired()):
+            self.decide(Release(hold.id, f"{OWN_KEY_MARK}expiry {hold.id}"))
+
     def decide_group(self, group: Group) -> Outcomes:
-        """Each movement for itself, or, if they are linked, all or none."""
-        if not group.linked:
-            return [self.decide(movement) for movement in group.movements]
+        """Each instruction for itself, or, if they are linked, all or none."""
+        if group.linked:
+            return self._decide_linked(group.instructions())
+        decide = self._decide_movement  # most are
+        return [
+            decide(asked) if type(asked) is Movement else self._decide_other(asked)
+            for asked in group.movements
+        ]
+
+    def _decide_other(
+        self, asked: Instruction | tuple[Instruction, ...]
+    ) -> Outcome | list[Outcome] | Failed:
+        return self._decide_linked(asked) if isinstance(asked, tuple) else self.decide(asked)
+
+    def _decide_linked(self, linked: Iterable[Instruction]) -> list[Outcome] | Failed:
         before = len(self.transactions)
         outcomes: list[Outcome] = []
-        for index, movement in enumerate(group.movements):
-            outcome = self.decide(movement)
+        for index, asked in enumerate(linked):
+            outcome = self.decide(asked)
             if not outcome.posted:
                 self._undo(before)
                 return Failed(index, outcome)
@@ -120,20 +157,38 @@ class _Batch:
         """Take back all transactions but the first `kept`."""
         for transaction in reversed(self.transactions[kept:]):
             del self._records[transaction.account_id, transaction.key]
+            self.book.follow(transaction, -1)
             for entry in transaction.entries:
-                live = self._accounts[entry.account_id]
+                live = self.book.accounts[entry.account_id]
                 live.balance -= entry.amount
+                live.held -= entry.held_change
                 live.version -= 1
         del self.transactions[kept:]
 
-    def decide(self, movement: Movement) -> Outcome:
+    def decide(self, asked: Instruction) -> Outcome:
         """Judge in the written order: syntax, key seen, existence, currency, state."""
+        if type(asked) is Movement:
+            return self._decide_movement(asked)
+        if isinstance(asked, Step):
+            parent = self.book.transactions.get(asked.parent_id)
+            if parent is None:
+                return Rejected(NOT_FOUND[type(asked)])
+            scope = parent.account_id
+        else:
+            scope = asked.account_id
+        seen = self._records.get((scope, asked.key))
+        if seen is not None:
+            return _repeat(seen, scope, asked)
+        draft = RULES[type(asked)](asked, self.book)
+        return draft if isinstance(draft, Rejected) else self._record_draft(asked, draft)
+
+    def _decide_movement(self, movement: Movement) -> Outcome:
         if movement.account_id == movement.counterparty_id:
             return Rejected(Reject.SAME_ACCOUNT, movement.account_id)
         seen = self._records.get((movement.account_id, movement.key))
         if seen is not None:
-            return _repeat(seen, movement)
-        own = self._customer(movement.account_id)
+            return _repeat_movement(seen, movement)
+        own = self.book.customer(movement.account_id)
         if own is None:
             return Rejected(Reject.ACCOUNT_NOT_FOUND, movement.account_id)
         other = self._other_side(movement, own)
@@ -145,20 +200,19 @@ class _Batch:
             return Rejected(fault or Reject.AMOUNT_PRECISION, movement.account_id)
         return self._record(movement, own, other, amount)
 
-    def _customer(self, account_id: int) -> _Live | None:
-        """The customer's account of that id; an external one is not to be named."""
-        return self._accounts.get(account_id) if account_id > 0 else None
-
-    def _other_side(self, movement: Movement, own: _Live) -> _Live | None:
+    def _other_side(self, movement: Movement, own: Live) -> Live | None:
         if movement.counterparty_id is not None:
-            return self._customer(movement.counterparty_id)
-        return self._accounts[own.account.external_id]
+            return self.book.customer(movement.counterparty_id)
+        return self.book.accounts[own.account.external_id]
 
-    def _record(self, movement: Movement, own: _Live, other: _Live, amount: int) -> Recorded:
+    def _record(self, movement: Movement, own: Live, other: Live, amount: int) -> Recorded:
         change = amount if movement.kind is Kind.DEPOSIT else -amount
-        refusal = _refusal(own, change) or _refusal(other, -change)
+        refusal = refusal_of(own, change) or refusal_of(other, -change)
         number = next(self._ids)
         account = own.account
+        detail = movement.detail
+        if refusal is not None and detail is None:
+            refusal = msgspec.structs.replace(refusal, balance=None)  # it would not be kept
         transaction = Transaction(
             number,
             movement.kind,
@@ -169,34 +223,98 @@ class _Batch:
             account.currency,
             account.exponent,
             self._recorded_at,
-            RENDERER,
-            (_move(own, change, number), _move(other, -change, number)) if refusal is None else (),
+            RENDERER if detail is None else DETAILED,
+            (own.move(number, change), other.move(number, -change)) if refusal is None else (),
             refusal,
+            None if detail is None else _extra(movement, detail, (own,)),
         )
         self.transactions.append(transaction)
         self._records[account.id, movement.key] = transaction
         return Recorded(transaction, False)
 
+    def _record_draft(self, asked: Instruction, draft: Draft) -> Recorded:
+        number, own = next(self._ids), draft.own
+        account = own.account
+        moved: list[Entry] = []
+        if draft.refusal is None:
+            # Credits first, so that no account is in debt in between.
+            ordered = sorted(draft.moves, key=lambda move: move.amount < 0)
+            moved = [live.move(number, amount, held) for live, amount, held in ordered]
+        refusal = draft.refusal
+        lives = [move.live for move in draft.moves]
+        if refusal is not None:
+            lives = [self.book.accounts[refusal.account_id]]
+        extra = _extra(asked, asked.detail or NO_DETAIL, lives)
+        if isinstance(asked, Step):
+            extra = msgspec.structs.replace(extra, parent_id=asked.parent_id)
+        if draft.refusal is None:
+            sides = {"exchange": draft.exchange, "hold": draft.hold, "schedule": draft.schedule}
+            extra = msgspec.structs.replace(extra, **sides, policies=_policies(draft))
+        extra = msgspec.structs.replace(extra, remaining=draft.hold_left)
+        transaction = Transaction(
+            number,
+            draft.kind,
+            account.id,
+            draft.counterparty_id,
+            asked.key,
+            draft.amount,
+            account.currency,
+            account.exponent,
+            self._recorded_at,
+            DETAILED,
+            answered(account.id, moved),
+            draft.refusal,
+            extra,
+        )
+        self.book.follow(transaction, 1)
+        self.transactions.append(transaction)
+        self._records[account.id, asked.key] = transaction
+        return Recorded(transaction, False)
 
-def _move(live: _Live, change: int, transaction_id: int) -> Entry:
-    """The account's next entry; the account moves with it."""
-    account = live.account
-    live.balance = balance = live.balance + change
-    live.version = version = live.version + 1
-    return Entry(
-        account.id,
-        version,
-        transaction_id,
-        account.currency_number,
-        change,
-        0,
-        balance,
-        account.held,
+
+def _extra(asked: Instruction, detail: Detail, lives: Iterable[Live]) -> Extra:
+    currencies = {
+        live.account.currency_number: (live.account.currency, live.account.exponent)
+        for live in lives
+    }
+    return Extra(digest_of(asked), detail, currencies)
+
+
+def _policies(draft: Draft) -> tuple[Policy, ...]:
+    """The policy that was asked for, or those that let accounts below their floors by force."""
+    if draft.policy is not None:
+        return (draft.policy,)
+    forced = draft.forced_by
+    if forced is None:
+        return ()
+    reason = None if forced.detail is None else forced.detail.description
+    return tuple(
+        Policy(
+            live.account.id,
+            live.version,
+            live.account.floor,
+            live.account.ceiling,
+            live.account.restricted,
+            forced.actor,
+            reason,
+            live.available,
+        )
+        for live in dict.fromkeys(move.live for move in draft.moves)
+        if live.account.floor is not None and live.available < live.account.floor
     )
 
 
-def _repeat(seen: Transaction, movement: Movement) -> Outcome:
+def _repeat(seen: Transaction, scope: int, asked: Instruction) -> Outcome:
+    """A key seen before: the original answer, if it was the same request."""
+    if seen.extra is not None and seen.extra.digest == digest_of(asked):
+        return Recorded(seen, replayed=True)
+    return Rejected(Reject.KEY_REUSED, scope)
+
+
+def _repeat_movement(seen: Transaction, movement: Movement) -> Outcome:
     """A key seen before: the original answer, if it was the same movement."""
+    if seen.extra is not None or movement.detail is not None:
+        return _repeat(seen, movement.account_id, movement)
     same = (
         seen.kind is movement.kind
         and movement.counterparty_id in (None, seen.counterparty_id)
@@ -214,75 +332,3 @@ def _fault(own: Account, other: Account, amount: int | None) -> Reject | None:
     if amount is None:
         return Reject.AMOUNT_PRECISION
     return Reject.AMOUNT_LIMIT if amount > MAX_AMOUNT_MINOR else None
-
-
-def _refusal(live: _Live, change: int) -> Refusal | None:
-    """Why the account's state does not allow the change, or None."""
-    account = live.account
-    available = live.balance - account.held
-    if change < 0 and account.floor is not None and available + change < account.floor:
-        reason = Decline.INSUFFICIENT_FUNDS
-    elif -MAX_BALANCE_MINOR <= live.balance + change <= MAX_BALANCE_MINOR:
-        return None
-    else:
-        reason = Decline.BALANCE_LIMIT
-    return Refusal(reason, account.id, live.version, available)
-
-
-def settle_currencies(
-    asked: Iterable[Currency], found: Iterable[Currency], fresh: Iterable[str]
-) -> list[Currency | Rejected]:
-    """The answers to `asked`, in order, once their codes are there; those in `fresh` are new."""
-    by_code = {currency.code: currency for currency in found}
-    unanswered = set(fresh)
-    answers: list[Currency | Rejected] = []
-    for wanted in asked:
-        if by_code[wanted.code] != wanted:
-            answers.append(Rejected(Reject.CURRENCY_TAKEN))
-        elif wanted.code in unanswered:
-            unanswered.remove(wanted.code)
-            answers.append(wanted)
-        else:
-            answers.append(msgspec.structs.replace(wanted, replayed=True))
-    return answers
-
-
-def settle_openings(
-    openings: Iterable[Opening], accounts: Iterable[Opened], fresh: Iterable[int]
-) -> list[Opened | Rejected]:
-    """The answers to `openings`, in order, once their accounts are there.
-
-    `accounts` are those that carry one of their keys or references; the ids in `fresh` were
-    opened for this batch. A reference protects like a key: the same content is a replay, unless
-    the caller gave another key, which would have two outcomes then.
-    """
-    by_key = {account.key: account for account in accounts}
-    by_reference = {account.reference: account for account in by_key.values() if account.reference}
-    unanswered = set(fresh)
-    answers: list[Opened | Rejected] = []
-    for opening in openings:
-        found = by_key.get(opening.key)
-        clash = Reject.KEY_REUSED
-        if found is None:
-            found, clash = by_reference.get(opening.reference or ""), Reject.REFERENCE_TAKEN
-        answers.append(_settle_opening(opening, found, clash, unanswered))
-    return answers
-
-
-def _settle_opening(
-    opening: Opening, found: Opened | None, clash: Reject, unanswered: set[int]
-) -> Opened | Rejected:
-    if found is None:
-        return Rejected(Reject.CURRENCY_UNKNOWN)
-    if found.key != opening.key and is_key(opening.key):
-        return Rejected(clash, found.account_id)
-    if (found.owner, found.currency, found.reference) != (
-        opening.owner,
-        opening.currency,
-        opening.reference,
-    ):
-        return Rejected(clash, found.account_id)
-    if found.account_id in unanswered:
-        unanswered.remove(found.account_id)
-        return found
-    return msgspec.structs.replace(found, replayed=True)

@@ -1,0 +1,84 @@
+"""Whether an instruction is well formed, for callers that are not checked by the API's models."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from ledgerservice.money import is_amount, is_positive_amount
+from ledgerservice.requests import BIGGEST_ID, MAX_LEGS, Detail, Instruction, is_key
+
+_SIGNED = {"floor", "ceiling", "available_at_least", "balance_at_least"}
+_IDS = {"account_id", "counterparty_id", "parent_id", "rounding_account_id", "version"}
+_MOMENTS = {"expires_at", "capture_at", "execute_at", "effective_at"}
+_TEXTS = {"actor": 255, "reference": 255, "reason": 1_000, "description": 1_000}
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def fault_of(asked: Instruction) -> str | None:
+    """What is wrong with an instruction, in a sentence, or None."""
+    if not is_key(asked.key):
+        return "a key is 1 to 255 printable ASCII characters"
+    return next(_faults(asked, type(asked).__name__), None)
+
+
+def _faults(part: msgspec.Struct, kind: str) -> Iterator[str]:
+    for name in part.__struct_fields__:
+        value = getattr(part, name)
+        if value is None or value is UNSET:
+            continue
+        if isinstance(value, Detail):
+            yield from _detail_faults(value)
+        elif isinstance(value, msgspec.Struct):
+            yield from _faults(value, type(value).__name__)
+        elif name == "legs":
+            if not 2 <= len(value) <= MAX_LEGS:
+                yield f"a transaction has 2 to {MAX_LEGS} legs"
+            for leg in value:
+                yield from _faults(leg, "Leg")
+        elif (fault := _field_fault(name, value, kind)) is not None:
+            yield f"{name}: {fault}"
+
+
+def _field_fault(name: str, value: Any, kind: str) -> str | None:
+    """What is wrong with one field that is given, or None."""
+    checks = (
+        (name in _IDS, type(value) is int and abs(value) <= BIGGEST_ID, "an integer of 64 bits"),
+        (name in _MOMENTS, _is_moment(value), "a datetime with its zone"),
+        (name in {"amount", "rate"}, _is_amount(value, kind), "a plain decimal, as text"),
+        (name in _SIGNED, _is_signed(value), "a plain decimal, as text"),
+        (name in _TEXTS, _is_text(value, _TEXTS.get(name, 0)), "a text without control characters"),
+    )
+    return next((f"it must be {wanted}" for meant, right, wanted in checks if meant > right), None)
+
+
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+def _is_amount(value: Any, kind: str) -> bool:
+    if not isinstance(value, str):
+        return False
+    return is_positive_amount(value.removeprefix("-") if kind == "Leg" else value)
+
+
+def _is_signed(value: Any) -> bool:
+    return isinstance(value, str) and is_amount(value.removeprefix("-"))
+
+
+def _is_text(value: Any, longest: int) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= longest and not _CONTROL.search(value)
+
+
+def _detail_faults(detail: Detail) -> Iterator[str]:
+    yield from _faults(msgspec.structs.replace(detail, metadata=None), "Detail")
+    if detail.metadata is not None:
+        try:
+            fields = msgspec.json.decode(detail.metadata)
+        except (msgspec.MsgspecError, UnicodeError, TypeError):
+            fields = None
+        if not isinstance(fields, dict) or "\\u0000" in detail.metadata:
+            yield "metadata: it must be the text of a JSON object, without NUL"
