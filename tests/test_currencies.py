@@ -7,7 +7,8 @@ import iso4217
 import pytest
 
 from ledgerservice.model import Currency
-from ledgerservice.poster import CurrencyBatch, Limits, Poster
+from ledgerservice.opening import add_currencies
+from ledgerservice.poster import Limits, Poster
 from tests.conftest import RunningService, connect
 
 BITCOIN = {"code": "BTC", "exponent": 8, "name": "Bitcoin"}
@@ -131,7 +132,7 @@ def test_repeats_cost_no_numbers(new_database) -> None:
     """There are 31,768 of them, and a caller could send one currency as often."""
 
     async def test() -> None:
-        poster = Poster(database.connect_writer, CurrencyBatch(), Limits(100, 1, 30))
+        poster = Poster(database.connect_writer, add_currencies, Limits(100, 1, 30))
         for _ in range(5):
             await poster.post(Currency("A", 0, "A"))
         await poster.close()

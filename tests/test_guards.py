@@ -3,19 +3,27 @@
 import asyncio
 import threading
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
 
 from ledgerservice import database as databases
+from ledgerservice import migrations
 from ledgerservice.database import Database, usable_role
 from ledgerservice.errors import SchemaMissing, SchemaTooNew
 from ledgerservice.migrations import check, upgrade
-from ledgerservice.model import Group, Kind, Movement, Opening
-from ledgerservice.poster import MovementBatch, OpeningBatch
+from ledgerservice.model import Opening
+from ledgerservice.opening import open_accounts as open_accounts_of
+from ledgerservice.poster import MovementBatch
+from ledgerservice.requests import Group, Hold, Kind, Movement, PolicyChange, Schedule
 from ledgerservice.schema import SCHEMA, metadata
+from ledgerservice.verifier import verify
 from ledgerservice.wire import Request, Wire
 from tests.conftest import administer, connect, settings_for_tests
 
@@ -28,7 +36,7 @@ def post(database: Database, *batches: list[Movement]) -> None:
     """Post batches, one after another, on one connection."""
 
     async def run() -> None:
-        wire, work = await database.connect_writer(), MovementBatch(1)
+        wire, work = await database.connect_writer(), MovementBatch()
         for batch in batches:
             await work(wire, [Group(batch)])
         await wire.close()
@@ -40,7 +48,7 @@ def open_accounts(database: Database, *currencies: str) -> None:
     async def run() -> None:
         wire = await database.connect_writer()
         openings = [Opening("o", c, None, str(n)) for n, c in enumerate(currencies)]
-        await OpeningBatch(1)(wire, openings)
+        await open_accounts_of(wire, openings)
         await wire.close()
 
     asyncio.run(run())
@@ -77,7 +85,30 @@ DIRECT_WRITES = [
     "UPDATE ledger.accounts SET owner = 'Mallory'",
     "UPDATE ledger.currencies SET exponent = 3",
     "DELETE FROM ledger.currencies",
+    "UPDATE ledger.accounts SET ceiling = 1",
+    "UPDATE ledger.accounts SET below_floor = -1",
+    "UPDATE ledger.accounts SET restricted = 0",
+    "UPDATE ledger.ledgers SET name = 'mine'",
+    "DELETE FROM ledger.ledgers",
+    *(
+        f"{verb} ledger.{table} {rest}"
+        for table, column in {
+            "details": "reference",
+            "holds": "remaining",
+            "policies": "floor",
+            "schedules": "settled_by",
+            "dated_entries": "amount",
+        }.items()
+        for verb, rest in (
+            ("UPDATE", f"SET {column} = NULL"),
+            ("DELETE FROM", ""),
+            ("TRUNCATE", ""),
+        )
+    ),
 ]
+
+
+WRITTEN_WHOLE = ["entries", "details", "policies", "dated_entries"]
 
 
 @pytest.mark.parametrize("statement", DIRECT_WRITES)
@@ -117,8 +148,8 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
             "SELECT table_name, privilege_type, column_name"
             " FROM information_schema.column_privileges"
             " WHERE grantee = %s AND table_schema = 'ledger' AND privilege_type <> 'SELECT'"
-            " AND NOT (table_name = 'entries' AND privilege_type = 'INSERT')",
-            [ROLE],
+            " AND NOT (table_name = ANY (%s) AND privilege_type = 'INSERT')",
+            [ROLE, WRITTEN_WHOLE],
         ).fetchall()
         assert sorted((t, p, c) for t, p, c in rows if t == "accounts") == [
             *(("accounts", "INSERT", c) for c in
@@ -129,7 +160,16 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         assert "posted_by" not in written
         added = {(p, c) for t, p, c in rows if t == "currencies"}
         assert added == {("INSERT", c) for c in ("code", "exponent", "name")}
-        assert {t for t, _, _ in rows} == {"accounts", "transactions", "currencies"}
+        for table, derived in {
+            "holds": {"remaining", "captured"},
+            "schedules": {"settled_by"},
+        }.items():
+            columns = {column for t, p, column in rows if (t, p) == (table, "INSERT")}
+            assert columns == set(metadata.tables[f"ledger.{table}"].c.keys()) - derived
+        assert {(p, c) for t, p, c in rows if t == "ledgers"} == {("INSERT", "name")}
+        tables = {"accounts", "transactions", "currencies", "holds", "schedules", "ledgers"}
+        assert {t for t, _, _ in rows} == tables
+        assert {p for t, p, _ in rows if t != "accounts"} == {"INSERT"}
 
 
 # What the journal's trigger refuses. Each case is a list of rows that the service's role inserts
@@ -330,11 +370,11 @@ def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
     async def grow() -> None:
         wire = await database.connect_writer()
         openings = [Opening("o", "USD", None, f"more{n}") for n in range(8000)]
-        await OpeningBatch(1)(wire, openings)
+        await open_accounts_of(wire, openings)
         await wire.close()
 
     async def test() -> None:
-        wire, work = await database.connect_writer(), MovementBatch(1)
+        wire, work = await database.connect_writer(), MovementBatch()
         for step, size in enumerate(sizes):
             before = await touched(wire)
             batch = [deposit(n % 8000 + 1, 1, f"{step}-{n}") for n in range(size)]
@@ -440,3 +480,173 @@ def test_without_the_right_to_make_a_role_the_triggers_hold_alone(database):
     for statement in DIRECT_WRITES:
         with connect(plain) as user, pytest.raises(REFUSED):
             user.execute(statement)
+
+
+# What stands beside transactions and entries.
+
+
+@pytest.fixture
+def beside(database: Database) -> Database:
+    """Accounts 1 (USD 10.00, a hold of 3.00, transaction 2) and 2; a schedule, 3; a policy, 4."""
+    open_accounts(database, "USD", "USD")
+    later = datetime(2099, 1, 1, tzinfo=UTC)
+    post(
+        database,
+        [deposit(1, 10), Hold(1, 2, "3", "h")],
+        [Schedule(1, 2, "1", later, "s"), PolicyChange(2, "p", "-1")],
+    )
+    return database
+
+
+DETAILS = "INSERT INTO ledger.details (ledger_id, transaction_id, digest, parent_id)"
+DIGEST = "sha256('')"
+STRAYS = {
+    "details": f"{DETAILS} VALUES (1, 1, {DIGEST}, NULL)",
+    "details of nothing": f"{DETAILS} VALUES (1, 77, {DIGEST}, NULL)",
+    "holds": (
+        "INSERT INTO ledger.holds (ledger_id, transaction_id, account_id, counterparty_id, amount)"
+        " VALUES (1, 1, 1, 2, 5)"
+    ),
+    "policies": "INSERT INTO ledger.policies VALUES (1, 1, 1, 1, -5, NULL, NULL, 0)",
+    "schedules": (
+        "INSERT INTO ledger.schedules (ledger_id, transaction_id, account_id, counterparty_id,"
+        " amount, execute_at) VALUES (1, 1, 1, 2, 5, now())"
+    ),
+    "dated_entries": "INSERT INTO ledger.dated_entries VALUES (1, 1, now(), 1, 1, 5, now())",
+}
+
+
+@pytest.mark.parametrize("statement", STRAYS.values(), ids=STRAYS.keys())
+def test_nothing_is_added_to_an_older_transaction(beside, statement):
+    with connect(beside, role=ROLE) as service, pytest.raises(REFUSED, match="missing, declined"):
+        service.execute(statement)
+
+
+def new_transaction(service, kind: int, number: int = 900, amount: int = 300) -> None:
+    other = 2 if kind <= 3 else "NULL"
+    service.execute(
+        "INSERT INTO ledger.transactions (ledger_id, id, kind, status, account_id,"
+        " counterparty_id, amount, recorded_at, renderer, idempotency_key)"
+        f" VALUES (1, {number}, {kind}, 1, 1, {other}, {amount}, clock_timestamp(), 2, 'n{number}')"
+    )
+
+
+def step(service, kind: int, parent: int | str, *entries: tuple[int, int, int, int, int, int]):
+    """A transaction with details, and entries: account, seq, both changes and both results."""
+    new_transaction(service, kind)
+    service.execute(f"{DETAILS} VALUES (1, 900, {DIGEST}, {parent})")
+    for account, seq, amount, held_change, balance, held in entries:
+        service.execute(
+            f"INSERT INTO ledger.entries ({ENTRY_COLUMNS}) SELECT 1, 1, {account}, {seq}, 900,"
+            f" {amount}, {held_change}, {balance}, {held}, recorded_at"
+            " FROM ledger.transactions WHERE id = 900"
+        )
+
+
+HELD_WRONG = {
+    "more than the hold": [7, 2, (1, 4, 0, -301, 1000, -1)],
+    "a hold of another account": [5, 2, (2, 2, 0, 0, 0, 0), (1, 4, 0, 5, 1000, 305)],
+    "no hold at all": [5, "NULL", (1, 4, 0, 100, 1000, 400)],
+    "a parent that holds nothing": [7, 1, (1, 4, 0, -100, 1000, 200)],
+    "captured more than the hold": [6, 2, (1, 4, -400, -300, 600, 0)],
+}
+
+
+@pytest.mark.parametrize("case", HELD_WRONG.values(), ids=HELD_WRONG.keys())
+def test_held_money_is_moved_by_its_hold_only(beside, case):
+    with connect(beside, role=ROLE) as service:
+        with pytest.raises(REFUSED), service.transaction():
+            step(service, *case)
+        with service.transaction():  # what is right is taken, so it was not something else
+            step(service, 7, 2, (1, 4, 0, -300, 1000, 0))
+        row = service.execute("SELECT remaining, captured FROM ledger.holds").fetchone()
+        assert row == (0, 0)
+
+
+def test_a_hold_begins_empty_whatever_is_said(beside):
+    with connect(beside) as owner, owner.transaction():
+        new_transaction(owner, 5)
+        row = owner.execute(
+            "INSERT INTO ledger.holds VALUES (1, 900, 1, 2, 300, 300, 300, NULL, NULL)"
+            " RETURNING remaining, captured"
+        ).fetchone()
+    assert row == (0, 0)
+
+
+def test_a_schedule_is_settled_once(beside):
+    with connect(beside, role=ROLE) as service:
+        with service.transaction():
+            step(service, 11, 3, (1, 4, 0, 0, 1000, 300))
+        with pytest.raises(REFUSED, match="settled"), service.transaction():  # noqa: PT012
+            new_transaction(service, 3, 901)
+            service.execute(f"{DETAILS} VALUES (1, 901, {DIGEST}, 3)")
+
+
+def test_a_closed_account_stays_empty_and_an_external_one_has_no_policy(beside):
+    policy = "INSERT INTO ledger.policies VALUES (1, 900, {}, {}, 0, NULL, NULL, 4)"
+    with connect(beside, role=ROLE) as service:
+        with pytest.raises(REFUSED), service.transaction():  # noqa: PT012
+            new_transaction(service, 9, amount=0)
+            service.execute(policy.format(-1, 1))
+        with service.transaction():
+            new_transaction(service, 9, amount=0)
+            service.execute(policy.format(2, 2))
+        with pytest.raises(REFUSED, match="closing"), service.transaction():
+            write(
+                service, [*[("t", 902, 1)], e(902, 1, 4, -30, 970, held=300), e(902, 2, 2, 30, 30)]
+            )
+
+
+def test_an_account_below_its_floor_goes_no_lower(beside):
+    with connect(beside, role=ROLE) as service:
+        with service.transaction():  # raised to 8.00 with 7.00 available
+            new_transaction(service, 9, amount=0)
+            service.execute("INSERT INTO ledger.policies VALUES (1, 900, 1, 4, 800, NULL, 700, 0)")
+        below = "SELECT below_floor FROM ledger.accounts WHERE id = 1"
+        assert service.execute(below).fetchone() == (0,)
+        with service.transaction():
+            write(service, [("t", 903, 1), e(903, 1, 4, -30, 970, held=300), e(903, 2, 2, 30, 30)])
+        with service.transaction():
+            write(
+                service,
+                [
+                    ("t", 904, 1),
+                    e(904, 1, 5, 200, 1170, held=300),
+                    e(904, 2, 3, -30, 0),
+                    e(904, -1, 2, -170, -1170),
+                ],
+            )
+        assert service.execute(below).fetchone() == (None,)  # it is back, and the floor holds
+        with pytest.raises(REFUSED), service.transaction():
+            write(
+                service, [("t", 905, 1), e(905, 1, 6, -100, 1070, held=300), e(905, 2, 4, 100, 100)]
+            )
+
+
+def test_a_ledger_of_an_earlier_release_is_brought_up_to_date(database):
+    """What revision 0002 has written is the same afterwards, and verify finds nothing."""
+    old = empty_database(database, "old")
+    with old.owner_engine().begin() as connection:
+        connection.execute(text("CREATE SCHEMA ledger"))
+        config = migrations._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+    with connect(old) as owner:
+        for _ in range(2):
+            owner.execute(
+                "INSERT INTO ledger.accounts (ledger_id, owner, currency) VALUES (1, 'o', 'USD')"
+            )
+        with owner.transaction():
+            write(owner, [("t", 1, 1), e(1, 1, 1, 30, 30), e(1, -1, 1, -30, -30)])
+        with owner.transaction():
+            write(owner, [("t", 2, 1), e(2, 1, 2, -30, 0), e(2, 2, 1, 30, 30)])
+        owner.execute("SELECT setval('ledger.transaction_id', 101)")
+    assert upgrade(old.owner_engine(), ROLE)
+    old = replace(old, role=usable_role(old))
+    post(old, [deposit(1, 1), Hold(1, None, "1", "h")])
+    with connect(old) as owner:
+        row = owner.execute("SELECT balance, held, floor FROM ledger.accounts WHERE id = 1")
+        assert row.fetchone() == (100, 100, 0)
+    # The rows of that release were made by hand, as transfers, which deposits are not.
+    found = [v for v in verify(old.owner_engine()) if "transaction 1, " not in v.where]
+    assert [v for v in found if "transaction 2, " not in v.where] == []

@@ -10,8 +10,10 @@ import pytest
 from ledgerservice import journal
 from ledgerservice.database import Database
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
-from ledgerservice.model import Group, Kind, Movement, Opened, Opening, Recorded, Rejected
-from ledgerservice.poster import Limits, MovementBatch, OpeningBatch, Poster
+from ledgerservice.model import Opened, Opening, Recorded, Rejected
+from ledgerservice.opening import open_accounts
+from ledgerservice.poster import Limits, MovementBatch, Poster
+from ledgerservice.requests import Group, Kind, Movement
 from ledgerservice.wire import Request
 from tests.conftest import administer, connect
 
@@ -26,11 +28,11 @@ def deposit(to: int, key: str, amount: str = "1") -> Group:
 @asynccontextmanager
 async def posting(database: Database, limits: Limits = WIDE):
     """A poster of movements, and two accounts, 1 and 2, opened through a poster of openings."""
-    openings = Poster(database.connect_writer, OpeningBatch(LEDGER), limits)
+    openings = Poster(database.connect_writer, open_accounts, limits)
     for number in (1, 2):
         await openings.post(Opening("owner", "USD", None, f"account-{number}"))
     await openings.close()
-    movements = Poster(database.connect_writer, MovementBatch(LEDGER), limits)
+    movements = Poster(database.connect_writer, MovementBatch(), limits)
     try:
         yield movements
     finally:
@@ -166,7 +168,7 @@ def test_a_commit_of_an_aborted_transaction_is_not_believed(database):
         with pytest.raises(Exception, match="division by zero"):
             await wire.exchange(Request("BEGIN"), Request("SELECT 1/0"))
         with pytest.raises(journal.CommitUnconfirmed, match="ROLLBACK"):
-            await journal._commit(wire)
+            await journal.commit(wire)
         await wire.close()
 
     run(test)
@@ -252,7 +254,7 @@ def test_a_frozen_process_frees_its_accounts(new_database):
     async def test() -> None:
         async with posting(database) as poster:
             frozen = await database.connect_writer()
-            await journal.begin(frozen, LEDGER, deposit(1, "frozen").movements, 1)
+            await journal.begin(frozen, LEDGER, deposit(1, "frozen").instructions(), 1)
             await poster.post(deposit(1, "k"))
             with pytest.raises(Exception, match=r"(?i)idle|terminat|closed|lost"):
                 await frozen.exchange(Request("SELECT 1"))
@@ -307,7 +309,7 @@ def test_a_caller_that_goes_away_does_not_disturb_the_others(database):
 def test_two_posters_on_one_hot_account_lose_and_double_nothing(database, no_violations):
     async def test() -> None:
         async with posting(database) as one:
-            two = Poster(database.connect_writer, MovementBatch(LEDGER), WIDE)
+            two = Poster(database.connect_writer, MovementBatch(), WIDE)
             requests = [deposit(1, str(number % 200)) for number in range(600)]
             outcomes = await asyncio.gather(
                 *(random.choice((one, two)).post(request) for request in requests)
@@ -322,7 +324,7 @@ def test_two_posters_on_one_hot_account_lose_and_double_nothing(database, no_vio
 
 def test_openings_with_one_key_at_once_open_one_account(database):
     async def test() -> None:
-        posters = [Poster(database.connect_writer, OpeningBatch(LEDGER), WIDE) for _ in range(2)]
+        posters = [Poster(database.connect_writer, open_accounts, WIDE) for _ in range(2)]
         openings = [Opening("Alice", "USD", None, "k")] * 50
         answers = await asyncio.gather(*(random.choice(posters).post(o) for o in openings))
         assert {answer.account_id for answer in answers} == {answers[0].account_id}

@@ -5,7 +5,7 @@ what is to be decided on, one writes what was decided and commits. BEGIN and COM
 and what the server answers to them is looked at.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
@@ -13,18 +13,19 @@ from itertools import islice
 import msgspec
 from psycopg.errors import OperationalError, UniqueViolation
 
+from ledgerservice import lookups
 from ledgerservice.model import (
     Account,
-    Currency,
     Entry,
-    Movement,
-    Opened,
-    Opening,
+    HoldTerms,
+    Parents,
+    ScheduleTerms,
     Status,
     Transaction,
 )
-from ledgerservice.planner import Key, Plan
-from ledgerservice.wire import Request, Result, Wire, array, optional_array, text_array
+from ledgerservice.planner import Key, Plan, moment_of
+from ledgerservice.requests import Hold, Instruction, Movement
+from ledgerservice.wire import Request, Result, Wire, array, number, optional_array, text_array
 
 ID_BLOCK = 100  # the increment of the sequence ledger.transaction_id
 
@@ -39,34 +40,13 @@ ROLLBACK = "ROLLBACK"
 # Ascending ids, so that batches cannot deadlock; NO KEY, so that opening accounts is not blocked.
 # The external accounts are those of the deposits' and withdrawals' currencies, which never change.
 LOCK_ACCOUNTS = """
-SELECT id, currency, currency_number, exponent, balance, held, version, floor, last_recorded_at
+SELECT id, currency, currency_number, exponent, balance, held, version, floor, last_recorded_at,
+       ceiling, restricted
 FROM ledger.accounts
 WHERE ledger_id = $1 AND id = ANY ($2::bigint[] || ARRAY(
     SELECT DISTINCT -currency_number::bigint FROM ledger.accounts
     WHERE ledger_id = $1 AND id = ANY ($3::bigint[])))
 ORDER BY id FOR NO KEY UPDATE
-"""
-
-# A statement of its own, after the locks: together with them it would read an older snapshot.
-# LATERAL with its LIMIT makes it one look into an index for each key, and the ORDER BY, which only
-# the right index fulfils, makes it that one, whatever the planner believes about the table's size.
-FIND_EARLIER = """
-SELECT t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_key, t.amount, a.currency,
-       a.exponent, t.recorded_at, t.renderer, t.decline_reason, t.deciding_account_id,
-       t.deciding_version, t.deciding_available
-FROM unnest($2::bigint[], $3::text[]) AS wanted (account_id, idempotency_key)
-CROSS JOIN LATERAL (
-    SELECT * FROM ledger.transactions
-    WHERE ledger_id = $1 AND account_id = wanted.account_id
-      AND idempotency_key BETWEEN wanted.idempotency_key AND wanted.idempotency_key
-    ORDER BY idempotency_key LIMIT 1) t
-JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
-"""
-
-FIND_ENTRIES = """
-SELECT account_id, seq, transaction_id, currency_number, amount, held_change, balance, held
-FROM ledger.entries
-WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[])
 """
 
 TAKE_CLOCK_AND_IDS = """
@@ -81,6 +61,44 @@ INSERT INTO ledger.transactions (ledger_id, recorded_at, id, kind, status, accou
 SELECT $1, $2, * FROM unnest($3::bigint[], $4::smallint[], $5::smallint[], $6::bigint[],
     $7::bigint[], $8::bigint[], $9::smallint[], $10::text[], $11::text[], $12::bigint[],
     $13::bigint[], $14::bigint[])
+"""
+
+INSERT_DETAILS = """
+INSERT INTO ledger.details (ledger_id, transaction_id, parent_id, remaining, deciding_balance,
+    effective_at, digest, reference, description, metadata, exchange)
+SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
+    $6::timestamptz[], $7::bytea[], $8::text[], $9::text[], $10::json[], $11::json[])
+"""
+
+INSERT_HOLDS = """
+INSERT INTO ledger.holds (ledger_id, transaction_id, account_id, counterparty_id, amount,
+    expires_at, capture_at)
+SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
+    $6::timestamptz[], $7::timestamptz[])
+"""
+
+INSERT_POLICIES = """
+INSERT INTO ledger.policies (ledger_id, transaction_id, account_id, seq, floor, ceiling,
+    restricted, actor, reason, lowest)
+SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::smallint[], $8::text[], $9::text[], $10::bigint[])
+"""
+
+INSERT_SCHEDULES = """
+INSERT INTO ledger.schedules (ledger_id, transaction_id, account_id, counterparty_id, amount,
+    execute_at)
+SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
+    $6::timestamptz[])
+"""
+
+# From what was just written, so that it cannot differ from it.
+INSERT_DATED_ENTRIES = """
+INSERT INTO ledger.dated_entries (ledger_id, account_id, effective_at, seq, transaction_id,
+    amount, recorded_at)
+SELECT e.ledger_id, e.account_id, d.effective_at, e.seq, e.transaction_id, e.amount, e.recorded_at
+FROM ledger.details d JOIN ledger.entries e
+  ON e.ledger_id = d.ledger_id AND e.transaction_id = d.transaction_id
+WHERE d.ledger_id = $1 AND d.transaction_id = ANY ($2::bigint[]) AND e.amount <> 0
 """
 
 INSERT_ENTRIES = """
@@ -112,46 +130,6 @@ SELECT current_setting('transaction_isolation') AS isolation,
        set_config('ledgerservice.posted', 'yes', true)
 """
 
-# What is there already, by key or by reference, is left as it is. A currency that is not known
-# joins nothing.
-OPEN_ACCOUNTS = """
-INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, idempotency_key)
-SELECT $1, wanted.owner, wanted.currency, wanted.reference, wanted.key
-FROM unnest($2::text[], $3::text[], $4::text[], $5::text[])
-    WITH ORDINALITY AS wanted (owner, currency, reference, key, place)
-JOIN ledger.currencies c ON c.code = wanted.currency
-ORDER BY wanted.place
-ON CONFLICT DO NOTHING RETURNING id
-"""
-
-FIND_OPENED = """
-SELECT a.id, a.owner, a.currency, a.exponent, a.reference, a.idempotency_key, a.created_at
-FROM unnest($2::text[]) AS wanted (key) CROSS JOIN LATERAL (
-    SELECT * FROM ledger.accounts
-    WHERE ledger_id = $1 AND idempotency_key BETWEEN wanted.key AND wanted.key
-    ORDER BY idempotency_key LIMIT 1) a
-UNION
-SELECT a.id, a.owner, a.currency, a.exponent, a.reference, a.idempotency_key, a.created_at
-FROM unnest($3::text[]) AS wanted (reference) CROSS JOIN LATERAL (
-    SELECT * FROM ledger.accounts
-    WHERE ledger_id = $1 AND reference BETWEEN wanted.reference AND wanted.reference
-    ORDER BY reference LIMIT 1) a
-"""
-
-
-# Looked for first: a conflict would cost a number, and there are 31,768 of them.
-ADD_CURRENCIES = """
-INSERT INTO ledger.currencies (code, exponent, name)
-SELECT wanted.code, wanted.exponent, wanted.name
-FROM unnest($1::text[], $2::smallint[], $3::text[]) AS wanted (code, exponent, name)
-WHERE NOT EXISTS (SELECT FROM ledger.currencies c WHERE c.code = wanted.code)
-ORDER BY wanted.code ON CONFLICT DO NOTHING RETURNING code
-"""
-
-FIND_CURRENCIES = """
-SELECT code, exponent, name FROM ledger.currencies WHERE code = ANY ($1::text[])
-"""
-
 
 class CommitUnconfirmed(OperationalError):
     """The server did not confirm the COMMIT, or only with a warning."""
@@ -162,65 +140,69 @@ class Locked(msgspec.Struct, frozen=True):
 
     accounts: dict[int, Account]
     earlier: dict[Key, Transaction]
+    parents: Parents
     now: datetime
     blocks: list[int]
 
 
 async def begin(
-    wire: Wire, ledger: int, movements: Sequence[Movement], blocks: int, *, look: bool = True
+    wire: Wire, ledger: int, asked: Sequence[Instruction], blocks: int, *, look: bool = True
 ) -> Locked:
-    """Begin, and `lock`."""
-    return await lock(wire, ledger, movements, blocks, Request(BEGIN), look=look)
+    """Begin, and `lock`. What the instructions build on is found before: it never changes."""
+    parents = await lookups.find_parents(wire, ledger, asked)
+    return await lock(wire, ledger, asked, parents, blocks, Request(BEGIN), look=look)
 
 
 async def lock(
     wire: Wire,
     ledger: int,
-    movements: Sequence[Movement],
+    asked: Sequence[Instruction],
+    parents: Mapping[int, Transaction],
     blocks: int,
     *before: Request,
     look: bool = True,
 ) -> Locked:
-    """Lock the movements' accounts, and read what they are decided on.
+    """Lock the instructions' accounts, and read what they are decided on.
 
     `blocks` is the number of blocks of transaction ids to take. What is to be run `before` goes
     along in the same round trip. Without `look` no key is looked for: none counts as seen.
     """
     *_, locked, taken, found = await wire.exchange(
         *before,
-        _lock_accounts(ledger, movements),
-        Request(TAKE_CLOCK_AND_IDS, [_number(blocks)]),
-        _find_earlier(ledger, movements if look else ()),
+        _lock_accounts(ledger, asked, parents),
+        Request(TAKE_CLOCK_AND_IDS, [number(blocks)]),
+        lookups.earlier(ledger, asked if look else (), parents),
     )
     [(now, ids)] = taken.rows
-    entries = await _find_entries(wire, ledger, [row[0] for row in found.rows])
     accounts = {row[0]: Account(*row) for row in locked.rows}
-    earlier = {
-        (row[2], row[4]): Transaction.of_row(row, entries.get(row[0], ())) for row in found.rows
-    }
-    return Locked(accounts, earlier, now, ids)
+    rows = found.rows
+    states = await lookups.find_states(
+        wire, ledger, asked, parents, accounts, moment=moment_of(now, accounts), rows=rows
+    )
+    expired = len(states.parents.holds)
+    if expired:
+        more = Request(TAKE_CLOCK_AND_IDS, [number(-(-expired // ID_BLOCK))])
+        ids = ids + (await wire.exchange(more))[0].rows[0][1]
+    return Locked(accounts, states.earlier, states.parents, now, ids)
 
 
-def _lock_accounts(ledger: int, movements: Sequence[Movement]) -> Request:
-    accounts = {m.account_id for m in movements}
-    accounts.update(m.counterparty_id for m in movements if m.counterparty_id is not None)
-    outside = {m.account_id for m in movements if m.counterparty_id is None}
-    return Request(LOCK_ACCOUNTS, [_number(ledger), array(accounts), array(outside)])
-
-
-def _find_earlier(ledger: int, movements: Sequence[Movement]) -> Request:
-    accounts = array(m.account_id for m in movements)
-    return Request(FIND_EARLIER, [_number(ledger), accounts, text_array(m.key for m in movements)])
-
-
-async def _find_entries(wire: Wire, ledger: int, transactions: list[int]) -> dict[int, list[Entry]]:
-    """The entries of recorded transactions, by transaction id."""
-    entries: dict[int, list[Entry]] = {}
-    if transactions:
-        wanted = Request(FIND_ENTRIES, [_number(ledger), array(transactions)])
-        for row in (await wire.exchange(wanted))[0].rows:
-            entries.setdefault(row[2], []).append(Entry(*row))
-    return entries
+def _lock_accounts(
+    ledger: int, asked: Sequence[Instruction], parents: Mapping[int, Transaction]
+) -> Request:
+    accounts: set[int] = set()
+    outside: set[int] = set()
+    for one in asked:
+        if type(one) is Movement or isinstance(one, Hold):
+            accounts.add(one.account_id)
+            if one.counterparty_id is None:
+                outside.add(one.account_id)
+            else:
+                accounts.add(one.counterparty_id)
+        else:
+            accounts.update(lookups.named(one))
+    for parent in parents.values():
+        accounts.update(lookups.touched(parent))
+    return Request(LOCK_ACCOUNTS, [number(ledger), array(accounts), array(outside)])
 
 
 async def record(wire: Wire, ledger: int, plan: Plan) -> None:
@@ -228,21 +210,26 @@ async def record(wire: Wire, ledger: int, plan: Plan) -> None:
 
     The journal's trigger checks the entries and moves the accounts. Raises CommitUnconfirmed.
     """
-    await _commit(wire, *await _write(wire, ledger, plan))
+    await commit(wire, *await _write(wire, ledger, plan))
 
 
 async def record_new(wire: Wire, ledger: int, plan: Plan, movements: int) -> bool:
-    """`record`, of a plan of so many movements that was made without looking for keys.
+    """`record`, of a plan of so many instructions that was made without looking for keys.
 
     The unique key judges each movement that writes a row. False, with all of it rolled back, if
     it objects, or if a movement writes none: then its key may have an earlier outcome.
     """
-    if len(plan.transactions) == movements:
+    if len(plan.transactions) - plan.own == movements:
         with suppress(UniqueViolation):
             await record(wire, ledger, plan)
             return True
     await wire.exchange(Request(ROLLBACK))
     return False
+
+
+async def abandon(wire: Wire) -> None:
+    """Roll back what was begun."""
+    await wire.exchange(Request(ROLLBACK))
 
 
 async def write(wire: Wire, ledger: int, plan: Plan) -> None:
@@ -254,14 +241,19 @@ async def _write(wire: Wire, ledger: int, plan: Plan) -> Iterable[Request]:
     """Copy many rows; few are left to what is still to be sent."""
     if not plan.transactions:
         return [Request(WRITE_BARRIER)]
+    sides = list(_sides(ledger, plan))
+    dated = list(_dated(ledger, plan))
     if len(plan.transactions) < COPY_FROM_TRANSACTIONS:
-        return _inserts(ledger, plan)
+        transactions, *entries = _inserts(ledger, plan)
+        return [transactions, *sides, *entries, *dated]
     await wire.copy(COPY_TRANSACTIONS, _in_chunks(transaction_rows(ledger, plan)))
+    if sides:
+        await wire.exchange(*sides)
     await wire.copy(COPY_ENTRIES, _in_chunks(entry_rows(ledger, plan)))
-    return []
+    return dated
 
 
-async def _commit(wire: Wire, *writes: Request) -> list[Result]:
+async def commit(wire: Wire, *writes: Request) -> list[Result]:
     """Write and commit in one round trip, and believe only the server's own word for it.
 
     On an aborted transaction the server answers ROLLBACK, without an error; a wait for a
@@ -275,7 +267,7 @@ async def _commit(wire: Wire, *writes: Request) -> list[Result]:
 
 
 def _inserts(ledger: int, plan: Plan) -> Iterator[Request]:
-    same = [_number(ledger), plan.recorded_at.isoformat().encode()]
+    same = [number(ledger), plan.recorded_at.isoformat().encode()]
     rows = plan.transactions
     refusals = [t.refusal for t in rows]
     yield Request(
@@ -286,7 +278,7 @@ def _inserts(ledger: int, plan: Plan) -> Iterator[Request]:
             array(t.kind.value for t in rows),
             array(t.status.value for t in rows),
             array(t.account_id for t in rows),
-            array(t.counterparty_id for t in rows),
+            optional_array(t.counterparty_id for t in rows),
             array(t.amount for t in rows),
             array(t.renderer for t in rows),
             text_array(t.key for t in rows),
@@ -300,6 +292,83 @@ def _inserts(ledger: int, plan: Plan) -> Iterator[Request]:
     if entries:
         columns = zip(*map(_entry_columns, entries), strict=True)
         yield Request(INSERT_ENTRIES, [*same, *map(array, columns)])
+
+
+def _sides(ledger: int, plan: Plan) -> Iterator[Request]:
+    """What is beyond transactions and entries; the entries' trigger needs it to be there."""
+    same = [number(ledger)]
+    some = [(t, t.extra) for t in plan.transactions if t.extra is not None]
+    if not some:
+        return
+    details = [extra.detail for _, extra in some]
+    refusals = [t.refusal for t, _ in some]
+    yield Request(
+        INSERT_DETAILS,
+        [
+            *same,
+            array(t.id for t, _ in some),
+            optional_array(extra.parent_id for _, extra in some),
+            optional_array(extra.remaining for _, extra in some),
+            optional_array(None if r is None else r.balance for r in refusals),
+            _moments(detail.effective_at for detail in details),
+            text_array("\\x" + extra.digest.hex() for _, extra in some),
+            text_array(detail.reference for detail in details),
+            text_array(detail.description for detail in details),
+            text_array(detail.metadata for detail in details),
+            text_array(extra.exchange for _, extra in some),
+        ],
+    )
+    holds = [(t.id, extra.hold) for t, extra in some if extra.hold is not None]
+    if holds:
+        terms = [hold for _, hold in holds]
+        columns = [array(i for i, _ in holds), *_terms(terms)]
+        columns += [_moments(h.expires_at for h in terms), _moments(h.capture_at for h in terms)]
+        yield Request(INSERT_HOLDS, same + columns)
+    schedules = [(t.id, extra.schedule) for t, extra in some if extra.schedule is not None]
+    if schedules:
+        times = [schedule for _, schedule in schedules]
+        columns = [array(i for i, _ in schedules), *_terms(times)]
+        yield Request(INSERT_SCHEDULES, [*same, *columns, _moments(s.execute_at for s in times)])
+    policies = [(t.id, policy) for t, extra in some for policy in extra.policies]
+    if policies:
+        yield Request(
+            INSERT_POLICIES,
+            [
+                *same,
+                array(i for i, _ in policies),
+                array(p.account_id for _, p in policies),
+                array(p.seq for _, p in policies),
+                array(p.floor for _, p in policies),
+                optional_array(p.ceiling for _, p in policies),
+                array(p.restricted for _, p in policies),
+                text_array(p.actor for _, p in policies),
+                text_array(p.reason for _, p in policies),
+                optional_array(p.lowest for _, p in policies),
+            ],
+        )
+
+
+def _terms(rows: Sequence[HoldTerms] | Sequence[ScheduleTerms]) -> list[bytes]:
+    return [
+        array(row.account_id for row in rows),
+        array(row.counterparty_id for row in rows),
+        array(row.amount for row in rows),
+    ]
+
+
+def _moments(moments: Iterable[datetime | None]) -> bytes:
+    return text_array(None if moment is None else moment.isoformat() for moment in moments)
+
+
+def _dated(ledger: int, plan: Plan) -> Iterator[Request]:
+    """The entries that take effect at another moment than they are recorded at."""
+    dated = [
+        t.id
+        for t in plan.transactions
+        if t.extra is not None and t.extra.detail.effective_at is not None and t.entries
+    ]
+    if dated:
+        yield Request(INSERT_DATED_ENTRIES, [number(ledger), array(dated)])
 
 
 def _entry_columns(e: Entry) -> tuple[int, ...]:
@@ -334,8 +403,9 @@ def transaction_rows(ledger: int, plan: Plan) -> Iterator[str]:
                 f"{refusal.reason}\t{refusal.account_id}\t{refusal.version}\t{refusal.available}"
             )
         key = t.key.replace("\\", "\\\\")
+        other = "\\N" if t.counterparty_id is None else t.counterparty_id
         yield (
-            f"{ledger}\t{t.id}\t{t.kind:d}\t{status:d}\t{t.account_id}\t{t.counterparty_id}"
+            f"{ledger}\t{t.id}\t{t.kind:d}\t{status:d}\t{t.account_id}\t{other}"
             f"\t{t.amount}\t{moment}\t{t.renderer}\t{key}\t{decided}\n"
         )
 
@@ -348,41 +418,3 @@ def entry_rows(ledger: int, plan: Plan) -> Iterator[str]:
             f"{ledger}\t{e.account_id}\t{e.seq}\t{e.transaction_id}\t{e.currency_number}"
             f"\t{e.amount}\t{e.held_change}\t{e.balance}\t{e.held}{tail}"
         )
-
-
-async def open_accounts(
-    wire: Wire, ledger: int, openings: Sequence[Opening]
-) -> tuple[list[Opened], list[int]]:
-    """Open what is not there yet, and commit; the accounts by key or reference, and the new ids."""
-    number = _number(ledger)
-    keys = text_array(opening.key for opening in openings)
-    references = text_array(opening.reference for opening in openings)
-    owners = text_array(opening.owner for opening in openings)
-    currencies = text_array(opening.currency for opening in openings)
-    _, opened, found, _ = await _commit(
-        wire,
-        Request(BEGIN),
-        Request(OPEN_ACCOUNTS, [number, owners, currencies, references, keys]),
-        Request(FIND_OPENED, [number, keys, references]),
-        Request(WRITE_BARRIER),
-    )
-    return [Opened(*row) for row in found.rows], [row[0] for row in opened.rows]
-
-
-async def add_currencies(wire: Wire, asked: Sequence[Currency]) -> tuple[list[Currency], list[str]]:
-    """Add what is not there yet, and commit; the currencies as they are, and the new codes."""
-    codes = text_array(currency.code for currency in asked)
-    exponents = array(currency.exponent for currency in asked)
-    names = text_array(currency.name for currency in asked)
-    _, added, found, _ = await _commit(
-        wire,
-        Request(BEGIN),
-        Request(ADD_CURRENCIES, [codes, exponents, names]),
-        Request(FIND_CURRENCIES, [codes]),
-        Request(WRITE_BARRIER),
-    )
-    return [Currency(*row) for row in found.rows], [row[0] for row in added.rows]
-
-
-def _number(value: int) -> bytes:
-    return str(value).encode()

@@ -22,15 +22,8 @@ from tenacity import (
 
 from ledgerservice import journal, planner
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
-from ledgerservice.model import (
-    Currency,
-    Group,
-    Movement,
-    Opened,
-    Opening,
-    Outcomes,
-    Rejected,
-)
+from ledgerservice.model import Outcomes
+from ledgerservice.requests import Group, Instruction
 from ledgerservice.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -44,66 +37,74 @@ Work = Callable[[Wire, list[Request]], Awaitable[list[Answer]]]
 
 def movements_of(group: Group) -> int:
     """How many movements a group weighs."""
-    return len(group.movements)
+    return len(group.instructions())
 
 
 class MovementBatch:
-    """Posts one batch of movements of one ledger: lock, decide, write, commit.
+    """Posts one batch of instructions: lock, decide, write, commit, for each ledger in turn.
 
     A large batch is posted without looking for its keys, a tenth of the server's work, as long as
-    they are all new: then each movement writes a row, and the unique key judges it. After a batch
-    with a repeat or a rejection, which write none, the next one looks first.
+    they are all new: then each instruction writes a row, and the unique key judges it. After a
+    batch with a repeat or a rejection, which write none, the next one looks first.
     """
 
-    def __init__(self, ledger: int) -> None:
-        self._ledger = ledger
+    def __init__(self) -> None:
         self._spare_ids: deque[int] = deque()
         self._all_new = True
 
     async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
-        """The answers to `groups`, in order, durable."""
-        movements = [movement for group in groups for movement in group.movements]
+        """The answers to `groups`, in order, durable; those of dry runs are only answers."""
+        first = groups[0]
+        if all(g.ledger == first.ledger and g.dry_run == first.dry_run for g in groups):
+            return await self._post(wire, groups)
+        parts: dict[tuple[int, bool], list[int]] = {}
+        for place, group in enumerate(groups):
+            parts.setdefault((group.ledger, group.dry_run), []).append(place)
+        answers: dict[int, Outcomes] = {}
+        for places in parts.values():
+            found = await self._post(wire, [groups[place] for place in places])
+            answers.update(zip(places, found, strict=True))
+        return [answers[place] for place in range(len(groups))]
+
+    async def _post(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        ledger, asked = groups[0].ledger, _instructions(groups)
+        if groups[0].dry_run:
+            return await self._rehearse(wire, groups)
         plan = None
-        if self._all_new and len(movements) >= journal.COPY_FROM_TRANSACTIONS:
-            plan = await self._decide(wire, groups, movements, look=False)
-            if not await journal.record_new(wire, self._ledger, plan, len(movements)):
+        if self._all_new and len(asked) >= journal.COPY_FROM_TRANSACTIONS:
+            plan = await self._decide(wire, groups, asked, look=False)
+            if not await journal.record_new(wire, ledger, plan, len(asked)):
                 plan = None
         if plan is None:
-            plan = await self._decide(wire, groups, movements, look=True)
-            await journal.record(wire, self._ledger, plan)
-        self._all_new = len(plan.transactions) == len(movements)
+            plan = await self._decide(wire, groups, asked, look=True)
+            await journal.record(wire, ledger, plan)
+        self._all_new = len(plan.transactions) - plan.own == len(asked)
         return plan.answers
 
+    async def _rehearse(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        """Each group's answer if it came now, and alone. Nothing is written."""
+        answers: list[Outcomes] = []
+        for group in groups:
+            plan = await self._decide(wire, [group], list(group.instructions()), look=True)
+            await journal.abandon(wire)
+            answers += plan.answers
+        return answers
+
     async def _decide(
-        self, wire: Wire, groups: list[Group], movements: list[Movement], *, look: bool
+        self, wire: Wire, groups: list[Group], asked: list[Instruction], *, look: bool
     ) -> planner.Plan:
-        blocks = -(-max(0, len(movements) - len(self._spare_ids)) // journal.ID_BLOCK)
-        locked = await journal.begin(wire, self._ledger, movements, blocks, look=look)
+        blocks = -(-max(0, len(asked) - len(self._spare_ids)) // journal.ID_BLOCK)
+        locked = await journal.begin(wire, groups[0].ledger, asked, blocks, look=look)
         for block in locked.blocks:
             self._spare_ids.extend(range(block, block + journal.ID_BLOCK))
         ids = iter(self._spare_ids.popleft, None)
-        return planner.plan(groups, locked.accounts, locked.earlier, locked.now, ids)
+        return planner.plan(
+            groups, locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
+        )
 
 
-class OpeningBatch:
-    """Opens one batch of accounts of one ledger."""
-
-    def __init__(self, ledger: int) -> None:
-        self._ledger = ledger
-
-    async def __call__(self, wire: Wire, openings: list[Opening]) -> list[Opened | Rejected]:
-        """The answers to `openings`, in order, durable."""
-        accounts, fresh = await journal.open_accounts(wire, self._ledger, openings)
-        return planner.settle_openings(openings, accounts, fresh)
-
-
-class CurrencyBatch:
-    """Adds one batch of currencies, to all ledgers of the database."""
-
-    async def __call__(self, wire: Wire, asked: list[Currency]) -> list[Currency | Rejected]:
-        """The answers to `asked`, in order, durable."""
-        found, fresh = await journal.add_currencies(wire, asked)
-        return planner.settle_currencies(asked, found, fresh)
+def _instructions(groups: list[Group]) -> list[Instruction]:
+    return [asked for group in groups for asked in group.instructions()]
 
 
 @dataclass(frozen=True, slots=True)

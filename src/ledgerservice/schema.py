@@ -5,6 +5,7 @@ beside its table. A test compares the two, column by column.
 """
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -46,7 +48,13 @@ def _moment(name: str, *, default: bool = False) -> Column[object]:
 ledgers = Table(
     "ledgers",
     metadata,
-    Column("ledger_id", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "ledger_id",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("nextval('ledger.ledger_id')"),
+    ),
     Column("name", Text, nullable=False, unique=True),
     _moment("created_at", default=True),
 )
@@ -88,14 +96,17 @@ accounts = Table(
         " harmless.",
     ),
     Column("currency", ForeignKey(currencies.c.code), nullable=False),
-    Column("status", Text, nullable=False, server_default="active"),
     Column("owner", Text, nullable=False),
     Column("reference", Text),
     Column("idempotency_key", Text),
+    Column("ceiling", BigInteger),
+    Column("below_floor", BigInteger),
+    Column("restricted", SmallInteger, nullable=False, server_default="0"),
     UniqueConstraint("ledger_id", "reference", name="accounts_reference_key"),
     UniqueConstraint("ledger_id", "idempotency_key", name="accounts_idempotency_key"),
     Index("accounts_owner", "ledger_id", "owner", "id"),
     Index("accounts_currency", "ledger_id", "currency", "id"),
+    Index("accounts_restricted", "ledger_id", "id", postgresql_where=text("restricted > 0")),
 )
 
 transactions = Table(
@@ -106,7 +117,7 @@ transactions = Table(
     Column("status", SmallInteger, nullable=False),
     Column("id", BigInteger, primary_key=True),
     Column("account_id", BigInteger, nullable=False),
-    Column("counterparty_id", BigInteger, nullable=False),
+    Column("counterparty_id", BigInteger),
     Column("amount", BigInteger, nullable=False),
     _moment("recorded_at"),
     Column(
@@ -127,6 +138,15 @@ transactions = Table(
     UniqueConstraint(
         "ledger_id", "account_id", "idempotency_key", name="transactions_idempotency_key"
     ),
+    Index("transactions_time", "ledger_id", "status", "kind", "recorded_at"),
+    Index("transactions_by_amount", "ledger_id", "amount", "recorded_at"),
+    Index(
+        "transactions_declined",
+        "ledger_id",
+        "account_id",
+        "recorded_at",
+        postgresql_where=text("status = 2"),
+    ),
 )
 
 entries = Table(
@@ -143,4 +163,121 @@ entries = Table(
     Column("held", BigInteger, nullable=False),
     _moment("recorded_at"),
     Index("entries_transaction", "ledger_id", "transaction_id"),
+)
+
+details = Table(
+    "details",
+    metadata,
+    Column("ledger_id", Integer, primary_key=True),
+    Column("transaction_id", BigInteger, primary_key=True),
+    Column("parent_id", BigInteger),
+    Column("remaining", BigInteger),
+    Column("deciding_balance", BigInteger),
+    Column("effective_at", DateTime(timezone=True)),
+    Column("digest", LargeBinary, nullable=False),
+    Column("reference", Text),
+    Column("description", Text),
+    Column("metadata", JSON),
+    Column("exchange", JSON),
+    Index(
+        "details_parent",
+        "ledger_id",
+        "parent_id",
+        "transaction_id",
+        postgresql_where=text("parent_id IS NOT NULL"),
+    ),
+    Index(
+        "details_reference",
+        "ledger_id",
+        "reference",
+        "transaction_id",
+        postgresql_where=text("reference IS NOT NULL"),
+    ),
+    Index(
+        "details_metadata",
+        text("(metadata::jsonb) jsonb_path_ops"),
+        postgresql_using="gin",
+        postgresql_where=text("metadata IS NOT NULL"),
+    ),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("secret", Text, nullable=False),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("ledger_id", Integer, primary_key=True),
+    Column("transaction_id", BigInteger, primary_key=True),
+    Column("account_id", BigInteger, nullable=False),
+    Column("counterparty_id", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False, server_default="0"),
+    Column("captured", BigInteger, nullable=False, server_default="0"),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("capture_at", DateTime(timezone=True)),
+    Index(
+        "holds_open",
+        "ledger_id",
+        "account_id",
+        "expires_at",
+        postgresql_where=text("remaining > 0"),
+    ),
+    Index(
+        "holds_due",
+        text("LEAST(expires_at, capture_at)"),
+        postgresql_where=text("remaining > 0 AND LEAST(expires_at, capture_at) IS NOT NULL"),
+    ),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("ledger_id", Integer, primary_key=True),
+    Column("transaction_id", BigInteger, nullable=False),
+    Column("account_id", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("floor", BigInteger, nullable=False),
+    Column("ceiling", BigInteger),
+    Column("lowest", BigInteger),
+    Column("restricted", SmallInteger, nullable=False),
+    Column("actor", Text),
+    Column("reason", Text),
+    UniqueConstraint("ledger_id", "transaction_id", "account_id", name="policies_transaction"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("ledger_id", Integer, primary_key=True),
+    Column("transaction_id", BigInteger, primary_key=True),
+    Column("account_id", BigInteger, nullable=False),
+    Column("counterparty_id", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    _moment("execute_at"),
+    Column("settled_by", BigInteger),
+    Index("schedules_due", "execute_at", postgresql_where=text("settled_by IS NULL")),
+    Index(
+        "schedules_account",
+        "ledger_id",
+        "account_id",
+        "execute_at",
+        postgresql_where=text("settled_by IS NULL"),
+    ),
+)
+
+dated_entries = Table(
+    "dated_entries",
+    metadata,
+    Column("ledger_id", Integer, primary_key=True),
+    Column("account_id", BigInteger, primary_key=True),
+    Column("effective_at", DateTime(timezone=True), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("transaction_id", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    _moment("recorded_at"),
 )

@@ -37,6 +37,11 @@ class Result(NamedTuple):
     tag: str
 
 
+def number(value: int) -> bytes:
+    """A number as a parameter."""
+    return str(value).encode()
+
+
 def array(values: Iterable[int]) -> bytes:
     """An array of numbers as a parameter."""
     return f"{{{','.join(map(str, values))}}}".encode()

@@ -1,0 +1,290 @@
+"""What a batch is decided on, beside its accounts: earlier outcomes, and what it builds on.
+
+What never changes is found before the locks, all else in statements of its own after them:
+together with the locks they would read an older snapshot.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ledgerservice.model import (
+    Account,
+    Entry,
+    Extra,
+    HoldState,
+    HoldTerms,
+    Parents,
+    Policy,
+    ScheduleTerms,
+    Transaction,
+)
+from ledgerservice.planner import DETAILED, Key
+from ledgerservice.requests import (
+    Cancellation,
+    Capture,
+    Detail,
+    Execution,
+    General,
+    Instruction,
+    Kind,
+    Movement,
+    PolicyChange,
+    Release,
+    Reversal,
+    Schedule,
+    Step,
+)
+from ledgerservice.wire import Request, Result, Rows, Wire, array, number, text_array
+
+TRANSACTION = """t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_key, t.amount,
+       a.currency, a.exponent, t.recorded_at, t.renderer, t.decline_reason,
+       t.deciding_account_id, t.deciding_version, t.deciding_available"""
+
+# LATERAL with its LIMIT makes it one look into an index for each key, and the ORDER BY, which only
+# the right index fulfils, makes it that one, whatever the planner believes about the table's size.
+FIND_EARLIER = f"""
+SELECT {TRANSACTION}
+FROM unnest($2::bigint[], $3::text[]) AS wanted (account_id, idempotency_key)
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.transactions
+    WHERE ledger_id = $1 AND account_id = wanted.account_id
+      AND idempotency_key BETWEEN wanted.idempotency_key AND wanted.idempotency_key
+    ORDER BY idempotency_key LIMIT 1) t
+JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
+"""
+
+FIND_TRANSACTIONS = f"""
+SELECT {TRANSACTION}
+FROM ledger.transactions t
+JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
+WHERE t.ledger_id = $1 AND t.id = ANY ($2::bigint[])
+"""
+
+FIND_ENTRIES = """
+SELECT account_id, seq, transaction_id, currency_number, amount, held_change, balance, held
+FROM ledger.entries
+WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[])
+"""
+
+# Each with the codes and exponents of the currencies that its entries are in; a decline with those
+# of the account that decided it.
+FIND_DETAILS = """
+SELECT d.transaction_id, d.parent_id, d.remaining, d.deciding_balance, d.digest, d.description,
+       d.reference, d.effective_at, d.metadata::text, d.exchange::text,
+       h.account_id, h.counterparty_id, h.amount, h.expires_at, h.capture_at,
+       s.account_id, s.counterparty_id, s.amount, s.execute_at,
+       p.account_id, p.seq, p.floor, p.ceiling, p.restricted, p.actor, p.reason,
+       c.numbers, c.codes, c.exponents
+FROM ledger.details d
+LEFT JOIN ledger.holds h
+  ON h.ledger_id = d.ledger_id AND h.transaction_id = d.transaction_id
+LEFT JOIN ledger.schedules s
+  ON s.ledger_id = d.ledger_id AND s.transaction_id = d.transaction_id
+LEFT JOIN ledger.policies p
+  ON p.ledger_id = d.ledger_id AND p.transaction_id = d.transaction_id AND p.lowest IS NULL
+CROSS JOIN LATERAL (
+    SELECT array_agg(c.number) AS numbers, array_agg(c.code) AS codes,
+           array_agg(c.exponent) AS exponents
+    FROM ledger.currencies c
+    WHERE c.number IN (
+        SELECT e.currency_number FROM ledger.entries e
+        WHERE e.ledger_id = d.ledger_id AND e.transaction_id = d.transaction_id
+        UNION ALL
+        SELECT a.currency_number FROM ledger.transactions t JOIN ledger.accounts a
+          ON a.ledger_id = t.ledger_id AND a.id = t.deciding_account_id
+        WHERE t.ledger_id = d.ledger_id AND t.id = d.transaction_id)
+) c
+WHERE d.ledger_id = $1 AND d.transaction_id = ANY ($2::bigint[])
+"""
+
+_HOLD = """transaction_id, account_id, counterparty_id, amount, expires_at, capture_at, remaining"""
+
+FIND_HOLDS = f"""
+SELECT {_HOLD} FROM ledger.holds WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[])
+UNION
+SELECT {_HOLD} FROM ledger.holds
+WHERE ledger_id = $1 AND account_id = ANY ($3::bigint[]) AND remaining > 0 AND expires_at <= $4
+"""
+
+FIND_REVERSED = """
+SELECT d.parent_id, e.account_id, sum(e.amount)::bigint
+FROM ledger.details d
+JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
+JOIN ledger.entries e ON e.ledger_id = d.ledger_id AND e.transaction_id = d.transaction_id
+WHERE d.ledger_id = $1 AND d.parent_id = ANY ($2::bigint[]) AND t.kind = $3
+GROUP BY d.parent_id, e.account_id
+"""
+
+FIND_OPEN_SCHEDULES = """
+SELECT transaction_id FROM ledger.schedules
+WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[]) AND settled_by IS NULL
+"""
+
+
+NOTHING = Result([], "")
+
+
+class States(msgspec.Struct, frozen=True):
+    """What was read under the locks."""
+
+    earlier: dict[Key, Transaction]
+    parents: Parents
+
+
+def named(asked: Instruction) -> Iterator[int]:
+    """The accounts that an instruction names."""
+    if isinstance(asked, General):
+        yield from (leg.account_id for leg in asked.legs)
+        if asked.exchange is not None and asked.exchange.rounding_account_id is not None:
+            yield asked.exchange.rounding_account_id
+    elif isinstance(asked, PolicyChange):
+        yield asked.account_id
+    elif isinstance(asked, Schedule):
+        yield asked.account_id
+        yield asked.counterparty_id
+
+
+def touched(parent: Transaction) -> Iterator[int]:
+    """The accounts that building on a transaction can move."""
+    yield parent.account_id
+    yield from (entry.account_id for entry in parent.entries)
+    extra = parent.extra
+    for terms in () if extra is None else (extra.hold, extra.schedule):
+        if terms is not None:
+            yield from (terms.account_id, terms.counterparty_id)
+
+
+async def find_parents(
+    wire: Wire, ledger: int, asked: Sequence[Instruction]
+) -> dict[int, Transaction]:
+    """The recorded transactions that instructions build on, by id."""
+    wanted = [one.parent_id for one in asked if isinstance(one, Step)]
+    if not wanted:
+        return {}
+    rows, *others = await wire.exchange(
+        Request(FIND_TRANSACTIONS, [number(ledger), array(wanted)]), *_parts(ledger, wanted)
+    )
+    return {found.id: found for found in _assembled(rows.rows, *others)}
+
+
+def earlier(
+    ledger: int, asked: Sequence[Instruction], parents: Mapping[int, Transaction]
+) -> Request:
+    """Finds the outcomes that the instructions' keys have already."""
+    scopes: list[int] = []
+    keys: list[str] = []
+    for one in asked:
+        scope = one.account_id if type(one) is Movement else _scope(one, parents)
+        if scope is not None:
+            scopes.append(scope)
+            keys.append(one.key)
+    return Request(FIND_EARLIER, [number(ledger), array(scopes), text_array(keys)])
+
+
+def _scope(asked: Instruction, parents: Mapping[int, Transaction]) -> int | None:
+    if isinstance(asked, Step):
+        parent = parents.get(asked.parent_id)
+        return None if parent is None else parent.account_id
+    return asked.account_id
+
+
+async def find_states(
+    wire: Wire,
+    ledger: int,
+    asked: Sequence[Instruction],
+    parents: Mapping[int, Transaction],
+    accounts: Mapping[int, Account],
+    *,
+    moment: datetime,
+    rows: Rows,
+) -> States:
+    """All that is left to be read, in one round trip; in none, where nothing is.
+
+    `rows` are those of `earlier`. Of the holds that were expired by `moment` all are wanted whose
+    accounts are locked.
+    """
+    reserving = [account.id for account in accounts.values() if account.held]
+    if not rows and not parents and not reserving:
+        return States({}, Parents())
+    own = number(ledger)
+    ids = [row[0] for row in rows]
+    holds = _parents_of((Capture, Release), asked)
+    reversals = _parents_of((Reversal,), asked)
+    schedules = _parents_of((Execution, Cancellation), asked)
+    wanted = _parts(ledger, ids) if ids else []
+    if holds or reserving:
+        accounts_of = [array(reserving), moment.isoformat().encode()]
+        wanted.append(Request(FIND_HOLDS, [own, array(holds), *accounts_of]))
+    if reversals:
+        wanted.append(Request(FIND_REVERSED, [own, array(reversals), number(Kind.REVERSAL)]))
+    if schedules:
+        wanted.append(Request(FIND_OPEN_SCHEDULES, [own, array(schedules)]))
+    results = iter(await wire.exchange(*wanted))
+    parts = (next(results), next(results)) if ids else (NOTHING, NOTHING)
+    held = next(results) if holds or reserving else NOTHING
+    reversed_ = next(results) if reversals else NOTHING
+    open_ = next(results) if schedules else NOTHING
+    sums: dict[int, dict[int, int]] = {}
+    for parent, account, amount in reversed_.rows:
+        sums.setdefault(parent, {})[account] = amount
+    states = [HoldState(row[0], HoldTerms(*row[1:6]), row[6]) for row in held.rows]
+    known = dict(parents)
+    expired = [state.id for state in states if state.id not in known]
+    if expired:
+        known |= await find_parents(wire, ledger, [Release(i, "") for i in expired])
+    return States(
+        {(found.account_id, found.key): found for found in _assembled(rows, *parts)},
+        Parents(
+            known,
+            {state.id: state for state in states},
+            sums,
+            frozenset(row[0] for row in open_.rows),
+        ),
+    )
+
+
+def _parents_of(kinds: tuple[type[Any], ...], asked: Iterable[Instruction]) -> list[int]:
+    return [one.parent_id for one in asked if isinstance(one, kinds)]
+
+
+def _parts(ledger: int, ids: Sequence[int]) -> list[Request]:
+    """What transactions have beside their rows."""
+    values = [number(ledger), array(ids)]
+    return [Request(FIND_ENTRIES, values), Request(FIND_DETAILS, values)]
+
+
+def _assembled(rows: Rows, entries: Result, details: Result) -> Iterator[Transaction]:
+    """Transactions of their rows, entries and details."""
+    by_transaction: dict[int, list[Entry]] = {}
+    for row in entries.rows:
+        by_transaction.setdefault(row[2], []).append(Entry(*row))
+    extras = {row[0]: row for row in details.rows}
+    for row in rows:
+        found = by_transaction.get(row[0], ())
+        if row[9] != DETAILED:
+            yield Transaction.of_row(row, found)
+            continue
+        extra, deciding_balance = extra_of(extras[row[0]])
+        yield Transaction.of_row(row, found, extra, deciding_balance)
+
+
+def extra_of(row: tuple[Any, ...]) -> tuple[Extra, int | None]:
+    """What FIND_DETAILS found of a transaction, and the balance that a decline was decided on."""
+    _, parent, remaining, deciding_balance, digest, description, reference, effective_at = row[:8]
+    metadata, exchange, hold, schedule, policy = row[8], row[9], row[10:15], row[15:19], row[19:26]
+    currencies = zip(*(column or () for column in row[26:29]), strict=True)
+    extra = Extra(
+        bytes(digest),
+        Detail(description, reference, effective_at, metadata),
+        {numbered: (code, exponent) for numbered, code, exponent in currencies},
+        parent,
+        remaining,
+        exchange,
+        None if hold[0] is None else HoldTerms(*hold),
+        () if policy[0] is None else (Policy(*policy),),
+        None if schedule[0] is None else ScheduleTerms(*schedule),
+    )
+    return extra, deciding_balance
