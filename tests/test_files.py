@@ -1,5 +1,6 @@
 """`ledgerservice import` and `export`, as a user's shell sees them."""
 
+import asyncio
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from ledgerservice import Ledger
 from ledgerservice.errors import ImportFault
 from ledgerservice.importing import Format, rows_of
 from tests.conftest import ROOT, connect, environment, url_text
@@ -188,3 +190,33 @@ def test_the_journal_is_written_out(two, tmp_path):
     ]
     moments = [datetime.fromisoformat(e["recorded_at"]) for e in entries]
     assert moments == [datetime.fromisoformat(r["recorded_at"]) for r in whole]
+
+
+def test_a_file_may_hold_any_item_and_be_of_another_ledger(two, tmp_path):
+    async def prepare() -> int:
+        async with Ledger.open(url_text(two).replace("+psycopg", "")) as default:
+            shop = await default.add_ledger("shop")
+            opened = await shop.open_account("Shop", "JPY", key="s")
+            return opened.account_id
+
+    account = asyncio.run(prepare())
+    own = {"account_id": account}
+    items = [
+        {"type": "DEPOSIT", **own, "amount": 100, "idempotency_key": "d", "reference": "r"},
+        {"type": "HOLD", **own, "amount": 30, "idempotency_key": "h"},
+        {"type": "POLICY", **own, "floor": "-5", "idempotency_key": "p"},
+    ]
+    file = tmp_path / "items.ndjson"
+    file.write_text("".join(json.dumps(item) + "\n" for item in items))
+    assert run(two, "import", str(file)).returncode == 1  # there is no such account in default
+    assert run(two, "import", str(file), "--ledger", "shop").returncode == 0
+    missing = run(two, "import", str(file), "--ledger", "nope")
+    assert (missing.returncode, "no ledger nope" in missing.stderr) == (1, True)
+    of_shop = exported(run(two, "export", "--ledger", "shop", "--account", str(account)))
+    names = ("transaction_type", "balance", "held_change", "held")
+    assert [tuple(row[name] for name in names) for row in of_shop] == [
+        ("DEPOSIT", "100", "0", "0"),
+        ("HOLD", "100", "30", "30"),
+        ("POLICY", "100", "0", "30"),
+    ]
+    assert exported(run(two, "export")) == []

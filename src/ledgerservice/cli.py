@@ -33,8 +33,9 @@ from ledgerservice.exporting import Span
 from ledgerservice.exporting import export as write_entries
 from ledgerservice.importing import Format, Row, Totals, import_rows, rows_of
 from ledgerservice.ledger import Ledger, deposit, transfer, withdrawal
-from ledgerservice.model import Movement, Opened, Recorded
+from ledgerservice.model import Opened, Recorded
 from ledgerservice.money import to_major
+from ledgerservice.requests import Movement
 from ledgerservice.runtime import opened_database, started
 from ledgerservice.settings import Settings
 from ledgerservice.verifier import verify as find_violations
@@ -266,12 +267,13 @@ def import_(
     rejects: Annotated[
         Path | None, typer.Option(help="What was not posted. [FILE.rejects.csv]")
     ] = None,
+    ledger: Annotated[str, typer.Option(help="Another ledger of the database.")] = "default",
 ) -> None:
     """Post the movements of FILE. It may be killed and run again: nothing moves twice.
 
     CSV names its columns in the first line: type (DEPOSIT, WITHDRAWAL, TRANSFER), account_id or
     from_account_id and to_account_id, amount, idempotency_key. A line of NDJSON has the same
-    fields. Exit code 1 if any line was declined or rejected.
+    fields, or is any other item of POST /batches. Exit code 1 if any line was declined or rejected.
     """
     path = Path("stdin" if file == "-" else file)
     form = form or _FORMATS.get(path.suffix.lower())
@@ -286,7 +288,7 @@ def import_(
         except OSError as error:
             raise ImportFault(f"{error.filename}: {error.strerror}.") from None
         size = None if file == "-" else path.stat().st_size
-        totals = asyncio.run(_import(rows_of(source, form, key_prefix), told, size))
+        totals = asyncio.run(_import(rows_of(source, form, key_prefix), told, size, ledger))
     took_s = time.monotonic() - started_s
     console.print(
         f"{totals.rows:,} movements: [green]{totals.posted:,} posted[/], {totals.replayed:,} there "
@@ -309,7 +311,7 @@ def _opened(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-async def _import(rows: Iterator[Row], rejects: TextIO, size: int | None) -> Totals:
+async def _import(rows: Iterator[Row], rejects: TextIO, size: int | None, name: str) -> Totals:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -317,7 +319,10 @@ async def _import(rows: Iterator[Row], rejects: TextIO, size: int | None) -> Tot
         TimeRemainingColumn(),
     )
     started_s = time.monotonic()
-    async with Ledger.open() as ledger:
+    async with Ledger.open() as default:
+        ledger = await default.ledger(name)
+        if ledger is None:
+            raise ImportFault(f"There is no ledger {name}.")
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("Importing", total=size, told="")
 
@@ -341,6 +346,7 @@ def export(
     account: Annotated[int | None, typer.Option(help="Only this account's entries.")] = None,
     since: Annotated[datetime | None, typer.Option(help="Recorded then or later. UTC.")] = None,
     until: Annotated[datetime | None, typer.Option(help="Recorded before that. UTC.")] = None,
+    ledger: Annotated[str, typer.Option(help="Another ledger of the database.")] = "default",
 ) -> None:
     """Write the journal's entries, one a line, in one snapshot. The service may go on."""
     form = form or (_FORMATS.get(output.suffix.lower()) if output else None) or Format.CSV
@@ -350,7 +356,7 @@ def export(
         stack.enter_context(explained())
         _check_schema(database)
         target = stack.enter_context(output.open("w")) if output else sys.stdout
-        write_entries(database.owner_engine(), target, form, Span(account, since, until))
+        write_entries(database.owner_engine(), target, form, Span(account, since, until, ledger))
 
 
 @app.command()

@@ -8,29 +8,32 @@ from typing import NamedTuple, TextIO
 from sqlalchemy import Engine, text
 
 from ledgerservice.importing import Format
-from ledgerservice.schema import DEFAULT_LEDGER
+from ledgerservice.requests import Kind
 
 
 class Span(NamedTuple):
-    """Which entries: of one account, or of all; recorded at `since` or later, before `until`."""
+    """Which entries of a ledger: of one account, or of all; of [since, until) as recorded."""
 
     account_id: int | None = None
     since: datetime | None = None
     until: datetime | None = None
+    ledger: str = "default"
 
 
 _ENTRIES = """
 SELECT e.transaction_id, e.recorded_at, e.account_id, e.seq AS version,
-       CASE t.kind WHEN 1 THEN 'DEPOSIT' WHEN 2 THEN 'WITHDRAWAL'
-            ELSE CASE WHEN e.amount < 0 THEN 'TRANSFER_OUT' ELSE 'TRANSFER_IN' END
+       CASE WHEN t.kind <> 3 THEN (CAST(:kinds AS text[]))[t.kind]
+            WHEN e.amount < 0 THEN 'TRANSFER_OUT' ELSE 'TRANSFER_IN'
        END AS transaction_type,
        round(e.amount / 10::numeric ^ a.exponent, a.exponent)::text AS amount,
        round(e.balance / 10::numeric ^ a.exponent, a.exponent)::text AS balance,
+       round(e.held_change / 10::numeric ^ a.exponent, a.exponent)::text AS held_change,
+       round(e.held / 10::numeric ^ a.exponent, a.exponent)::text AS held,
        a.currency, t.idempotency_key
 FROM ledger.entries e
 JOIN ledger.transactions t ON t.ledger_id = e.ledger_id AND t.id = e.transaction_id
 JOIN ledger.accounts a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
-WHERE e.ledger_id = :ledger AND {which}
+WHERE e.ledger_id = (SELECT ledger_id FROM ledger.ledgers WHERE name = :ledger) AND {which}
 ORDER BY {order}
 """
 
@@ -42,6 +45,8 @@ COLUMNS = (
     "transaction_type",
     "amount",
     "balance",
+    "held_change",
+    "held",
     "currency",
     "idempotency_key",
 )
@@ -71,4 +76,4 @@ def export(engine: Engine, target: TextIO, form: Format, span: Span) -> None:
 
 def _values(span: Span) -> dict[str, object]:
     given = {name: value for name, value in span._asdict().items() if value is not None}
-    return {"ledger": DEFAULT_LEDGER, **given}
+    return {"kinds": [kind.name for kind in Kind], **given}

@@ -26,7 +26,8 @@ from ledgerservice.api.movements import read_item
 from ledgerservice.api.problems import CATALOGUE, Refused
 from ledgerservice.errors import ImportFault, Overloaded, Unavailable
 from ledgerservice.ledger import Ledger
-from ledgerservice.model import Movement, Outcome, Recorded
+from ledgerservice.model import Outcome, Recorded
+from ledgerservice.requests import Instruction
 
 CHUNK_ROWS = 4_000
 CHUNKS_IN_FLIGHT = 2  # one is posted while the next is read
@@ -49,7 +50,7 @@ class Row(NamedTuple):
     """A movement of a file, or why the line is none."""
 
     line: int
-    movement: Movement | Refused
+    movement: Instruction | Refused
     end_bytes: int
 
 
@@ -95,7 +96,7 @@ def rows_of(lines: Iterable[str], form: Format, key_prefix: str | None) -> Itera
         yield Row(line, movement, size)
 
 
-def _movement(item: str) -> Movement | Refused:
+def _movement(item: str) -> Instruction | Refused:
     try:
         return read_item(item.encode("utf-8", "surrogatepass"))
     except Refused as refused:
@@ -188,7 +189,7 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 async def _post(ledger: Ledger, chunk: list[Row]) -> list[Outcome]:
-    movements = [row.movement for row in chunk if isinstance(row.movement, Movement)]
+    movements = [row.movement for row in chunk if not isinstance(row.movement, Refused)]
     if not movements:
         return []
     retrying = AsyncRetrying(

@@ -17,15 +17,12 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledgerservice import journal, planner
+from ledgerservice import journal, lookups, planner
+from ledgerservice.checking import fault_of
 from ledgerservice.errors import CannotJoin
 from ledgerservice.model import (
-    BIGGEST_ID,
     Currency,
-    Failed,
-    Group,
-    Kind,
-    Movement,
+    NewLedger,
     Opened,
     Opening,
     Outcome,
@@ -33,13 +30,14 @@ from ledgerservice.model import (
     Rejected,
     Transaction,
     is_currency,
-    is_key,
+    is_ledger_name,
 )
 from ledgerservice.money import is_positive_amount
-from ledgerservice.reads import AccountView, HistoryEntry
+from ledgerservice.requests import BIGGEST_ID, Group, Instruction, Kind, Movement, is_key
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.schema import DEFAULT_LEDGER
 from ledgerservice.settings import Settings
+from ledgerservice.views import AccountView, HistoryEntry
 from ledgerservice.wire import Wire
 
 Amount = str | int | Decimal
@@ -75,10 +73,12 @@ def _movement(kind: Kind, account: int, other: int | None, amount: Amount, key: 
 
 
 class Ledger:
-    """The default ledger of a database. Safe to be shared by the tasks of one event loop."""
+    """A ledger of a database. Safe to be shared by the tasks of one event loop."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, ledger: int = DEFAULT_LEDGER) -> None:
         self._runtime = runtime
+        self._ledger = ledger
+        self._reader = runtime.reader.of(ledger)
 
     @classmethod
     @asynccontextmanager
@@ -104,11 +104,28 @@ class Ledger:
             raise ValueError("a currency has a code like BTC, 0 to 12 decimals, and a short name")
         return await self._runtime.currencies.post(currency)
 
+    async def add_ledger(self, name: str) -> Self:
+        """The ledger of that name, which is added if it is not there.
+
+        Raises ValueError if it is none: see `ledgerservice.model.is_ledger_name`.
+        """
+        if not is_ledger_name(name):
+            raise ValueError("a ledger's name is up to 63 small letters, digits, - and _")
+        added = await self._runtime.ledgers.post(NewLedger(name))
+        return type(self)(self._runtime, added.id)
+
+    async def ledger(self, name: str) -> Self | None:
+        """The ledger of that name, or None."""
+        found = await self._runtime.ledger_id(name)
+        return None if found is None else type(self)(self._runtime, found)
+
     async def open_account(
         self, owner: str, currency: str, *, key: str, reference: str | None = None
     ) -> Opened | Rejected:
         """Open an account. `key` and `reference` keep a repeat from opening another."""
-        return await self._runtime.openings.post(Opening(owner, currency, reference, key))
+        return await self._runtime.openings.post(
+            Opening(owner, currency, reference, key, self._ledger)
+        )
 
     async def deposit(self, account_id: int, amount: Amount, *, key: str) -> Outcome:
         """Money into an account, from outside."""
@@ -130,20 +147,32 @@ class Ledger:
 
     @overload
     async def post(
-        self, movements: Sequence[Movement], *, linked: Literal[False] = False
+        self,
+        movements: Sequence[Instruction],
+        *,
+        linked: Literal[False] = False,
+        dry_run: bool = False,
     ) -> list[Outcome]: ...
     @overload
-    async def post(self, movements: Sequence[Movement], *, linked: Literal[True]) -> Outcomes: ...
-    async def post(self, movements: Sequence[Movement], *, linked: bool = False) -> Outcomes:
+    async def post(
+        self, movements: Sequence[Instruction], *, linked: Literal[True], dry_run: bool = False
+    ) -> Outcomes: ...
+    async def post(
+        self, movements: Sequence[Instruction], *, linked: bool = False, dry_run: bool = False
+    ) -> Outcomes:
         """The durable outcomes of `movements`, in order; each succeeds or fails for itself.
 
         `linked`: all are posted or none. If one fails, the answer is `Failed`: nothing was moved,
         no key is recorded, and the same may be sent again. Some thousand a call are fastest.
+        Besides movements there are all instructions of `ledgerservice.requests`: holds, reversals,
+        transactions of many legs. `dry_run`: the outcomes are what they would be, and nothing is
+        written. Raises ValueError if one is not well formed.
         """
-        return await self._runtime.movements.post(Group(movements, linked))
+        _check(movements)
+        return await self._runtime.movements.post(Group(movements, linked, self._ledger, dry_run))
 
     async def post_in(
-        self, connection: AsyncConnection, movements: Sequence[Movement], *, linked: bool = False
+        self, connection: AsyncConnection, movements: Sequence[Instruction], *, linked: bool = False
     ) -> Outcomes:
         """Post within a transaction of your own, on the same database, for you to commit.
 
@@ -153,9 +182,10 @@ class Ledger:
         service's role. Nothing is retried: on an exception roll back, and do all of it again.
         Raises CannotJoin, or psycopg's errors.
         """
+        _check(movements)
         wire = Wire(await _join(connection), lasting=False)
         try:
-            return await _post_in(wire, Group(movements, linked))
+            return await _post_in(wire, Group(movements, linked, self._ledger))
         except psycopg.Error:
             raise
         except BaseException:
@@ -167,21 +197,28 @@ class Ledger:
 
     async def account(self, account_id: int) -> AccountView | None:
         """The account as it stands, amounts in minor units; or None."""
-        return await self._runtime.reader.account(account_id)
+        return await self._reader.account(account_id)
 
     async def history(
         self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID
     ) -> list[HistoryEntry]:
         """Up to `limit` entries with versions below `before_version`, newest first."""
-        return await self._runtime.reader.history(account_id, limit, before_version)
+        return await self._reader.history(account_id, limit, before_version)
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The transaction, or the record of a decline; or None."""
-        return await self._runtime.reader.transaction(transaction_id)
+        return await self._reader.transaction(transaction_id)
 
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
         """What became of a key of an account; None if it has no record."""
-        return await self._runtime.reader.outcome(account_id, key)
+        return await self._reader.outcome(account_id, key)
+
+
+def _check(asked: Sequence[Instruction]) -> None:
+    """The functions above check movements; who makes any other instruction makes it himself."""
+    for one in asked:
+        if type(one) is not Movement and (fault := fault_of(one)) is not None:
+            raise ValueError(fault)
 
 
 async def _join(connection: AsyncConnection) -> "psycopg.AsyncConnection[Any]":
@@ -199,10 +236,14 @@ async def _join(connection: AsyncConnection) -> "psycopg.AsyncConnection[Any]":
     return driver
 
 
-async def _post_in(wire: Wire, group: Group) -> list[Outcome] | Failed:
-    blocks = -(-len(group.movements) // journal.ID_BLOCK)
-    locked = await journal.lock(wire, DEFAULT_LEDGER, group.movements, blocks)
+async def _post_in(wire: Wire, group: Group) -> Outcomes:
+    asked, ledger = group.instructions(), group.ledger
+    blocks = -(-len(asked) // journal.ID_BLOCK)
+    parents = await lookups.find_parents(wire, ledger, asked)
+    locked = await journal.lock(wire, ledger, asked, parents, blocks)
     ids = (number for block in locked.blocks for number in range(block, block + journal.ID_BLOCK))
-    plan = planner.plan([group], locked.accounts, locked.earlier, locked.now, ids)
-    await journal.write(wire, DEFAULT_LEDGER, plan)
+    plan = planner.plan(
+        [group], locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
+    )
+    await journal.write(wire, ledger, plan)
     return plan.answers[0]

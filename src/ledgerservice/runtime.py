@@ -4,24 +4,33 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 
 from ledgerservice import migrations
 from ledgerservice.database import Database, check_server, explained, parse_url, usable_role
 from ledgerservice.embedded import EmbeddedServer, bundled_binaries
-from ledgerservice.model import Currency, Group, Opened, Opening, Outcomes, Rejected
+from ledgerservice.model import (
+    Currency,
+    NewLedger,
+    Opened,
+    Opening,
+    Outcomes,
+    Rejected,
+    is_ledger_name,
+)
+from ledgerservice.opening import add_currencies, add_ledgers, open_accounts
 from ledgerservice.poster import (
-    CurrencyBatch,
     Limits,
     MovementBatch,
-    OpeningBatch,
     Poster,
     movements_of,
 )
-from ledgerservice.reads import Reader
+from ledgerservice.reads import CURSOR_SECRET, Reader
+from ledgerservice.requests import Group
 from ledgerservice.schema import DEFAULT_LEDGER
 from ledgerservice.settings import Settings
+from ledgerservice.sweeper import keep_sweeping
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +72,19 @@ class Runtime:
     movements: Poster[Group, Outcomes]
     openings: Poster[Opening, Opened | Rejected]
     currencies: Poster[Currency, Currency | Rejected]
+    ledgers: Poster[NewLedger, NewLedger]
     reader: Reader
+    cursor_key: bytes = b""
+    ledger_ids: dict[str, int] = field(default_factory=dict)
+
+    async def ledger_id(self, name: str) -> int | None:
+        """The id of a ledger, or None; a name once found stays as it is."""
+        if name not in self.ledger_ids:
+            found = await self.reader.ledger(name) if is_ledger_name(name) else None
+            if found is None:
+                return None
+            self.ledger_ids[name] = found.id
+        return self.ledger_ids[name]
 
     async def ready(self) -> bool:
         """Whether the database answers, takes writes, and its schema is the expected one."""
@@ -98,16 +119,25 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s)
     connect = database.connect_writer
     with _another_loop() as writers:
-        batches = MovementBatch(DEFAULT_LEDGER)
+        batches = MovementBatch()
         movements = Poster(connect, batches, limits, movements_of, writer_loop=writers)
-        openings = Poster(connect, OpeningBatch(DEFAULT_LEDGER), limits, writer_loop=writers)
-        currencies = Poster(connect, CurrencyBatch(), limits, writer_loop=writers)
+        openings = Poster(connect, open_accounts, limits, writer_loop=writers)
+        currencies = Poster(connect, add_currencies, limits, writer_loop=writers)
+        ledgers = Poster(connect, add_ledgers, limits, writer_loop=writers)
+        sweeping = asyncio.create_task(
+            keep_sweeping(engine, movements.post, settings.sweep_interval_s)
+        )
         try:
-            yield Runtime(settings, movements, openings, currencies, reader)
+            key = str(await reader.scalar(CURSOR_SECRET)).encode()
+            yield Runtime(settings, movements, openings, currencies, ledgers, reader, key)
         finally:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
             await movements.close()
             await openings.close()
             await currencies.close()
+            await ledgers.close()
             await engine.dispose()
 
 

@@ -89,6 +89,13 @@ class Settings(BaseSettings):
     page_limit_rows: int = Field(
         default=1_000, ge=1, le=100_000, description="The longest page of a list."
     )
+    force_token: SecretStr | None = Field(
+        default=None,
+        description="Who sends it as Ledger-Force-Token may force a reversal. Not set: nobody may.",
+    )
+    sweep_interval_s: float = Field(
+        default=1.0, gt=0, description="How often what is due is looked for."
+    )
     connect_timeout_s: int = Field(default=5, ge=1, description="Time to reach the database.")
 
     @classmethod

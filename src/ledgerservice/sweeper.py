@@ -1,0 +1,89 @@
+"""Does what is due: captures, executions, and the releases of what has expired.
+
+Every decision honours an expiry by itself; the sweeper only sees to it that accounts on which
+nothing happens are tidied too. What it asks for has keys of the service's own, so that any number
+of processes may sweep, and any of them may die, and all is done once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledgerservice.errors import LedgerError
+from ledgerservice.model import Outcomes
+from ledgerservice.requests import (
+    OWN_KEY_MARK,
+    Capture,
+    Execution,
+    Group,
+    Instruction,
+    Release,
+)
+
+log = logging.getLogger(__name__)
+
+DUE_ROWS = 1_000
+
+# A capture that was declined is not asked for again; its hold waits for its expiry.
+FIND_DUE = text("""
+(SELECT ledger_id, transaction_id, 'expiry' AS what FROM ledger.holds
+ WHERE remaining > 0 AND least(expires_at, capture_at) <= clock_timestamp()
+   AND expires_at <= clock_timestamp()
+ LIMIT :rows)
+UNION ALL
+(SELECT h.ledger_id, h.transaction_id, 'capture' FROM ledger.holds h
+ WHERE h.remaining > 0 AND least(h.expires_at, h.capture_at) <= clock_timestamp()
+   AND h.capture_at <= clock_timestamp()
+   AND coalesce(h.expires_at > clock_timestamp(), true)
+   AND NOT EXISTS (
+       SELECT FROM ledger.transactions t
+       WHERE t.ledger_id = h.ledger_id AND t.account_id = h.account_id
+         AND t.idempotency_key = :mark || 'capture ' || h.transaction_id)
+ LIMIT :rows)
+UNION ALL
+(SELECT ledger_id, transaction_id, 'execution' FROM ledger.schedules
+ WHERE settled_by IS NULL AND execute_at <= clock_timestamp()
+ ORDER BY execute_at LIMIT :rows)
+""")
+
+
+def asked_for(what: str, transaction_id: int) -> Instruction:
+    """What is to be done about something due: its `expiry`, `capture` or `execution`."""
+    key = f"{OWN_KEY_MARK}{what} {transaction_id}"
+    if what == "expiry":
+        return Release(transaction_id, key)
+    if what == "capture":
+        return Capture(transaction_id, key, final=True)
+    return Execution(transaction_id, key)
+
+
+async def sweep(engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]]) -> int:
+    """Do what is due now, up to so many of each kind; how many there were."""
+    async with engine.connect() as connection:
+        values = {"rows": DUE_ROWS, "mark": OWN_KEY_MARK}
+        due = [tuple(row) for row in await connection.execute(FIND_DUE, values)]
+    by_ledger: dict[int, list[Instruction]] = {}
+    for ledger, transaction_id, what in due:
+        by_ledger.setdefault(ledger, []).append(asked_for(what, transaction_id))
+    for ledger, asked in by_ledger.items():
+        await post(Group(asked, ledger=ledger))
+    return len(due)
+
+
+async def keep_sweeping(
+    engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]], interval_s: float
+) -> None:
+    """Sweep again and again, until cancelled; at once where there was more than fits."""
+    while True:
+        found = 0
+        try:
+            found = await sweep(engine, post)
+        except LedgerError as error:
+            log.warning("what is due waits: %s", error)
+        except Exception as error:  # noqa: BLE001  (the database may be away; it comes back)
+            log.warning("what is due could not be looked for: %s", " ".join(str(error).split()))
+        if found < DUE_ROWS:
+            await asyncio.sleep(interval_s)
