@@ -6,62 +6,78 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import ARRAY, BigInteger, Select, bindparam, case, exists, func, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ledgerservice import lookups
 from ledgerservice.errors import InternalFault, Unavailable
-from ledgerservice.model import BIGGEST_ID, Entry, Kind, Transaction
-from ledgerservice.schema import accounts, currencies, entries, transactions
+from ledgerservice.model import Entry, Status, Transaction
+from ledgerservice.planner import DETAILED
+from ledgerservice.requests import BIGGEST_ID, OWN_KEY_MARK, Frozen, Kind
+from ledgerservice.schema import (
+    accounts,
+    currencies,
+    details,
+    entries,
+    holds,
+    ledgers,
+    policies,
+    schedules,
+    secrets,
+    transactions,
+)
+from ledgerservice.views import (
+    AccountView,
+    Child,
+    CurrencyView,
+    HistoryEntry,
+    HoldView,
+    LedgerView,
+    PolicyView,
+    ScheduleView,
+)
 
 log = logging.getLogger(__name__)
 
 
-class AccountView(msgspec.Struct, frozen=True):
-    """An account as it stands. Amounts in minor units of a currency with `exponent` digits."""
+class AccountFilter(msgspec.Struct, frozen=True):
+    """Which accounts are listed; None: all. `status` is active, frozen or closed."""
 
-    id: int
-    owner: str
-    currency: str
-    exponent: int
-    reference: str | None
-    balance: int
-    held: int
-    version: int
-    status: str
-    created_at: datetime
+    owner: str | None = None
+    currency: str | None = None
+    reference: str | None = None
+    status: str | None = None
 
 
-class CurrencyView(msgspec.Struct, frozen=True):
-    """A currency; `number` is its place in lists, and the negative of its external accounts' id."""
-
-    code: str
-    exponent: int
-    name: str
-    number: int
-
-
-class HistoryEntry(msgspec.Struct, frozen=True):
-    """One entry of an account's history. `version` is its seq, `balance` its result."""
-
-    version: int
-    transaction_id: int
-    kind: Kind
-    amount: int
-    exponent: int
-    balance: int
-    key: str
-    recorded_at: datetime
-
-
-_ACCOUNT_COLUMNS = [accounts.c[name] for name in AccountView.__struct_fields__]
+_STATUSES = {
+    "active": accounts.c.restricted == 0,
+    "frozen": (accounts.c.restricted > 0) & (accounts.c.restricted < Frozen.CLOSED),
+    "closed": (accounts.c.restricted > 0) & (accounts.c.restricted >= Frozen.CLOSED),
+}
 
 _ledger: Any = bindparam("ledger")
+
+# An expired hold reserves nothing, also before the release is written.
+EXPIRED = (
+    select(func.coalesce(func.sum(holds.c.remaining), 0).cast(BigInteger))
+    .where(
+        holds.c.ledger_id == accounts.c.ledger_id,
+        holds.c.account_id == accounts.c.id,
+        holds.c.remaining > 0,
+        holds.c.expires_at <= func.clock_timestamp(),
+    )
+    .correlate(accounts)
+    .scalar_subquery()
+)
+_HELD = case((accounts.c.held == 0, 0), else_=accounts.c.held - EXPIRED).label("held")
+_ACCOUNT_COLUMNS = [
+    _HELD if name == "held" else accounts.c[name] for name in AccountView.__struct_fields__
+]
 
 FIND_ACCOUNT = select(*_ACCOUNT_COLUMNS).where(
     accounts.c.ledger_id == _ledger, accounts.c.id == bindparam("account")
@@ -80,8 +96,10 @@ LIST_HISTORY = (
         entries.c.transaction_id,
         transactions.c.kind,
         entries.c.amount,
+        entries.c.held_change,
         accounts.c.exponent,
         entries.c.balance,
+        entries.c.held,
         transactions.c.idempotency_key,
         entries.c.recorded_at,
     )
@@ -103,7 +121,7 @@ LIST_HISTORY = (
     .limit(bindparam("rows"))
 )
 
-_TRANSACTION = (
+TRANSACTION = (
     select(
         transactions.c.id,
         transactions.c.kind,
@@ -128,15 +146,16 @@ _TRANSACTION = (
     .where(transactions.c.ledger_id == _ledger)
 )
 
-FIND_TRANSACTION = _TRANSACTION.where(transactions.c.id == bindparam("transaction"))
+FIND_TRANSACTION = TRANSACTION.where(transactions.c.id == bindparam("transaction"))
 
-FIND_KEY = _TRANSACTION.where(
+FIND_KEY = TRANSACTION.where(
     transactions.c.account_id == bindparam("account"),
     transactions.c.idempotency_key == bindparam("key"),
 )
 
 LIST_ENTRIES = select(*(entries.c[name] for name in Entry.__struct_fields__)).where(
-    entries.c.ledger_id == _ledger, entries.c.transaction_id == bindparam("transaction")
+    entries.c.ledger_id == _ledger,
+    entries.c.transaction_id == func.any(bindparam("transactions", type_=ARRAY(BigInteger))),
 )
 
 _CURRENCY = select(currencies.c.code, currencies.c.exponent, currencies.c.name, currencies.c.number)
@@ -157,9 +176,145 @@ LIST_CURRENCIES = (
     .limit(bindparam("rows"))
 )
 
+FIND_DETAILS = text(
+    lookups.FIND_DETAILS.replace("$1", ":ledger").replace("$2::bigint[]", "CAST(:ids AS bigint[])")
+)
+
+_expiry = transactions.alias()
+FIND_HOLD = (
+    select(
+        holds.c.transaction_id,
+        holds.c.account_id,
+        holds.c.counterparty_id,
+        holds.c.amount,
+        holds.c.captured,
+        holds.c.remaining,
+        func.coalesce(holds.c.expires_at <= func.clock_timestamp(), False)
+        & (
+            (holds.c.remaining > 0)
+            | exists().where(
+                _expiry.c.ledger_id == holds.c.ledger_id,
+                _expiry.c.account_id == holds.c.account_id,
+                _expiry.c.idempotency_key
+                == func.concat(OWN_KEY_MARK, "expiry ", holds.c.transaction_id),
+            )
+        ),
+        accounts.c.currency,
+        accounts.c.exponent,
+        holds.c.expires_at,
+        holds.c.capture_at,
+        transactions.c.recorded_at,
+    )
+    .join(
+        accounts,
+        (accounts.c.ledger_id == holds.c.ledger_id) & (accounts.c.id == holds.c.account_id),
+    )
+    .join(
+        transactions,
+        (transactions.c.ledger_id == holds.c.ledger_id)
+        & (transactions.c.id == holds.c.transaction_id),
+    )
+    .where(holds.c.ledger_id == _ledger, holds.c.transaction_id == bindparam("hold"))
+)
+
+_asked_by, _settled_by = transactions.alias(), transactions.alias()
+FIND_SCHEDULE = (
+    select(
+        schedules.c.transaction_id,
+        schedules.c.account_id,
+        schedules.c.counterparty_id,
+        schedules.c.amount,
+        accounts.c.currency,
+        accounts.c.exponent,
+        schedules.c.execute_at,
+        _asked_by.c.recorded_at,
+        schedules.c.settled_by,
+        _settled_by.c.kind,
+        _settled_by.c.status,
+    )
+    .join(
+        accounts,
+        (accounts.c.ledger_id == schedules.c.ledger_id) & (accounts.c.id == schedules.c.account_id),
+    )
+    .join(
+        _asked_by,
+        (_asked_by.c.ledger_id == schedules.c.ledger_id)
+        & (_asked_by.c.id == schedules.c.transaction_id),
+    )
+    .outerjoin(
+        _settled_by,
+        (_settled_by.c.ledger_id == schedules.c.ledger_id)
+        & (_settled_by.c.id == schedules.c.settled_by),
+    )
+    .where(schedules.c.ledger_id == _ledger, schedules.c.transaction_id == bindparam("schedule"))
+)
+
+LIST_POLICIES = (
+    select(
+        policies.c.seq,
+        policies.c.transaction_id,
+        policies.c.floor,
+        policies.c.ceiling,
+        policies.c.restricted,
+        policies.c.lowest,
+        policies.c.actor,
+        policies.c.reason,
+        accounts.c.exponent,
+        transactions.c.recorded_at,
+    )
+    .join(
+        accounts,
+        (accounts.c.ledger_id == policies.c.ledger_id) & (accounts.c.id == policies.c.account_id),
+    )
+    .join(
+        transactions,
+        (transactions.c.ledger_id == policies.c.ledger_id)
+        & (transactions.c.id == policies.c.transaction_id),
+    )
+    .where(
+        policies.c.ledger_id == _ledger,
+        policies.c.account_id == bindparam("account"),
+        policies.c.seq < bindparam("before"),
+    )
+    .order_by(policies.c.seq.desc())
+    .limit(bindparam("rows"))
+)
+
+LIST_CHILDREN = (
+    select(details.c.transaction_id, transactions.c.kind, transactions.c.status)
+    .join(
+        transactions,
+        (transactions.c.ledger_id == details.c.ledger_id)
+        & (transactions.c.id == details.c.transaction_id),
+    )
+    .where(details.c.ledger_id == _ledger, details.c.parent_id == bindparam("transaction"))
+    .order_by(details.c.transaction_id)
+    .limit(1000)
+)
+
+_LEDGER = select(ledgers.c.ledger_id, ledgers.c.name, ledgers.c.created_at)
+FIND_LEDGER = _LEDGER.where(ledgers.c.name == bindparam("name"))
+LIST_LEDGERS = (
+    _LEDGER.where(ledgers.c.ledger_id > bindparam("after"))
+    .order_by(ledgers.c.ledger_id)
+    .limit(bindparam("rows"))
+)
+
+CURSOR_SECRET = select(secrets.c.secret).where(secrets.c.name == "cursors")
+
 PAST_ALL_VERSIONS = BIGGEST_ID
 
 Fields = tuple[Any, ...]
+
+
+def accounts_statement(wanted: AccountFilter) -> Select[Any]:
+    """The statement that lists what is wanted, a page of it by id."""
+    statement = LIST_ACCOUNTS
+    for name in ("owner", "currency", "reference"):
+        value = getattr(wanted, name)
+        if value is not None:
+            statement = statement.where(accounts.c[name] == value)
+    return statement if wanted.status is None else statement.where(_STATUSES[wanted.status])
 
 
 class Reader:
@@ -171,30 +326,24 @@ class Reader:
 
     def __init__(self, engine: AsyncEngine, ledger: int, deadline_s: float) -> None:
         self._engine = engine
-        self._ledger = ledger
+        self.ledger_id = ledger
         self._deadline_s = deadline_s
 
     async def account(self, account_id: int) -> AccountView | None:
         """The account as it stands, or None."""
-        row = await self._one(FIND_ACCOUNT, account=account_id)
+        row = await self.row(FIND_ACCOUNT, account=account_id)
         return None if row is None else AccountView(*row)
 
-    async def accounts(
-        self, owner: str | None, currency: str | None, after: int, rows: int
-    ) -> list[AccountView]:
+    async def accounts(self, wanted: AccountFilter, after: int, rows: int) -> list[AccountView]:
         """Up to `rows` customers' accounts with ids above `after` (0: from the first)."""
-        statement = LIST_ACCOUNTS
-        if owner is not None:
-            statement = statement.where(accounts.c.owner == owner)
-        if currency is not None:
-            statement = statement.where(accounts.c.currency == currency)
-        return [AccountView(*row) for row in await self._all(statement, after=after, rows=rows)]
+        statement = accounts_statement(wanted)
+        return [AccountView(*row) for row in await self.rows(statement, after=after, rows=rows)]
 
     async def history(
         self, account_id: int, rows: int, before: int = PAST_ALL_VERSIONS
     ) -> list[HistoryEntry]:
         """Up to `rows` entries with versions below `before`, newest first."""
-        found = await self._all(LIST_HISTORY, account=account_id, before=before, rows=rows)
+        found = await self.rows(LIST_HISTORY, account=account_id, before=before, rows=rows)
         return [HistoryEntry(*(*row[:2], Kind(row[2]), *row[3:])) for row in found]
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
@@ -207,37 +356,88 @@ class Reader:
 
     async def currency(self, code: str) -> CurrencyView | None:
         """The currency of that code, or None."""
-        row = await self._one(FIND_CURRENCY, code=code)
+        row = await self.row(FIND_CURRENCY, code=code)
         return None if row is None else CurrencyView(*row)
 
     async def currencies(self, after: int, rows: int) -> list[CurrencyView]:
         """Up to `rows` currencies by code, after the one of that number (0: from the first)."""
-        found = await self._all(LIST_CURRENCIES, after=after, rows=rows)
+        found = await self.rows(LIST_CURRENCIES, after=after, rows=rows)
         return [CurrencyView(*row) for row in found]
+
+    async def hold(self, transaction_id: int) -> HoldView | None:
+        """The hold that a transaction made, as it stands, or None."""
+        row = await self.row(FIND_HOLD, hold=transaction_id)
+        return None if row is None else HoldView(*row)
+
+    async def schedule(self, transaction_id: int) -> ScheduleView | None:
+        """The transfer that a transaction scheduled, as it stands, or None."""
+        row = await self.row(FIND_SCHEDULE, schedule=transaction_id)
+        return None if row is None else ScheduleView(*row)
+
+    async def policies(
+        self, account_id: int, rows: int, before: int = PAST_ALL_VERSIONS
+    ) -> list[PolicyView]:
+        """Up to `rows` changes of an account's policy, newest first."""
+        found = await self.rows(LIST_POLICIES, account=account_id, before=before, rows=rows)
+        return [PolicyView(*row) for row in found]
+
+    async def children(self, transaction_id: int) -> list[Child]:
+        """The transactions that build on one."""
+        return [
+            Child(number, Kind(kind), Status(status))
+            for number, kind, status in await self.rows(LIST_CHILDREN, transaction=transaction_id)
+        ]
+
+    async def ledger(self, name: str) -> LedgerView | None:
+        """The ledger of that name, or None."""
+        row = await self.row(FIND_LEDGER, name=name)
+        return None if row is None else LedgerView(*row)
+
+    async def ledgers(self, after: int, rows: int) -> list[LedgerView]:
+        """Up to `rows` ledgers with numbers above `after` (0: from the first)."""
+        return [LedgerView(*row) for row in await self.rows(LIST_LEDGERS, after=after, rows=rows)]
+
+    def of(self, ledger: int) -> "Reader":
+        """A reader of another ledger of the database."""
+        return Reader(self._engine, ledger, self._deadline_s)
 
     async def scalar(self, statement: Any) -> Any:
         """The one value of a statement, such as the schema's revision."""
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             return await connection.scalar(statement)
 
-    async def _transaction(self, statement: Select[Any], **values: Any) -> Transaction | None:
-        row = await self._one(statement, **values)
-        if row is None:
-            return None
-        rows = await self._all(LIST_ENTRIES, transaction=row[0])
-        return Transaction.of_row(row, [Entry(*entry) for entry in rows])
+    async def _transaction(self, statement: Any, **values: Any) -> Transaction | None:
+        row = await self.row(statement, **values)
+        return None if row is None else (await self.completed([row]))[0]
 
-    async def _one(self, statement: Select[Any], **values: Any) -> Fields | None:
-        rows = await self._all(statement, **values)
+    async def completed(self, rows: list[Fields]) -> list[Transaction]:
+        """Transactions of their rows, with their entries and what else they have."""
+        ids = [row[0] for row in rows]
+        entries_of: dict[int, list[Entry]] = {}
+        for entry in await self.rows(LIST_ENTRIES, transactions=ids):
+            entries_of.setdefault(entry[2], []).append(Entry(*entry))
+        detailed = [row[0] for row in rows if row[9] == DETAILED]
+        found = await self.rows(FIND_DETAILS, ids=detailed) if detailed else []
+        extras = {row[0]: lookups.extra_of(row) for row in found}
+        return [
+            Transaction.of_row(row, entries_of.get(row[0], ()), *extras.get(row[0], ()))
+            for row in rows
+        ]
+
+    async def row(self, statement: Any, **values: Any) -> Fields | None:
+        """The first row of a statement, which has a parameter `ledger`; or None."""
+        rows = await self.rows(statement, **values)
         return rows[0] if rows else None
 
-    async def _all(self, statement: Select[Any], **values: Any) -> list[Fields]:
-        async with self._connection() as connection:
-            found = await connection.execute(statement, {"ledger": self._ledger, **values})
+    async def rows(self, statement: Any, **values: Any) -> list[Fields]:
+        """All rows of a statement, which has a parameter `ledger`."""
+        async with self.connection() as connection:
+            found = await connection.execute(statement, {"ledger": self.ledger_id, **values})
             return [tuple(row) for row in found]
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection, each of whose statements is a transaction by itself."""
         try:
             async with asyncio.timeout(self._deadline_s), self._engine.connect() as connection:
                 yield connection

@@ -1,0 +1,417 @@
+"""The routes that look back and across: balances of then, statements, reports, transactions."""
+
+import csv
+import io
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import jinja2
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from ledgerservice import queries, statements
+from ledgerservice.api import cursors, models, reading_models, rendering
+from ledgerservice.api.bodies import decode_json
+from ledgerservice.api.declaring import (
+    A_MOMENT,
+    AN_ID,
+    DEFAULT_PAGE_ROWS,
+    Cursor,
+    Limit,
+    account_at,
+    after_of,
+    both,
+    check_query,
+    id_of,
+    in_path,
+    json_response,
+    moment_of,
+    problems,
+    reader_of,
+    runtime_of,
+)
+from ledgerservice.api.fields import metadata_text
+from ledgerservice.api.problems import Refused
+from ledgerservice.model import Status
+from ledgerservice.money import MAX_AMOUNT_MINOR, is_amount, to_major, to_minor
+from ledgerservice.queries import Filter
+from ledgerservice.requests import BIGGEST_ID, Kind
+
+router = APIRouter()
+
+HTML_ROWS = 5_000
+EARLIEST, LATEST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+AMoment = Annotated[str | None, Query(description=A_MOMENT)]
+AText = Annotated[str | None, Query(max_length=255)]
+
+
+@both(
+    router,
+    "GET",
+    "/accounts/{account_id}/balances",
+    tags=["history"],
+    summary="An account's balances as of a moment",
+    openapi_extra=in_path(account_id=AN_ID),
+    responses={200: {"model": reading_models.Balances}, **problems(404, 422, 503)},
+)
+async def get_balances(
+    request: Request, at: Annotated[str, Query(description=A_MOMENT)]
+) -> Response:
+    """As recorded by then, and as effective by then, backdated transactions included.
+
+    The first can no longer change if `final`; the second can, by whatever is backdated later.
+    """
+    check_query(request, 1, "at")
+    found = await account_at(request, at, "at")
+    view = found.view
+    body = {
+        "account_id": view.id,
+        "currency": view.currency,
+        "at": rendering.moment(found.at),
+        "final": found.final,
+        "recorded": {
+            "balance": to_major(view.balance, view.exponent),
+            "held": to_major(view.held, view.exponent),
+            "available": to_major(view.balance - view.held, view.exponent),
+            "version": view.version,
+        },
+        "effective": {"balance": to_major(found.effective, view.exponent)},
+    }
+    return json_response(rendering.encode(body))
+
+
+# Statements.
+
+
+@both(
+    router,
+    "GET",
+    "/accounts/{account_id}/statement",
+    tags=["history"],
+    summary="An account's statement",
+    openapi_extra=in_path(account_id=AN_ID),
+    responses={
+        200: {
+            "model": reading_models.Statement,
+            "content": {"text/csv": {}, "text/html": {}},
+        },
+        **problems(404, 422, 503),
+    },
+)
+async def get_statement(
+    request: Request,
+    since: Annotated[str | None, Query(alias="from", description=A_MOMENT)] = None,
+    until: Annotated[str | None, Query(alias="to", description=A_MOMENT)] = None,
+    form: Annotated[Literal["json", "csv", "html"], Query(alias="format")] = "json",
+    limit: Limit = DEFAULT_PAGE_ROWS,
+    cursor: Cursor = None,
+) -> Response:
+    """Opening balance, entries, and closing balance of all that was recorded from `from` on and
+    before `to`. In JSON a page of entries at a time; CSV has all; the page is made to be printed.
+    """
+    check_query(request, limit, "from", "to", "format")
+    begin = moment_of("from", since) or EARLIEST
+    end = moment_of("to", until) or LATEST
+    account = id_of(request, "account_id", "account_not_found")
+    reader = reader_of(request)
+    if end < begin:
+        raise _invalid("to", "must not be before from")
+    period = await statements.period(reader, account, begin, end)
+    if period is None:
+        raise Refused("account_not_found")
+    if form == "csv":
+        rows = _csv(period, statements.all_lines(reader, period))
+        name = f'attachment; filename="statement-{account}.csv"'
+        return StreamingResponse(
+            rows, media_type="text/csv; charset=utf-8", headers={"content-disposition": name}
+        )
+    if form == "html":
+        found = await statements.lines(reader, period, period.first, HTML_ROWS + 1)
+        return _html(period, found, since, until)
+    filters = ["statement", account, since, until]
+    after = after_of(request, cursor, filters, period.first)
+    found = await statements.lines(reader, period, after, limit + 1)
+    headers = None
+    if len(found) > limit:
+        place = cursors.encode(request, [found[limit - 1].version], filters)
+        query = {"from": since, "to": until, "limit": limit}
+        headers = cursors.next_link(request, place, **query)
+    body = _head(period) | {"from": _given(begin, since), "to": _given(end, until)}
+    body["entries"] = [_line(period, line) for line in found[:limit]]
+    return json_response(rendering.encode(body), headers)
+
+
+def _given(moment: datetime, text: str | None) -> str | None:
+    return None if text is None else rendering.moment(moment)
+
+
+def _head(period: statements.Period) -> dict[str, Any]:
+    exponent = period.view.exponent
+    return {
+        "account_id": period.view.id,
+        "owner": period.view.owner,
+        "currency": period.view.currency,
+        "final": period.final,
+        "opening_balance": to_major(period.opening, exponent),
+        "closing_balance": to_major(period.closing, exponent),
+        "entries_total": period.last - period.first,
+    }
+
+
+def _line(period: statements.Period, line: statements.Line) -> dict[str, Any]:
+    exponent = period.view.exponent
+    effective_at = line.effective_at
+    return {
+        "version": line.version,
+        "recorded_at": rendering.moment(line.recorded_at),
+        "transaction_id": line.transaction_id,
+        "transaction_type": line.kind.name,
+        "amount": to_major(line.amount, exponent),
+        "balance": to_major(line.balance, exponent),
+        "counterparty_id": line.counterparty_id,
+        "idempotency_key": line.key,
+        "description": line.description,
+        "reference": line.reference,
+        "effective_at": None if effective_at is None else rendering.moment(effective_at),
+    }
+
+
+async def _csv(
+    period: statements.Period, chunks: AsyncIterator[list[statements.Line]]
+) -> AsyncIterator[str]:
+    """Opening balance, entries and closing balance as rows; a spreadsheet computes no text."""
+    names = list(reading_models.StatementLine.model_fields)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, lineterminator="\r\n")
+    writer.writeheader()
+    head = _head(period)
+    writer.writerow({"transaction_type": "OPENING", "balance": head["opening_balance"]})
+    async for chunk in chunks:
+        for line in chunk:
+            writer.writerow({n: _harmless(n, v) for n, v in _line(period, line).items()})
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    writer.writerow({"transaction_type": "CLOSING", "balance": head["closing_balance"]})
+    yield buffer.getvalue()
+
+
+def _harmless(name: str, value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula is quoted (OWASP, CSV injection)."""
+    texts = ("idempotency_key", "description", "reference")
+    risky = name in texts and isinstance(value, str) and value[:1] in "=+-@"
+    return f"'{value}" if risky and value else value
+
+
+_PAGE = jinja2.Environment(
+    loader=jinja2.PackageLoader("ledgerservice.api", "pages"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+).get_template("statement.html")
+
+
+def _html(
+    period: statements.Period, found: list[statements.Line], since: str | None, until: str | None
+) -> Response:
+    shown = [_line(period, line) for line in found[:HTML_ROWS]]
+    page = _PAGE.render(
+        head=_head(period), lines=shown, since=since, until=until, cut=len(found) > HTML_ROWS
+    )
+    policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    return Response(
+        page, media_type="text/html; charset=utf-8", headers={"content-security-policy": policy}
+    )
+
+
+# Reports.
+
+
+@both(
+    router,
+    "GET",
+    "/reports/trial-balance",
+    tags=["reports"],
+    summary="All balances, which sum to zero",
+    responses={200: {"model": reading_models.TrialBalance}, **problems(422, 503)},
+)
+async def get_trial_balance(request: Request, at: AMoment = None) -> Response:
+    """The sums of all accounts by currency, in one snapshot: as they stand, or as of a moment."""
+    check_query(request, 1, "at")
+    moment = moment_of("at", at)
+    found = await statements.trial_balance(reader_of(request), moment)
+    rows = [
+        {
+            "currency": row.currency,
+            "accounts": row.accounts,
+            **{
+                name: to_major(getattr(row, name), row.exponent)
+                for name in ("debits", "credits", "customers", "external", "total")
+            },
+        }
+        for row in found
+    ]
+    body = {"at": None if moment is None else rendering.moment(moment), "currencies": rows}
+    return json_response(rendering.encode(body))
+
+
+@both(
+    router,
+    "GET",
+    "/reports/balances",
+    tags=["reports"],
+    summary="Balances by owner",
+    responses={200: {"model": list[reading_models.OwnerBalance]}, **problems(422, 503)},
+)
+async def list_owner_balances(
+    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
+) -> Response:
+    """What each owner has in each currency, by owner, a page at a time."""
+    check_query(request, limit)
+    filters = ["owners"]
+    after = ["", ""] if cursor is None else cursors.decode(request, cursor, filters)
+    owner, currency = after
+    page = await statements.by_owner(reader_of(request), (owner, currency), limit + 1)
+    headers = None
+    if len(page) > limit:
+        last = page[limit - 1]
+        place = cursors.encode(request, [last.owner, last.currency], filters)
+        headers = cursors.next_link(request, place, limit=limit)
+    rows = [
+        {
+            "owner": row.owner,
+            "currency": row.currency,
+            "accounts": row.accounts,
+            "balance": to_major(row.balance, row.exponent),
+            "held": to_major(row.held, row.exponent),
+        }
+        for row in page[:limit]
+    ]
+    return json_response(rendering.encode(rows), headers)
+
+
+@both(
+    router,
+    "GET",
+    "/reports/totals",
+    tags=["reports"],
+    summary="Totals by a metadata key",
+    responses={200: {"model": list[reading_models.MetadataTotal]}, **problems(422, 503)},
+)
+async def list_totals(
+    request: Request,
+    key: Annotated[str, Query(min_length=1, max_length=255)],
+    since: Annotated[str | None, Query(alias="from", description=A_MOMENT)] = None,
+    until: Annotated[str | None, Query(alias="to", description=A_MOMENT)] = None,
+    limit: Limit = DEFAULT_PAGE_ROWS,
+) -> Response:
+    """Posted transactions by the values of a key of their metadata: how many, and their amount."""
+    check_query(request, limit, "key", "from", "to")
+    begin, end = moment_of("from", since) or EARLIEST, moment_of("to", until) or LATEST
+    found = await statements.by_metadata(reader_of(request), key, begin, end, limit)
+    rows = [
+        {
+            "value": row.value,
+            "currency": row.currency,
+            "transactions": row.transactions,
+            "amount": to_major(row.amount, row.exponent),
+        }
+        for row in found
+    ]
+    return json_response(rendering.encode(rows))
+
+
+# Transactions.
+
+_KINDS = Literal[
+    "DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "HOLD", "CAPTURE", "RELEASE", "REVERSAL",
+    "POLICY", "SCHEDULE", "CANCELLATION",
+]  # fmt: skip
+
+
+@both(
+    router,
+    "GET",
+    "/transactions/",
+    tags=["transactions"],
+    summary="List transactions",
+    responses={200: {"model": list[models.Transaction]}, **problems(422, 503)},
+)
+async def list_transactions(
+    request: Request,
+    account_id: Annotated[int | None, Query(ge=-BIGGEST_ID, le=BIGGEST_ID)] = None,
+    owner: AText = None,
+    kind: _KINDS | None = None,
+    status: Literal["posted", "declined"] | None = None,
+    currency: Annotated[str | None, Query(max_length=16)] = None,
+    min_amount: Annotated[str | None, Query(description="In `currency`.")] = None,
+    max_amount: Annotated[str | None, Query(description="In `currency`.")] = None,
+    since: Annotated[str | None, Query(alias="from", description=A_MOMENT)] = None,
+    until: Annotated[str | None, Query(alias="to", description=A_MOMENT)] = None,
+    reference: AText = None,
+    metadata: Annotated[
+        str | None, Query(max_length=2048, description="A JSON object that theirs contain.")
+    ] = None,
+    limit: Limit = DEFAULT_PAGE_ROWS,
+    cursor: Cursor = None,
+) -> Response:
+    """Newest first, a page at a time; the Link header leads to the next one. Filters add up."""
+    names = ("account_id", "owner", "kind", "status", "currency", "min_amount", "max_amount",
+             "from", "to", "reference", "metadata")  # fmt: skip
+    check_query(request, limit, *names)
+    given = {name: request.query_params.get(name) for name in names}
+    wanted = Filter(
+        account_id,
+        owner,
+        None if kind is None else Kind[kind],
+        None if status is None else Status[status.upper()],
+        currency,
+        await _minor(request, currency, "min_amount", min_amount),
+        await _minor(request, currency, "max_amount", max_amount),
+        moment_of("from", since),
+        moment_of("to", until),
+        reference,
+        _metadata(metadata),
+    )
+    filters = ["transactions", given]
+    after = queries.AT_THE_TOP
+    if cursor is not None:
+        moment, number = cursors.decode(request, cursor, filters)
+        after = datetime.fromisoformat(moment), number
+    page = await queries.transactions(reader_of(request), wanted, limit + 1, after)
+    headers = None
+    if len(page) > limit:
+        last = page[limit - 1]
+        place = cursors.encode(request, [last.recorded_at.isoformat(), last.id], filters)
+        headers = cursors.next_link(request, place, **given, limit=limit)
+    bodies = b",".join(rendering.record(transaction) for transaction in page[:limit])
+    return json_response(b"[%b]" % bodies, headers)
+
+
+async def _minor(request: Request, currency: str | None, name: str, text: str | None) -> int | None:
+    """A bound in minor units: it means nothing without its currency."""
+    if text is None:
+        return None
+    if currency is None:
+        raise _invalid("currency", "must be given with an amount")
+    known = await runtime_of(request).reader.currency(currency)
+    if known is None:
+        raise Refused("currency_unknown")
+    minor = to_minor(text, known.exponent) if is_amount(text) else None
+    if minor is None:
+        raise _invalid(name, "must be a plain decimal, within the currency's decimals")
+    return min(minor, MAX_AMOUNT_MINOR + 1)
+
+
+def _metadata(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return metadata_text(decode_json(text))
+    except (ValueError, RecursionError):
+        raise _invalid("metadata", "must be a JSON object") from None
+
+
+def _invalid(field: str, message: str) -> Refused:
+    return Refused("invalid_request", errors=[{"field": field, "message": message}])

@@ -1,0 +1,404 @@
+"""An account as of any moment, as recorded and as effective; statements; reports."""
+
+import asyncio
+import csv
+import html
+import io
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledgerservice.database import Database
+from ledgerservice.model import Opening
+from ledgerservice.opening import open_accounts
+from ledgerservice.poster import MovementBatch
+from ledgerservice.reads import Reader
+from ledgerservice.requests import Detail, Group, Kind, Movement
+from ledgerservice.statements import account_at
+from tests.conftest import RunningService, connect, serving, url_text
+
+FAR = "2099-01-01T00:00:00Z"
+
+
+# As recorded and as effective, against a fold over all that was ever posted.
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+moments = st.none() | st.integers(-50, 50).map(lambda n: n / 10)
+
+
+@pytest.fixture(scope="module")
+def ledger(new_database: Callable[..., Database]) -> Database:
+    return new_database()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 50), moments), min_size=1, max_size=4), max_size=8),
+    st.data(),
+)
+def test_as_of_any_moment_is_what_a_fold_says(ledger, batches, data) -> None:
+    """Deposits, some of which take effect seconds before or after they are recorded."""
+
+    async def run() -> None:
+        wire, batch = await ledger.connect_writer(), MovementBatch()
+        [opened] = await open_accounts(
+            wire, [Opening("o", "USD", None, f"{id(batch)} {time.time()}")]
+        )
+        account = opened.account_id
+        rows: list[tuple[datetime, datetime, int]] = []
+        for place, amounts in enumerate(batches):
+            asked = []
+            for number, (amount, shift) in enumerate(amounts):
+                detail = None
+                if shift is not None:
+                    at = datetime.now(UTC) + timedelta(seconds=shift)
+                    detail = Detail(effective_at=at)
+                key = f"{place}.{number}"
+                cents = f"0.{amount:02}"
+                asked.append(Movement(Kind.DEPOSIT, account, None, cents, key, detail))
+            [outcomes] = await batch(wire, [Group(asked)])
+            for one, (amount, _), outcome in zip(asked, amounts, outcomes, strict=True):
+                recorded_at = outcome.transaction.recorded_at
+                effective_at = one.detail.effective_at if one.detail else recorded_at
+                rows.append((recorded_at, effective_at, amount))
+        await wire.close()
+        reader = Reader(engine := ledger.read_engine(), 1, 10)
+        edges = [edge for row in rows for edge in row[:2]] or [START]
+        for _ in range(6):
+            edge = data.draw(st.sampled_from(edges))
+            at = edge + timedelta(microseconds=data.draw(st.sampled_from([-1, 0, 1])))
+            found = await account_at(reader, account, at)
+            assert found is not None
+            assert found.view.balance == sum(a for recorded, _, a in rows if recorded <= at)
+            assert found.view.version == sum(recorded <= at for recorded, _, _ in rows)
+            assert found.effective == sum(a for _, effective, a in rows if effective <= at)
+            assert found.final or at > datetime.now(UTC)
+        await engine.dispose()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def sleepy(new_database: Callable[..., Database]) -> Iterator[RunningService]:
+    """A service whose sweeper never comes by."""
+    values = {"DATABASE_URL": url_text(new_database()), "LEDGER_SWEEP_INTERVAL_S": "3600"}
+    with serving(**values) as running:
+        yield running
+
+
+def as_of(service: RunningService, account: int, at: str) -> dict[str, Any]:
+    answer = service.client.get(f"/accounts/{account}", params={"as_of": at})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def shifted(moment: str, seconds: float) -> str:
+    return (datetime.fromisoformat(moment) + timedelta(seconds=seconds)).isoformat()
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_hold_reserves_until_it_expires_also_in_the_past(sleepy, released) -> None:
+    a = sleepy.open(balance="100")
+    expires_at = shifted(datetime.now(UTC).isoformat(), 0.5)
+    kept = sleepy.send("/holds", account_id=a, amount="7").json()
+    held = sleepy.send("/holds", account_id=a, amount="20", expires_at=expires_at).json()
+    sleepy.send("/holds", account_id=a, amount="5", expires_at=FAR)
+    time.sleep(0.8)
+    if released:  # by what comes next, some time after it expired
+        assert sleepy.send("/withdraw", account_id=a, amount="1").status_code == 200
+    before = as_of(sleepy, a, kept["recorded_at"])
+    assert (before["held"], before["available"], before["version"]) == ("7.00", "93.00", 2)
+    during = as_of(sleepy, a, shifted(expires_at, -0.000001))
+    assert (during["held"], during["available"], during["version"]) == ("32.00", "68.00", 4)
+    after = as_of(sleepy, a, expires_at)
+    assert (after["held"], after["available"], after["version"]) == ("12.00", "88.00", 4)
+    assert held["remaining"] == "20.00"
+
+
+def test_the_policy_of_then_is_told_too(sleepy) -> None:
+    a = sleepy.open(balance="10")
+    first = sleepy.send(f"/accounts/{a}", "PATCH", floor="-5", frozen="debits").json()
+    second = sleepy.send(f"/accounts/{a}", "PATCH", floor="0", frozen=None).json()
+    then = as_of(sleepy, a, first["recorded_at"])
+    assert (then["floor"], then["status"], then["frozen"]) == ("-5.00", "frozen", "debits")
+    assert as_of(sleepy, a, shifted(first["recorded_at"], -0.000001))["floor"] == "0.00"
+    assert as_of(sleepy, a, second["recorded_at"])["status"] == "active"
+
+
+def test_what_is_final_stays_as_it_is_while_others_write(sleepy) -> None:
+    a, b = sleepy.open(balance="1000"), sleepy.open(balance="1000")
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            sleepy.post("/transfer", {"from_account_id": a, "to_account_id": b, "amount": "0.01",
+                                      "idempotency_key": f"{number}"})  # fmt: skip
+
+    writers = [threading.Thread(target=write)]
+    for writer in writers:
+        writer.start()
+    seen = []
+    end_s = time.monotonic() + 3
+    while time.monotonic() < end_s:
+        at = datetime.now(UTC).isoformat()
+        seen.append((at, as_of(sleepy, a, at)))
+    stop.set()
+    for writer in writers:
+        writer.join()
+    final = [(at, body) for at, body in seen if body["final"]]
+    assert len(final) > 10
+    for at, body in final:
+        assert as_of(sleepy, a, at) == body
+    future = as_of(sleepy, a, FAR)
+    assert future["final"] is False
+
+
+MOMENTS = [
+    "", "now", "2026-01-01", "2026-01-01T00:00:00", "0000-01-01T00:00:00Z", "infinity",
+    "99999-01-01T00:00:00Z", "2026-01-01T00:00:00+99:00", "' OR 1=1 --", "2026-01-01T00:00:00Z\0",
+    "1e9",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MOMENTS)
+def test_hostile_moments_are_refused(sleepy, text) -> None:
+    for path, name in (
+        ("/accounts/1", "as_of"),
+        ("/accounts/1/balances", "at"),
+        ("/accounts/1/statement", "from"),
+        ("/accounts/1/statement", "to"),
+        ("/reports/trial-balance", "at"),
+        ("/transactions", "from"),
+        ("/transactions", "to"),
+    ):
+        refused = sleepy.client.get(path, params={name: text})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+
+
+def test_edges_of_time(sleepy) -> None:
+    a = sleepy.open(balance="1")
+    for at in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "2026-01-01T00:00:00+14:00"):
+        for path, name in ((f"/accounts/{a}/balances", "at"), (f"/accounts/{a}/statement", "from"),
+                           (f"/accounts/{a}/statement", "to"), ("/transactions", "to"),
+                           ("/reports/trial-balance", "at")):  # fmt: skip
+            answer = sleepy.client.get(path, params={name: at})
+            # Without a `to` a period ends before the last day of all.
+            assert answer.status_code == 200 or (name, at[:4]) == ("from", "9999")
+    unescaped = sleepy.get(f"/accounts/{a}?as_of=2026-01-01T00:00:00+14:00")
+    assert unescaped.json()["as_of"] == "2025-12-31T10:00:00.000000Z"
+    for missing in (10**12, "x"):
+        assert sleepy.get(f"/accounts/{missing}?as_of={FAR}").status_code == 404
+        assert sleepy.get(f"/accounts/{missing}/balances?at={FAR}").status_code == 404
+        assert sleepy.get(f"/accounts/{missing}/statement").status_code == 404
+    assert sleepy.get(f"/accounts/{a}/balances").json()["code"] == "invalid_request"
+    assert sleepy.get(f"/accounts/{a}?asof={FAR}").json()["code"] == "invalid_request"
+
+
+# Statements.
+
+
+@pytest.fixture(scope="module")
+def stated(sleepy) -> tuple[RunningService, int, list[dict[str, Any]]]:
+    """An account with 25 transactions, and their answers."""
+    a, b = sleepy.open("<b>Alice & Co</b>", balance="100"), sleepy.open(balance="100")
+    answers = []
+    for number in range(24):
+        mine, theirs = (a, b) if number % 3 else (b, a)
+        body = {"from_account_id": mine, "to_account_id": theirs, "amount": f"1.{number:02}",
+                "reference": f"=cmd|{number}"}  # fmt: skip
+        if number == 5:
+            body["description"] = "<script>alert('x')</script>"
+        answers.append(sleepy.send("/transfer", **body).json())
+    answers.append(sleepy.send("/holds", account_id=a, amount="3").json())
+    return sleepy, a, answers
+
+
+@pytest.mark.parametrize("limit", [3, 25, 1000])
+@pytest.mark.parametrize(("first", "last"), [(None, None), (4, 20), (4, 4), (0, 25)])
+def test_opening_plus_entries_is_closing(stated, first, last, limit) -> None:
+    service, account, answers = stated
+    times = [answer["recorded_at"] for answer in answers] + [FAR]
+    query = {"limit": limit}
+    if first is not None:
+        query |= {"from": times[first], "to": times[last]}
+    answer = service.client.get(f"/accounts/{account}/statement", params=query)
+    head, lines = answer.json(), answer.json()["entries"]
+    while "next" in answer.links:
+        assert len(answer.json()["entries"]) == limit
+        answer = service.get(answer.links["next"]["url"])
+        assert answer.json() | {"entries": None} == head | {"entries": None}
+        lines += answer.json()["entries"]
+    balance = Fraction(head["opening_balance"])
+    for line in lines:
+        balance += Fraction(line["amount"])
+        assert Fraction(line["balance"]) == balance
+    assert balance == Fraction(head["closing_balance"])
+    assert len(lines) == head["entries_total"]
+    expected = answers if first is None else answers[first:last]
+    own = [line for line in lines if line["idempotency_key"] != "funding"]
+    assert [line["transaction_id"] for line in own] == [a["transaction_id"] for a in expected]
+
+
+def test_a_statement_as_csv(stated) -> None:
+    service, account, _ = stated
+    answer = service.get(f"/accounts/{account}/statement?format=csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert "attachment" in answer.headers["content-disposition"]
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    in_json = service.get(f"/accounts/{account}/statement?limit=1000").json()
+    assert (rows[0]["transaction_type"], rows[0]["balance"]) == ("OPENING", "0.00")
+    assert rows[-1]["balance"] == in_json["closing_balance"]
+    for row, line in zip(rows[1:-1], in_json["entries"], strict=True):
+        for name in ("version", "transaction_id", "amount", "balance", "idempotency_key"):
+            assert row[name] == str(line[name])
+        # A spreadsheet takes no text for a formula.
+        assert row["reference"] == ("" if line["reference"] is None else f"'{line['reference']}")
+
+
+def test_a_statement_as_a_page(stated) -> None:
+    service, account, answers = stated
+    answer = service.get(f"/accounts/{account}/statement?format=html")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    page = answer.text
+    assert html.escape("<b>Alice & Co</b>") in page
+    assert "<script" not in page
+    assert page.count("<tr>") == len(answers) + 2  # its head and the funding
+    totals = service.get(f"/accounts/{account}/statement?limit=1").json()
+    assert totals["closing_balance"] in page
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_page_is_shown_and_printed_by_a_browser(stated, tmp_path) -> None:
+    service, account, answers = stated
+    target = f"{service.base}/accounts/{account}/statement?format=html"
+    chromium = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}",
+    ]
+    shown = subprocess.run(
+        [*chromium, "--dump-dom", target], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    assert shown.count("<td>") > len(answers)
+    assert "alert('x')" in shown and "<script>" not in shown
+    printed = tmp_path / "statement.pdf"
+    subprocess.run(
+        [*chromium, f"--print-to-pdf={printed}", target], check=True, timeout=120,
+        capture_output=True,
+    )  # fmt: skip
+    assert printed.read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    "query", ["format=xml", "format=", "limit=0", "limit=1001", "cursor=x", "form=csv",
+              "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "from=" + FAR + "&from=" + FAR],
+)  # fmt: skip
+def test_hostile_statements_are_refused(stated, query) -> None:
+    service, account, _ = stated
+    refused = service.get(f"/accounts/{account}/statement?{query}")
+    assert (refused.status_code, refused.json()["code"][:8]) == (422, "invalid_")
+
+
+# Reports.
+
+
+def test_the_trial_balance_of_any_moment_sums_to_zero(new_database) -> None:
+    with serving(DATABASE_URL=url_text(new_database())) as service:
+        accounts = [service.open(balance="10") for _ in range(6)]
+        yen = service.open(currency="JPY", balance="500")
+        stop = threading.Event()
+        moments: list[str] = []
+
+        def write(mark: int) -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                a, b = accounts[(mark + number) % 6], accounts[(mark + number * 5 + 1) % 6]
+                body = {"from_account_id": a, "to_account_id": b, "amount": "0.07"}
+                service.post("/transfer", {**body, "idempotency_key": f"{mark} {number}"})
+
+        threads = [threading.Thread(target=write, args=(mark,)) for mark in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(40):
+            moments.append(datetime.now(UTC).isoformat())
+            now = service.get("/reports/trial-balance").json()
+            then = service.client.get("/reports/trial-balance", params={"at": moments[-1]}).json()
+            for report in (now, then):
+                for row in report["currencies"]:
+                    assert Fraction(row["total"]) == 0
+                    assert Fraction(row["debits"]) == Fraction(row["credits"])
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for at in moments[::4]:
+            report = service.client.get("/reports/trial-balance", params={"at": at}).json()
+            [jpy, usd] = report["currencies"]
+            assert (usd["accounts"], usd["customers"], usd["external"]) == (6, "60.00", "-60.00")
+            assert (jpy["accounts"], jpy["customers"], jpy["total"]) == (1, "500", "0")
+            # It is the sum of the accounts as of then.
+            parts = [Fraction(as_of(service, account, at)["balance"]) for account in accounts]
+            assert sum(parts) == Fraction(usd["customers"])
+        assert as_of(service, yen, moments[0])["balance"] == "500"
+        early = service.get("/reports/trial-balance?at=2020-01-01T00:00:00Z").json()
+        assert early["currencies"] == []
+
+
+def test_balances_by_owner(new_database) -> None:
+    with serving(DATABASE_URL=url_text(new_database())) as service:
+        for owner in ("Bob", "Alice", "Al", "Alice", "Zoë"):
+            service.open(owner, "USD", "10")
+        rupees = service.open("Alice", "INR", "7")
+        service.send("/holds", account_id=rupees, amount="2")
+        rows, target = [], "/reports/balances?limit=2"
+        while target:
+            page = service.get(target)
+            rows += page.json()
+            target = page.links.get("next", {}).get("url", "")
+        assert [
+            (r["owner"], r["currency"], r["accounts"], r["balance"], r["held"]) for r in rows
+        ] == [
+            ("Al", "USD", 1, "10.00", "0.00"),
+            ("Alice", "INR", 1, "7.00", "2.00"),
+            ("Alice", "USD", 2, "20.00", "0.00"),
+            ("Bob", "USD", 1, "10.00", "0.00"),
+            ("Zoë", "USD", 1, "10.00", "0.00"),
+        ]
+
+
+def test_totals_by_a_metadata_key(new_database) -> None:
+    database = new_database()
+    with serving(DATABASE_URL=url_text(database)) as service:
+        a = service.open(balance="100")
+        for place, value in enumerate(["x", "y", "x", 7, {"deep": 1}, None]):
+            service.send("/withdraw", account_id=a, amount=f"{place + 1}", metadata={"k": value})
+        service.send("/withdraw", account_id=a, amount="500", metadata={"k": "x"})  # declined
+        service.send("/withdraw", account_id=a, amount="1", metadata={"other": "x"})
+        rows = service.get("/reports/totals?key=k").json()
+        assert {(r["value"], r["transactions"], r["amount"]) for r in rows} == {
+            ("x", 2, "4.00"), ("y", 1, "2.00"), ("7", 1, "4.00"), ('{"deep":1}', 1, "5.00"),
+            (None, 1, "6.00"),
+        }  # fmt: skip
+        assert service.get(f"/reports/totals?key=k&from={FAR}").json() == []
+        assert service.get("/reports/totals").json()["code"] == "invalid_request"
+        for key in ("'; DROP TABLE ledger.entries; --", "k%", "?", "\\"):
+            assert service.client.get("/reports/totals", params={"key": key}).json() == []
+        refused = service.client.get("/reports/totals", params={"key": "\0"})
+        assert refused.json()["code"] == "invalid_request"
+    with connect(database) as owner:
+        assert owner.execute("SELECT count(*) > 0 FROM ledger.entries").fetchone() == (True,)
