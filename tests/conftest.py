@@ -127,6 +127,21 @@ class RunningService:
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         return self.client.post(path, json=body, headers=headers)
 
+    def send(self, path: str, method: str = "POST", **body: Any) -> httpx.Response:
+        """A request with a key of its own; sent again, it gets the same bytes."""
+        content = {"idempotency_key": f"key {next(_numbers)}", **body}
+        first = self.client.request(method, path, json=content)
+        if "transaction_id" in first.json() and "dry-run" not in first.headers:
+            again = self.client.request(method, path, json=content)
+            assert (again.status_code, again.content) == (first.status_code, first.content)
+            assert again.headers["idempotency-replayed"] == "true"
+        return first
+
+    def account(self, number: int, *names: str) -> tuple[Any, ...]:
+        """Fields of an account as it stands."""
+        body = self.get(f"/accounts/{number}").json()
+        return tuple(body[name] for name in names)
+
     def get(self, path: str) -> httpx.Response:
         return self.client.get(path)
 

@@ -33,6 +33,7 @@ def test_an_account_is_opened_empty(service):
     assert account == {
         "id": account["id"], "owner": "Alice", "currency": "INR", "reference": None,
         "balance": "0.00", "held": "0.00", "available": "0.00", "version": 0, "status": "active",
+        "floor": "0.00", "ceiling": None, "frozen": None, "closed": False,
     }  # fmt: skip
     assert service.get(f"/accounts/{account['id']}").content == answer.content
 
@@ -83,7 +84,8 @@ def test_a_deposit_a_withdrawal_and_a_transfer(service, alice, bob):
     (received,) = service.get(f"/accounts/{bob}/history").json()
     assert received == {
         "transaction_id": moved.json()["transaction_id"], "transaction_type": "TRANSFER_IN",
-        "amount": "50.00", "balance": "50.00", "version": 1, "idempotency_key": "t",
+        "amount": "50.00", "balance": "50.00", "held_change": "0.00", "held": "0.00",
+        "version": 1, "idempotency_key": "t",
         "created_at": moved.json()["recorded_at"],
     }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 import traceback
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -14,10 +15,12 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ledgerservice import __version__
-from ledgerservice.api.handlers import move, problem_of
-from ledgerservice.api.movements import MONEY_ROUTES, MoneyRoute
+from ledgerservice.api import reading, routes, writes
+from ledgerservice.api.cursors import OUTSIDE
+from ledgerservice.api.declaring import response
+from ledgerservice.api.handlers import LEDGER, Call, Reply, move, problem_of
+from ledgerservice.api.instructions import FORMS, Form
 from ledgerservice.api.problems import CATALOGUE, Refused, problem
-from ledgerservice.api.routes import response, router
 from ledgerservice.database import Database
 from ledgerservice.errors import LedgerError
 from ledgerservice.runtime import Runtime, posting, running
@@ -25,8 +28,13 @@ from ledgerservice.settings import Settings
 
 log = logging.getLogger(__name__)
 
+ROUTERS = (writes.router, routes.router, reading.router)
+
 DESCRIPTION = """
 Accounts, deposits, withdrawals and transfers, on PostgreSQL.
+
+All routes work on the default ledger, and on another one below its path:
+`/ledgers/{name}/accounts`, `/ledgers/{name}/transfer`.
 
 Every movement carries an idempotency key: sent again, it gets the original answer and moves
 nothing. Every refusal is problem+json with a stable `code`, and says in `retry` whether sending
@@ -47,7 +55,8 @@ def create_api() -> FastAPI:
     )
     for route in [route for route in api.routes if isinstance(route, Route)]:  # /docs and others
         api.add_route(f"{route.path}/", route.endpoint, include_in_schema=False)
-    api.include_router(router)
+    for router in ROUTERS:
+        api.include_router(router)
     api.add_exception_handler(Refused, _fault)
     api.add_exception_handler(LedgerError, _fault)
     api.add_exception_handler(Exception, _fault)
@@ -75,14 +84,20 @@ async def _http(request: Request, error: Any) -> Response:
 
 def _methods_of(scope: Scope) -> list[str]:
     """All methods of a path; the framework names those of the first route that has it only."""
-    routes = [route for route in router.routes if route.matches(scope)[0] is not Match.NONE]
+    every = [route for router in ROUTERS for route in router.routes]
+    routes = [route for route in every if route.matches(scope)[0] is not Match.NONE]
     return sorted({method for route in routes for method in getattr(route, "methods", ())})
 
 
 # The money routes by path. FastAPI has the same routes, for /docs, with the same handler.
 MONEY_PATHS = {
-    path: route for name, route in MONEY_ROUTES.items() for path in (f"/{name}", f"/{name}/")
+    path: form
+    for name, form in FORMS.items()
+    if form.kind is not None
+    for path in (f"/{name}", f"/{name}/")
 }
+
+_LEDGER_PATH = re.compile(r"/ledgers/([^/]+)(/[^/].*)")
 
 
 class Service:
@@ -98,26 +113,39 @@ class Service:
         """An ASGI call; the lifespan and the money routes are answered here."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif (
-            scope["type"] == "http"
-            and scope["method"] == "POST"
-            and (route := MONEY_PATHS.get(scope["path"]))
-        ):
-            await self._move(route, scope, receive, send)
-        else:
-            await self._api(scope, receive, send)
+            return
+        if scope["type"] == "http":
+            if scope["path"].startswith("/ledgers/") and (
+                within := _LEDGER_PATH.fullmatch(scope["path"])
+            ):
+                try:
+                    scope = await self._within(scope, *within.groups())
+                except Exception as error:  # noqa: BLE001  (every request is answered)
+                    await _send(send, problem_of(error))
+                    return
+            if scope["method"] == "POST" and (form := MONEY_PATHS.get(scope["path"])):
+                await self._move(form, scope, receive, send)
+                return
+        await self._api(scope, receive, send)
 
-    async def _move(self, route: MoneyRoute, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _within(self, scope: Scope, name: str, path: str) -> Scope:
+        """The same request, to the ledger that its path names."""
+        ledger = await self._api.state.runtime.ledger_id(name)
+        if ledger is None:
+            raise Refused("ledger_not_found")
+        raw = scope["raw_path"].partition(b"?")[0]
+        inner = raw[raw.index(b"/", len(b"/ledgers/")) :]
+        outside = scope.get("root_path", "") + f"/ledgers/{name}"
+        return {**scope, LEDGER: ledger, "path": path, "raw_path": inner, OUTSIDE: outside}
+
+    async def _move(self, form: Form, scope: Scope, receive: Receive, send: Send) -> None:
         """A money route without the framework, which costs more than the movement."""
         try:
-            runtime = self._api.state.runtime
-            status, body, headers = await move(runtime, route, scope["headers"], receive)
+            call = Call.of(self._api.state.runtime, scope, receive)
+            reply = await move(call, form)
         except Exception as error:  # noqa: BLE001  (every request is answered)
-            status, body, headers = problem_of(error)
-        headers["content-length"] = str(len(body))
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
+            reply = problem_of(error)
+        await _send(send, reply)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -147,3 +175,11 @@ class Service:
     async def _stop(self) -> None:
         assert self._life is not None
         await self._life.__aexit__(None, None, None)
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    status, body, headers = reply
+    headers["content-length"] = str(len(body))
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -6,28 +6,31 @@ Each item gets the answer that its own request would have got, in the order of t
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
-from starlette.types import Receive, Send
+from starlette.types import Send
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from ledgerservice.api import rendering
-from ledgerservice.api.bodies import Headers, read_body
-from ledgerservice.api.handlers import Reply, problem_of
-from ledgerservice.api.movements import read_item
+from ledgerservice.api.bodies import read_body
+from ledgerservice.api.handlers import Call, Reply, check_force, problem_of
+from ledgerservice.api.movements import fast_item, read_item
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Overloaded
-from ledgerservice.model import Failed, Group, Movement, Outcome, Outcomes, Recorded, Rejected
-from ledgerservice.runtime import Runtime
+from ledgerservice.model import Failed, Outcome, Outcomes, Recorded, Rejected
+from ledgerservice.requests import Group, Instruction
 
 log = logging.getLogger(__name__)
 
 NDJSON = "application/x-ndjson"
 CHUNKS_IN_FLIGHT = 16
+MAX_LINKED = 500  # of an item
 PIECE = 500  # items at once, before other requests have a turn
 
-Item = Movement | Refused
+Item = Instruction | Refused | list[Any]
+"""What an item asks for, why it cannot be, or the items that it links."""
 Answer = tuple[int, bytes, bool]
 """An item's status and body, and whether it is a replay."""
 
@@ -37,17 +40,29 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
     mode: str | UnsetType = UNSET
 
 
-async def post_batch(runtime: Runtime, headers: Headers, receive: Receive) -> Reply:
+class _Linked(msgspec.Struct, forbid_unknown_fields=True):
+    linked: list[Raw]
+
+
+async def post_batch(call: Call) -> Reply:
     """Post the batch of a JSON body; answer when all of it is durable."""
-    body = await read_body(headers, receive, runtime.settings, runtime.settings.max_batch_bytes)
-    batch = _read(body, runtime.settings.max_batch_movements)
-    items = await _read_items([bytes(raw) for raw in batch.movements])
+    settings = call.runtime.settings
+    body = await read_body(call.headers, call.receive, settings, settings.max_batch_bytes)
+    batch = _read(body, settings.max_batch_movements)
+    items = await _read_items(call, [bytes(raw) for raw in batch.movements])
+    if sum(len(item) if isinstance(item, list) else 1 for item in items) > (
+        settings.max_batch_movements
+    ):
+        raise _too_many(settings.max_batch_movements)
     if batch.mode == "atomic":
-        answers = await _post_linked(runtime, items)
+        answers = await _post_linked(call, items)
     else:
-        answers = await _post(runtime, items)
+        answers = await _post(call, items)
     results = b",".join(await _results(b"index", range(len(items)), answers))
-    return 200, b'{"results":[%b]}' % results, {"content-type": "application/json"}
+    headers = {"content-type": "application/json"}
+    if call.dry_run:
+        headers["dry-run"] = "true"
+    return 200, b'{"results":[%b]}' % results, headers
 
 
 def _read(body: bytes, most: int) -> _Batch:
@@ -65,74 +80,138 @@ def _read(body: bytes, most: int) -> _Batch:
     if batch.mode not in ("independent", "atomic", UNSET):
         raise _invalid("mode", "must be independent or atomic")
     if not 1 <= len(batch.movements) <= most:
-        raise _invalid("movements", f"must be 1 to {most} items")
+        raise _too_many(most)
     return batch
+
+
+def _too_many(most: int) -> Refused:
+    return _invalid("movements", f"must be 1 to {most} items")
 
 
 def _invalid(field: str, message: str) -> Refused:
     return Refused("invalid_request", errors=[{"field": field, "message": message}])
 
 
-async def _read_items(lines: Sequence[bytes]) -> list[Item]:
+async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
     items: list[Item] = []
     for start in range(0, len(lines), PIECE):
-        items += map(_read_item, lines[start : start + PIECE])
+        items += [_read_item(call, line) for line in lines[start : start + PIECE]]
         await asyncio.sleep(0)
     return items
 
 
-def _read_item(line: bytes) -> Item:
+def _read_item(call: Call, line: bytes) -> Item:
     try:
-        return read_item(line)
+        asked = fast_item(line)
+        if asked is not None:
+            return asked
+        linked = _linked(line)
+        if linked is not None:
+            return [_read_linked(call, bytes(raw)) for raw in linked]
+        return _read_linked(call, line)
     except Refused as refused:
         return refused
 
 
-async def _post(runtime: Runtime, items: Sequence[Item]) -> Iterator[Answer]:
-    """The items' answers, each for itself."""
-    movements = [item for item in items if isinstance(item, Movement)]
-    outcomes: Outcomes = await runtime.movements.post(Group(movements)) if movements else []
+def _read_linked(call: Call, line: bytes) -> Instruction | Refused:
+    try:
+        asked = read_item(line)
+        check_force(call, asked)
+    except Refused as refused:
+        return refused
+    return asked
+
+
+def _linked(line: bytes) -> list[Raw] | None:
+    """The items that an item links; None if it links none."""
+    try:
+        linked = msgspec.json.decode(line, type=_Linked).linked
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    if line.count(b":") != 1 + sum(bytes(raw).count(b":") for raw in linked):
+        raise Refused("invalid_json")
+    if not 1 <= len(linked) <= MAX_LINKED:
+        raise _invalid("linked", f"must be 1 to {MAX_LINKED} items")
+    return linked
+
+
+async def _post(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
+    """The items' answers, each for itself; what an item links is posted together or not at all."""
+    refused = [_first_refused(item) for item in items]
+    asked = [
+        tuple(item) if isinstance(item, list) else item
+        for item, fault in zip(items, refused, strict=True)
+        if fault is None
+    ]
+    outcomes: Outcomes = []
+    if asked:
+        group = Group(asked, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
+        outcomes = await call.runtime.movements.post(group)
     assert not isinstance(outcomes, Failed)
     following = iter(outcomes)
-    return (_answer(next(following) if isinstance(item, Movement) else item) for item in items)
+    return (_answer(next(following) if fault is None else fault) for fault in refused)
 
 
-async def _post_linked(runtime: Runtime, items: Sequence[Item]) -> Iterator[Answer]:
+def _first_refused(item: Item) -> Refused | None:
+    """Why an item cannot be posted, or None. Of what is linked nothing can, if one cannot."""
+    if isinstance(item, Refused):
+        return item
+    for index, one in enumerate(item if isinstance(item, list) else ()):
+        if isinstance(one, Refused):
+            cause = {"code": one.code, **one.facts}
+            return Refused("batch_failed", index=index, cause=cause)
+    return None
+
+
+async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
     """The items' answers; if one fails none is posted, and the whole is refused."""
     for index, item in enumerate(items):
+        if isinstance(item, list):
+            raise _invalid("movements", "an atomic batch is linked already")
         if isinstance(item, Refused):
             raise Refused("batch_failed", index=index, cause={"code": item.code, **item.facts})
-    movements = [item for item in items if isinstance(item, Movement)]
-    outcomes = await runtime.movements.post(Group(movements, linked=True))
+    group = Group(items, linked=True, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
+    outcomes = await call.runtime.movements.post(group)
     if isinstance(outcomes, Failed):
-        cause = rendering.cause(outcomes.outcome)
-        raise Refused("batch_failed", index=outcomes.index, cause=cause)
+        raise _failed(outcomes)
     return map(_answer, outcomes)
 
 
-def _answer(outcome: Outcome | Refused) -> Answer:
+def _failed(failed: Failed) -> Refused:
+    return Refused("batch_failed", index=failed.index, cause=rendering.cause(failed.outcome))
+
+
+def _answer(outcome: Outcome | Failed | list[Outcome] | Refused) -> Answer:
     if isinstance(outcome, Recorded):
         return *rendering.answer(outcome.transaction), outcome.replayed
-    refused = Refused(outcome.reason.value) if isinstance(outcome, Rejected) else outcome
+    if isinstance(outcome, list):
+        results = b",".join(_result(b"index", n, _answer(one)) for n, one in enumerate(outcome))
+        return 200, b'{"results":[%b]}' % results, False
+    if isinstance(outcome, Failed):
+        refused = _failed(outcome)
+    else:
+        refused = Refused(outcome.reason.value) if isinstance(outcome, Rejected) else outcome
     status, body, _ = problem(refused.code, **refused.facts)
     return status, body, False
 
 
+def _result(name: bytes, number: int, answer: Answer) -> bytes:
+    """What an item got, as JSON; `name` and `number` tell which item."""
+    status, body, replayed = answer
+    told = b"true" if replayed else b"false"
+    return b'{"%b":%d,"status":%d,"replayed":%b,"body":%b}' % (name, number, status, told, body)
+
+
 async def _results(name: bytes, numbers: Iterable[int], answers: Iterator[Answer]) -> list[bytes]:
-    """What each item got, as JSON; `name` and `numbers` tell which item."""
     results: list[bytes] = []
     for number in numbers:
-        status, body, replayed = next(answers)
         if len(results) % PIECE == PIECE - 1:
             await asyncio.sleep(0)
-        told = b"true" if replayed else b"false"
-        results.append(
-            b'{"%b":%d,"status":%d,"replayed":%b,"body":%b}' % (name, number, status, told, body)
-        )
+        results.append(_result(name, number, next(answers)))
     return results
 
 
-async def post_stream(runtime: Runtime, receive: Receive, send: Send) -> None:
+async def post_stream(call: Call, send: Send) -> None:
     """Post the movements of a body of lines, and answer line by line as they are durable.
 
     Reading stops while so many chunks are in flight, or while the answers are not taken.
@@ -146,7 +225,7 @@ async def post_stream(runtime: Runtime, receive: Receive, send: Send) -> None:
     )
     await send({"type": "http.response.body", "body": b"", "more_body": True})
     chunks: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(CHUNKS_IN_FLIGHT)
-    reading = asyncio.create_task(_read_stream(runtime, receive, chunks))
+    reading = asyncio.create_task(_read_stream(call, chunks))
     try:
         while (chunk := await chunks.get()) is not None:
             await send({"type": "http.response.body", "body": await chunk, "more_body": True})
@@ -155,54 +234,53 @@ async def post_stream(runtime: Runtime, receive: Receive, send: Send) -> None:
         reading.cancel()
 
 
-async def _read_stream(
-    runtime: Runtime, receive: Receive, chunks: "asyncio.Queue[asyncio.Task[bytes] | None]"
-) -> None:
+async def _read_stream(call: Call, chunks: "asyncio.Queue[asyncio.Task[bytes] | None]") -> None:
     """Post what comes, as it comes; at the end None."""
     number, rest, more = 1, b"", True
+    settings = call.runtime.settings
     try:
         while more:
-            async with asyncio.timeout(runtime.settings.stream_idle_s):
-                message = await receive()
+            async with asyncio.timeout(settings.stream_idle_s):
+                message = await call.receive()
             more = message.get("more_body", False)
             *lines, rest = (rest + message.get("body", b"")).split(b"\n")
-            if not more or len(rest) > runtime.settings.max_body_bytes:
+            if not more or len(rest) > settings.max_body_bytes:
                 lines.append(rest)
                 more = False
             if lines:
-                task = asyncio.create_task(_post_lines(runtime, number, lines))
+                task = asyncio.create_task(_post_lines(call, number, lines))
                 await chunks.put(task)
                 number += len(lines)
     except TimeoutError:
-        log.info("a stream was silent for %s s and is ended", runtime.settings.stream_idle_s)
+        log.info("a stream was silent for %s s and is ended", settings.stream_idle_s)
     except Exception:
         log.exception("a stream could not be read on")
     await chunks.put(None)
 
 
-async def _post_lines(runtime: Runtime, first: int, lines: list[bytes]) -> bytes:
+async def _post_lines(call: Call, first: int, lines: list[bytes]) -> bytes:
     """The answers to lines, the first of which has the number `first`; blank ones get none."""
     numbers = [first + place for place, line in enumerate(lines) if line.strip()]
-    items = await _read_items([line for line in lines if line.strip()])
-    most = runtime.settings.max_body_bytes
+    items = await _read_items(call, [line for line in lines if line.strip()])
+    most = call.runtime.settings.max_body_bytes
     items = [
         Refused("body_too_large", max_bytes=most) if len(lines[number - first]) > most else item
         for number, item in zip(numbers, items, strict=True)
     ]
     try:
-        answers = await _patiently(runtime, items)
+        answers = await _patiently(call, items)
     except Exception as error:  # noqa: BLE001  (every line is answered)
         status, body, _ = problem_of(error)
         answers = iter([(status, body, False)] * len(items))
     return b"".join(line + b"\n" for line in await _results(b"line", numbers, answers))
 
 
-async def _patiently(runtime: Runtime, items: Sequence[Item]) -> Iterator[Answer]:
+async def _patiently(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
     """A stream waits where a single request is refused: nobody reads on meanwhile."""
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(Overloaded),
-        stop=stop_after_delay(runtime.settings.request_deadline_s),
+        stop=stop_after_delay(call.runtime.settings.request_deadline_s),
         wait=wait_random(0.02, 0.1),
         reraise=True,
     )
-    return await retrying(_post, runtime, items)
+    return await retrying(_post, call, items)

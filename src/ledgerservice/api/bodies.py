@@ -90,7 +90,7 @@ async def _received(receive: Receive, max_bytes: int) -> bytes:
 def fields_of(body: bytes) -> dict[str, Any]:
     """The fields of a JSON object, numbers as they were written. Refuses with `invalid_json`."""
     try:
-        fields = _decode(body.decode())
+        fields = decode_json(body.decode())
     except (ValueError, RecursionError):
         raise Refused("invalid_json") from None
     if not isinstance(fields, dict):
@@ -117,7 +117,7 @@ def _no_constant(_: str) -> NoReturn:
     raise ValueError("not a JSON number")
 
 
-_decode = json.JSONDecoder(
+decode_json = json.JSONDecoder(
     object_pairs_hook=_unique, parse_float=Number, parse_int=Number, parse_constant=_no_constant
 ).decode
 

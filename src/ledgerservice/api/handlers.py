@@ -1,68 +1,138 @@
 """What each writing route does, between a body's bytes and an answer's bytes."""
 
 import logging
+import secrets
 import uuid
+from typing import NamedTuple, Self
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from ledgerservice.api import movements, rendering
-from ledgerservice.api.bodies import Headers, fields_of, header_values, read_body, validated
-from ledgerservice.api.models import AddCurrency, OpenAccount
-from ledgerservice.api.movements import MoneyRoute
+from ledgerservice.api.bodies import (
+    Headers,
+    Number,
+    fields_of,
+    header_values,
+    read_body,
+    validated,
+)
+from ledgerservice.api.instructions import Form
+from ledgerservice.api.models import AddCurrency, AddLedger, OpenAccount
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.model import Currency, Group, Movement, Opening, Rejected, is_key
+from ledgerservice.model import Currency, NewLedger, Opening, Rejected
+from ledgerservice.requests import OWN_KEY_MARK, Group, Instruction, Reversal
 from ledgerservice.runtime import Runtime
+from ledgerservice.schema import DEFAULT_LEDGER
 
 log = logging.getLogger(__name__)
-
-# No caller can send this character in a key, so ours cannot meet theirs.
-_OWN_KEY_MARK = "\N{MIDDLE DOT}"
-
 
 Reply = tuple[int, bytes, dict[str, str]]
 """Status, body and headers of an answer."""
 
 
-async def move(runtime: Runtime, route: MoneyRoute, headers: Headers, receive: Receive) -> Reply:
+class Call(NamedTuple):
+    """A request that writes: what it is sent to, and what of it is not in its body."""
+
+    runtime: Runtime
+    headers: Headers
+    receive: Receive
+    ledger: int
+    dry_run: bool
+
+    @classmethod
+    def of(cls, runtime: Runtime, scope: Scope, receive: Receive) -> Self:
+        """Refuses a query that is anything but `dry_run`: who misspells it must not move money."""
+        query = scope["query_string"]
+        if query not in DRY_RUN:
+            fault = {"field": "query", "message": "must be dry_run=true, or nothing"}
+            raise Refused("invalid_request", errors=[fault])
+        return cls(
+            runtime, scope["headers"], receive, scope.get(LEDGER, DEFAULT_LEDGER), DRY_RUN[query]
+        )
+
+
+DRY_RUN = {b"": False, b"dry_run=false": False, b"dry_run=true": True}
+LEDGER = "ledgerservice.ledger"
+"""Where the scope of a request has the id of the ledger that its path names."""
+
+
+async def move(call: Call, form: Form) -> Reply:
     """Post the movement that a request asks for; answer when it is durable."""
-    runtime.movements.check_room()  # before a body is read and judged that would be refused
-    body = await read_body(headers, receive, runtime.settings)
-    account, other, amount, body_key = movements.read(body, route)
-    key = _key(headers, body_key)
-    if key is None:
-        raise Refused("idempotency_key_missing")
-    movement = Movement(route.kind, account, other, amount, key)
-    (outcome,) = await runtime.movements.post(Group((movement,)))  # type: ignore[misc]
+    call.runtime.movements.check_room()  # before a body is read and judged that would be refused
+    body = await read_body(call.headers, call.receive, call.runtime.settings)
+    asked = movements.read(body, form, _key(call.headers))
+    return await _posted(call, asked)
+
+
+async def instruct(call: Call, form: Form, **ids: int) -> Reply:
+    """Post what a request asks for; `ids` are those of its path."""
+    call.runtime.movements.check_room()
+    fields = fields_of(await read_body(call.headers, call.receive, call.runtime.settings))
+    if fields.keys() & ids.keys():
+        faults = [{"field": name, "message": "is in the path"} for name in ids if name in fields]
+        raise Refused("invalid_request", errors=faults)
+    fields |= {name: Number(str(number)) for name, number in ids.items()}
+    asked = movements.instruct(fields, form, _key(call.headers))
+    check_force(call, asked)
+    return await _posted(call, asked)
+
+
+def check_force(call: Call, asked: Instruction) -> None:
+    """Only who has the token may force: it overdraws a customer's account."""
+    if not isinstance(asked, Reversal) or not asked.force:
+        return
+    token = call.runtime.settings.force_token
+    given = header_values(call.headers, b"ledger-force-token")
+    if token is None or len(given) != 1:
+        raise Refused("force_not_allowed")
+    if not secrets.compare_digest(given[0].encode(), token.get_secret_value().encode()):
+        raise Refused("force_not_allowed")
+
+
+async def _posted(call: Call, asked: Instruction) -> Reply:
+    group = Group((asked,), ledger=call.ledger, dry_run=call.dry_run)
+    (outcome,) = await call.runtime.movements.post(group)  # type: ignore[misc]
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
     status, answer = rendering.answer(outcome.transaction)
-    return _reply(status, answer, outcome.replayed)
+    return _reply(call, status, answer, outcome.replayed)
 
 
-async def open_account(runtime: Runtime, headers: Headers, receive: Receive) -> Reply:
+async def open_account(call: Call) -> Reply:
     """Open the account that a request asks for; answer when it is durable."""
-    body = await read_body(headers, receive, runtime.settings)
+    body = await read_body(call.headers, call.receive, call.runtime.settings)
     request = validated(fields_of(body), OpenAccount)
     # Without a key of the caller's a run that is repeated needs one all the same.
-    key = _key(headers, None) or _OWN_KEY_MARK + uuid.uuid4().hex
-    outcome = await runtime.openings.post(
-        Opening(request.owner, request.currency, request.reference, key)
+    key = _key(call.headers)
+    key = OWN_KEY_MARK + uuid.uuid4().hex if key is None else movements.the_key(None, key)
+    asked = Opening(
+        request.owner, request.currency, request.reference, key, call.ledger, call.dry_run
     )
+    outcome = await call.runtime.openings.post(asked)
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
-    return _reply(201, rendering.opened(outcome), outcome.replayed)
+    return _reply(call, 201, rendering.opened(outcome), outcome.replayed)
 
 
-async def add_currency(runtime: Runtime, headers: Headers, receive: Receive) -> Reply:
+async def add_currency(call: Call) -> Reply:
     """Add the currency that a request asks for; answer when it is durable."""
-    body = await read_body(headers, receive, runtime.settings)
+    body = await read_body(call.headers, call.receive, call.runtime.settings)
     request = validated(fields_of(body), AddCurrency)
-    asked = Currency(request.code, request.exponent, request.name)
-    outcome = await runtime.currencies.post(asked)
+    asked = Currency(request.code, request.exponent, request.name, dry_run=call.dry_run)
+    outcome = await call.runtime.currencies.post(asked)
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
-    return _reply(201, rendering.encode(rendering.currency_body(outcome)), outcome.replayed)
+    return _reply(call, 201, rendering.encode(rendering.currency_body(outcome)), outcome.replayed)
+
+
+async def add_ledger(call: Call) -> Reply:
+    """Add the ledger that a request asks for; answer when it is durable."""
+    body = await read_body(call.headers, call.receive, call.runtime.settings)
+    request = validated(fields_of(body), AddLedger)
+    asked = NewLedger(request.name, dry_run=call.dry_run)
+    outcome = await call.runtime.ledgers.post(asked)
+    return _reply(call, 201, rendering.encode(rendering.ledger_body(outcome)), outcome.replayed)
 
 
 def problem_of(error: Exception) -> Reply:
@@ -77,20 +147,19 @@ def problem_of(error: Exception) -> Reply:
     return problem("internal_error")
 
 
-def _key(headers: Headers, body_key: str | None) -> str | None:
-    """The idempotency key, from the header or the body; None where neither has one."""
-    keys = {*header_values(headers, b"idempotency-key"), *([] if body_key is None else [body_key])}
+def _key(headers: Headers) -> str | None:
+    """The idempotency key of the header, or None."""
+    keys = set(header_values(headers, b"idempotency-key"))
     if len(keys) > 1:
         raise Refused("idempotency_key_mismatch")
-    key = keys.pop() if keys else None
-    if key is not None and not is_key(key):
-        raise Refused("idempotency_key_invalid")
-    return key
+    return keys.pop() if keys else None
 
 
-def _reply(status: int, body: bytes, replayed: bool) -> Reply:
+def _reply(call: Call, status: int, body: bytes, replayed: bool) -> Reply:
     media_type = "application/json" if status < 400 else "application/problem+json"
     headers = {"content-type": media_type}
     if replayed:
         headers["idempotency-replayed"] = "true"
+    if call.dry_run:
+        headers["dry-run"] = "true"
     return status, body, headers

@@ -1,87 +1,27 @@
 """Requests and answers as Pydantic models: the requests are validated by them, /docs shows both."""
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic import WithJsonSchema as Schema
 
-from ledgerservice.api.bodies import Number
-from ledgerservice.model import BIGGEST_ID, CODE_PATTERN, KEY_PATTERN, MAX_EXPONENT
-from ledgerservice.money import AMOUNT_PATTERN, is_positive_amount
-
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, Number) and _INTEGER.fullmatch(value.text):
-        return int(value.text)
-    raise ValueError("must be an integer")
-
-
-def _amount(value: Any) -> str:
-    text = value.text if isinstance(value, Number) else value
-    if isinstance(text, str) and is_positive_amount(text):
-        return text
-    raise ValueError(
-        "must be a plain decimal above zero, such as 50 or '50.00', without sign, exponent or "
-        "leading zeros, and with at most 18 digits before the point"
-    )
-
-
-def _text(value: str) -> str:
-    if any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in value):
-        raise ValueError("must not contain control characters or lone surrogates")
-    return value
-
-
-AccountId = Annotated[
-    int,
-    BeforeValidator(_integer),
-    Field(ge=-BIGGEST_ID, le=BIGGEST_ID),
-    Schema({"type": "integer", "format": "int64", "minimum": 1, "examples": [1]}),
-]
-Amount = Annotated[
-    str,
-    BeforeValidator(_amount),
-    Schema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": f"^{AMOUNT_PATTERN}$"},
-                {"type": "number", "exclusiveMinimum": 0},
-            ],
-            "description": "Exact decimal in major units, within the currency's decimals.",
-            "examples": ["50.00"],
-        }
-    ),
-]
-Key = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=255,
-        pattern=f"^{KEY_PATTERN}$",
-        description="Names the payment. Here or in the Idempotency-Key header.",
-        examples=["dep1"],
-    ),
-]
-Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_text)]
-
-
-Exponent = Annotated[
-    int,
-    BeforeValidator(_integer),
-    Field(ge=0, le=MAX_EXPONENT),
-    Schema(
-        {
-            "type": "integer",
-            "minimum": 0,
-            "maximum": MAX_EXPONENT,
-            "description": "Digits after the point. It can never be changed.",
-            "examples": [8],
-        }
-    ),
-]
+from ledgerservice.api.fields import (
+    AccountId,
+    Amount,
+    Code,
+    Description,
+    Exponent,
+    Key,
+    Limit,
+    Metadata,
+    Moment,
+    Rate,
+    SignedAmount,
+    Text,
+    Version,
+)
+from ledgerservice.model import CODE_PATTERN, LEDGER_NAME_PATTERN
+from ledgerservice.requests import MAX_LEGS
 
 
 class _Request(BaseModel):
@@ -106,32 +46,173 @@ class AddCurrency(_Request):
     name: Text = Field(examples=["Bitcoin"])
 
 
-class Deposit(_Request):
+class Detailed(_Request):
+    """What every request may add to its transaction; none of it can be changed afterwards."""
+
+    idempotency_key: Key | None = None
+    description: Description | None = None
+    reference: Text | None = Field(
+        default=None, description="Your own name for it, such as an invoice's number."
+    )
+    effective_at: Moment | None = Field(
+        default=None, description="When it takes effect, if not when it is recorded."
+    )
+    metadata: Metadata | None = None
+
+
+class Deposit(Detailed):
     """Money into an account, from outside."""
 
     account_id: AccountId
     amount: Amount
     type: Literal["DEPOSIT"] | None = None
-    idempotency_key: Key | None = None
 
 
-class Withdrawal(_Request):
+class Withdrawal(Detailed):
     """Money out of an account, to the outside."""
 
     account_id: AccountId
     amount: Amount
     type: Literal["WITHDRAWAL", "WITHDRAW"] | None = None
-    idempotency_key: Key | None = None
 
 
-class Transfer(_Request):
-    """Money from one account to another of the same currency."""
+class Transfer(Detailed):
+    """Money from one account to another of the same currency, now or at `execute_at`."""
 
     from_account_id: AccountId
     to_account_id: AccountId
     amount: Amount
+    execute_at: Moment | None = None
     type: Literal["TRANSFER"] | None = None
+
+
+class Leg(_Request):
+    """A signed amount on an account, and what must be true of the account before it."""
+
+    account_id: AccountId
+    amount: SignedAmount
+    currency: Code | None = None
+    available_at_least: Limit | None = None
+    balance_at_least: Limit | None = None
+    version: Version | None = None
+
+
+class PlainLeg(_Request):
+    """A signed amount on an account."""
+
+    account_id: AccountId
+    amount: SignedAmount
+
+
+class Exchange(_Request):
+    """One unit of `sell` is given for `rate` units of `buy`; rounding goes to an account."""
+
+    sell: Code
+    buy: Code
+    rate: Rate
+    rounding_account_id: AccountId | None = None
+
+
+class PostTransaction(Detailed):
+    """A transaction of 2 to 500 legs, which sum to zero in each currency."""
+
+    legs: list[Leg] = Field(min_length=2, max_length=MAX_LEGS)
+    exchange: Exchange | None = None
+    type: Literal["TRANSACTION"] | None = None
+
+
+class PlaceHold(Detailed):
+    """Reserve an amount, to be captured for `to_account_id`, or else to the outside."""
+
+    account_id: AccountId
+    amount: Amount
+    to_account_id: AccountId | None = None
+    expires_at: Moment | None = None
+    capture_at: Moment | None = Field(
+        default=None, description="When the service captures what then remains."
+    )
+    type: Literal["HOLD"] | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.expires_at and self.capture_at and self.capture_at >= self.expires_at:
+            raise ValueError("capture_at must be before expires_at")
+        return self
+
+
+class CaptureHold(Detailed):
+    """Move held money: an amount, or all that remains. `final` releases the rest."""
+
+    hold_id: AccountId
+    amount: Amount | None = None
+    final: bool = False
+    type: Literal["CAPTURE"] | None = None
+
+
+class ReleaseHold(Detailed):
+    """Give held money back to its account: an amount, or all that remains."""
+
+    hold_id: AccountId
+    amount: Amount | None = None
+    type: Literal["RELEASE"] | None = None
+
+
+class ReverseTransaction(Detailed):
+    """Move a transaction's money back: all that is left of it, an amount, or by legs."""
+
+    transaction_id: AccountId
+    amount: Amount | None = None
+    legs: list[PlainLeg] | None = Field(default=None, min_length=2, max_length=MAX_LEGS)
+    force: bool = Field(
+        default=False, description="Overdraw if need be; for those who have the force token."
+    )
+    actor: Text | None = None
+    type: Literal["REVERSAL"] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.amount is not None and self.legs is not None:
+            raise ValueError("give an amount or legs, not both")
+        return self
+
+
+class ChangePolicy(_Request):
+    """Change an account's limits; what is not given stays. Who and why are kept."""
+
+    account_id: AccountId
+    floor: Limit | None = Field(
+        default=None, description="The available amount stays at or above it; -50 is an overdraft."
+    )
+    ceiling: Limit | None = Field(
+        default=None, description="The balance stays at or below it; null takes it away."
+    )
+    frozen: Literal["debits", "credits", "both"] | None = None
+    closed: Literal[True] | None = Field(
+        default=None, description="For ever; the balance must be zero."
+    )
+    actor: Text | None = None
+    reason: Description | None = None
     idempotency_key: Key | None = None
+    type: Literal["POLICY"] | None = None
+
+    @model_validator(mode="after")
+    def _some_change(self) -> Self:
+        if not self.model_fields_set & {"floor", "ceiling", "frozen", "closed"}:
+            raise ValueError("give a floor, a ceiling, frozen or closed")
+        return self
+
+
+class CancelSchedule(Detailed):
+    """Do not make a scheduled transfer."""
+
+    schedule_id: AccountId
+    type: Literal["CANCELLATION"] | None = None
+
+
+class AddLedger(_Request):
+    """Add a ledger: a closed book of accounts of its own."""
+
+    name: str = Field(pattern=f"^{LEDGER_NAME_PATTERN}$", examples=["marketplace"])
 
 
 _ITEMS = [
@@ -180,8 +261,72 @@ class Account(BaseModel):
     held: str
     available: str
     version: int
-    status: str
+    status: Literal["active", "frozen", "closed"]
+    floor: str | None
+    ceiling: str | None
+    frozen: Literal["debits", "credits", "both"] | None
+    closed: bool
     created_at: str
+
+
+class AccountAsOf(Account):
+    """An account, as it stands or as it stood; then `final` says whether that can still change."""
+
+    as_of: str | None = None
+    final: bool | None = None
+
+
+class Ledger(BaseModel):
+    """A ledger: a closed book, whose accounts move money among themselves."""
+
+    name: str
+    created_at: str
+
+
+class Hold(BaseModel):
+    """A hold as it stands. What expired counts as released."""
+
+    id: int
+    status: Literal["open", "captured", "released", "expired"]
+    account_id: int
+    counterparty_id: int
+    currency: str
+    amount: str
+    captured: str
+    released: str
+    remaining: str
+    expires_at: str | None
+    capture_at: str | None
+    created_at: str
+
+
+class Schedule(BaseModel):
+    """A scheduled transfer; `settled_by` is the transaction that executed or cancelled it."""
+
+    id: int
+    status: Literal["pending", "executed", "declined", "cancelled"]
+    from_account_id: int
+    to_account_id: int
+    amount: str
+    currency: str
+    execute_at: str
+    created_at: str
+    settled_by: int | None
+
+
+class PolicyChange(BaseModel):
+    """What an account's policy became with its entry `version`, by whom and why."""
+
+    version: int
+    transaction_id: int
+    floor: str
+    ceiling: str | None
+    frozen: Literal["debits", "credits", "both"] | None
+    closed: bool
+    actor: str | None
+    reason: str | None
+    changed_at: str
+    forced_to: str | None = None
 
 
 class Entry(BaseModel):
@@ -198,7 +343,7 @@ class Posted(BaseModel):
 
     status: Literal["posted"]
     transaction_id: int
-    transaction_type: Literal["DEPOSIT", "WITHDRAWAL", "TRANSFER"]
+    transaction_type: Literal["DEPOSIT", "WITHDRAWAL", "TRANSFER", "SCHEDULE"]
     amount: str
     currency: str
     recorded_at: str
@@ -217,12 +362,59 @@ class PostedTransfer(Posted):
     sender_new_balance: str
 
 
+TransactionType = Literal[
+    "DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "HOLD", "CAPTURE", "RELEASE", "REVERSAL",
+    "POLICY", "SCHEDULE", "CANCELLATION",
+]  # fmt: skip
+
+
+class DetailedEntry(Entry):
+    """An entry with its currency, and what it changed of the held amount."""
+
+    currency: str
+    held_change: str
+    held: str
+
+
+class PostedDetailed(BaseModel):
+    """A transaction that was made, with what its kind and its caller add."""
+
+    status: Literal["posted"]
+    transaction_id: int
+    transaction_type: TransactionType
+    amount: str
+    currency: str
+    recorded_at: str
+    entries: list[DetailedEntry]
+    hold_id: int | None = None
+    reverses: int | None = None
+    schedule_id: int | None = None
+    counterparty_id: int | None = None
+    remaining: str | None = None
+    expires_at: str | None = None
+    capture_at: str | None = None
+    execute_at: str | None = None
+    exchange: dict[str, Any] | None = None
+    floor: str | None = None
+    ceiling: str | None = None
+    frozen: Literal["debits", "credits", "both"] | None = None
+    closed: bool | None = None
+    actor: str | None = None
+    reason: str | None = None
+    description: str | None = None
+    reference: str | None = None
+    effective_at: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
 class DecidedOn(BaseModel):
     """The state of the account that a decline was decided on."""
 
     account_id: int
     available: str
     version: int
+    balance: str | None = None
+    currency: str | None = None
 
 
 class Result(BaseModel):
@@ -240,20 +432,20 @@ class Results(BaseModel):
     results: list[Result]
 
 
-class Transaction(BaseModel):
-    """A recorded transaction: posted, with its entries, or declined, with what decided it."""
+class Transaction(PostedDetailed):
+    """A recorded transaction: posted, with its entries, or declined, with what decided it.
+
+    It is linked with what builds on it: its reversals, or a hold's or schedule's steps.
+    """
 
     account_id: int
     idempotency_key: str
-    status: Literal["posted", "declined"]
-    transaction_id: int
-    transaction_type: Literal["DEPOSIT", "WITHDRAWAL", "TRANSFER"]
-    amount: str
-    currency: str
-    recorded_at: str
-    entries: list[Entry]
+    status: Literal["posted", "declined"]  # type: ignore[assignment]
+    entries: list[Entry | DetailedEntry]  # type: ignore[assignment]
     code: str | None = None
     decided_on: DecidedOn | None = None
+    reversed_by: list[int] | None = None
+    steps: list[int] | None = None
 
 
 class Currency(BaseModel):
@@ -268,9 +460,11 @@ class HistoryEntry(BaseModel):
     """One entry of an account's history."""
 
     transaction_id: int
-    transaction_type: Literal["DEPOSIT", "WITHDRAWAL", "TRANSFER_OUT", "TRANSFER_IN"]
+    transaction_type: str = Field(examples=["DEPOSIT", "TRANSFER_OUT", "TRANSFER_IN", "HOLD"])
     amount: str
     balance: str
+    held_change: str
+    held: str
     version: int
     idempotency_key: str
     created_at: str

@@ -5,80 +5,70 @@ The strict way, by `bodies`, then judges, and names the fault. What msgspec does
 that is named twice, shows in the number of colons.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ledgerservice.api.bodies import fields_of, validated
-from ledgerservice.api.models import Deposit, Transfer, Withdrawal
+from ledgerservice.api.instructions import BY_TYPE, Form
 from ledgerservice.api.problems import Refused
-from ledgerservice.model import BIGGEST_ID, Kind, Movement, is_key
 from ledgerservice.money import is_positive_amount
+from ledgerservice.requests import BIGGEST_ID, Instruction, Kind, Movement, is_key
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 Asked = tuple[int, int | None, str, str | None]
-"""What a body asks for: account, counterparty, amount, and its key."""
+"""What a plain body asks for: account, counterparty, amount, and its key."""
 
 
-class MoneyRoute(NamedTuple):
-    """A money route: its kind, the model of its body, and what a body asks for."""
-
-    kind: Kind
-    model: type[Any]
-    asked: Callable[[Any], Asked]
-
-
-def _own(body: Deposit | Withdrawal) -> Asked:
-    return body.account_id, None, body.amount, body.idempotency_key
-
-
-def _transfer(body: Transfer) -> Asked:
-    return body.from_account_id, body.to_account_id, body.amount, body.idempotency_key
-
-
-MONEY_ROUTES = {
-    "deposit": MoneyRoute(Kind.DEPOSIT, Deposit, _own),
-    "withdraw": MoneyRoute(Kind.WITHDRAWAL, Withdrawal, _own),
-    "transfer": MoneyRoute(Kind.TRANSFER, Transfer, _transfer),
-}
-
-_BY_TYPE = {
-    "DEPOSIT": MONEY_ROUTES["deposit"],
-    "WITHDRAWAL": MONEY_ROUTES["withdraw"],
-    "WITHDRAW": MONEY_ROUTES["withdraw"],
-    "TRANSFER": MONEY_ROUTES["transfer"],
-}
-
-
-def read(body: bytes, route: MoneyRoute) -> Asked:
+def read(body: bytes, form: Form, header_key: str | None) -> Instruction:
     """What a money route's body asks for. Refuses what is not right."""
-    asked = _fast(body, route.kind)
-    return asked or route.asked(validated(fields_of(body), route.model))
+    assert form.kind is not None
+    asked = _fast(body, form.kind)
+    if asked is None:
+        return instruct(fields_of(body), form, header_key)
+    account, other, amount, key = asked
+    return Movement(form.kind, account, other, amount, the_key(key, header_key))
 
 
-def read_item(line: bytes) -> Movement:
-    """The movement of an item of a batch, which says its type and key. Refuses what is not right.
+def instruct(fields: dict[str, Any], form: Form, header_key: str | None) -> Instruction:
+    """What a body's fields ask for, by the strict way."""
+    body = validated(fields, form.model)
+    return form.instruct(body, the_key(body.idempotency_key, header_key))
+
+
+def the_key(body_key: str | None, header_key: str | None) -> str:
+    """The idempotency key, from the body or the header."""
+    if body_key is not None:
+        if header_key not in (None, body_key):
+            raise Refused("idempotency_key_mismatch")
+        return body_key
+    if header_key is None:
+        raise Refused("idempotency_key_missing")
+    if not is_key(header_key):
+        raise Refused("idempotency_key_invalid")
+    return header_key
+
+
+def read_item(line: bytes) -> Instruction:
+    """The instruction of an item of a batch, which says its type and key.
 
     `{"type": "TRANSFER", "from_account_id": 1, "to_account_id": 2, "amount": "5.00",
-    "idempotency_key": "k"}`, with `account_id` for a DEPOSIT or WITHDRAWAL.
+    "idempotency_key": "k"}`, with `account_id` for a DEPOSIT or WITHDRAWAL. Refuses what is not
+    right.
     """
-    return _fast_item(line) or _strict_item(line)
+    return fast_item(line) or _strict_item(line)
 
 
-def _strict_item(line: bytes) -> Movement:
+def _strict_item(line: bytes) -> Instruction:
     fields = fields_of(line)
     kind = fields.get("type")
-    route = _BY_TYPE.get(kind) if isinstance(kind, str) else None
-    if route is None:
-        fault = {"field": "type", "message": "must be DEPOSIT, WITHDRAWAL or TRANSFER"}
+    form = BY_TYPE.get(kind) if isinstance(kind, str) else None
+    if form is None:
+        fault = {"field": "type", "message": f"must be one of {', '.join(BY_TYPE)}"}
         raise Refused("invalid_request", errors=[fault])
-    account, other, amount, key = route.asked(validated(fields, route.model))
-    if key is None:
-        raise Refused("idempotency_key_missing")
-    return Movement(route.kind, account, other, amount, key)
+    return instruct(fields, form, None)
 
 
 class _OwnFields(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -126,7 +116,7 @@ def _fast(body: bytes, kind: Kind) -> Asked | None:
     fields = len(given.__struct_fields__)
     if given.type is UNSET:
         fields -= 1
-    elif (route := _BY_TYPE.get(given.type)) is None or route.kind is not kind:
+    elif (form := BY_TYPE.get(given.type)) is None or form.kind is not kind:
         return None
     if given.idempotency_key is UNSET:
         key, fields = None, fields - 1
@@ -139,16 +129,17 @@ def _fast(body: bytes, kind: Kind) -> Asked | None:
     return account, other, amount, key
 
 
-def _fast_item(line: bytes) -> Movement | None:
+def fast_item(line: bytes) -> Movement | None:
+    """The movement of a plain item, or None where the strict way must see what it is."""
     try:
         given = _decode_item(line)
     except _UNREADABLE:
         return None
-    route = _BY_TYPE.get(given.type)
+    form = BY_TYPE.get(given.type)
     amount, key = _amount(given.amount), given.idempotency_key
-    if route is None or amount is None:
+    if form is None or form.kind is None or amount is None:
         return None
-    if route.kind is Kind.TRANSFER:
+    if form.kind is Kind.TRANSFER:
         account, other, fields, stray = (
             given.from_account_id,
             given.to_account_id,
@@ -162,7 +153,7 @@ def _fast_item(line: bytes) -> Movement | None:
     # A field too many, such as a deposit's to_account_id, shows in the colons.
     if not _is_certain(line, fields, account, other, key):
         return None
-    return Movement(route.kind, account, other, amount, key)
+    return Movement(form.kind, account, other, amount, key)
 
 
 def _amount(raw: Raw) -> str | None:

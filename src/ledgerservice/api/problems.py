@@ -26,6 +26,12 @@ class Problem:
 
 UNPROCESSABLE = HTTPStatus.UNPROCESSABLE_ENTITY
 
+
+def _declined(detail: str) -> Problem:
+    final = "Nothing was moved, and this key will always get this answer."
+    return Problem(HTTPStatus.CONFLICT, "new_key", f"{detail} {final}")
+
+
 CATALOGUE: dict[str, Problem] = {
     "insufficient_funds": Problem(
         HTTPStatus.BAD_REQUEST,
@@ -39,8 +45,37 @@ CATALOGUE: dict[str, Problem] = {
         "A balance would pass the largest one the ledger keeps. Nothing was moved, and this key "
         "will always get this answer.",
     ),
+    "balance_ceiling": _declined(
+        "The account's balance would pass its ceiling, which its policy sets."
+    ),
+    "balance_not_zero": _declined(
+        "Only an account without balance and holds can be closed; decided_on has what is left."
+    ),
+    "account_frozen": _declined("The account is frozen for this direction by its policy."),
+    "account_closed": _declined("The account is closed, for ever."),
+    "condition_failed": _declined(
+        "A leg demands what the account did not meet; decided_on has its actual figures."
+    ),
+    "hold_exceeded": _declined("The hold has less left than the amount asked for."),
+    "hold_closed": _declined(
+        "Nothing is left of the hold: it was captured, released, or it expired."
+    ),
+    "reversal_exceeded": _declined(
+        "More would be reversed than is left of the original after its earlier reversals."
+    ),
+    "policy_conflict": _declined("The account's ceiling would be below its floor."),
+    "schedule_settled": _declined(
+        "It is too late to cancel: the transfer was executed, or cancelled already."
+    ),
     "account_not_found": Problem(
         HTTPStatus.NOT_FOUND, "corrected", "There is no account with that id."
+    ),
+    "hold_not_found": Problem(HTTPStatus.NOT_FOUND, "corrected", "There is no hold with that id."),
+    "schedule_not_found": Problem(
+        HTTPStatus.NOT_FOUND, "corrected", "There is no scheduled transfer with that id."
+    ),
+    "ledger_not_found": Problem(
+        HTTPStatus.NOT_FOUND, "corrected", "There is no ledger of that name; see POST /ledgers."
     ),
     "currency_not_found": Problem(
         HTTPStatus.NOT_FOUND, "corrected", "There is no currency with that code."
@@ -105,6 +140,30 @@ CATALOGUE: dict[str, Problem] = {
         HTTPStatus.CONFLICT,
         "corrected",
         "There is a currency of that code, with another exponent or name. It cannot be changed.",
+    ),
+    "legs_unbalanced": Problem(
+        UNPROCESSABLE,
+        "corrected",
+        "The legs do not sum to zero in every currency; or, of a reversal, name an account twice, "
+        "or are needed because the original has more than two accounts.",
+    ),
+    "rate_mismatch": Problem(
+        UNPROCESSABLE,
+        "corrected",
+        "The amounts of the two currencies are not those of the rate, to a minor unit a leg.",
+    ),
+    "not_reversible": Problem(
+        UNPROCESSABLE,
+        "corrected",
+        "Only posted deposits, withdrawals, transfers, captures and transactions of legs can be "
+        "reversed.",
+    ),
+    "expiry_passed": Problem(UNPROCESSABLE, "corrected", "The hold would have expired already."),
+    "force_not_allowed": Problem(
+        HTTPStatus.FORBIDDEN,
+        "corrected",
+        "Forcing a reversal needs the token of LEDGER_FORCE_TOKEN in the header "
+        "Ledger-Force-Token.",
     ),
     "amount_precision": Problem(
         UNPROCESSABLE, "corrected", "The amount has more decimals than the account's currency."

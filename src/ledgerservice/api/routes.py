@@ -1,374 +1,201 @@
-"""The routes. Each is declared for the docs and passes on to a handler or the reader."""
+"""The routes that read accounts, transactions, and what builds on them."""
 
-import re
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Literal
 from urllib.parse import unquote_to_bytes
 
-from fastapi import APIRouter, Header, Query, Request
+import msgspec
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
-from starlette.types import Receive, Scope, Send
 
-from ledgerservice.api import batches, cursors, handlers, models, rendering
-from ledgerservice.api.bodies import media_type
-from ledgerservice.api.movements import MONEY_ROUTES
+from ledgerservice.api import cursors, models, rendering
+from ledgerservice.api.declaring import (
+    A_MOMENT,
+    AN_ID,
+    DEFAULT_PAGE_ROWS,
+    Cursor,
+    Limit,
+    account_at,
+    after_of,
+    both,
+    check_query,
+    id_of,
+    in_path,
+    json_response,
+    leads_to,
+    problems,
+    reader_of,
+    response,
+    runtime_of,
+)
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Unavailable
-from ledgerservice.model import is_code
-from ledgerservice.reads import PAST_ALL_VERSIONS
-from ledgerservice.runtime import Runtime
+from ledgerservice.model import is_code, is_ledger_name
+from ledgerservice.reads import PAST_ALL_VERSIONS, AccountFilter
 
 router = APIRouter()
 
-Route = Callable[..., Any]
 
-_ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)
-DEFAULT_PAGE_ROWS = 100
-
-Limit = Annotated[int, Query(ge=1, description="Rows in a page.")]
-Cursor = Annotated[str | None, Query(max_length=2048, description="From the Link header.")]
-IdempotencyKey = Annotated[
-    str | None, Header(description="Names the request; a repeat gets the original answer.")
-]
-
-
-def _both(method: str, path: str, **declared: Any) -> Callable[[Route], Route]:
-    """Registers a route with and without its trailing slash; neither redirects.
-
-    What answers GET answers HEAD too, which some who watch over a service send.
-    """
-
-    def register(route: Route) -> Route:
-        declared.setdefault("operation_id", declared.get("name", route.__name__))
-        router.add_api_route(path, route, methods=[method], response_model=None, **declared)
-        other = path.rstrip("/") if path.endswith("/") else path + "/"
-        undeclared = [(other, method)]
-        if method == "GET":
-            undeclared += [(path, "HEAD"), (other, "HEAD")]
-        for place, by in undeclared:
-            router.add_api_route(
-                place, route, methods=[by], response_model=None, include_in_schema=False
-            )
-        return route
-
-    return register
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {"application/problem+json": {"schema": models.ProblemDetails.model_json_schema()}}
-    return {status: {"description": "Problem", "content": content} for status in statuses}
-
-
-def _body_of(model: type[BaseModel], others: dict[str, Any] | None = None) -> dict[str, Any]:
-    content = {"application/json": {"schema": model.model_json_schema()}, **(others or {})}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _in_path(**schemas: dict[str, Any]) -> dict[str, Any]:
-    """Path parameters for the docs. Read from the request: an id that is none is 404, not 422."""
-    return {
-        "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": schema}
-            for name, schema in schemas.items()
-        ]
-    }
-
-
-_AN_ID = {"type": "integer", "format": "int64"}
-
-
-def _leads_to(**links: dict[str, str]) -> dict[str, Any]:
-    """Links for the docs: operations, and where in an answer their path parameters stand."""
-    return {
-        "links": {
-            name: {
-                "operationId": name,
-                "parameters": {place: f"$response.body#/{field}" for place, field in of.items()},
-            }
-            for name, of in links.items()
-        }
-    }
-
-
-def _runtime(request: Request) -> Runtime:
-    runtime: Runtime = request.app.state.runtime
-    return runtime
-
-
-def _id(request: Request, name: str, code: str) -> int:
-    """An id out of a path; what is not an id names nothing."""
-    text = request.path_params[name]
-    if _ID.fullmatch(text) and abs(number := int(text)) <= PAST_ALL_VERSIONS:
-        return number
-    raise Refused(code)
-
-
-def response(status: int, body: bytes, headers: dict[str, str]) -> Response:
-    """A handler's reply as FastAPI sends it."""
-    return Response(body, status, headers)
-
-
-def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, headers=headers, media_type="application/json")
-
-
-def _declare_money_route(name: str, answer: type[BaseModel]) -> None:
-    route = MONEY_ROUTES[name]
-
-    async def move(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
-        reply = await handlers.move(_runtime(request), route, request.headers.raw, request.receive)
-        return response(*reply)
-
-    _both(
-        "POST",
-        f"/{name}/",
-        name=name,
-        summary=str(route.model.__doc__),
-        tags=["money"],
-        openapi_extra=_body_of(route.model),
-        responses={
-            200: {
-                "model": answer,
-                **_leads_to(get_transaction={"transaction_id": "transaction_id"}),
-            },
-            **_problems(400, 404, 408, 409, 413, 415, 422, 503),
-        },
-    )(move)
-
-
-_declare_money_route("deposit", models.PostedOwn)
-_declare_money_route("withdraw", models.PostedOwn)
-_declare_money_route("transfer", models.PostedTransfer)
-
-
-class _Stream(Response):
-    """An answer that is written while the body is read."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        super().__init__()
-        self._runtime = runtime
-
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads from and writes to the connection itself."""
-        await batches.post_stream(self._runtime, receive, send)
-
-
-@_both(
-    "POST",
-    "/batches/",
-    tags=["money"],
-    summary="Many movements in one request",
-    openapi_extra=_body_of(models.Batch, {batches.NDJSON: {"schema": {"type": "string"}}}),
-    responses={200: {"model": models.Results}, **_problems(408, 409, 413, 415, 422, 503)},
-)
-async def post_batch(request: Request) -> Response:
-    """Each item has its own key, so that the whole may be sent again: nothing moves twice.
-
-    Independent items succeed or fail each for itself, and the answer is 200 with a result for
-    each. Of an atomic batch all are posted or none: then the answer is 409 `batch_failed`.
-
-    As `application/x-ndjson` the body is a stream of any length, an item a line, each answered by
-    a line as soon as it is durable; a line of white space is passed over.
-    """
-    if media_type(request.headers.raw) == batches.NDJSON:
-        return _Stream(_runtime(request))
-    reply = await batches.post_batch(_runtime(request), request.headers.raw, request.receive)
-    return response(*reply)
-
-
-@_both(
-    "POST",
-    "/accounts/",
-    tags=["accounts"],
-    summary="Open an account",
-    status_code=201,
-    openapi_extra=_body_of(models.OpenAccount),
-    responses={
-        201: {
-            "model": models.Account,
-            **_leads_to(get_account={"account_id": "id"}, get_history={"account_id": "id"}),
-        },
-        **_problems(408, 409, 413, 415, 422, 503),
-    },
-)
-async def open_account(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
-    """Opens an account with a zero balance. A reference or a key makes a repeat harmless."""
-    reply = await handlers.open_account(_runtime(request), request.headers.raw, request.receive)
-    return response(*reply)
-
-
-@_both(
+@both(
+    router,
     "GET",
     "/accounts/",
     tags=["accounts"],
     summary="List accounts",
-    responses={200: {"model": list[models.Account]}, **_problems(422, 503)},
+    responses={200: {"model": list[models.Account]}, **problems(422, 503)},
 )
 async def list_accounts(
     request: Request,
     owner: Annotated[str | None, Query(max_length=255)] = None,
     currency: Annotated[str | None, Query(max_length=16)] = None,
+    reference: Annotated[str | None, Query(max_length=255)] = None,
+    status: Literal["active", "frozen", "closed"] | None = None,
     limit: Limit = DEFAULT_PAGE_ROWS,
     cursor: Cursor = None,
 ) -> Response:
     """Accounts by id, a page at a time; the Link header leads to the next one."""
-    runtime = _runtime(request)
-    _check_query(request, limit, "owner", "currency")
-    filters = ["accounts", owner, currency]
-    after = 0 if cursor is None else cursors.decode(cursor, filters)
-    page = await runtime.reader.accounts(owner, currency, after, limit + 1)
+    reader = reader_of(request)
+    check_query(request, limit, "owner", "currency", "reference", "status")
+    wanted = AccountFilter(owner, currency, reference, status)
+    filters = ["accounts", owner, currency, reference, status]
+    after = after_of(request, cursor, filters, 0)
+    page = await reader.accounts(wanted, after, limit + 1)
     headers = None
     if len(page) > limit:
-        place = cursors.encode(page[limit - 1].id, filters)
-        headers = cursors.next_link(request, place, owner=owner, currency=currency, limit=limit)
-    return _json(rendering.encode([rendering.account_body(a) for a in page[:limit]]), headers)
+        place = cursors.encode(request, [page[limit - 1].id], filters)
+        query = msgspec.structs.asdict(wanted)
+        headers = cursors.next_link(request, place, **query, limit=limit)
+    return json_response(
+        rendering.encode([rendering.account_body(a) for a in page[:limit]]), headers
+    )
 
 
-@_both(
-    "POST",
-    "/currencies/",
-    tags=["currencies"],
-    summary="Add a currency",
-    status_code=201,
-    openapi_extra=_body_of(models.AddCurrency),
-    responses={
-        201: {"model": models.Currency, **_leads_to(get_currency={"code": "code"})},
-        **_problems(408, 409, 413, 415, 422, 503),
-    },
-)
-async def add_currency(request: Request) -> Response:
-    """Adds a currency or a unit of your own. The code is its key: the same again is harmless."""
-    reply = await handlers.add_currency(_runtime(request), request.headers.raw, request.receive)
-    return response(*reply)
-
-
-@_both(
+@both(
+    router,
     "GET",
     "/currencies/",
     tags=["currencies"],
     summary="List currencies",
-    responses={200: {"model": list[models.Currency]}, **_problems(422, 503)},
+    responses={200: {"model": list[models.Currency]}, **problems(422, 503)},
 )
 async def list_currencies(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
 ) -> Response:
     """Currencies by code, a page at a time; the Link header leads to the next one."""
-    _check_query(request, limit)
+    check_query(request, limit)
     filters = ["currencies"]
-    after = 0 if cursor is None else cursors.decode(cursor, filters)
-    page = await _runtime(request).reader.currencies(after, limit + 1)
+    after = after_of(request, cursor, filters, 0)
+    page = await reader_of(request).currencies(after, limit + 1)
     headers = None
     if len(page) > limit:
         headers = cursors.next_link(
-            request, cursors.encode(page[limit - 1].number, filters), limit=limit
+            request, cursors.encode(request, [page[limit - 1].number], filters), limit=limit
         )
-    return _json(rendering.encode([rendering.currency_body(c) for c in page[:limit]]), headers)
+    return json_response(
+        rendering.encode([rendering.currency_body(c) for c in page[:limit]]), headers
+    )
 
 
-@_both(
+@both(
+    router,
     "GET",
     "/currencies/{code}",
     tags=["currencies"],
     summary="A currency",
-    openapi_extra=_in_path(code={"type": "string"}),
-    responses={200: {"model": models.Currency}, **_problems(404, 503)},
+    openapi_extra=in_path(code={"type": "string"}),
+    responses={200: {"model": models.Currency}, **problems(404, 503)},
 )
 async def get_currency(request: Request) -> Response:
     """The currency of a code."""
     code = request.path_params["code"]
-    found = await _runtime(request).reader.currency(code) if is_code(code) else None
+    found = await reader_of(request).currency(code) if is_code(code) else None
     if found is None:
         raise Refused("currency_not_found")
-    return _json(rendering.encode(rendering.currency_body(found)))
+    return json_response(rendering.encode(rendering.currency_body(found)))
 
 
-@_both(
+@both(
+    router,
     "GET",
     "/accounts/{account_id}",
     tags=["accounts"],
     summary="An account and its balance",
-    openapi_extra=_in_path(account_id=_AN_ID),
-    responses={200: {"model": models.Account}, **_problems(404, 503)},
+    openapi_extra=in_path(account_id=AN_ID),
+    responses={200: {"model": models.AccountAsOf}, **problems(404, 422, 503)},
 )
-async def get_account(request: Request) -> Response:
-    """The account as it stands: its balance, what is held of it, and its version."""
-    found = await _runtime(request).reader.account(_id(request, "account_id", "account_not_found"))
+async def get_account(
+    request: Request, as_of: Annotated[str | None, Query(description=A_MOMENT)] = None
+) -> Response:
+    """The account as it stands, or as it stood at a moment, in as little time.
+
+    As of a moment, `final` says whether nothing can be recorded by then any more.
+    """
+    check_query(request, 1, "as_of")
+    if as_of is not None:
+        then = await account_at(request, as_of, "as_of")
+        body = rendering.account_body(then.view)
+        asked = {"as_of": rendering.moment(then.at), "final": then.final}
+        return json_response(rendering.encode(body | asked))
+    found = await reader_of(request).account(id_of(request, "account_id", "account_not_found"))
     if found is None:
         raise Refused("account_not_found")
-    return _json(rendering.encode(rendering.account_body(found)))
+    return json_response(rendering.encode(rendering.account_body(found)))
 
 
-@_both(
+@both(
+    router,
     "GET",
     "/accounts/{account_id}/history",
     tags=["accounts"],
     summary="An account's history",
-    openapi_extra=_in_path(account_id=_AN_ID),
-    responses={200: {"model": list[models.HistoryEntry]}, **_problems(404, 422, 503)},
+    openapi_extra=in_path(account_id=AN_ID),
+    responses={200: {"model": list[models.HistoryEntry]}, **problems(404, 422, 503)},
 )
 async def get_history(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
 ) -> Response:
     """The account's entries, newest first; the Link header leads to the next page."""
-    runtime = _runtime(request)
-    _check_query(request, limit)
-    account = _id(request, "account_id", "account_not_found")
+    reader = reader_of(request)
+    check_query(request, limit)
+    account = id_of(request, "account_id", "account_not_found")
     filters = ["history", account]
-    before = PAST_ALL_VERSIONS if cursor is None else cursors.decode(cursor, filters)
-    page = await runtime.reader.history(account, limit + 1, before)
-    if not page and await runtime.reader.account(account) is None:
+    before = after_of(request, cursor, filters, PAST_ALL_VERSIONS)
+    page = await reader.history(account, limit + 1, before)
+    if not page and await reader.account(account) is None:
         raise Refused("account_not_found")
     headers = None
     if len(page) > limit:
-        place = cursors.encode(page[limit - 1].version, filters)
+        place = cursors.encode(request, [page[limit - 1].version], filters)
         headers = cursors.next_link(request, place, limit=limit)
-    return _json(rendering.encode([rendering.history_body(e) for e in page[:limit]]), headers)
+    return json_response(
+        rendering.encode([rendering.history_body(e) for e in page[:limit]]), headers
+    )
 
 
-def _check_query(request: Request, limit: int, *filters: str) -> None:
-    """A misspelt filter must not list everything; PostgreSQL takes no NUL in a text."""
-    longest = _runtime(request).settings.page_limit_rows
-    names = [name for name, _ in request.query_params.multi_items()]
-    faults = {}
-    if limit > longest:
-        faults["limit"] = f"must be at most {longest}"
-    for name in names:
-        if name not in {"limit", "cursor", *filters}:
-            faults["unknown"] = "there is no such parameter"
-        elif names.count(name) > 1:
-            faults[name] = "must be given once"
-        elif name in filters and "\0" in request.query_params[name]:
-            faults[name] = "must not contain NUL"
-    if faults:
-        errors = [{"field": field, "message": message} for field, message in faults.items()]
-        raise Refused("invalid_request", errors=errors)
-
-
-@_both(
+@both(
+    router,
     "GET",
     "/accounts/{account_id}/keys/{key:path}",
     tags=["transactions"],
     summary="The recorded outcome of a key",
-    openapi_extra=_in_path(account_id=_AN_ID, key={"type": "string"}),
+    openapi_extra=in_path(account_id=AN_ID, key={"type": "string"}),
     responses={
         200: {
             "model": models.Transaction,
-            **_leads_to(
+            **leads_to(
                 get_transaction={"transaction_id": "transaction_id"},
                 get_account={"account_id": "account_id"},
             ),
         },
-        **_problems(404, 503),
+        **problems(404, 503),
     },
 )
 async def get_key(request: Request) -> Response:
     """What became of a request whose answer was lost: its transaction, or 404."""
-    account = _id(request, "account_id", "account_not_found")
-    found = await _runtime(request).reader.outcome(account, _key_of_path(request))
+    account = id_of(request, "account_id", "account_not_found")
+    found = await reader_of(request).outcome(account, _key_of_path(request))
     if found is None:
         raise Refused("key_not_found")
-    return _json(rendering.record(found))
+    return json_response(rendering.record(found))
 
 
 def _key_of_path(request: Request) -> str:
@@ -380,41 +207,150 @@ def _key_of_path(request: Request) -> str:
     return key.decode()
 
 
-@_both(
+@both(
+    router,
     "GET",
     "/transactions/{transaction_id}",
     tags=["transactions"],
     summary="A transaction and its entries",
-    openapi_extra=_in_path(transaction_id=_AN_ID),
-    responses={200: {"model": models.Transaction}, **_problems(404, 503)},
+    openapi_extra=in_path(transaction_id=AN_ID),
+    responses={200: {"model": models.Transaction}, **problems(404, 503)},
 )
 async def get_transaction(request: Request) -> Response:
     """A posted transaction with its entries, or the record of a declined one."""
-    number = _id(request, "transaction_id", "transaction_not_found")
-    found = await _runtime(request).reader.transaction(number)
+    number = id_of(request, "transaction_id", "transaction_not_found")
+    reader = reader_of(request)
+    found = await reader.transaction(number)
     if found is None:
         raise Refused("transaction_not_found")
-    return _json(rendering.record(found))
+    return json_response(rendering.record(found, await reader.children(number)))
 
 
-@_both("GET", "/health/live", tags=["health"], summary="Whether the process answers")
+@both(
+    router,
+    "GET",
+    "/accounts/{account_id}/policies",
+    tags=["accounts"],
+    summary="How an account's policy changed",
+    openapi_extra=in_path(account_id=AN_ID),
+    responses={200: {"model": list[models.PolicyChange]}, **problems(404, 422, 503)},
+)
+async def list_policies(
+    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
+) -> Response:
+    """Every change of its limits, newest first: what, when, by whom and why."""
+    reader = reader_of(request)
+    check_query(request, limit)
+    account = id_of(request, "account_id", "account_not_found")
+    filters = ["policies", account]
+    before = after_of(request, cursor, filters, PAST_ALL_VERSIONS)
+    page = await reader.policies(account, limit + 1, before)
+    if not page and await reader.account(account) is None:
+        raise Refused("account_not_found")
+    headers = None
+    if len(page) > limit:
+        place = cursors.encode(request, [page[limit - 1].version], filters)
+        headers = cursors.next_link(request, place, limit=limit)
+    changes = [rendering.policy_change_body(change) for change in page[:limit]]
+    return json_response(rendering.encode(changes), headers)
+
+
+@both(
+    router,
+    "GET",
+    "/holds/{hold_id}",
+    tags=["holds"],
+    summary="A hold as it stands",
+    openapi_extra=in_path(hold_id=AN_ID),
+    responses={200: {"model": models.Hold}, **problems(404, 503)},
+)
+async def get_hold(request: Request) -> Response:
+    """What is left of it, what was captured and released, and when it expires."""
+    found = await reader_of(request).hold(id_of(request, "hold_id", "hold_not_found"))
+    if found is None:
+        raise Refused("hold_not_found")
+    return json_response(rendering.encode(rendering.hold_body(found)))
+
+
+@both(
+    router,
+    "GET",
+    "/schedules/{schedule_id}",
+    tags=["schedules"],
+    summary="A scheduled transfer as it stands",
+    openapi_extra=in_path(schedule_id=AN_ID),
+    responses={200: {"model": models.Schedule}, **problems(404, 503)},
+)
+async def get_schedule(request: Request) -> Response:
+    """Whether it is pending, executed, declined or cancelled, and by which transaction."""
+    number = id_of(request, "schedule_id", "schedule_not_found")
+    found = await reader_of(request).schedule(number)
+    if found is None:
+        raise Refused("schedule_not_found")
+    return json_response(rendering.encode(rendering.schedule_body(found)))
+
+
+@both(
+    router,
+    "GET",
+    "/ledgers/",
+    tags=["ledgers"],
+    summary="List ledgers",
+    responses={200: {"model": list[models.Ledger]}, **problems(422, 503)},
+)
+async def list_ledgers(
+    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
+) -> Response:
+    """Ledgers in the order they were added, a page at a time."""
+    check_query(request, limit)
+    filters = ["ledgers"]
+    after = after_of(request, cursor, filters, 0)
+    page = await reader_of(request).ledgers(after, limit + 1)
+    headers = None
+    if len(page) > limit:
+        place = cursors.encode(request, [page[limit - 1].id], filters)
+        headers = cursors.next_link(request, place, limit=limit)
+    bodies = [rendering.ledger_body(ledger) for ledger in page[:limit]]
+    return json_response(rendering.encode(bodies), headers)
+
+
+@both(
+    router,
+    "GET",
+    "/ledgers/{name}",
+    tags=["ledgers"],
+    summary="A ledger",
+    openapi_extra=in_path(name={"type": "string"}),
+    responses={200: {"model": models.Ledger}, **problems(404, 503)},
+)
+async def get_ledger(request: Request) -> Response:
+    """The ledger of a name. All other routes are also under it: `/ledgers/{name}/accounts`."""
+    name = request.path_params["name"]
+    found = await reader_of(request).ledger(name) if is_ledger_name(name) else None
+    if found is None:
+        raise Refused("ledger_not_found")
+    return json_response(rendering.encode(rendering.ledger_body(found)))
+
+
+@both(router, "GET", "/health/live", tags=["health"], summary="Whether the process answers")
 async def live() -> Response:
     """200 as long as the process answers."""
-    return _json(b'{"status":"live"}')
+    return json_response(b'{"status":"live"}')
 
 
-@_both(
+@both(
+    router,
     "GET",
     "/health/ready",
     tags=["health"],
     summary="Whether money can move",
-    responses=_problems(503),
+    responses=problems(503),
 )
 async def ready(request: Request) -> Response:
     """200 if the database answers and its schema is the expected one, else 503."""
     try:
-        if await _runtime(request).ready():
-            return _json(b'{"status":"ready"}')
+        if await runtime_of(request).ready():
+            return json_response(b'{"status":"ready"}')
     except Unavailable:
         pass
     return response(*problem("unavailable"))
