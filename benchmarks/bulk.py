@@ -25,7 +25,8 @@ import psycopg
 import load
 from ledgerservice import journal, planner
 from ledgerservice.ledger import Ledger, transfer
-from ledgerservice.model import Account, Group, Movement, Recorded
+from ledgerservice.model import Account, Recorded
+from ledgerservice.requests import Group, Movement
 from servers import LEDGER
 
 CALL = 8_000

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from tests.proof.checker import DECLINED, OK, check, outcome
+from tests.proof.checker import DECLINED, OK, OWN, check, outcome
 from tests.proof.fabricated import OUTSIDE, Fabricated, major
-from tests.proof.history import MOVEMENTS, Attempt, Recorder, Request, read
-from tests.proof.journal import Entry, Transaction, load, save
+from tests.proof.history import PLAIN, Attempt, Recorder, Request, read
+from tests.proof.journal import Entry, Hold, Transaction, load, save
 
 OPERATIONS = 600
 
@@ -57,14 +57,37 @@ class Doctor:
         sent = [(a.request.account, a.request.key) for a in self.attempts]
         return self.one(
             lambda a: (
-                a.request.kind in MOVEMENTS
+                a.request.kind in PLAIN
                 and outcome(a) == OK
                 and sent.count((a.request.account, a.request.key)) == 1
             )
         )
 
     def decline(self) -> Attempt:
-        return self.one(lambda a: outcome(a) == DECLINED and not a.replayed)
+        kinds = ("withdraw", "transfer")
+        return self.one(
+            lambda a: outcome(a) == DECLINED and not a.replayed and a.request.kind in kinds
+        )
+
+    def hold(self, captured: bool = True) -> Hold:
+        """A hold that was captured in part or whole, or one of which nothing was."""
+        return self.chance.choice([h for h in self.journal.holds if bool(h.captured) == captured])
+
+    def step(self, kind: str, of: Hold | None = None) -> Transaction:
+        """A posted step of that kind, of that hold if one is given."""
+        return self.chance.choice(
+            [
+                t
+                for t in self.journal.transactions
+                if t.kind == kind and t.reason is None and (of is None or t.parent == of.id)
+            ]
+        )
+
+    def declined(self, reason: str) -> Transaction:
+        return next(t for t in self.journal.transactions if t.reason == reason)
+
+    def legs(self, row: Transaction) -> list[Entry]:
+        return [entry for entry in self.journal.entries if entry.transaction == row.id]
 
     def reading(self, kind: str) -> Attempt:
         return self.one(lambda a: a.request.kind == kind and outcome(a) == OK)
@@ -198,7 +221,8 @@ def entry_of_no_transaction(d: Doctor) -> None:
 
 
 def nobody_asked(d: Doctor) -> None:
-    d.post(d.row(d.write())).key = "nobody's"
+    deposits = [a for a in d.attempts if a.request.kind == "deposit" and outcome(a) == OK]
+    d.post(d.row(deposits[0])).key = "nobody's"
 
 
 def other_content(d: Doctor) -> None:
@@ -225,7 +249,10 @@ def answered_another_decision(d: Doctor) -> None:
 
 
 def answers_differ(d: Doctor) -> None:
-    again = d.one(lambda a: a.replayed and outcome(a) == OK)
+    def sent_twice(a: Attempt) -> bool:
+        return sum(b.request == a.request and outcome(b) == OK for b in d.attempts) > 1
+
+    again = d.one(lambda a: a.replayed and outcome(a) == OK and sent_twice(a))
     again.body = {**again.body, "recorded_at": "another"}
 
 
@@ -342,7 +369,153 @@ def write_before_it_was_asked_for(d: Doctor) -> None:
     attempt.completed_ns = 10**15 + 1
 
 
+def captured_beyond_the_hold(d: Doctor) -> None:
+    """The last entry of a hold gives more back than there was."""
+    row = d.step("capture", d.hold())
+    next(leg for leg in d.legs(row) if leg.held_change).held_change -= 10_000
+
+
+def more_captured_than_held(d: Doctor) -> None:
+    hold = d.hold()
+    hold.amount = hold.captured - 1
+
+
+def a_hold_that_is_not_its_steps(d: Doctor) -> None:
+    d.hold().remaining += 1
+
+
+def captured_after_it_expired(d: Doctor) -> None:
+    d.hold().expires_at = f"{0:020}"
+
+
+def released_before_it_expired(d: Doctor) -> None:
+    row = next(t for t in d.journal.transactions if t.key.startswith(OWN))
+    hold = next(h for h in d.journal.holds if h.id == row.parent)
+    hold.expires_at = f"{10**12:020}"
+
+
+def captured_by_the_service_too_early(d: Doctor) -> None:
+    row = d.step("capture", d.hold())
+    row.key = f"{OWN}capture {row.parent}"
+
+
+def held_is_not_the_holds(d: Doctor) -> None:
+    d.chance.choice([a for a in d.journal.accounts if a.id > 0]).held += 1
+
+
+def held_does_not_continue(d: Doctor) -> None:
+    row = d.step("hold")
+    d.legs(row)[0].held += 1
+
+
+def a_hold_that_moves_money(d: Doctor) -> None:
+    d.legs(d.step("hold"))[0].amount = 1
+
+
+def a_release_of_something_else(d: Doctor) -> None:
+    d.step("release").amount += 1
+
+
+def a_capture_for_somebody_else(d: Doctor) -> None:
+    hold = d.hold()
+    hold.other = next(n for n in range(1, 7) if n not in (hold.account, hold.other))
+
+
+def a_transfer_that_holds(d: Doctor) -> None:
+    d.legs(d.row(d.write()))[0].held_change = 1
+
+
+def legs_that_hold(d: Doctor) -> None:
+    d.legs(d.step("general"))[0].held_change = 1
+
+
+def a_transaction_of_one_leg(d: Doctor) -> None:
+    d.journal.entries.remove(d.legs(d.step("general"))[0])
+
+
+def reversed_twice(d: Doctor) -> None:
+    row = d.step("reversal")
+    for leg in d.legs(row):
+        leg.amount *= 50
+
+
+def reversed_forward(d: Doctor) -> None:
+    for leg in d.legs(d.step("reversal")):
+        leg.amount = -leg.amount
+
+
+def a_reversal_of_nothing(d: Doctor) -> None:
+    d.step("reversal").parent = 10**9
+
+
+def declined_though_the_hold_had_enough(d: Doctor) -> None:
+    d.declined("hold_exceeded").amount = 1
+
+
+def closed_though_the_hold_was_open(d: Doctor) -> None:
+    d.declined("hold_exceeded").reason = "hold_closed"
+
+
+def declined_though_there_was_something_to_reverse(d: Doctor) -> None:
+    row = d.declined("reversal_exceeded")
+    row.amount = 1
+    row.deciding_version = next(
+        e.seq for e in d.journal.entries if (e.transaction, e.account) == (row.parent, row.account)
+    )
+    state = d.rows(row.account)[row.deciding_version - 1]
+    row.deciding_available = state.balance - state.held
+
+
+def declined_legs_that_there_was_enough_for(d: Doctor) -> None:
+    row = next(t for t in d.journal.transactions if t.kind == "general" and t.reason)
+    attempts = [a for a in d.attempts if a.request.key == row.key and a.status == 400]
+    for attempt in attempts:
+        (first, _), (second, _) = attempt.request.legs
+        attempt.request = replace(attempt.request, legs=((first, 0), (second, 0)))
+
+
+def declined_for_no_reason(d: Doctor) -> None:
+    d.declined("insufficient_funds").reason = "bad_weather"
+
+
+def read_of_held_money(d: Doctor) -> None:
+    """A read says that what is held is available."""
+    attempt = d.one(
+        lambda a: (
+            a.request.kind == "history"
+            and outcome(a) == OK
+            and a.body
+            and a.body[0]["held"] > "0.0"
+        )
+    )
+    first, *rest = attempt.body
+    attempt.body = [{**first, "held": major(-1)}, *rest]
+
+
 DOCTORED = {
+    captured_beyond_the_hold: "hold_exceeded",
+    more_captured_than_held: "hold_exceeded",
+    a_hold_that_is_not_its_steps: "hold_differs",
+    captured_after_it_expired: "captured_late",
+    released_before_it_expired: "too_early",
+    captured_by_the_service_too_early: "too_early",
+    held_is_not_the_holds: "held_broken",
+    held_does_not_continue: "held_broken",
+    a_hold_that_moves_money: "content_broken",
+    a_release_of_something_else: "content_broken",
+    a_capture_for_somebody_else: "content_broken",
+    a_transfer_that_holds: "content_broken",
+    legs_that_hold: "content_broken",
+    a_transaction_of_one_leg: "content_broken",
+    reversed_twice: "reversal_exceeded",
+    reversed_forward: "reversal_exceeded",
+    a_reversal_of_nothing: "content_broken",
+    declined_though_the_hold_had_enough: "decline_unjust",
+    closed_though_the_hold_was_open: "decline_unjust",
+    declined_though_there_was_something_to_reverse: "decline_unjust",
+    declined_legs_that_there_was_enough_for: "decline_unjust",
+    declined_for_no_reason: "decline_unjust",
+    read_of_held_money: "read_of_nothing",
     lost_acknowledgement: "lost",
     lost_decline: "decline_lost",
     applied_twice: "key_twice",

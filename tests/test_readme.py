@@ -54,7 +54,17 @@ def shell(command: str, **values: str) -> str:
     ).stdout.strip()  # fmt: skip
 
 
-TOURS = {"README.md": 16, "docs/currencies.md": 8}
+TOURS = {
+    "README.md": 16,
+    "docs/currencies.md": 8,
+    "docs/history.md": 18,
+    "docs/holds.md": 24,
+    "docs/ledgers.md": 14,
+    "docs/policies.md": 14,
+    "docs/queries.md": 14,
+    "docs/reversals.md": 16,
+    "docs/transactions.md": 24,
+}
 
 
 @needs_curl

@@ -20,8 +20,9 @@ import tenacity
 from ledgerservice.api import rendering
 from ledgerservice.api.problems import problem
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.model import Failed, Group, Kind, Movement, Outcome, Recorded
+from ledgerservice.model import Failed, Outcome, Recorded
 from ledgerservice.poster import Limits, MovementBatch, Poster, movements_of
+from ledgerservice.requests import Group, Kind, Movement
 from tests.proof.checker import UNKNOWN, check, outcome
 from tests.proof.history import Attempt, Request
 from tests.proof.simulated import Database, Faults
@@ -65,7 +66,7 @@ class Simulation:
 
     def poster(self, kind: type[Poster[Group, Any]] = Poster) -> Poster[Group, Any]:
         connect: Any = self.database.connect
-        made = kind(connect, MovementBatch(1), LIMITS, movements_of)
+        made = kind(connect, MovementBatch(), LIMITS, movements_of)
         self.posters.append(made)
         return made
 

@@ -1,14 +1,17 @@
 """Random histories over HTTP, every answer compared with the sequential model's."""
 
+import copy
 import itertools
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Set
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import assume, settings
 from hypothesis import strategies as st
@@ -22,29 +25,54 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, text
 
+from ledgerservice.api.problems import CATALOGUE
 from ledgerservice.database import Database
 from ledgerservice.money import MAX_AMOUNT_MINOR, to_major
 from ledgerservice.verifier import verify
+from tests.asking import Asking
 from tests.conftest import serving, url_text
-from tests.model import DECLINES, Movement, SequentialLedger
+from tests.house import wait_for
+from tests.model import (
+    BY_THE_SERVICE,
+    DECLINES,
+    EXPONENTS,
+    LIMITS,
+    Answer,
+    Asked,
+    Name,
+    SequentialLedger,
+    plainly,
+)
 
-EXAMPLES = 40
+EXAMPLES = 60
 STEPS = 30
 
-STATUSES = {
-    "posted": 200,
-    "insufficient_funds": 400,
-    "balance_limit": 409,
-    "account_not_found": 404,
-    "same_account": 422,
-    "idempotency_key_reused": 422,
-    "currency_mismatch": 422,
-    "amount_limit": 422,
-    "reference_taken": 409,
-    "key_not_found": 404,
+ROUTES = {
+    "DEPOSIT": ("/deposit/", None),
+    "WITHDRAWAL": ("/withdraw", None),
+    "TRANSFER": ("/transfer/", None),
+    "TRANSACTION": ("/transactions/", None),
+    "HOLD": ("/holds", None),
+    "CAPTURE": ("/holds/{}/capture", "hold_id"),
+    "RELEASE": ("/holds/{}/release/", "hold_id"),
+    "REVERSAL": ("/transactions/{}/reverse", "transaction_id"),
+    "POLICY": ("/accounts/{}", "account_id"),
+    "CANCELLATION": ("/schedules/{}/cancel", "schedule_id"),
 }
+"""Where the items of a batch are sent one by one, and what of them goes into the path."""
 
-PATHS = {"DEPOSIT": "/deposit/", "WITHDRAWAL": "/withdraw", "TRANSFER": "/transfer/"}
+PLAIN = {"DEPOSIT", "WITHDRAWAL", "TRANSFER"}
+DETAIL = ("description", "reference", "effective_at", "metadata")
+PARENTS = {
+    "CAPTURE": "hold_id",
+    "RELEASE": "hold_id",
+    "REVERSAL": "reverses",
+    "TRANSFER": "schedule_id",
+    "CANCELLATION": "schedule_id",
+}
+FORCE = {"Ledger-Force-Token": "the force"}
+OTHER_LEDGER = "/ledgers/other"
+FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 # Few keys, so that they meet often; not all of them harmless in a path or a COPY.
 keys = st.sampled_from(["k1", "k2", "k3", "a/b/", "\\N", '100% "sure"?', "#/keys/"])
@@ -52,10 +80,6 @@ amounts = st.integers(1, 500) | st.sampled_from([1, 50, 100, 5_000, 5_050, MAX_A
 unknown_accounts = st.sampled_from([0, -1, -2, 10**12, 2**63 - 1])
 
 _numbers = itertools.count(1)
-
-
-# HOURS is a unit of our own, which the test adds.
-EXPONENTS = {"USD": 2, "INR": 2, "JPY": 0, "HOURS": 3}
 
 
 def spellings(minor: int, exponent: int) -> list[str]:
@@ -66,26 +90,34 @@ def spellings(minor: int, exponent: int) -> list[str]:
     return [literal for text in texts for literal in (text, f'"{text}"')]
 
 
-def body_of(movement: Movement, amount: str) -> str:
-    """The JSON body of a movement, with that literal as its amount."""
-    own = "account_id" if movement.other is None else "from_account_id"
-    fields = {own: movement.account, "idempotency_key": movement.key}
-    if movement.other is not None:
-        fields["to_account_id"] = movement.other
-    return f'{{"amount": {amount}, {json.dumps(fields)[1:]}'
+def speller(data: st.DataObject) -> Callable[[int, int], msgspec.Raw]:
+    return lambda minor, exponent: msgspec.Raw(
+        data.draw(st.sampled_from(spellings(minor, exponent))).encode()
+    )
+
+
+def moment(time_: datetime | None) -> str | None:
+    """As it is answered."""
+    if time_ is None:
+        return None
+    return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def check_problem(response: httpx.Response, code: str) -> dict[str, Any]:
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()
-    assert (body["code"], response.status_code) == (code, STATUSES[code])
     assert body["status"] == response.status_code
-    assert {"type", "title", "detail", "retry"} <= body.keys()
+    check_refusal(body, code)
     return body
 
 
+def check_refusal(body: dict[str, Any], code: str) -> None:
+    assert (body["code"], body["status"]) == (code, CATALOGUE[code].status)
+    assert {"type", "title", "detail", "retry"} <= body.keys()
+
+
 class LedgerOverHttp(RuleBasedStateMachine):
-    """The service on one side, the model on the other."""
+    """The service on one side, a model for each ledger on the other."""
 
     client: ClassVar[httpx.Client]
     engine: ClassVar[Engine]
@@ -94,42 +126,75 @@ class LedgerOverHttp(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = SequentialLedger()
-        self.answers: dict[tuple[int, str], httpx.Response] = {}
+        self.models = {"": SequentialLedger(), OTHER_LEDGER: SequentialLedger()}
+        self.ledgers: dict[int, str] = {}
+        self.answers: dict[tuple[Name, str], tuple[int, dict[str, Any], bytes | None]] = {}
 
     # Openings
 
     @initialize(target=accounts)
     def open_funded(self) -> int:
         account, _ = self.opened({"owner": "Alice", "currency": "USD"}, None)
-        self.move(Movement("DEPOSIT", account, None, 10_000, "funding"), '"100"')
+        self.movement("DEPOSIT", account, None, 10_000, "funding")
         return account
 
     @initialize(target=accounts)
     def open_empty(self) -> int:
         return self.opened({"owner": "Bob", "currency": "USD"}, None)[0]
 
+    @initialize(target=accounts)
+    def open_elsewhere(self) -> int:
+        """In another ledger, whose accounts are not there for this one."""
+        account, _ = self.opened({"owner": "Eve", "currency": "USD"}, None, OTHER_LEDGER)
+        self.movement("DEPOSIT", account, None, 300, "funding")
+        return account
+
+    @initialize(target=accounts)
+    def open_with_something_to_build_on(self) -> int:
+        """Two accounts, with one of each kind between them: one in, one out, and one and other."""
+        one, _ = self.opened({"owner": "Grace", "currency": "USD"}, None)
+        other, _ = self.opened({"owner": "Heidi", "currency": "USD"}, None)
+        own = {"account_id": one, "amount": 300}
+        between = {"from_account_id": one, "to_account_id": other, "amount": 100}
+        legs = [{"account_id": one, "amount": n} for n in (-30, -20, 10)]
+        items: list[Asked] = [
+            {"type": "DEPOSIT", **own},
+            {"type": "WITHDRAWAL", **own, "amount": 20},
+            {"type": "TRANSFER", **between},
+            {"type": "TRANSACTION", "legs": [*legs, {"account_id": other, "amount": 40}]},
+            {"type": "HOLD", **own, "amount": 50},
+            {"type": "HOLD", **own, "amount": 60, "to_account_id": other, "expires_at": FAR},
+            {"type": "TRANSFER", **between, "execute_at": FAR},
+        ]
+        self.post_batch("", [{**item, "idempotency_key": f"b{n}"} for n, item in enumerate(items)])
+        return one
+
     @rule(
         target=accounts,
         owner=st.sampled_from(["Zoë", "Robert'); --", "\u202eecilA"]),
-        currency=st.sampled_from(["INR", "JPY", "HOURS"]),
+        currency=st.sampled_from(["INR", "INR", "JPY", "HOURS"]),
+        funds=st.sampled_from([0, 300]),
     )
-    def open_another(self, owner: str, currency: str) -> int:
-        return self.opened({"owner": owner, "currency": currency}, None)[0]
+    def open_another(self, owner: str, currency: str, funds: int) -> int:
+        account, _ = self.opened({"owner": owner, "currency": currency}, None)
+        if funds:
+            self.movement("DEPOSIT", account, None, funds, "funding")
+        return account
 
     @rule(
         target=accounts,
         name=st.sampled_from(["reference", "key", "both"]),
         change=st.sampled_from([{}, {"owner": "Mallory"}, {"currency": "INR"}]),
+        ledger=st.sampled_from(["", OTHER_LEDGER]),
     )
-    def open_twice(self, name: str, change: dict[str, str]) -> int:
+    def open_twice(self, name: str, change: dict[str, str], ledger: str) -> int:
         """Opened, then asked for again by its name: the same answer, or a refusal if changed."""
         body = {"owner": "Carol", "currency": "USD"}
         if name != "key":
             body["reference"] = f"reference {next(_numbers)}"
         key = None if name == "reference" else f"opening {next(_numbers)}"
-        account, content = self.opened(body, key)
-        again = self.open({**body, **change}, key)
+        account, content = self.opened(body, key, ledger)
+        again = self.open({**body, **change}, key, ledger)
         if change:
             check_problem(again, "idempotency_key_reused" if key else "reference_taken")
         else:
@@ -137,12 +202,12 @@ class LedgerOverHttp(RuleBasedStateMachine):
             assert again.headers["idempotency-replayed"] == "true"
         return account
 
-    def open(self, body: dict[str, Any], key: str | None) -> httpx.Response:
+    def open(self, body: dict[str, Any], key: str | None, ledger: str) -> httpx.Response:
         headers = {} if key is None else {"Idempotency-Key": key}
-        return self.client.post("/accounts/", json=body, headers=headers)
+        return self.client.post(f"{ledger}/accounts/", json=body, headers=headers)
 
-    def opened(self, body: dict[str, Any], key: str | None) -> tuple[int, bytes]:
-        response = self.open(body, key)
+    def opened(self, body: dict[str, Any], key: str | None, ledger: str = "") -> tuple[int, bytes]:
+        response = self.open(body, key, ledger)
         assert response.status_code == 201
         assert "idempotency-replayed" not in response.headers
         account = response.json()
@@ -154,42 +219,52 @@ class LedgerOverHttp(RuleBasedStateMachine):
             body["currency"],
             body.get("reference"),
         ]
-        assert account["id"] not in self.model.currencies
-        self.model.currencies[account["id"]] = body["currency"]
+        assert account["id"] not in self.ledgers
+        self.models[ledger].open(account["id"], body["currency"])
+        self.ledgers[account["id"]] = ledger
         return account["id"], response.content
 
-    def exponent(self, account: int) -> int:
-        return EXPONENTS[self.model.currencies.get(account, "USD")]
-
-    def major(self, account: int, minor: int) -> str:
-        """An amount as it is answered."""
-        return to_major(minor, self.exponent(account))
+    def model(self, account: Name) -> SequentialLedger:
+        return self.models[self.ledgers.get(account, "")]  # type: ignore[call-overload, no-any-return]
 
     # Movements
 
     @rule(account=accounts, amount=amounts, key=keys, data=st.data())
     def deposit(self, account: int, amount: int, key: str, data: st.DataObject) -> None:
-        self.spell(Movement("DEPOSIT", account, None, amount, key), data)
+        self.movement("DEPOSIT", account, None, amount, key, speller(data))
 
     @rule(account=accounts, amount=amounts, key=keys, data=st.data())
     def withdraw(self, account: int, amount: int, key: str, data: st.DataObject) -> None:
-        self.spell(Movement("WITHDRAWAL", account, None, amount, key), data)
+        self.movement("WITHDRAWAL", account, None, amount, key, speller(data))
 
     @rule(account=accounts, other=accounts, amount=amounts, key=keys, data=st.data())
     def transfer(
         self, account: int, other: int, amount: int, key: str, data: st.DataObject
     ) -> None:
-        self.spell(Movement("TRANSFER", account, other, amount, key), data)
+        self.movement("TRANSFER", account, other, amount, key, speller(data))
+
+    def movement(
+        self,
+        kind: str,
+        account: int,
+        other: int | None,
+        amount: int,
+        key: str,
+        spell: Callable[[int, int], Any] = plainly,
+    ) -> str:
+        asked = {"type": kind, "amount": amount, "idempotency_key": key}
+        if other is None:
+            return self.do(asked | {"account_id": account}, spell)
+        return self.do(asked | {"from_account_id": account, "to_account_id": other}, spell)
 
     @rule(account=accounts, other=accounts, sums=st.lists(st.integers(1, 900), max_size=12))
     def pass_on(self, account: int, other: int, sums: list[int]) -> None:
         """A run of deposits, each passed on in part, every one with a key of its own."""
         for sum_ in sums:
             key = f"run {len(self.answers)}"
-            amount = self.major(account, sum_)
-            self.move(Movement("DEPOSIT", account, None, sum_, key), amount)
+            self.movement("DEPOSIT", account, None, sum_, key)
             if sum_ % 3 and account != other:
-                self.move(Movement("TRANSFER", account, other, sum_, f"{key} on"), amount)
+                self.movement("TRANSFER", account, other, sum_, f"{key} on")
 
     @rule(
         account=accounts,
@@ -199,165 +274,562 @@ class LedgerOverHttp(RuleBasedStateMachine):
     )
     def ask_amiss(self, account: int, stranger: int, way: str, key: str) -> None:
         """An account that is not there or not a customer's, or an amount over the limit."""
-        amiss = {
-            "to": Movement("TRANSFER", account, stranger, 100, key),
-            "from": Movement("TRANSFER", stranger, account, 100, key),
-            "too much": Movement("DEPOSIT", account, None, MAX_AMOUNT_MINOR + 1, key),
-        }
-        movement = amiss.get(way, Movement(way, stranger, None, 100, key))
-        self.move(movement, self.major(movement.account, movement.amount))
+        if way == "to":
+            self.movement("TRANSFER", account, stranger, 100, key)
+        elif way == "from":
+            self.movement("TRANSFER", stranger, account, 100, key)
+        elif way == "too much":
+            self.movement("DEPOSIT", account, None, MAX_AMOUNT_MINOR + 1, key)
+        else:
+            self.movement(way, stranger, None, 100, key)
 
     @precondition(lambda self: self.answers)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
-        self.spell(self.recorded(data), data)
+        self.do(self.recorded(data)["asked"], speller(data))
 
     @precondition(lambda self: self.answers)
-    @rule(data=st.data(), stranger=accounts, change=st.sampled_from(["amount", "kind", "other"]))
-    def reuse(self, data: st.DataObject, stranger: int, change: str) -> None:
-        first = self.recorded(data, {"TRANSFER"} if change == "other" else PATHS.keys())
-        assume(change != "other" or stranger not in (first.account, first.other))
-        kind = "WITHDRAWAL" if first.kind == "DEPOSIT" else "DEPOSIT"
-        changed = {
-            "amount": first._replace(amount=first.amount + 1),
-            "kind": first._replace(kind=kind, other=None),
-            "other": first._replace(other=stranger),
-        }[change]
-        assert self.spell(changed, data) == "idempotency_key_reused"
-
-    def recorded(self, data: st.DataObject, kinds: Set[str] = PATHS.keys()) -> Movement:
-        found = [first for first, _ in self.model.outcomes.values() if first.kind in kinds]
-        assume(found)
-        movement: Movement = data.draw(st.sampled_from(found))
-        return movement
-
-    def spell(self, movement: Movement, data: st.DataObject) -> str:
-        return self.move(
-            movement,
-            data.draw(st.sampled_from(spellings(movement.amount, self.exponent(movement.account)))),
-        )
-
-    def move(self, movement: Movement, amount: str) -> str:
-        """Both sides decide, and must agree; `amount` is its JSON literal. Returns the code."""
-        place = movement.account, movement.key
-        expected = self.model.move(movement)
-        response = self.client.post(
-            PATHS[movement.kind],
-            content=body_of(movement, amount).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        assert response.status_code == STATUSES[expected.code], response.text
-        assert ("idempotency-replayed" in response.headers) is expected.replayed
-        if expected.replayed:
-            self.check_replay(self.answers[place], response)
-        elif expected.code == "posted":
-            self.check_posted(movement, response.json())
+    @rule(data=st.data(), change=st.sampled_from(["amount", "kind", "other", "detail"]))
+    def reuse(self, data: st.DataObject, change: str) -> None:
+        first = self.recorded(data, plain=change == "kind", other=change == "other")["asked"]
+        changed = dict(first)
+        if change == "amount":
+            assume("amount" in first)
+            changed["amount"] += 1
+        elif change == "kind":
+            of = first.get("account_id") or first["from_account_id"]
+            kind = "WITHDRAWAL" if first["type"] == "DEPOSIT" else "DEPOSIT"
+            key = first["idempotency_key"]
+            changed = {"type": kind, "amount": 1, "account_id": of, "idempotency_key": key}
+        elif change == "other":
+            others = [n for n in self.ledgers if n not in first.values()]
+            changed["to_account_id"] = data.draw(st.sampled_from(others))
         else:
-            problem = check_problem(response, expected.code)
-            if expected.code in DECLINES:
-                self.check_declined(movement, problem)
-        if expected.code in {"posted", *DECLINES}:
-            self.answers.setdefault(place, response)
+            assume(first["type"] != "POLICY")
+            changed["reference"] = f"{first.get('reference', '')}!"
+        assert self.do(changed, speller(data)) == "idempotency_key_reused"
+
+    def recorded(
+        self, data: st.DataObject, *, plain: bool = False, other: bool = False
+    ) -> dict[str, Any]:
+        """A record of what a caller has asked for."""
+        found = [
+            record
+            for model in self.models.values()
+            for record in model.records.values()
+            if not record["asked"]["idempotency_key"].startswith(BY_THE_SERVICE)
+            and (not plain or record["kind"] in PLAIN)
+            and (not other or record["kind"] == "TRANSFER")
+        ]
+        assume(found)
+        record: dict[str, Any] = data.draw(st.sampled_from(found))
+        return record
+
+    # All kinds
+
+    @rule(data=st.data(), several=st.integers(3, 8))
+    def ask(self, data: st.DataObject, several: int) -> None:
+        for _ in range(several):
+            self.do(self.asking(data, "").any(), speller(data))
+
+    @rule(data=st.data())
+    def ask_elsewhere(self, data: st.DataObject) -> None:
+        """In the other ledger, also about what is of this one."""
+        asking = self.asking(data, OTHER_LEDGER)
+        if data.draw(st.booleans()):
+            asking.customers = dict.fromkeys(self.ledgers, "USD")
+            asking.parents |= self.kinds("")
+        self.do(asking.any(), ledger=OTHER_LEDGER)
+
+    @rule(data=st.data())
+    def rehearse(self, data: st.DataObject) -> None:
+        """A dry run is answered like it would be; that it changes nothing, all else shows."""
+        self.do(self.asking(data, "").any(), dry_run=True)
+
+    @rule(
+        data=st.data(),
+        mode=st.sampled_from(["independent", "independent", "atomic"]),
+        ledger=st.sampled_from(["", "", OTHER_LEDGER]),
+    )
+    def batch(self, data: st.DataObject, mode: str, ledger: str) -> None:
+        asking = self.asking(data, ledger)
+        items: list[Any] = [asking.any() for _ in range(data.draw(st.integers(1, 4)))]
+        if mode == "independent":
+            items[1:1] = [[asking.any() for _ in range(data.draw(st.integers(1, 3)))]]
+        self.post_batch(ledger, items, mode)
+
+    def post_batch(self, ledger: str, items: list[Any], mode: str = "independent") -> None:
+        model = self.models[ledger]
+        body = {"mode": mode, "movements": [self.item(model, item) for item in items]}
+        response = self.client.post(
+            f"{ledger}/batches", content=msgspec.json.encode(body), headers=JSON | FORCE
+        )
+        if mode == "atomic":
+            self.check_linked(ledger, items, response.status_code, response.json())
+            return
+        assert response.status_code == 200, response.text
+        for item, result in zip(items, response.json()["results"], strict=True):
+            if isinstance(item, list):
+                self.check_linked(ledger, item, result["status"], result["body"])
+            else:
+                self.check_result(ledger, item, result)
+
+    def item(self, model: SequentialLedger, item: Any) -> Any:
+        if isinstance(item, list):
+            return {"linked": [self.item(model, one) for one in item]}
+        return model.sent(item)
+
+    def check_linked(
+        self, ledger: str, items: list[Asked], status: int, body: dict[str, Any]
+    ) -> None:
+        model = self.models[ledger]
+        bodies = [result["body"] for result in body.get("results", [])]
+        numbers = [told["transaction_id"] for told in bodies] or [None] * len(items)
+        moments = [told["recorded_at"] for told in bodies] or [None]
+        answers = model.do_linked(items, numbers, max(map(read, moments)))
+        if isinstance(answers, tuple):
+            index, (code, _) = answers
+            assert (status, body["code"]) == (409, "batch_failed"), body
+            assert (body["index"], body["cause"]["code"]) == (index, code)
+            return
+        assert status == 200, body
+        for asked, expected, result in zip(items, answers, body["results"], strict=True):
+            assert result["replayed"] is expected.replayed
+            self.check(ledger, model, asked, expected, result["status"], result["body"])
+
+    def check_result(self, ledger: str, asked: Asked, result: dict[str, Any]) -> None:
+        model, body = self.models[ledger], result["body"]
+        expected = model.do(asked, body.get("transaction_id"), read(body.get("recorded_at")))
+        assert result["replayed"] is expected.replayed
+        self.check(ledger, model, asked, expected, result["status"], body)
+
+    def asking(self, data: st.DataObject, ledger: str) -> Asking:
+        """Draws instructions about what there is in a ledger."""
+        of = {
+            n: self.models[at].accounts[n]["currency"]
+            for n, at in self.ledgers.items()
+            if at == ledger
+        }
+        steps = ["REVERSAL", "CAPTURE", "RELEASE", "CANCELLATION"]
+        return Asking(data.draw, of, self.kinds(ledger), FAR, steps)
+
+    def kinds(self, ledger: str) -> dict[int, str]:
+        return {
+            number: record["kind"]
+            for number, record in self.models[ledger].numbered.items()
+            if number is not None
+        }
+
+    # What is due
+
+    @rule(
+        account=accounts,
+        amount=st.integers(1, 60),
+        then=st.sampled_from(["withdraw", "capture", "refused", "nothing"]),
+        soon=st.booleans(),
+    )
+    def expire(self, account: int, amount: int, then: str, soon: bool) -> None:
+        """A hold that expires while something is asked of its account."""
+        ledger = self.ledgers[account]
+        expires_at = datetime.now(UTC) + timedelta(milliseconds=60)
+        asked = {"type": "HOLD", "account_id": account, "amount": amount}
+        asked |= {"expires_at": expires_at, "idempotency_key": f"brief {next(_numbers)}"}
+        if self.do(asked) != "posted":
+            return
+        hold = self.answers[account, asked["idempotency_key"]][1]["hold_id"]
+        for late in (False, True):
+            if late and not soon:
+                sleep_past(expires_at)
+            key = f"brief {next(_numbers)}"
+            if then == "withdraw":
+                free = self.model(account).available(account)
+                self.movement("WITHDRAWAL", account, None, max(1, free + 1 + late), key)
+            elif then == "capture":
+                step = {"type": "CAPTURE", "hold_id": hold, "amount": 1}
+                self.do({**step, "idempotency_key": key}, ledger=ledger)
+            elif then == "refused":
+                self.movement("TRANSFER", account, -1, 1, key)
+        sleep_past(expires_at)
+        found = self.client.get(f"{ledger}/accounts/{account}").json()
+        self.model(account).expire(datetime.now(UTC))
+        self.check_figures(account, found)
+        if self.model(account).holds[hold]["expired"]:
+            self.settle(f"expiry {hold}", of=hold, ledger=ledger)
+
+    @rule(account=accounts, other=st.none() | accounts, amount=st.integers(1, 200), data=st.data())
+    def capture_on_time(
+        self, account: int, other: int | None, amount: int, data: st.DataObject
+    ) -> None:
+        """A hold that the service captures, its time being over already."""
+        asked = {"type": "HOLD", "account_id": account, "amount": amount}
+        asked |= {"capture_at": datetime.now(UTC), "idempotency_key": f"due {next(_numbers)}"}
+        if other is not None:
+            asked["to_account_id"] = other
+        if self.do(asked) == "posted":
+            hold = self.answers[account, asked["idempotency_key"]][1]["hold_id"]
+            self.settle(f"capture {hold}", of=hold, ledger=self.ledgers[account])
+
+    @rule(account=accounts, other=accounts, amount=st.integers(1, 200))
+    def execute_on_time(self, account: int, other: int, amount: int) -> None:
+        """A scheduled transfer, its time being over already."""
+        asked = {"type": "TRANSFER", "from_account_id": account, "to_account_id": other}
+        asked |= {"amount": amount, "idempotency_key": f"due {next(_numbers)}"}
+        asked["execute_at"] = datetime.now(UTC) - timedelta(days=1)
+        if self.do(asked) == "posted":
+            schedule = self.answers[account, asked["idempotency_key"]][1]["schedule_id"]
+            self.settle(f"execution {schedule}", of=schedule, ledger=self.ledgers[account])
+
+    def settle(self, key: str, *, of: int, ledger: str) -> None:
+        """Wait until the service has done what is due, and do it in the model."""
+        found: list[Any] = []
+
+        model = self.models[ledger]
+        values = {"key": BY_THE_SERVICE + key, "account": model.numbered[of]["account"]}
+
+        def done() -> bool:
+            with self.engine.connect() as connection:
+                found.extend(connection.execute(FIND_BY_KEY, values))
+            return bool(found)
+
+        assert wait_for(done), key
+        model, what = self.models[ledger], key.partition(" ")[0]
+        if what == "expiry":
+            model.numbered[found[0].id] = model.records[
+                model.numbered[of]["account"], BY_THE_SERVICE + key
+            ]
+            return
+        asked: Asked = {"idempotency_key": BY_THE_SERVICE + key}
+        if what == "capture":
+            asked |= {"type": "CAPTURE", "hold_id": of, "final": True}
+        else:
+            asked |= {"type": "EXECUTION", "schedule_id": of}
+        model.do(asked, found[0].id, found[0].recorded_at)
+
+    # Asking and comparing
+
+    def do(
+        self,
+        asked: Asked,
+        spell: Callable[[int, int], Any] = plainly,
+        *,
+        ledger: str | None = None,
+        dry_run: bool = False,
+    ) -> str:
+        """Both sides decide, and must agree. Returns the code."""
+        ledger = self.ledger_of(asked) if ledger is None else ledger
+        model = self.models[ledger]
+        response = self.send(ledger, model.sent(asked, spell), dry_run=dry_run)
+        body = response.json()
+        if dry_run:
+            model = copy.deepcopy(model)
+        told = body.get("transaction_id"), read(body.get("recorded_at"))
+        expected = model.do(asked, *told)
+        assert ("idempotency-replayed" in response.headers) is expected.replayed
+        assert ("dry-run" in response.headers) is (
+            dry_run
+            and response.status_code < 500
+            and (expected.code == "posted" or expected.code in DECLINES)
+        )
+        content = response.content
+        self.check(
+            ledger, model, asked, expected, response.status_code, body, content, keep=not dry_run
+        )
         return expected.code
 
-    def check_replay(self, first: httpx.Response, again: httpx.Response) -> None:
-        assert again.headers["idempotency-replayed"] == "true"
-        assert (again.status_code, again.content) == (first.status_code, first.content)
-        assert again.headers["content-type"] == first.headers["content-type"]
+    def send(self, ledger: str, body: Asked, *, dry_run: bool) -> httpx.Response:
+        path, named = ROUTES[body["type"]]
+        if named is not None:
+            path = path.format(body.pop(named))
+        return self.client.request(
+            "PATCH" if body["type"] == "POLICY" else "POST",
+            ledger + path + ("?dry_run=true" if dry_run else ""),
+            content=msgspec.json.encode(body),
+            headers=JSON | FORCE,
+        )
 
-    def check_posted(self, movement: Movement, body: dict[str, Any]) -> None:
-        name = "new_balance" if movement.other is None else "sender_new_balance"
-        assert body["status"] == "posted"
-        assert body["transaction_type"] == movement.kind
-        amount = self.major(movement.account, movement.amount)
-        assert body["amount"] == amount
-        assert body["currency"] == self.model.currencies[movement.account]
-        assert body[name] == self.major(movement.account, self.model.balance(movement.account))
-        own, other = body["entries"]
-        assert own == self.last_entry(movement.account)
-        if movement.other is not None:
-            assert other == self.last_entry(movement.other)
-        assert (other["account_id"] < 0) is (movement.other is None)
-        assert {own["amount"], other["amount"]} == {
-            amount,
-            self.major(movement.account, -movement.amount),
-        }
+    def ledger_of(self, asked: Asked) -> str:
+        for ledger, model in self.models.items():
+            parents = [asked.get(n) for n in ("hold_id", "transaction_id", "schedule_id")]
+            if (
+                any(p in model.numbered for p in parents if p)
+                or model.scope(asked) in model.accounts
+            ):
+                return ledger
+        return ""
 
-    def last_entry(self, account: int) -> dict[str, Any]:
-        lines = self.model.lines[account]
-        return {
-            "account_id": account,
-            "amount": self.major(account, lines[-1].change),
-            "balance": self.major(account, lines[-1].balance),
-            "version": len(lines),
-        }
+    def check(
+        self,
+        ledger: str,
+        model: SequentialLedger,
+        asked: Asked,
+        expected: Answer,
+        status: int,
+        body: dict[str, Any],
+        content: bytes | None = None,
+        *,
+        keep: bool = True,
+    ) -> None:
+        """An answer, to a request of its own or in a batch, is what the model says."""
+        assert status == (200 if expected.code == "posted" else CATALOGUE[expected.code].status), (
+            asked,
+            expected,
+            body,
+        )
+        place = model.scope(asked), asked["idempotency_key"]
+        if expected.replayed:
+            first_status, first_body, first_content = self.answers[place]
+            assert (status, body) == (first_status, first_body)
+            assert None in (content, first_content) or content == first_content
+            return
+        if expected.code == "posted":
+            assert body["status"] == "posted"
+            self.check_record(model, model.records[place], body)
+        else:
+            check_refusal(body, expected.code)
+        if expected.code in DECLINES:
+            assert body["retry"] == "new_key"
+            assert body["idempotency_key"] == place[1]
+            self.check_record(model, model.records[place], body)
+        if keep and expected.code in {"posted", *DECLINES}:
+            self.answers.setdefault(place, (status, body, content))
 
-    def check_declined(self, movement: Movement, problem: dict[str, Any]) -> None:
-        assert problem["retry"] == "new_key"
-        assert problem["decided_on"] == {
-            "account_id": movement.account,
-            "available": self.major(movement.account, self.model.balance(movement.account)),
-            "version": len(self.model.lines[movement.account]),
-        }
+    def check_record(
+        self, model: SequentialLedger, record: dict[str, Any], body: dict[str, Any]
+    ) -> None:
+        """What an answer, or a transaction that is looked up, tells of a record."""
+        asked, account = record["asked"], record["account"]
+        parent, declined = record["parent"], record["code"] != "posted"
+        exponent, currency = model.exponent(account), model.accounts[account]["currency"]
+        detailed = record["kind"] not in PLAIN or parent is not None or asked.keys() & set(DETAIL)
+        expected: dict[str, Any] = {"transaction_type": record["kind"], "currency": currency}
+        expected["amount"] = to_major(record["amount"], exponent)
+        if parent is not None:
+            expected[PARENTS[record["kind"]]] = parent
+        if declined:
+            name, version = record["decided_on"]
+            state = record["decided_state"]
+            minor = {"available": state["balance"] - state["held"], "balance": state["balance"]}
+            told = {n: to_major(figure, model.exponent(name)) for n, figure in minor.items()}
+            told |= {"account_id": name, "version": version, "currency": state["currency"]}
+            plain = ("account_id", "available", "version")
+            expected["decided_on"] = told if detailed else {n: told[n] for n in plain}
+        else:
+            self.check_entries(model, record, body["entries"], detailed=bool(detailed))
+            if "remaining" in record:
+                expected["remaining"] = to_major(record["remaining"], exponent)
+            for name in DETAIL if asked["type"] != "POLICY" else ():
+                given = asked.get(name)
+                assert body.get(name) == (moment(given) if isinstance(given, datetime) else given)
+            expected |= self.sides(model, record, exponent)
+        found = {name: body.get(name) for name in expected}
+        assert found == expected
+
+    def sides(
+        self, model: SequentialLedger, record: dict[str, Any], exponent: int
+    ) -> dict[str, Any]:
+        """What a kind adds to its answer."""
+        asked, kind = record["asked"], record["kind"]
+        if kind == "HOLD":
+            times = {name: moment(asked.get(name)) for name in ("expires_at", "capture_at")}
+            return {"hold_id": record["number"], **times}
+        if kind == "SCHEDULE":
+            told = {"execute_at": moment(asked["execute_at"])}
+            return told | {
+                "schedule_id": record["number"],
+                "counterparty_id": asked["to_account_id"],
+            }
+        if kind == "POLICY":
+            ((name, version),) = record["entries"]
+            (change,) = [p for p in model.policies[name] if p["version"] == version]
+            return limits_of(change, exponent) | {n: asked.get(n) for n in ("actor", "reason")}
+        return {"exchange": asked["exchange"]} if "exchange" in asked else {}
+
+    def check_entries(
+        self,
+        model: SequentialLedger,
+        record: dict[str, Any],
+        found: list[dict[str, Any]],
+        *,
+        detailed: bool,
+    ) -> None:
+        """Those of customers in full; the external accounts' figures are of all examples."""
+        expected = []
+        for name, version in record["entries"]:
+            line, exponent = model.lines[name][version - 1], model.exponent(name)
+            entry = {"account_id": name, "amount": to_major(line.change, exponent)}
+            if isinstance(name, int):
+                entry |= {"balance": to_major(line.balance, exponent), "version": version}
+                if detailed:
+                    entry["held"] = to_major(line.held, exponent)
+                    entry["held_change"] = to_major(line.held_change, exponent)
+            if detailed:
+                entry["currency"] = model.accounts[name]["currency"]
+            expected.append(entry)
+        customers = [entry for entry in found if entry["account_id"] > 0]
+        own = record["account"]
+        expected.sort(
+            key=lambda e: (e["account_id"] != own, str(e["account_id"]), e.get("version"))
+        )
+        customers.sort(key=lambda e: (e["account_id"] != own, str(e["account_id"]), e["version"]))
+        assert not found or any(e["account_id"] == own for e in found) is (
+            found[0]["account_id"] == own
+        )
+        assert customers == [e for e in expected if isinstance(e["account_id"], int)]
+        outside = [entry for entry in found if entry["account_id"] < 0]
+        assert [entry["amount"] for entry in outside] == [
+            e["amount"] for e in expected if isinstance(e["account_id"], str)
+        ]
 
     # Reads
 
     @rule(account=accounts, limit=st.integers(1, 6))
-    def read(self, account: int, limit: int) -> None:
-        """The account and its whole history are the model's."""
-        found = self.client.get(f"/accounts/{account}").json()
-        assert found["id"] == account
-        assert (
-            found["balance"]
-            == found["available"]
-            == self.major(account, self.model.balance(account))
-        )
-        assert found["version"] == len(self.model.lines[account])
-        history = self.pages(f"/accounts/{account}/history?limit={limit}", limit)
+    def read_account(self, account: int, limit: int) -> None:
+        """The account, its whole history and its policies are the model's."""
+        model, ledger = self.model(account), self.ledgers[account]
+        exponent = model.exponent(account)
+        found = self.client.get(f"{ledger}/accounts/{account}").json()
+        self.check_figures(account, found)
+        assert found["version"] == len(model.lines[account])
+        history = self.pages(f"{ledger}/accounts/{account}/history?limit={limit}", limit)
         expected = [
-            (
-                version,
-                line.key,
-                self.major(account, line.change),
-                self.major(account, line.balance),
-                direction(line),
-            )
-            for version, line in enumerate(self.model.lines[account], 1)
+            (version, line.key, direction(line), *figures)
+            for version, line in enumerate(model.lines[account], 1)
+            for figures in [[to_major(n, exponent) for n in line[2:]]]
         ]
-        columns = ("version", "idempotency_key", "amount", "balance", "transaction_type")
+        columns = (
+            "version",
+            "idempotency_key",
+            "transaction_type",
+            "amount",
+            "balance",
+            "held_change",
+            "held",
+        )
         assert [tuple(entry[c] for c in columns) for entry in reversed(history)] == expected
         times = [entry["created_at"] for entry in history]
         assert times == sorted(times, reverse=True)
+        changes = self.pages(f"{ledger}/accounts/{account}/policies?limit={limit}", limit)
+        expected_changes = []
+        for change in model.policies[account]:
+            told = limits_of(change, exponent)
+            told |= {name: change[name] for name in ("version", "actor", "reason")}
+            if "forced_to" in change:
+                told["forced_to"] = to_major(change["forced_to"], exponent)
+            expected_changes.append(told)
+        beside = ("transaction_id", "changed_at")
+        assert [
+            {name: value for name, value in change.items() if name not in beside}
+            for change in reversed(changes)
+        ] == expected_changes
 
-    @rule(currency=st.sampled_from(list(EXPONENTS)))
-    def list_accounts(self, currency: str) -> None:
-        found = self.pages(f"/accounts/?currency={currency}&limit=1000", 1000)
+    def check_figures(self, account: int, found: dict[str, Any]) -> None:
+        model = self.model(account)
+        state, exponent = model.accounts[account], model.exponent(account)
+        status = "closed" if state["closed"] else "frozen" if state["frozen"] else "active"
+        figures = {name: to_major(state[name], exponent) for name in ("balance", "held")}
+        figures["available"] = to_major(model.available(account), exponent)
+        expected = {"id": account, "status": status} | figures | limits_of(state, exponent)
+        assert {name: found[name] for name in expected} == expected
+
+    @precondition(lambda self: any(model.holds for model in self.models.values()))
+    @rule(data=st.data())
+    def read_hold(self, data: st.DataObject) -> None:
+        ledger, number = self.one_of(data, "holds")
+        model = self.models[ledger]
+        hold = model.holds[number]
+        found = self.client.get(f"{ledger}/holds/{number}").json()
+        exponent = model.exponent(hold["account"])
+        figures = {name: hold[name] for name in ("amount", "captured", "remaining")}
+        figures["released"] = hold["amount"] - hold["captured"] - hold["remaining"]
+        expected = {name: to_major(figure, exponent) for name, figure in figures.items()}
+        expected |= {"id": number, "account_id": hold["account"], "status": "open"}
+        expected |= {name: moment(hold[name]) for name in ("expires_at", "capture_at")}
+        if not hold["remaining"]:
+            expected["status"] = "captured" if hold["captured"] else "released"
+        if hold["expired"]:
+            expected["status"] = "expired"
+        assert {name: found[name] for name in expected} == expected
+        outside = isinstance(hold["other"], str)
+        assert (
+            (found["counterparty_id"] < 0) if outside else found["counterparty_id"] == hold["other"]
+        )
+
+    @precondition(lambda self: any(model.schedules for model in self.models.values()))
+    @rule(data=st.data())
+    def read_schedule(self, data: st.DataObject) -> None:
+        ledger, number = self.one_of(data, "schedules")
+        schedule = self.models[ledger].schedules[number]
+        found = self.client.get(f"{ledger}/schedules/{number}").json()
+        exponent = self.models[ledger].exponent(schedule["account"])
+        expected = {"id": number, "status": schedule["status"]}
+        expected |= {"from_account_id": schedule["account"], "to_account_id": schedule["other"]}
+        expected["amount"] = to_major(schedule["amount"], exponent)
+        assert {name: found[name] for name in expected} == expected
+        if schedule["status"] == "pending":
+            assert found["settled_by"] is None
+        else:
+            assert self.models[ledger].numbered[found["settled_by"]]["parent"] == number
+
+    def one_of(self, data: st.DataObject, what: str) -> tuple[str, int]:
+        found = [(at, n) for at, model in self.models.items() for n in getattr(model, what) if n]
+        assume(found)
+        one: tuple[str, int] = data.draw(st.sampled_from(found))
+        elsewhere = OTHER_LEDGER if one[0] == "" else ""
+        path = f"{elsewhere}/{what}/{one[1]}"
+        check_problem(self.client.get(path), f"{what[:-1]}_not_found")
+        return one
+
+    @rule(currency=st.sampled_from(list(EXPONENTS)), ledger=st.sampled_from(["", OTHER_LEDGER]))
+    def list_accounts(self, currency: str, ledger: str) -> None:
+        found = self.pages(f"{ledger}/accounts/?currency={currency}&limit=1000", 1000)
         listed = [account["id"] for account in found]
         assert listed == sorted(set(listed))
         assert all(account > 0 for account in listed)
-        assert {a for a, c in self.model.currencies.items() if c == currency} <= set(listed)
+        for account, home in self.ledgers.items():
+            own = self.model(account).accounts[account]["currency"] == currency and home == ledger
+            assert (account in listed) is own
+
+    @precondition(lambda self: self.answers)
+    @rule(data=st.data())
+    def look_up(self, data: st.DataObject) -> None:
+        """A key's record is its transaction's, which is linked both ways."""
+        record = self.recorded(data)
+        account, key = record["account"], record["asked"]["idempotency_key"]
+        ledger, model = self.ledgers[account], self.model(account)
+        by_key = self.client.get(f"{ledger}/accounts/{account}/keys/{quote(key, safe='')}")
+        by_id = self.client.get(f"{ledger}/transactions/{record['number']}")
+        assert by_id.status_code == by_key.status_code == 200
+        found = by_id.json()
+        assert (found["account_id"], found["idempotency_key"]) == (account, key)
+        declined = record["code"] != "posted"
+        assert found["status"] == ("declined" if declined else "posted")
+        assert found.get("code") == (record["code"] if declined else None)
+        answer = self.answers[account, key][1]
+        assert found["recorded_at"] == answer["recorded_at"]
+        assert found["entries"] == ([] if declined else answer["entries"])
+        self.check_record(model, record, found)
+        children = [
+            r for r in model.records.values() if r["parent"] == record["number"] and r["entries"]
+        ]
+        name = "reversed_by" if any(r["kind"] == "REVERSAL" for r in children) else "steps"
+        assert found.get(name, []) == [r["number"] for r in children]
+        assert by_key.json() == {
+            n: v for n, v in found.items() if n not in ("reversed_by", "steps")
+        }
+        elsewhere = OTHER_LEDGER if ledger == "" else ""
+        away = self.client.get(f"{elsewhere}/transactions/{record['number']}")
+        check_problem(away, "transaction_not_found")
 
     @rule(account=accounts, key=keys)
-    def look_up(self, account: int, key: str) -> None:
-        """A key's record, if it has one, is also its transaction's."""
-        by_key = self.client.get(f"/accounts/{account}/keys/{quote(key, safe='')}")
+    def look_up_nothing(self, account: int, key: str) -> None:
+        ledger = self.ledgers[account]
         if (account, key) not in self.answers:
-            check_problem(by_key, "key_not_found")
-            return
-        first = self.model.outcomes[account, key][0]
-        answer = self.answers[first.account, first.key].json()
-        by_id = self.client.get(f"/transactions/{answer['transaction_id']}")
-        assert by_id.status_code == by_key.status_code == 200
-        assert by_id.content == by_key.content
-        record = by_id.json()
-        assert record["account_id"] == first.account
-        assert record["idempotency_key"] == first.key
-        for name in ("transaction_id", "transaction_type", "amount", "currency", "recorded_at"):
-            assert record[name] == answer[name]
-        declined = answer["status"] != "posted"
-        assert record["status"] == ("declined" if declined else "posted")
-        assert record["entries"] == ([] if declined else answer["entries"])
-        assert record.get("code") == answer.get("code")
+            path = f"{ledger}/accounts/{account}/keys/{quote(key, safe='')}"
+            check_problem(self.client.get(path), "key_not_found")
+        elsewhere = OTHER_LEDGER if ledger == "" else ""
+        for what in ("", "/history", "/policies"):
+            response = self.client.get(f"{elsewhere}/accounts/{account}{what}")
+            check_problem(response, "account_not_found")
 
     def pages(self, target: str, limit: int) -> list[dict[str, Any]]:
         """All rows of a list, by following its Link headers."""
@@ -378,11 +850,36 @@ class LedgerOverHttp(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The books of both sides are the same, and `verify` finds nothing in them."""
-        for account in self.model.currencies:
-            self.read(account, 5)
+        for account in self.ledgers:
+            self.read_account(account, 5)
         with self.engine.connect() as connection:
-            assert connection.scalar(text("SELECT sum(balance) FROM ledger.accounts")) == 0
+            sums = "SELECT sum(balance) FROM ledger.accounts GROUP BY ledger_id, currency"
+            assert set(connection.scalars(text(sums))) <= {0}
         assert list(verify(self.engine)) == []
+
+
+FIND_BY_KEY = text(
+    "SELECT id, recorded_at FROM ledger.transactions"
+    " WHERE account_id = :account AND idempotency_key = :key"
+)
+JSON = {"Content-Type": "application/json"}
+
+
+def read(told: str | None) -> datetime:
+    """When an answer was recorded; one that was not, was decided after this moment at least."""
+    return datetime.now(UTC) if told is None else datetime.fromisoformat(told)
+
+
+def limits_of(state: dict[str, Any], exponent: int) -> dict[str, Any]:
+    """An account's limits as they are answered."""
+    told = {name: state[name] for name in LIMITS}
+    for name in ("floor", "ceiling"):
+        told[name] = None if told[name] is None else to_major(told[name], exponent)
+    return told
+
+
+def sleep_past(moment_: datetime) -> None:
+    time.sleep(max(0.0, (moment_ - datetime.now(UTC)).total_seconds() + 0.001))
 
 
 def direction(line: Any) -> str:
@@ -396,9 +893,11 @@ def machine(new_database: Callable[..., Database]) -> Iterator[type[LedgerOverHt
     """The machine with a service and its database."""
     database = new_database()
     engine = database.owner_engine()
-    with serving(DATABASE_URL=url_text(database)) as service:
+    chosen = {"LEDGER_SWEEP_INTERVAL_S": "0.02", "LEDGER_FORCE_TOKEN": FORCE["Ledger-Force-Token"]}
+    with serving(DATABASE_URL=url_text(database), **chosen) as service:
         hours = {"code": "HOURS", "exponent": 3, "name": "Hours of work"}
         assert service.post("/currencies/", hours).status_code == 201
+        assert service.post("/ledgers/", {"name": "other"}).status_code == 201
         yield type("Machine", (LedgerOverHttp,), {"client": service.client, "engine": engine})
     engine.dispose()
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ledgerservice import cli, journal
+from ledgerservice import cli, journal, lookups
 from ledgerservice.wire import Request, Wire
 
 
@@ -38,16 +38,20 @@ CANARIES = {
 
 def keys_not_unique() -> None:
     """No key is ever found; the constraint that would object is gone too."""
-    find = journal._find_earlier
-    setattr(journal, "_find_earlier", lambda ledger, _movements: find(ledger, ()))  # noqa: B010
+    find = lookups.earlier
+    lookups.earlier = lambda ledger, _asked, parents: find(ledger, (), parents)
 
 
 def answer_before_commit() -> None:
     """A batch is committed when the next one begins."""
 
-    async def begin(wire: Wire, *batch: Any, look: bool = True) -> journal.Locked:
+    async def begin(
+        wire: Wire, ledger: int, asked: Any, blocks: int, *, look: bool = True
+    ) -> journal.Locked:
         before = [] if wire.idle else [Request(journal.COMMIT)]
-        return await journal.lock(wire, *batch, *before, Request(journal.BEGIN), look=look)
+        parents = await lookups.find_parents(wire, ledger, asked)
+        begun = [*before, Request(journal.BEGIN)]
+        return await journal.lock(wire, ledger, asked, parents, blocks, *begun, look=look)
 
     journal.begin = begin
     journal.record = journal.write

@@ -10,11 +10,13 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from tests.proof.history import MOVEMENTS, Attempt, Request
-from tests.proof.journal import Account, Entry, Journal, Transaction
+from tests.proof.history import MOVEMENTS, PLAIN, STEPS, Attempt, Request
+from tests.proof.journal import Account, Entry, Hold, Journal, Transaction
 from tests.proof.order import NEVER, Order
 
 HISTORY_ROWS = 100  # in the first page
+
+OWN = "\N{MIDDLE DOT}"  # begins the keys of the service's own
 
 OK, DECLINED, REFUSED, UNKNOWN = "ok", "declined", "refused", "unknown"
 
@@ -43,7 +45,15 @@ class Report(NamedTuple):
 
 
 LOST = ("lost", "decline_lost")
-DOUBLED = ("applied_twice", "key_twice", "unasked", "refused_but_applied", "decline_moved")
+DOUBLED = (
+    "hold_exceeded",
+    "reversal_exceeded",
+    "applied_twice",
+    "key_twice",
+    "unasked",
+    "refused_but_applied",
+    "decline_moved",
+)
 
 
 def check(attempts: Iterable[Attempt], journal: Journal, *, strangers: bool = False) -> Report:
@@ -96,8 +106,21 @@ class _Case:
         for entry in journal.entries:
             self.entries[entry.account].append(entry)
             self.legs[entry.transaction].append(entry)
+        self.holds = {hold.id: hold for hold in journal.holds}
+        self.hold_steps: dict[int, list[Entry]] = defaultdict(list)  # by hold, in order
+        self.reversed: dict[int, list[Entry]] = defaultdict(list)  # by what they reverse
+        self.expiring: dict[int, list[Hold]] = defaultdict(list)  # by account
+        for hold in sorted(journal.holds, key=lambda hold: hold.expires_at or ""):
+            if hold.expires_at is not None:
+                self.expiring[hold.account].append(hold)
         for rows in self.entries.values():
             rows.sort(key=lambda entry: entry.seq)
+            for entry in rows:
+                t = self.transactions.get(entry.transaction)
+                if t is not None and entry.held_change:
+                    self.hold_steps[t.id if t.kind == "hold" else t.parent or 0].append(entry)
+                if t is not None and t.kind == "reversal":
+                    self.reversed[t.parent or 0].append(entry)
         self.asked: dict[Key, list[Attempt]] = defaultdict(list)
         for attempt in attempts:
             if attempt.request.kind in MOVEMENTS:
@@ -111,6 +134,23 @@ class _Case:
         if not 0 < version <= len(rows) or rows[version - 1].seq != version:
             return None
         return rows[version - 1].balance, rows[version - 1].held
+
+    def available(self, account: int, version: int) -> Iterator[int]:
+        """What an account can have had available at a version.
+
+        Of the holds that were open then, those that expired first no longer count one by one.
+        """
+        state = self.state(account, version)
+        if state is None:
+            return
+        free = state[0] - state[1]
+        yield free
+        for hold in self.expiring[account]:
+            steps = self.hold_steps[hold.id]
+            left = sum(entry.held_change for entry in steps if entry.seq <= version)
+            if left:
+                free += left
+                yield free
 
 
 Found = Iterator[tuple[str, str]]
@@ -128,9 +168,7 @@ def _transactions_balance(case: _Case) -> Found:
             yield "unbalanced", f"transaction {transaction.id}: {dict(totals)}"
         if transaction.reason is not None and legs:
             yield "decline_moved", f"transaction {transaction.id} was declined, and has entries"
-        if transaction.reason is None and _moves(transaction) != {
-            (leg.account, leg.amount) for leg in legs
-        }:
+        if transaction.reason is None and not _is_what_it_says(case, transaction, legs):
             yield (
                 "content_broken",
                 f"transaction {transaction.id}: its entries are not what it says",
@@ -139,9 +177,78 @@ def _transactions_balance(case: _Case) -> Found:
         yield "orphan_entries", f"transaction {number} does not exist"
 
 
-def _moves(transaction: Transaction) -> set[tuple[int, int]]:
-    amount = transaction.amount if transaction.kind == "deposit" else -transaction.amount
-    return {(transaction.account, amount), (transaction.other, -amount)}
+def _is_what_it_says(case: _Case, t: Transaction, legs: list[Entry]) -> bool:
+    """Whether the entries of a posted transaction are those of its kind, amount and parent."""
+    found = {(leg.account, leg.amount, leg.held_change) for leg in legs}
+    if t.kind in PLAIN:
+        amount = t.amount if t.kind == "deposit" else -t.amount
+        return found == {(t.account, amount, 0), (t.other, -amount, 0)}
+    if t.kind == "general":
+        return len(legs) > 1 and not any(leg.held_change for leg in legs)
+    if t.kind == "reversal":
+        return t.parent in case.transactions and not any(leg.held_change for leg in legs)
+    hold = case.holds.get(t.id if t.kind == "hold" else t.parent or 0)
+    if hold is None or hold.account != t.account:
+        return False
+    if t.kind == "hold":
+        return found == {(t.account, 0, t.amount)} and hold.amount == t.amount
+    if t.kind == "release":
+        return found == {(t.account, 0, -t.amount)}
+    own = [leg for leg in legs if leg.account == t.account]
+    return (
+        len(own) == 1
+        and own[0].held_change <= -t.amount
+        and found == {(t.account, -t.amount, own[0].held_change), (hold.other, t.amount, 0)}
+    )
+
+
+def _holds_are_kept(case: _Case) -> Found:
+    """No hold is captured beyond itself, or after its time; what is held is the holds'."""
+    held: dict[int, int] = defaultdict(int)
+    for hold in case.journal.holds:
+        where = f"hold {hold.id}"
+        remaining = captured = 0
+        for entry in case.hold_steps[hold.id]:
+            remaining += entry.held_change
+            captured -= entry.amount
+            t = case.transactions[entry.transaction]
+            if remaining < 0 or captured > hold.amount:
+                yield "hold_exceeded", where
+            late = hold.expires_at is not None and entry.recorded_at >= hold.expires_at
+            if late and t.kind == "capture":
+                yield "captured_late", f"{where}: transaction {t.id}"
+            if t.key.startswith(OWN) and not _is_due(hold, t):
+                yield "too_early", f"{where}: transaction {t.id}, {t.key}"
+        if (hold.remaining, hold.captured) != (remaining, captured):
+            yield "hold_differs", f"{where} is not what its steps say"
+        held[hold.account] += remaining
+    for account in case.journal.accounts:
+        if account.held != held[account.id]:
+            yield "held_broken", f"account {account.id}: {account.held}, not {held[account.id]}"
+
+
+def _is_due(hold: Hold, t: Transaction) -> bool:
+    """Whether the service did by itself what was to be done, when it was time."""
+    due = hold.expires_at if t.kind == "release" else hold.capture_at
+    what = "expiry" if t.kind == "release" else "capture"
+    return t.key == f"{OWN}{what} {hold.id}" and due is not None and t.recorded_at >= due
+
+
+def _reversals_are_bounded(case: _Case) -> Found:
+    """What is moved back is never more than was moved, on any account."""
+    left: dict[tuple[int, int], int] = {}
+    reversals = [t for t in case.journal.transactions if t.kind == "reversal" and not t.reason]
+    for t in reversals:
+        parent = t.parent or 0
+        for leg in case.legs.get(t.id, []):
+            place = parent, leg.account
+            if place not in left:
+                rows = case.legs.get(parent, [])
+                left[place] = sum(row.amount for row in rows if row.account == leg.account)
+            moved = leg.amount
+            if moved * left[place] > 0 or abs(moved) > abs(left[place]):
+                yield "reversal_exceeded", f"transaction {parent}, account {leg.account}"
+            left[place] += moved
 
 
 def _accounts_continue(case: _Case) -> Found:
@@ -157,19 +264,22 @@ def _accounts_continue(case: _Case) -> Found:
 
 
 def _account_continues(account: Account, rows: list[Entry]) -> Found:
-    balance, moment = 0, ""
+    balance, held, moment = 0, 0, ""
     for place, entry in enumerate(rows, start=1):
         where = f"account {account.id}, version {entry.seq}"
         balance += entry.amount
+        held += entry.held_change
         if entry.seq != place:
             yield "version_gap", f"{where} should be {place}"
         if entry.balance != balance:
             yield "balance_broken", f"{where}: {entry.balance} instead of {balance}"
+        if entry.held != held or held < 0:
+            yield "held_broken", f"{where}: {entry.held} instead of {held}"
         if account.floor is not None and entry.balance - entry.held < account.floor:
             yield "overdrawn", f"{where}: {entry.balance}"
         if entry.recorded_at < moment:
             yield "time_backwards", where
-        balance, moment = entry.balance, entry.recorded_at
+        balance, held, moment = entry.balance, entry.held, entry.recorded_at
     last = (rows[-1].balance, rows[-1].held, rows[-1].seq) if rows else (0, 0, 0)
     if (account.balance, account.held, account.version) != last:
         yield "account_differs", f"account {account.id} is not what its last entry says"
@@ -183,12 +293,47 @@ def _declines_are_just(case: _Case) -> Found:
         if state is None or state[0] - state[1] != t.deciding_available:
             yield "decline_unjust", f"transaction {t.id} was decided on what never was"
             continue
+        if not _is_just(case, t):
+            yield "decline_unjust", f"transaction {t.id}: {t.deciding_available}, {t.reason}"
+
+
+def _is_just(case: _Case, t: Transaction) -> bool:
+    """Whether what was asked for was indeed not to be had."""
+    if t.reason == "insufficient_funds":
         account = case.accounts.get(t.deciding_account or 0)
         floor = None if account is None else account.floor
-        if t.reason == "insufficient_funds" and (
-            floor is None or (t.deciding_available or 0) - t.amount >= floor
-        ):
-            yield "decline_unjust", f"transaction {t.id}: {t.deciding_available} was enough"
+        if floor is None:
+            return False
+        wanted = _taken(case, t)
+        return wanted is None or (t.deciding_available or 0) - wanted < floor
+    if t.reason in ("hold_closed", "hold_exceeded"):
+        steps = case.hold_steps.get(t.parent or 0, [])
+        left = sum(e.held_change for e in steps if e.seq <= (t.deciding_version or 0))
+        return left == 0 if t.reason == "hold_closed" else 0 < left < t.amount
+    if t.reason == "reversal_exceeded":
+        rows = [*case.legs.get(t.parent or 0, []), *case.reversed.get(t.parent or 0, [])]
+        left = sum(
+            row.amount
+            for row in rows
+            if row.account == t.account and row.seq <= (t.deciding_version or 0)
+        )
+        return left == 0 or abs(left) < t.amount
+    return t.reason == "balance_limit"
+
+
+def _taken(case: _Case, t: Transaction) -> int | None:
+    """What a declined transaction would have taken from the account that decided it, if known."""
+    if t.kind == "general":
+        asked = [a for a in case.asked.get((t.account, t.key), []) if a.request.kind == t.kind]
+        return next(
+            (
+                -sum(amount for account, amount in a.request.legs if account == t.deciding_account)
+                for a in asked
+                if _asks_for(a.request, t)
+            ),
+            None,
+        )
+    return None if t.kind == "reversal" else t.amount
 
 
 def _keys_have_one_outcome(case: _Case) -> Found:
@@ -196,6 +341,8 @@ def _keys_have_one_outcome(case: _Case) -> Found:
         if len(rows) > 1:
             yield "key_twice", f"key {key} of account {account}: {len(rows)} transactions"
         for row in rows:
+            if key.startswith(OWN) and row.parent in case.holds:
+                continue  # the service's own; `_holds_are_kept` looks at it
             same = [a for a in case.asked.get((account, key), []) if _asks_for(a.request, row)]
             if not same:
                 if case.strangers and (account, key) not in case.asked:
@@ -208,8 +355,10 @@ def _keys_have_one_outcome(case: _Case) -> Found:
 def _asks_for(request: Request, row: Transaction) -> bool:
     return (
         request.kind == row.kind
-        and request.amount == row.amount
-        and request.other in (None, row.other)
+        and request.amount in (row.amount, 0)
+        and (request.amount != 0 or request.kind in STEPS)
+        and (request.other in (None, row.other) or (row.kind, row.other) == ("hold", 0))
+        and (request.parent or None) == row.parent
     )
 
 
@@ -226,12 +375,19 @@ def _answers_are_kept(case: _Case) -> Found:
                 if told.setdefault(attempt.request, attempt.body) != attempt.body:
                     yield "answers_differ", where
                 yield from _answer_is_kept(case, attempt, rows, where)
-            elif _is_reuse(attempt) and all(_asks_for(attempt.request, row) for row in rows):
+            elif _is_reuse(attempt) and _is_alone(attempt, attempts, rows):
                 yield "reuse_unfounded", where
         if first > 1:
             yield "applied_twice", f"{where}: {first} answers that are no replays"
         if len(told) > 1:
             yield "reuse_accepted", f"{where}: {len(told)} requests were acknowledged"
+
+
+def _is_alone(attempt: Attempt, attempts: list[Attempt], rows: list[Transaction]) -> bool:
+    """Whether nothing else was asked for with its key; of a step the row does not tell all."""
+    if attempt.request.kind not in PLAIN and len({a.request for a in attempts}) > 1:
+        return False
+    return all(_asks_for(attempt.request, row) for row in rows)
 
 
 def _is_reuse(attempt: Attempt) -> bool:
@@ -294,7 +450,8 @@ def seen(attempt: Attempt) -> Iterator[tuple[int, int, int]]:
         if not body:
             yield request.account, 0, 0
         for row in body:
-            yield request.account, row["version"], minor(row["balance"])
+            held = minor(row.get("held", "0.00"))
+            yield request.account, row["version"], minor(row["balance"]) - held
 
 
 def _reads_are_of_what_was(case: _Case) -> Found:
@@ -302,8 +459,7 @@ def _reads_are_of_what_was(case: _Case) -> Found:
         versions = []
         for account, version, available in seen(attempt):
             versions.append(version)
-            state = case.state(account, version)
-            if state is None or state[0] - state[1] != available:
+            if available not in case.available(account, version):
                 yield "read_of_nothing", f"account {account}, version {version}: {available}"
         if attempt.request.kind == "history" and versions:
             rows = min(versions[0], HISTORY_ROWS)
@@ -377,6 +533,8 @@ def _put_between(
 PARTS = (
     _transactions_balance,
     _accounts_continue,
+    _holds_are_kept,
+    _reversals_are_bounded,
     _declines_are_just,
     _keys_have_one_outcome,
     _answers_are_kept,

@@ -10,14 +10,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 
 from tests.proof import history
-from tests.proof.checker import UNKNOWN, outcome
-from tests.proof.history import MOVEMENTS, Attempt, Recorder, Request
+from tests.proof.checker import UNKNOWN, minor, outcome
+from tests.proof.history import MOVEMENTS, PLAIN, STEPS, Attempt, Recorder, Request
 
 ACCOUNTS = 8
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
@@ -28,9 +30,18 @@ BATCH = 60
 RESOLVED_AT_ONCE = 200
 HUGE = (600, 1_200)  # these are posted by COPY, and without looking for their keys
 
-PATHS = {"deposit": "/deposit/", "withdraw": "/withdraw/", "transfer": "/transfer/"}
-TYPES = {"deposit": "DEPOSIT", "withdraw": "WITHDRAW", "transfer": "TRANSFER"}
-STEPS = {
+KINDS = {
+    "transfer": 6, "deposit": 1, "withdraw": 1, "general": 1.5, "hold": 1.5, "capture": 1.5,
+    "release": 0.4, "reversal": 0.8,
+}  # fmt: skip
+SOON_S = (0.3, 4.0)
+PLACED = 60  # the newest holds and transactions are what is built on
+TYPES = {
+    "deposit": "DEPOSIT", "withdraw": "WITHDRAW", "transfer": "TRANSFER",
+    "general": "TRANSACTION", "hold": "HOLD", "capture": "CAPTURE", "release": "RELEASE",
+    "reversal": "REVERSAL",
+}  # fmt: skip
+ACTIONS = {
     "movement": 60,
     "independent": 6,
     "huge": 0.3,
@@ -43,15 +54,50 @@ STEPS = {
 }
 
 
-def body_of(request: Request) -> dict[str, object]:
-    """The JSON of a movement."""
-    own = "from_account_id" if request.kind == "transfer" else "account_id"
-    body: dict[str, object] = {
-        own: request.account,
-        "amount": f"{request.amount // 100}.{request.amount % 100:02}",
-        "idempotency_key": request.key,
-    }
-    return body if request.other is None else {**body, "to_account_id": request.other}
+def path_of(request: Request) -> str:
+    """The route of a request of its own."""
+    return {
+        "general": "/transactions/",
+        "hold": "/holds/",
+        "capture": f"/holds/{request.parent}/capture",
+        "release": f"/holds/{request.parent}/release",
+        "reversal": f"/transactions/{request.parent}/reverse",
+    }.get(request.kind, f"/{request.kind}/")
+
+
+def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
+    """The JSON of a movement; an item of a batch has what else stands in the path."""
+    body: dict[str, object] = {"idempotency_key": request.key}
+    if request.kind == "general":
+        body["legs"] = [{"account_id": a, "amount": major(n)} for a, n in request.legs]
+    elif request.amount:
+        body["amount"] = major(request.amount)
+    if request.kind in STEPS:
+        if item:
+            body["transaction_id" if request.kind == "reversal" else "hold_id"] = request.parent
+    elif request.kind != "general":
+        body["from_account_id" if request.kind == "transfer" else "account_id"] = request.account
+    if request.other is not None:
+        body["to_account_id"] = request.other
+    for name in ("final", "expires_at", "capture_at"):
+        if value := getattr(request, name):
+            body[name] = value
+    return body
+
+
+def major(amount: int) -> str:
+    """Minor units as a request has them."""
+    sign = "-" if amount < 0 else ""
+    return f"{sign}{abs(amount) // 100}.{abs(amount) % 100:02}"
+
+
+def another(asked: Request) -> Request:
+    """Another request with the same key."""
+    legs = asked.legs
+    if legs:
+        (first, one), (second, two), *others = legs
+        legs = ((first, one - 1), (second, two + 1), *others)
+    return msgspec.structs.replace(asked, amount=asked.amount + 1, legs=legs)
 
 
 class Load:
@@ -66,6 +112,8 @@ class Load:
         self._seed = seed
         self._stopping = False
         self._recent: deque[Request] = deque(maxlen=RECENT)
+        self._holds: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
+        self._moved: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
         self._thread = threading.Thread(target=self._run, name="clients")
         self._failure: BaseException | None = None
 
@@ -100,7 +148,7 @@ class Load:
             while not self._stopping:
                 counter += 1
                 caller.patience_s = chance.choice([0.3, 1.0, 3.0, 8.0])
-                step = chance.choices(list(STEPS), list(STEPS.values()))[0]
+                step = chance.choices(list(ACTIONS), list(ACTIONS.values()))[0]
                 await self._step(step, f"{name}-{counter}", caller, chance)
         recorder.close()
 
@@ -125,15 +173,43 @@ class Load:
         """A new movement, or one seen before, or one with a key seen before."""
         if self._recent and chance.random() < REPEATS:
             asked = chance.choice(self._recent)
-            if chance.random() < OTHER_BODY:
-                return msgspec.structs.replace(asked, amount=asked.amount + 1)
-            return asked
-        account, other = chance.sample(range(1, ACCOUNTS + 1), 2)
-        kind = chance.choices(["transfer", "deposit", "withdraw"], [6, 1, 1])[0]
+            return another(asked) if chance.random() < OTHER_BODY else asked
+        account, other, third = chance.sample(range(1, ACCOUNTS + 1), 3)
+        kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
         amount = chance.randint(1, LARGEST)
-        request = Request(kind, account, other if kind == "transfer" else None, amount, key)
+        request = Request("transfer", account, other, amount, key)
+        if kind in PLAIN:
+            request = Request(kind, account, other if kind == "transfer" else None, amount, key)
+        elif kind == "general":
+            part = chance.randint(0, amount - 1)
+            legs = [(account, -amount), (other, amount - part), *[(third, part)] * (part > 0)]
+            if chance.random() < 0.2:
+                legs += [(other, -1), (account, 1)]
+            request = Request(kind, account, None, amount, key, legs=tuple(legs))
+        elif kind == "hold":
+            request = self._hold(Request(kind, account, None, amount, key), other, chance)
+        elif built_on := self._moved if kind == "reversal" else self._holds:
+            parent, account, whole = chance.choice(built_on)
+            part = chance.choice([0, 0, chance.randint(1, whole), whole + 1])
+            final = kind == "capture" and chance.random() < 0.3
+            request = Request(kind, account, None, part, key, parent=parent, final=final)
         self._recent.append(request)
         return request
+
+    def _hold(self, request: Request, other: int, chance: random.Random) -> Request:
+        soon = (datetime.now(UTC) + timedelta(seconds=chance.uniform(*SOON_S))).isoformat()
+        terms: dict[str, Any] = {"other": other} if chance.random() < 0.7 else {}
+        if (fate := chance.random()) < 0.6:
+            terms["expires_at" if fate < 0.4 else "capture_at"] = soon
+        return msgspec.structs.replace(request, **terms)
+
+    def placed(self, request: Request, body: Any) -> None:
+        """What others may build on."""
+        there = (body["transaction_id"], request.account, minor(body["amount"]))
+        if request.kind == "hold":
+            self._holds.append(there)
+        elif request.kind not in ("release", "reversal"):
+            self._moved.append(there)
 
     def vanishes(self, chance: float) -> bool:
         """Whether a client is to go away in mid-request."""
@@ -155,15 +231,16 @@ class Caller:
     async def move(self, request: Request) -> None:
         """One movement."""
         (number,) = self._recorder.sent(request)
-        answer = await self._send("POST", PATHS[request.kind], json=body_of(request))
+        answer = await self._send("POST", path_of(request), json=body_of(request))
         if answer is not None:
+            self._told(request, answer.status_code, answer.content)
             replayed = "idempotency-replayed" in answer.headers
             self._recorder.got([(number, answer.status_code, answer.content, replayed)])
 
     async def batch(self, mode: str, requests: Sequence[Request]) -> None:
         """Many movements in one call."""
         numbers = self._recorder.sent(*requests)
-        movements = [{"type": TYPES[r.kind], **body_of(r)} for r in requests]
+        movements = [{"type": TYPES[r.kind], **body_of(r, item=True)} for r in requests]
         answer = await self._send("POST", "/batches/", json={"movements": movements, "mode": mode})
         if answer is None:
             return
@@ -173,17 +250,24 @@ class Caller:
             results = answer.json()["results"]
             assert [result["index"] for result in results] == list(range(len(numbers)))
             told = [_item(n, result) for n, result in zip(numbers, results, strict=True)]
+            for request, (_, status, body, _) in zip(requests, told, strict=True):
+                self._told(request, status, body)
         self._recorder.got(told)
 
     async def stream(self, requests: Sequence[Request]) -> None:
         """Many movements as lines, answered one by one."""
         numbers = self._recorder.sent(*requests)
-        lines = "".join(json.dumps({"type": TYPES[r.kind], **body_of(r)}) + "\n" for r in requests)
+        items = [{"type": TYPES[r.kind], **body_of(r, item=True)} for r in requests]
+        lines = "".join(json.dumps(item) + "\n" for item in items)
         kind = {"Content-Type": "application/x-ndjson"}
         answer = await self._send("POST", "/batches/", content=lines, headers=kind)
         if answer is not None and answer.status_code == 200:
             results = [json.loads(line) for line in answer.text.splitlines()]
             self._recorder.got([_item(numbers[r["line"] - 1], r) for r in results])
+
+    def _told(self, request: Request, status: int, body: bytes) -> None:
+        if status == 200:
+            self._load.placed(request, msgspec.json.decode(body))
 
     async def read(self, request: Request) -> None:
         """A read."""

@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from tests.proof.history import Attempt, Request
-from tests.proof.journal import Account, Entry, Journal, Transaction
+from tests.proof.checker import OWN
+from tests.proof.history import PLAIN, STEPS, Attempt, Request
+from tests.proof.journal import Account, Entry, Hold, Journal, Transaction
 
 STEP_NS = 1_000
 OUTSIDE = -1
@@ -27,6 +28,7 @@ class Fabricated:
         self.journal = Journal(
             [Account(OUTSIDE, 1, 0, 0, 0, None)]
             + [Account(n, 1, 0, 0, 0, 0) for n in range(1, accounts + 1)],
+            [],
             [],
             [],
         )
@@ -52,10 +54,28 @@ class Fabricated:
         elif chance < 0.4 and self._answers:
             self._repeat()
         else:
-            kind = self._random.choice(["deposit", "withdraw", "transfer", "transfer"])
-            amount = self._random.randint(1, 50)
-            counterparty = other if kind == "transfer" else None
-            self._move(Request(kind, account, counterparty, amount, f"k{number}"))
+            self._move(self._movement(account, other, f"k{number}"))
+
+    def _movement(self, account: int, other: int, key: str) -> Request:
+        kinds = ["deposit", "withdraw", "transfer", "transfer", "general", "hold", *STEPS]
+        kind = self._random.choice(kinds)
+        amount = self._random.randint(1, 50)
+        if kind == "general":
+            legs = ((account, -amount), (other, amount))
+            return Request(kind, account, None, amount, key, legs=legs)
+        if kind == "hold":
+            terms = {"expires_at": self._moment(30)} if self._random.random() < 0.3 else {}
+            return Request(kind, account, other, amount, key, **terms)
+        moved = [t for t in self.journal.transactions if t.kind == "transfer" and not t.reason]
+        if kind in STEPS and (built_on := moved if kind == "reversal" else self.journal.holds):
+            parent = self._random.choice(built_on[-20:])
+            part = self._random.choice([0, amount])
+            return Request(kind, parent.account, None, part, key, parent=parent.id)
+        kind = kind if kind in PLAIN else "transfer"
+        return Request(kind, account, other if kind == "transfer" else None, amount, key)
+
+    def _moment(self, later: int = 0) -> str:
+        return f"{self._now + later * STEP_NS:020}"
 
     def _attempt(self, request: Request, status: int | None, body: Any, **more: Any) -> None:
         before = self._random.randint(0, self._spread * STEP_NS)
@@ -78,7 +98,9 @@ class Fabricated:
     def _repeat(self) -> None:
         request, status, body = self._random.choice(list(self._answers.values()))
         if self._random.random() < 0.3:
-            other = msgspec.structs.replace(request, amount=request.amount + 1)
+            (first, amount), *legs = request.legs or ((0, 0),)
+            changed = ((first, amount - 1), *legs) if request.legs else ()
+            other = msgspec.structs.replace(request, amount=request.amount + 1, legs=changed)
             self._attempt(other, 422, {"code": "idempotency_key_reused"})
         else:
             self._attempt(request, status, body, replayed=True)
@@ -91,44 +113,112 @@ class Fabricated:
             self._attempt(Request("key", 1, key=f"k{self._now}"), 404, {"code": "key_not_found"})
 
     def _decide(self, request: Request) -> tuple[int, dict[str, Any]]:
-        amount = request.amount if request.kind == "deposit" else -request.amount
-        moves = [(request.account, amount), (request.other or OUTSIDE, -amount)]
-        number, moment = len(self.journal.transactions) + 1, f"{self._now:020}"
+        self._release_expired(request)
+        number, moment = len(self.journal.transactions) + 1, self._moment()
+        moves, amount, reason = self._moves(request)
         body = {
             "transaction_id": number,
             "transaction_type": request.kind.upper().replace("WITHDRAW", "WITHDRAWAL"),
-            "amount": major(request.amount),
+            "amount": major(amount),
             "recorded_at": moment,
         }
+        other = moves[1][0] if request.kind in PLAIN else request.other or 0
         row = Transaction(
-            number, request.kind, moves[0][0], moves[1][0], request.amount, request.key, moment,
-            None, None, None, None,
+            number, request.kind, request.account, other, amount, request.key, moment,
+            None, None, None, None, request.parent or None,
         )  # fmt: skip
         self.journal.transactions.append(row)
-        short = self._short(moves)
-        if short is None:
-            return 200, {**body, "entries": [self._enter(*move, number, moment) for move in moves]}
-        row.reason, row.deciding_account = "insufficient_funds", short.id
-        row.deciding_version, row.deciding_available = short.version, short.balance
+        decider = self._accounts[request.account] if reason else None
+        decider = decider or self._short(moves)
+        if decider is None:
+            if request.kind == "hold":
+                terms = (request.other or OUTSIDE, amount, 0, 0, request.expires_at or None, None)
+                self.journal.holds.append(Hold(number, request.account, *terms))
+            entries = [self._enter(*move, number, moment) for move in moves]
+            self._step_hold(row)
+            return 200, {**body, "entries": entries}
+        row.reason, row.deciding_account = reason or "insufficient_funds", decider.id
+        row.deciding_version = decider.version
+        row.deciding_available = decider.balance - decider.held
         decided_on = {
-            "account_id": short.id,
-            "version": short.version,
-            "available": major(short.balance),
+            "account_id": decider.id,
+            "version": decider.version,
+            "available": major(row.deciding_available),
         }
         return 400, {**body, "code": row.reason, "decided_on": decided_on}
 
-    def _short(self, moves: list[tuple[int, int]]) -> Account | None:
-        for number, change in moves:
+    def _release_expired(self, request: Request) -> None:
+        """What has expired on the accounts that are to move is released first."""
+        touched = {request.account, request.other, *(account for account, _ in request.legs)}
+        for hold in self.journal.holds:
+            due = hold.expires_at is not None and hold.expires_at <= self._moment()
+            if hold.remaining and due and {hold.account, hold.other} & touched:
+                self._post_release(hold)
+
+    def _post_release(self, hold: Hold) -> None:
+        number, moment = len(self.journal.transactions) + 1, self._moment()
+        row = Transaction(
+            number, "release", hold.account, 0, hold.remaining, f"{OWN}expiry {hold.id}", moment,
+            None, None, None, None, hold.id,
+        )  # fmt: skip
+        self.journal.transactions.append(row)
+        self._enter(hold.account, 0, -hold.remaining, number, moment)
+        self._step_hold(row)
+
+    def _moves(self, request: Request) -> tuple[list[tuple[int, int, int]], int, str | None]:
+        """Accounts, amounts and changes of held; the amount; and why it cannot be, or None."""
+        account, amount = request.account, request.amount
+        if request.kind in PLAIN:
+            change = amount if request.kind == "deposit" else -amount
+            return [(account, change, 0), (request.other or OUTSIDE, -change, 0)], amount, None
+        if request.kind == "general":
+            return [(a, n, 0) for a, n in request.legs], amount, None
+        if request.kind == "hold":
+            return [(account, 0, amount)], amount, None
+        if request.kind == "reversal":
+            original = self.journal.transactions[request.parent - 1]
+            left = original.amount - sum(
+                t.amount for t in self.journal.transactions
+                if t.parent == original.id and t.reason is None
+            )  # fmt: skip
+            meant = amount or left
+            reason = "reversal_exceeded" if not left or meant > left else None
+            return [(account, meant, 0), (original.other, -meant, 0)], meant, reason
+        [hold] = [hold for hold in self.journal.holds if hold.id == request.parent]
+        meant = amount or hold.remaining
+        reason = "hold_exceeded" if meant > hold.remaining else None
+        if not hold.remaining:
+            meant, reason = meant or hold.amount, "hold_closed"
+        if request.kind == "release":
+            return [(account, 0, -meant)], meant, reason
+        return [(account, -meant, -meant), (hold.other, meant, 0)], meant, reason
+
+    def _step_hold(self, row: Transaction) -> None:
+        for hold in self.journal.holds:
+            if hold.id in (row.id, row.parent):
+                sign = 1 if row.kind == "hold" else -1
+                hold.remaining += sign * row.amount
+                hold.captured += row.amount if row.kind == "capture" else 0
+
+    def _short(self, moves: list[tuple[int, int, int]]) -> Account | None:
+        for number, change, held_change in moves:
             account = self._accounts[number]
-            if account.floor is not None and account.balance + change < account.floor:
+            after = account.balance + change - account.held - held_change
+            if change < held_change and account.floor is not None and after < account.floor:
                 return account
         return None
 
-    def _enter(self, of: int, change: int, number: int, moment: str) -> dict[str, Any]:
+    def _enter(
+        self, of: int, change: int, held_change: int, number: int, moment: str
+    ) -> dict[str, Any]:
         account = self._accounts[of]
         account.balance += change
+        account.held += held_change
         account.version += 1
-        entry = Entry(account.id, account.version, number, 1, change, account.balance, 0, moment)
+        entry = Entry(
+            account.id, account.version, number, 1, change, account.balance, account.held, moment,
+            held_change,
+        )  # fmt: skip
         self.journal.entries.append(entry)
         self._rows[of].append(entry)
         return {
@@ -140,11 +230,18 @@ class Fabricated:
 
     def _state(self, number: int) -> dict[str, Any]:
         account = self._accounts[number]
-        return {"id": number, "version": account.version, "available": major(account.balance)}
+        expired = sum(
+            hold.remaining for hold in self.journal.holds
+            if hold.account == number and hold.expires_at and hold.expires_at <= self._moment()
+        )  # fmt: skip
+        available = account.balance - account.held + expired
+        return {"id": number, "version": account.version, "available": major(available)}
 
     def _page(self, number: int) -> list[dict[str, Any]]:
         newest = self._rows[number][:-101:-1]
-        return [{"version": e.seq, "balance": major(e.balance)} for e in newest]
+        return [
+            {"version": e.seq, "balance": major(e.balance), "held": major(e.held)} for e in newest
+        ]
 
 
 def major(amount: int) -> str:

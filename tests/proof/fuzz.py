@@ -23,7 +23,9 @@ import psutil
 with atheris.instrument_imports(include=["ledgerservice.money", "ledgerservice.api"]):
     from ledgerservice import money
     from ledgerservice.api import batches, movements
+    from ledgerservice.api.instructions import FORMS
     from ledgerservice.api.problems import Refused
+    from ledgerservice.requests import Movement
 
 ANSWER_LIMIT_S = 3.0
 CPU_LIMIT_S = 1.0  # of the service, while it answers one; others are answered meanwhile
@@ -93,17 +95,19 @@ def amounts(data: bytes) -> None:
 
 def bodies(data: bytes) -> None:
     """What is read is what a plain reading of the JSON finds; all else is refused."""
-    for route in movements.MONEY_ROUTES.values():
-        asked = _refused_or(movements.read, data, route)
+    for form in FORMS.values():
+        if form.kind is None:
+            continue
+        asked = _refused_or(movements.read, data, form, None)
         if asked is not None:
             fields = _plain(data)
-            account, other, amount, key = asked
+            account, other = asked.account_id, asked.counterparty_id
             names = ("from_account_id", "to_account_id") if other is not None else ("account_id",)
             assert [account, other][: len(names)] == [int(fields[name]) for name in names]
-            assert amount == str(fields["amount"])
-            assert key == fields.get("idempotency_key")
+            assert asked.amount == str(fields["amount"])
+            assert asked.key == fields["idempotency_key"]
     movement = _refused_or(movements.read_item, data)
-    if movement is not None:
+    if isinstance(movement, Movement):
         fields = _plain(data)
         assert movement.amount == str(fields["amount"])
         assert movement.key == fields["idempotency_key"]

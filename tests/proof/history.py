@@ -11,14 +11,19 @@ from typing import Any
 
 import msgspec
 
-MOVEMENTS = ("deposit", "withdraw", "transfer")
+PLAIN = ("deposit", "withdraw", "transfer")
+STEPS = ("capture", "release", "reversal")
+MOVEMENTS = (*PLAIN, "general", "hold", *STEPS)
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What was asked.
 
     `kind` is one of MOVEMENTS, or a read: `account` (its state), `accounts` (the state of all),
-    `history` (its newest page) or `key` (what became of a key). `amount` is in minor units.
+    `history` (its newest page) or `key` (what became of a key). `amount` is in minor units; of a
+    step 0 is all that is left. A step names its `parent`, whose account is `account`; a general
+    transaction has `legs` of account and amount; a hold may have moments at which it expires, or
+    is captured by the service.
     """
 
     kind: str
@@ -26,6 +31,11 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     other: int | None = None
     amount: int = 0
     key: str = ""
+    parent: int = 0
+    final: bool = False
+    legs: tuple[tuple[int, int], ...] = ()
+    expires_at: str = ""
+    capture_at: str = ""
 
 
 class Sent(msgspec.Struct, frozen=True, tag="sent", gc=False):

@@ -33,6 +33,7 @@ class Transaction(msgspec.Struct, gc=False):
     deciding_account: int | None
     deciding_version: int | None
     deciding_available: int | None
+    parent: int | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -46,6 +47,20 @@ class Entry(msgspec.Struct, gc=False):
     balance: int
     held: int
     recorded_at: str
+    held_change: int = 0
+
+
+class Hold(msgspec.Struct, gc=False):
+    """A hold's row; its `id` is that of the transaction that placed it."""
+
+    id: int
+    account: int
+    other: int
+    amount: int
+    remaining: int
+    captured: int
+    expires_at: str | None
+    capture_at: str | None
 
 
 class Journal(msgspec.Struct):
@@ -54,22 +69,42 @@ class Journal(msgspec.Struct):
     accounts: list[Account]
     transactions: list[Transaction]
     entries: list[Entry]
+    holds: list[Hold] = []
 
 
-_MOMENT = "to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+def _moment(column: str) -> str:
+    return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+
+
+KINDS = (
+    "deposit", "withdraw", "transfer", "general", "hold", "capture", "release", "reversal",
+    "policy", "schedule", "cancellation",
+)  # fmt: skip
+_MOMENT = _moment("recorded_at")
 _ACCOUNTS = """
 SELECT id, currency_number, balance, held, version, floor
 FROM ledger.accounts WHERE ledger_id = 1 ORDER BY id
 """
 _TRANSACTIONS = f"""
-SELECT id, (ARRAY['deposit', 'withdraw', 'transfer'])[kind], account_id, counterparty_id, amount,
-       idempotency_key, {_MOMENT}, decline_reason, deciding_account_id, deciding_version,
-       deciding_available
-FROM ledger.transactions WHERE ledger_id = 1 ORDER BY id
+SELECT t.id, (ARRAY{list(KINDS)})[kind], t.account_id,
+       coalesce(t.counterparty_id, h.counterparty_id, 0), t.amount, idempotency_key, {_MOMENT},
+       decline_reason, deciding_account_id, deciding_version, deciding_available, d.parent_id
+FROM ledger.transactions t LEFT JOIN ledger.details d
+  ON d.ledger_id = t.ledger_id AND d.transaction_id = t.id
+LEFT JOIN ledger.holds h ON h.ledger_id = t.ledger_id AND h.transaction_id = t.id
+WHERE t.ledger_id = 1 ORDER BY t.id
 """
 _ENTRIES = f"""
-SELECT account_id, seq, transaction_id, currency_number, amount, balance, held, {_MOMENT}
+SELECT account_id, seq, transaction_id, currency_number, amount, balance, held, {_MOMENT},
+       held_change
 FROM ledger.entries WHERE ledger_id = 1 ORDER BY account_id, seq
+"""
+
+
+_HOLDS = f"""
+SELECT transaction_id, account_id, counterparty_id, amount, remaining, captured,
+       {_moment("expires_at")}, {_moment("capture_at")}
+FROM ledger.holds WHERE ledger_id = 1 ORDER BY transaction_id
 """
 
 
@@ -84,6 +119,7 @@ def dump(url: str) -> Journal:
             _rows(connection, _ACCOUNTS, Account),
             _rows(connection, _TRANSACTIONS, Transaction),
             _rows(connection, _ENTRIES, Entry),
+            _rows(connection, _HOLDS, Hold),
         )
 
 

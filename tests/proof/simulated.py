@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import errors
 
-from ledgerservice import journal
+from ledgerservice import journal, lookups
 from ledgerservice.model import Account, Entry
 from ledgerservice.wire import Request, Result
 from tests.proof.journal import Account as AccountRow
@@ -302,14 +302,16 @@ class _Session:
             self._end()
         elif statement == journal.LOCK_ACCOUNTS:
             return Result(await self._lock(*map(_numbers, parameters[1:])), "SELECT")
-        elif statement == journal.FIND_EARLIER:
+        elif statement == lookups.FIND_EARLIER:
             wanted = zip(_numbers(parameters[1]), _texts(parameters[2]), strict=True)
             rows = [database.rows[key] for key in wanted if key in database.rows]
             return Result([_found(row) for row in dict.fromkeys(rows)], "SELECT")
-        elif statement == journal.FIND_ENTRIES:
+        elif statement == lookups.FIND_ENTRIES:
             ids = set(_numbers(parameters[1]))
             found = [entry for entry, _ in database.entries if entry.transaction_id in ids]
             return Result([_entry(entry) for entry in found], "SELECT")
+        elif statement == lookups.FIND_DETAILS:
+            return Result([], "SELECT")
         elif statement == journal.TAKE_CLOCK_AND_IDS:
             blocks = range(database.blocks, database.blocks + int(parameters[0] or 0))
             database.blocks = blocks.stop
@@ -329,8 +331,7 @@ class _Session:
             await lock.acquire()
             self._held.append(lock)
             a = database.accounts[number]
-            rows.append((a.id, a.currency, a.currency_number, a.exponent, a.balance, a.held,
-                         a.version, a.floor, a.last_recorded_at))  # fmt: skip
+            rows.append(tuple(getattr(a, name) for name in Account.__struct_fields__))
         return rows
 
     def _write(self, statement: str, parameters: Any) -> None:
