@@ -21,7 +21,18 @@ from ledgerservice.migrations import check, upgrade
 from ledgerservice.model import Opening
 from ledgerservice.opening import open_accounts as open_accounts_of
 from ledgerservice.poster import MovementBatch
-from ledgerservice.requests import Group, Hold, Kind, Movement, PolicyChange, Schedule
+from ledgerservice.requests import (
+    General,
+    Group,
+    Hold,
+    Instruction,
+    Kind,
+    Leg,
+    Movement,
+    PolicyChange,
+    Reversal,
+    Schedule,
+)
 from ledgerservice.schema import SCHEMA, metadata
 from ledgerservice.verifier import verify
 from ledgerservice.wire import Request, Wire
@@ -32,7 +43,7 @@ REFUSED = psycopg.errors.CheckViolation
 ROLE = "ledgerservice"
 
 
-def post(database: Database, *batches: list[Movement]) -> None:
+def post(database: Database, *batches: list[Instruction]) -> None:
     """Post batches, one after another, on one connection."""
 
     async def run() -> None:
@@ -65,6 +76,22 @@ def used(database: Database) -> Database:
     decline = Movement(Kind.WITHDRAWAL, 2, None, "9", "declined")
     post(database, [deposit(1, 1), deposit(3, 1), decline])
     return database
+
+
+def test_a_reversal_of_more_than_one_amount_may_be_is_written(database):
+    """Three legs of the largest amount are reversed together."""
+    largest = "10000000000000"
+    legs = (*[Leg(1, f"-{largest}")] * 3, *[Leg(2, largest)] * 3)
+    open_accounts(database, "USD", "USD")
+    post(
+        database,
+        [deposit(1, int(largest), f"funding {n}") for n in range(3)],  # 1, 2, 3
+        [General(legs, "general")],  # 4
+        [Reversal(4, "reversal")],
+    )
+    with connect(database) as connection:
+        query = "SELECT amount FROM ledger.transactions WHERE idempotency_key = 'reversal'"
+        assert connection.execute(query).fetchall() == [(3 * 10**15,)]
 
 
 DIRECT_WRITES = [

@@ -9,7 +9,7 @@ import pytest
 
 from ledgerservice.model import Account, Parents
 from ledgerservice.money import MAX_BALANCE_MINOR
-from ledgerservice.planner import plan
+from ledgerservice.planner import DETAILED, RENDERER, plan
 from ledgerservice.requests import (
     Cancellation,
     Capture,
@@ -1379,6 +1379,12 @@ KEYS = {
         capture(1, "1", "k"),
         before=(hold(1, "3"),),
     ),
+    "of a release of all of it": once_more(
+        release(1, None, "k"),
+        cancel(1, "k"),
+        capture(1, None, "k"),
+        before=(hold(1, "3"),),
+    ),
     "of a reversal": once_more(
         reverse(1, "1", "k"),
         reverse(1, "2", "k"),
@@ -1777,6 +1783,12 @@ def test_what_a_transaction_tells_beside_its_entries():
         "sell": "USD", "buy": "INR", "rate": "83.005", "rounding_account_id": 3,
     }  # fmt: skip
     assert rated.extra.currencies == {USD: ("USD", 2), INR: ("INR", 2)}
+
+
+def test_a_detail_asks_for_the_later_form_of_answer():
+    there = world(*FUNDED)
+    kinds = [deposit(1, "1"), deposit(1, "1", detail=NOTED), hold(1, "1")]
+    assert [there.record(one).renderer for one in kinds] == [RENDERER, DETAILED, DETAILED]
 
 
 def test_what_a_decline_tells():

@@ -20,6 +20,7 @@ from ledgerservice.model import (
     Rejected,
     Transaction,
 )
+from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
 from ledgerservice.planner import Plan, moment_of, plan
 from ledgerservice.requests import (
     Cancellation,
@@ -133,6 +134,8 @@ class World:
             assert transaction.id not in self.transactions
             assert (transaction.refusal is None) == bool(transaction.entries)
             assert transaction.recorded_at == planned.recorded_at
+            most = MAX_BALANCE_MINOR if transaction.kind is Kind.REVERSAL else MAX_AMOUNT_MINOR
+            assert transaction.amount <= most
             for number in {entry.currency_number for entry in transaction.entries}:
                 own = [e.amount for e in transaction.entries if e.currency_number == number]
                 assert sum(own) == 0

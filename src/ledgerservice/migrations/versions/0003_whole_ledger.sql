@@ -45,7 +45,8 @@ INSERT INTO ledger.secrets (name, secret)
 VALUES ('cursors', gen_random_uuid()::text || gen_random_uuid()::text);
 
 -- kind: 1 deposit, 2 withdrawal, 3 transfer, 4 general, 5 hold, 6 capture, 7 release, 8 reversal,
--- 9 policy, 10 schedule, 11 cancellation. Above 3 the entries say which accounts take part.
+-- 9 policy, 10 schedule, 11 cancellation. Above 3 the entries say which accounts take part. What a
+-- reversal moves back of an account may be many legs together, each of up to the largest amount.
 ALTER TABLE ledger.transactions
     ALTER COLUMN counterparty_id DROP NOT NULL,
     DROP CONSTRAINT transactions_kind,
@@ -56,7 +57,8 @@ ALTER TABLE ledger.transactions
         CASE WHEN kind <= 3 THEN counterparty_id IS NOT NULL AND account_id <> counterparty_id
              ELSE counterparty_id IS NULL END),
     ADD CONSTRAINT transactions_amount CHECK (
-        amount BETWEEN CASE WHEN kind IN (8, 9, 11) THEN 0 ELSE 1 END AND 1000000000000000);
+        amount BETWEEN CASE WHEN kind IN (8, 9, 11) THEN 0 ELSE 1 END
+                   AND CASE WHEN kind = 8 THEN 1000000000000000000 ELSE 1000000000000000 END);
 -- What GET /transactions filters by; by account it goes by the entries, and by the last of these.
 -- Without the id, equal keys are stored once for a batch; a list sorts each moment's by itself.
 CREATE INDEX transactions_time ON ledger.transactions (ledger_id, status, kind, recorded_at);
