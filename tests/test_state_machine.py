@@ -481,9 +481,7 @@ class LedgerOverHttp(RuleBasedStateMachine):
 
     def settle(self, key: str, *, of: int, ledger: str) -> None:
         """Wait until the service has done what is due, and do it in the model."""
-        found: list[Any] = []
-
-        model = self.models[ledger]
+        model, found = self.models[ledger], []
         values = {"key": BY_THE_SERVICE + key, "account": model.numbered[of]["account"]}
 
         def done() -> bool:
@@ -492,18 +490,18 @@ class LedgerOverHttp(RuleBasedStateMachine):
             return bool(found)
 
         assert wait_for(done), key
-        model, what = self.models[ledger], key.partition(" ")[0]
-        if what == "expiry":
-            model.numbered[found[0].id] = model.records[
-                model.numbered[of]["account"], BY_THE_SERVICE + key
-            ]
+        ((number, recorded_at),) = found
+        if key.startswith("expiry"):
+            record = model.records[values["account"], values["key"]]
+            record["number"] = number
+            model.numbered[number] = record
             return
-        asked: Asked = {"idempotency_key": BY_THE_SERVICE + key}
-        if what == "capture":
+        asked: Asked = {"idempotency_key": values["key"]}
+        if key.startswith("capture"):
             asked |= {"type": "CAPTURE", "hold_id": of, "final": True}
         else:
             asked |= {"type": "EXECUTION", "schedule_id": of}
-        model.do(asked, found[0].id, found[0].recorded_at)
+        model.do(asked, number, recorded_at)
 
     # Asking and comparing
 

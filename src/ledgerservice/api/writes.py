@@ -34,7 +34,7 @@ def _call(request: Request) -> Call:
     return Call.of(runtime_of(request), request.scope, request.receive)
 
 
-def _declare_money_route(name: str, answer: type[BaseModel]) -> None:
+def _declare_money_route(name: str, answer: Any) -> None:
     form = FORMS[name]
 
     async def move(
@@ -58,7 +58,7 @@ _TO_TRANSACTION = leads_to(get_transaction={"transaction_id": "transaction_id"})
 
 _declare_money_route("deposit", models.PostedOwn)
 _declare_money_route("withdraw", models.PostedOwn)
-_declare_money_route("transfer", models.PostedTransfer)
+_declare_money_route("transfer", models.PostedTransfer | models.PostedDetailed)
 
 
 class _Place(BaseModel):
