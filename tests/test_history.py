@@ -88,11 +88,23 @@ def test_as_of_any_moment_is_what_a_fold_says(ledger, batches, data) -> None:
 
 
 @pytest.fixture(scope="module")
-def sleepy(new_database: Callable[..., Database]) -> Iterator[RunningService]:
+def slept_on(new_database: Callable[..., Database]) -> Database:
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def sleepy(slept_on: Database) -> Iterator[RunningService]:
     """A service whose sweeper never comes by."""
-    values = {"DATABASE_URL": url_text(new_database()), "LEDGER_SWEEP_INTERVAL_S": "3600"}
+    values = {"DATABASE_URL": url_text(slept_on), "LEDGER_SWEEP_INTERVAL_S": "3600"}
     with serving(**values) as running:
         yield running
+
+
+def trial_balance(service: RunningService, at: str | None) -> dict[str, Any]:
+    answer = service.client.get("/reports/trial-balance", params={"at": at} if at else {})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def as_of(service: RunningService, account: int, at: str) -> dict[str, Any]:
@@ -106,7 +118,7 @@ def shifted(moment: str, seconds: float) -> str:
     return (datetime.fromisoformat(moment) + timedelta(seconds=seconds)).isoformat()
 
 
-@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("released", [None, "1", "1000"])
 def test_a_hold_reserves_until_it_expires_also_in_the_past(sleepy, released) -> None:
     a = sleepy.open(balance="100")
     expires_at = shifted(datetime.now(UTC).isoformat(), 0.5)
@@ -114,8 +126,9 @@ def test_a_hold_reserves_until_it_expires_also_in_the_past(sleepy, released) -> 
     held = sleepy.send("/holds", account_id=a, amount="20", expires_at=expires_at).json()
     sleepy.send("/holds", account_id=a, amount="5", expires_at=FAR)
     time.sleep(0.8)
-    if released:  # by what comes next, some time after it expired
-        assert sleepy.send("/withdraw", account_id=a, amount="1").status_code == 200
+    if released is not None:  # by what comes next, which may be declined
+        status = sleepy.send("/withdraw", account_id=a, amount=released).status_code
+        assert status == (200 if released == "1" else 400)
     before = as_of(sleepy, a, kept["recorded_at"])
     assert (before["held"], before["available"], before["version"]) == ("7.00", "93.00", 2)
     during = as_of(sleepy, a, shifted(expires_at, -0.000001))
@@ -163,6 +176,41 @@ def test_what_is_final_stays_as_it_is_while_others_write(sleepy) -> None:
         assert as_of(sleepy, a, at) == body
     future = as_of(sleepy, a, FAR)
     assert future["final"] is False
+
+
+def test_while_a_batch_is_in_flight_nothing_of_it_is_final(new_database) -> None:
+    database = new_database()
+    with serving(DATABASE_URL=url_text(database)) as service, connect(database) as owner:
+        a, b = service.open(balance="10"), service.open(balance="10")
+        at = datetime.now(UTC).isoformat()
+        lock = f"SELECT FROM ledger.accounts WHERE id = {a} FOR NO KEY UPDATE"
+        with owner.transaction():
+            owner.execute(lock)  # as a batch does, and then takes its clock
+            assert as_of(service, a, at)["final"] is False
+            assert as_of(service, b, at)["final"] is True
+            assert trial_balance(service, at)["final"] is False
+        for _ in range(2):
+            assert as_of(service, a, at)["final"] is True
+            assert trial_balance(service, at)["final"] is True
+        assert trial_balance(service, None)["final"] is False
+        assert trial_balance(service, FAR)["final"] is False
+
+
+def test_what_was_followed_is_final_without_a_lock(sleepy, slept_on) -> None:
+    """A reader of the past must not hold up whoever writes."""
+    a = sleepy.open(balance="10")
+    times = [sleepy.send("/withdraw", account_id=a, amount="1").json()["recorded_at"] for _ in "12"]
+    with connect(slept_on) as owner:
+        locker = f"SELECT xmax FROM ledger.accounts WHERE id = {a}"
+        before = owner.execute(locker).fetchone()
+        assert as_of(sleepy, a, times[0])["final"] is True
+        assert owner.execute(locker).fetchone() == before
+        with owner.transaction():
+            owner.execute(f"SELECT FROM ledger.accounts WHERE id = {a} FOR NO KEY UPDATE")
+            assert as_of(sleepy, a, times[0])["final"] is True
+            assert as_of(sleepy, a, times[1])["final"] is False
+        assert as_of(sleepy, a, times[1])["final"] is True
+        assert owner.execute(locker).fetchone() != before
 
 
 MOMENTS = [
@@ -251,6 +299,50 @@ def test_opening_plus_entries_is_closing(stated, first, last, limit) -> None:
     assert [line["transaction_id"] for line in own] == [a["transaction_id"] for a in expected]
 
 
+def test_the_pages_are_of_one_statement_whatever_is_recorded_meanwhile(sleepy) -> None:
+    a = sleepy.open(balance="100")
+    first = sleepy.send("/withdraw", account_id=a, amount="1").json()["recorded_at"]
+    for _ in range(5):
+        sleepy.send("/withdraw", account_id=a, amount="1")
+    answer = sleepy.client.get(
+        f"/accounts/{a}/statement", params={"from": first, "to": FAR, "limit": 2}
+    )
+    heads, versions = [], []
+    while True:
+        body = answer.json()
+        versions += [line["version"] for line in body.pop("entries")]
+        heads.append(body)
+        if "next" not in answer.links:
+            break
+        sleepy.send("/withdraw", account_id=a, amount="1")
+        answer = sleepy.get(answer.links["next"]["url"])
+    assert heads == [heads[0]] * 3
+    assert (heads[0]["opening_balance"], heads[0]["closing_balance"]) == ("100.00", "94.00")
+    assert versions == [2, 3, 4, 5, 6, 7]
+    assert sleepy.get(f"/accounts/{a}/statement").json()["closing_balance"] == "92.00"
+
+
+def test_a_statement_is_of_one_snapshot(sleepy) -> None:
+    """Also one that begins in the future, with what is recorded until then."""
+    a, b = sleepy.open(balance="1000"), sleepy.open(balance="1000")
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            sleepy.send("/transfer", from_account_id=a, to_account_id=b, amount="0.01")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(150):
+            query = {"from": FAR, "to": shifted(FAR, 1)}
+            body = sleepy.client.get(f"/accounts/{a}/statement", params=query).json()
+            assert (body["entries_total"], body["entries"]) == (0, [])
+    finally:
+        stop.set()
+        writer.join()
+
+
 def test_a_statement_as_csv(stated) -> None:
     service, account, _ = stated
     answer = service.get(f"/accounts/{account}/statement?format=csv")
@@ -305,7 +397,8 @@ def test_the_page_is_shown_and_printed_by_a_browser(stated, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["format=xml", "format=", "limit=0", "limit=1001", "cursor=x", "form=csv",
+    "query", ["format=xml", "format=", "format=csv&cursor=x", "format=html&cursor=x", "limit=0",
+              "limit=1001", "cursor=x", "form=csv",
               "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "from=" + FAR + "&from=" + FAR],
 )  # fmt: skip
 def test_hostile_statements_are_refused(stated, query) -> None:
@@ -323,6 +416,7 @@ def test_the_trial_balance_of_any_moment_sums_to_zero(new_database) -> None:
         yen = service.open(currency="JPY", balance="500")
         stop = threading.Event()
         moments: list[str] = []
+        reports: list[dict[str, Any]] = []
 
         def write(mark: int) -> None:
             number = 0
@@ -338,7 +432,8 @@ def test_the_trial_balance_of_any_moment_sums_to_zero(new_database) -> None:
         for _ in range(40):
             moments.append(datetime.now(UTC).isoformat())
             now = service.get("/reports/trial-balance").json()
-            then = service.client.get("/reports/trial-balance", params={"at": moments[-1]}).json()
+            then = trial_balance(service, moments[-1])
+            reports.append(then)
             for report in (now, then):
                 for row in report["currencies"]:
                     assert Fraction(row["total"]) == 0
@@ -346,6 +441,10 @@ def test_the_trial_balance_of_any_moment_sums_to_zero(new_database) -> None:
         stop.set()
         for thread in threads:
             thread.join()
+        assert sum(report["final"] for report in reports) > 10
+        for report in reports:
+            if report["final"]:
+                assert trial_balance(service, report["at"]) == report
         for at in moments[::4]:
             report = service.client.get("/reports/trial-balance", params={"at": at}).json()
             [jpy, usd] = report["currencies"]
@@ -381,6 +480,46 @@ def test_balances_by_owner(new_database) -> None:
         ]
 
 
+def test_expired_holds_are_not_held_in_any_report(sleepy) -> None:
+    a = sleepy.open("Held", balance="10")
+    soon = shifted(datetime.now(UTC).isoformat(), 0.3)
+    for at in (soon, FAR):
+        sleepy.send("/holds", account_id=a, amount="2", expires_at=at)
+    time.sleep(0.4)
+    rows = sleepy.get("/reports/balances?limit=1000").json()
+    assert [row["held"] for row in rows if row["owner"] == "Held"] == ["2.00"]
+
+
+@pytest.mark.parametrize("name", ["\N{PILE OF POO}", "\N{CJK UNIFIED IDEOGRAPH-5B57}", '"', "\\"])
+def test_long_names_can_be_paged_through(sleepy, name) -> None:
+    a = sleepy.open(name * 255, balance="10")
+    for n in range(3):
+        metadata = {"paged": f"{name * 500}{n}"}
+        sleepy.send("/withdraw", account_id=a, amount="1", metadata=metadata)
+    for path in ("/reports/balances?limit=1", "/reports/totals?key=paged&limit=1"):
+        rows, target = [], path
+        while target:
+            page = sleepy.get(target)
+            assert page.status_code == 200, page.text
+            rows += page.json()
+            target = page.links.get("next", {}).get("url", "")
+        assert rows == sleepy.get(path.replace("limit=1", "limit=1000")).json()
+        assert any(name * 255 in row.get("owner", row.get("value")) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "target", ["/accounts/1?limit=1", "/accounts/1?cursor=x",
+               f"/accounts/1/balances?at={FAR}&limit=1",
+               "/reports/trial-balance?limit=1", "/reports/trial-balance?cursor=x",
+               "/reports/totals?key=a&cursor=x", "/reports/totals?key=a&key=b",
+               f"/reports/totals?key=a&from={FAR}&to=2026-01-01T00:00:00Z"],
+)  # fmt: skip
+def test_what_does_nothing_is_refused(sleepy, target) -> None:
+    sleepy.open()
+    refused = sleepy.get(target)
+    assert (refused.status_code, refused.json()["code"][:8]) == (422, "invalid_")
+
+
 def test_totals_by_a_metadata_key(new_database) -> None:
     database = new_database()
     with serving(DATABASE_URL=url_text(database)) as service:
@@ -394,6 +533,13 @@ def test_totals_by_a_metadata_key(new_database) -> None:
             ("x", 2, "4.00"), ("y", 1, "2.00"), ("7", 1, "4.00"), ('{"deep":1}', 1, "5.00"),
             (None, 1, "6.00"),
         }  # fmt: skip
+        paged, target = [], "/reports/totals?key=k&limit=2"
+        while target:
+            page = service.get(target)
+            paged += page.json()
+            target = page.links.get("next", {}).get("url", "")
+        assert paged == rows
+        assert paged[-1]["value"] is None
         assert service.get(f"/reports/totals?key=k&from={FAR}").json() == []
         assert service.get("/reports/totals").json()["code"] == "invalid_request"
         for key in ("'; DROP TABLE ledger.entries; --", "k%", "?", "\\"):

@@ -5,12 +5,13 @@ its entries (`ledger.version_at`), whatever their number. The entries of a batch
 so a cut at any moment splits no transaction.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from ledgerservice.reads import Reader
 from ledgerservice.requests import OWN_KEY_MARK, Kind
@@ -19,6 +20,12 @@ from ledgerservice.views import AccountView
 A_MOMENT = timedelta(microseconds=1)
 CHUNK_ROWS = 1_000
 FIRST = datetime(1, 1, 1, tzinfo=UTC)
+HORIZON_LOOKS = 100
+HORIZON_PAUSE_S = 0.01
+
+TotalsPlace = tuple[bool, str, str, str]
+"""Whether the value is null, how it begins, its digest, and the currency."""
+BEFORE_ALL_TOTALS: TotalsPlace = (False, "", "", "")
 
 
 class AccountAt(msgspec.Struct, frozen=True):
@@ -51,9 +58,15 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Period(msgspec.Struct, frozen=True):
-    """What of an account is in a statement: its entries above version `first`, up to `last`."""
+    """What of an account is in a statement: its entries above version `first`, up to `last`.
 
-    view: AccountView
+    `final`: no entry can be added to it any more.
+    """
+
+    account_id: int
+    owner: str
+    currency: str
+    exponent: int
     first: int
     last: int
     opening: int
@@ -95,31 +108,33 @@ class Total(msgspec.Struct, frozen=True):
     amount: int
 
 
-# A lock that only a batch withholds, given back at once. Who gets it knows that what was recorded
-# by a moment before it is committed: a later batch takes its clock after its own locks.
+# A lock that only a batch withholds, and the moment before it was asked for. Who gets it knows that
+# what was recorded by that moment is committed: a later batch takes its clock after its own locks.
+# It is given back at once: its commit has nothing to say that needs to reach a disk.
 TRY_LOCK = text("""
-SELECT 1 FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account
-FOR SHARE SKIP LOCKED
+SELECT statement_timestamp(), set_config('synchronous_commit', 'off', true)
+FROM (SELECT FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account
+      FOR SHARE SKIP LOCKED) l
 """)
 
-CLOCK = text("SELECT clock_timestamp()")
-
 # What of `held` had expired by then: of holds that are still open, and of those that the next batch
-# released before all else (so its entries follow at once, and have one moment).
+# released before all else (its entries follow at once, and have one moment). OFFSET 0 keeps the
+# server to this order: it would begin with all holds that there are.
 ACCOUNT_AT = text(f"""
+WITH a AS MATERIALIZED (
+    SELECT *, ledger.version_at(ledger_id, id, version, :at) AS seq
+    FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account)
 SELECT a.id, a.owner, a.currency, a.exponent, a.reference, coalesce(e.balance, 0),
        coalesce(e.held, 0) - coalesce(still.remaining, 0) - coalesce(late.released, 0),
-       v.version, coalesce(p.floor, CASE WHEN a.id > 0 THEN 0 END), p.ceiling,
+       a.seq, coalesce(p.floor, CASE WHEN a.id > 0 THEN 0 END), p.ceiling,
        coalesce(p.restricted, 0)::smallint, a.created_at,
-       a.last_recorded_at > :at, coalesce(e.balance, 0) + coalesce(d.correction, 0)
-FROM ledger.accounts a
-CROSS JOIN LATERAL (
-    SELECT ledger.version_at(a.ledger_id, a.id, a.version, :at) AS version) v
+       coalesce(e.balance, 0) + coalesce(d.correction, 0), a.last_recorded_at > :at
+FROM a
 LEFT JOIN ledger.entries e
-  ON e.ledger_id = a.ledger_id AND e.account_id = a.id AND e.seq = v.version
+  ON e.ledger_id = a.ledger_id AND e.account_id = a.id AND e.seq = a.seq
 LEFT JOIN LATERAL (
     SELECT * FROM ledger.policies p
-    WHERE p.ledger_id = a.ledger_id AND p.account_id = a.id AND p.seq <= v.version
+    WHERE p.ledger_id = a.ledger_id AND p.account_id = a.id AND p.seq <= a.seq
     ORDER BY p.seq DESC LIMIT 1) p ON true
 LEFT JOIN LATERAL (
     SELECT sum(h.remaining)::bigint AS remaining FROM ledger.holds h
@@ -127,25 +142,57 @@ LEFT JOIN LATERAL (
       AND h.expires_at <= :at AND h.expires_at <= clock_timestamp()) still ON true
 LEFT JOIN LATERAL (
     SELECT -sum(l.held_change)::bigint AS released
-    FROM ledger.entries n
-    JOIN ledger.entries l
-      ON l.ledger_id = n.ledger_id AND l.account_id = n.account_id AND l.seq >= n.seq
-     AND l.recorded_at = n.recorded_at AND l.held_change < 0
-    JOIN ledger.details s
-      ON s.ledger_id = l.ledger_id AND s.transaction_id = l.transaction_id
-    JOIN ledger.transactions t
-      ON t.ledger_id = l.ledger_id AND t.id = l.transaction_id
-    JOIN ledger.holds h
-      ON h.ledger_id = s.ledger_id AND h.transaction_id = s.parent_id
-    WHERE n.ledger_id = a.ledger_id AND n.account_id = a.id AND n.seq = v.version + 1
-      AND coalesce(e.held, 0) > 0 AND h.expires_at <= :at
-      AND t.idempotency_key = '{OWN_KEY_MARK}expiry ' || h.transaction_id) late ON true
+    FROM (
+        SELECT ledger.version_at(a.ledger_id, a.id, a.version, recorded_at) AS last
+        FROM ledger.entries
+        WHERE ledger_id = a.ledger_id AND account_id = a.id AND seq = a.seq + 1
+          AND e.held > 0 OFFSET 0) n
+    CROSS JOIN LATERAL (
+        SELECT transaction_id, held_change FROM ledger.entries
+        WHERE ledger_id = a.ledger_id AND account_id = a.id
+          AND seq > a.seq AND seq <= n.last AND held_change < 0 OFFSET 0) l
+    CROSS JOIN LATERAL (
+        SELECT parent_id FROM ledger.details
+        WHERE ledger_id = a.ledger_id AND transaction_id = l.transaction_id OFFSET 0) s
+    CROSS JOIN LATERAL (
+        SELECT idempotency_key FROM ledger.transactions
+        WHERE ledger_id = a.ledger_id AND id = l.transaction_id OFFSET 0) t
+    CROSS JOIN LATERAL (
+        SELECT expires_at FROM ledger.holds
+        WHERE ledger_id = a.ledger_id AND transaction_id = s.parent_id OFFSET 0) h
+    WHERE h.expires_at <= :at
+      AND t.idempotency_key = '{OWN_KEY_MARK}expiry ' || s.parent_id) late ON true
 LEFT JOIN LATERAL (
     SELECT (coalesce(sum(x.amount) FILTER (WHERE x.effective_at <= :at), 0)
             - coalesce(sum(x.amount) FILTER (WHERE x.effective_at > :at), 0))::bigint AS correction
     FROM ledger.dated_entries x
     WHERE x.ledger_id = a.ledger_id AND x.account_id = a.id
       AND (x.effective_at <= :at) <> (x.recorded_at <= :at)) d ON true
+""")
+
+PERIOD = text("""
+WITH a AS MATERIALIZED (
+    SELECT *, ledger.version_at(ledger_id, id, version, :opened_at) AS first,
+           ledger.version_at(ledger_id, id, version, :closed_at) AS last
+    FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account)
+SELECT a.id, a.owner, a.currency, a.exponent, a.first, a.last, coalesce(o.balance, 0),
+       coalesce(c.balance, 0), a.last_recorded_at > :closed_at
+FROM a
+LEFT JOIN ledger.entries o
+  ON o.ledger_id = a.ledger_id AND o.account_id = a.id AND o.seq = a.first
+LEFT JOIN ledger.entries c
+  ON c.ledger_id = a.ledger_id AND c.account_id = a.id AND c.seq = a.last
+""")
+
+# The same, of versions known from an earlier page.
+PERIOD_OF = text("""
+SELECT a.id, a.owner, a.currency, a.exponent, CAST(:first AS bigint), CAST(:last AS bigint),
+       coalesce(o.balance, 0), coalesce(c.balance, 0)
+FROM ledger.accounts a
+LEFT JOIN ledger.entries o
+  ON o.ledger_id = a.ledger_id AND o.account_id = a.id AND o.seq = :first
+LEFT JOIN ledger.entries c
+  ON c.ledger_id = a.ledger_id AND c.account_id = a.id AND c.seq = :last
 WHERE a.ledger_id = :ledger AND a.id = :account
 """)
 
@@ -186,22 +233,45 @@ TRIAL_AT = text(f"""
 ) a {_OF_THOSE_IN_USE}
 """)
 
+# A database transaction that begins to write later has a number above this one, and its batch is
+# recorded after this moment.
+HORIZON = text("SELECT statement_timestamp(), pg_current_xact_id()::text")
+HORIZON_PASSED = text("""
+SELECT pg_snapshot_xmin(pg_current_snapshot()) > CAST(CAST(:number AS text) AS xid8)
+""")
+
 BY_OWNER = text("""
-SELECT owner, currency, max(exponent), count(*), sum(balance)::numeric, sum(held)::numeric
-FROM ledger.accounts
-WHERE ledger_id = :ledger AND id > 0 AND (owner, currency) > (:owner, :currency)
+SELECT owner, currency, max(exponent), count(*), sum(balance)::numeric,
+       sum(CASE WHEN held = 0 THEN 0 ELSE held - (
+           SELECT coalesce(sum(h.remaining), 0) FROM ledger.holds h
+           WHERE h.ledger_id = a.ledger_id AND h.account_id = a.id AND h.remaining > 0
+             AND h.expires_at <= clock_timestamp()) END)::numeric
+FROM ledger.accounts a
+WHERE ledger_id = :ledger AND id > 0 AND owner >= :owner
+  AND (owner, currency) > (:owner, :currency)
 GROUP BY owner, currency ORDER BY owner, currency LIMIT :rows
 """)
 
+# In the order of the values' beginnings; a digest tells apart what begins alike.
 BY_METADATA = text("""
-SELECT d.metadata ->> :key, a.currency, max(a.exponent), count(*), sum(t.amount)::numeric
-FROM ledger.details d
-JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
-JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
-WHERE d.ledger_id = :ledger AND d.metadata IS NOT NULL AND t.status = 1
-  AND jsonb_exists(d.metadata::jsonb, :key)
-  AND t.recorded_at >= :since AND t.recorded_at < :until
-GROUP BY 1, 2 ORDER BY 1 NULLS LAST, 2 LIMIT :rows
+SELECT value, currency, exponent, transactions, amount, nothing, beginning, digest FROM (
+    SELECT value, currency, max(exponent) AS exponent, count(*) AS transactions,
+           sum(amount)::numeric AS amount, value IS NULL AS nothing,
+           coalesce(left(value, 100), '') AS beginning,
+           coalesce(encode(sha256(convert_to(value, 'UTF8')), 'hex'), '') AS digest
+    FROM (
+        SELECT d.metadata ->> :key AS value, a.currency, a.exponent, t.amount
+        FROM ledger.details d
+        JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
+        JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
+        WHERE d.ledger_id = :ledger AND d.metadata IS NOT NULL AND t.status = 1
+          AND jsonb_exists(d.metadata::jsonb, :key)
+          AND t.recorded_at >= :since AND t.recorded_at < :until) found
+    GROUP BY value, currency) totals
+WHERE (nothing, beginning, digest, currency)
+    > (CAST(:nothing AS boolean), CAST(:beginning AS text), CAST(:digest AS text),
+       CAST(:currency AS text))
+ORDER BY nothing, beginning, digest, currency LIMIT :rows
 """)
 
 
@@ -209,35 +279,53 @@ async def account_at(reader: Reader, account_id: int, at: datetime) -> AccountAt
     """The account as of a moment; None where there is none. O(log n) in its entries, and linear
     in those of them that take effect at another moment than they were recorded at.
     """
-    values = {"ledger": reader.ledger_id, "account": account_id}
-    async with reader.connection() as connection:
-        # The clock, the lock and the read, each a statement of its own: each sees what is newer.
-        now = await connection.scalar(CLOCK)
-        still = await connection.scalar(TRY_LOCK, values)
-        row = (await connection.execute(ACCOUNT_AT, {**values, "at": at})).one_or_none()
-    if row is None:
+    found = await _settled(reader, ACCOUNT_AT, {"account": account_id, "at": at}, at)
+    if found is None:
         return None
-    *view, followed, effective = row
-    final = bool(followed) or (still is not None and at <= now)
+    (*view, effective), final = found
     return AccountAt(AccountView(*view), at, final, effective)
+
+
+async def _settled(
+    reader: Reader, statement: TextClause, values: dict[str, Any], at: datetime
+) -> tuple[list[Any], bool] | None:
+    """A row that says of an account what was recorded by `at`, and whether that is final.
+
+    Its last column says whether anything was recorded later: time never runs backwards along an
+    account, so then it is. Only where nothing was does it take a lock to know.
+    """
+    values = {"ledger": reader.ledger_id, **values}
+    async with reader.connection() as connection:
+        row = (await connection.execute(statement, values)).one_or_none()
+        if row is None:
+            return None
+        if row[-1]:
+            return list(row[:-1]), True
+        # Each a statement of its own: the read after the lock sees what was committed before it.
+        locked_at = await connection.scalar(TRY_LOCK, values)
+        *found, followed = (await connection.execute(statement, values)).one()
+        return found, followed or (locked_at is not None and at <= locked_at)
+
+
+Cut = tuple[int, int, bool]
+"""A period's `first`, `last` and `final`, by which a later page has the same."""
 
 
 async def period(
     reader: Reader, account_id: int, since: datetime, until: datetime
 ) -> Period | None:
-    """What is in the statement of [since, until), by the moments of recording."""
-    opening = await account_at(reader, account_id, _before(since))
-    closing = await account_at(reader, account_id, _before(until))
-    if opening is None or closing is None:
-        return None
-    return Period(
-        closing.view,
-        opening.view.version,
-        closing.view.version,
-        opening.view.balance,
-        closing.view.balance,
-        closing.final,
-    )
+    """What is in the statement of [since, until), by the moments of recording, in one snapshot."""
+    closed_at = _before(until)
+    values = {"account": account_id, "opened_at": _before(since), "closed_at": closed_at}
+    found = await _settled(reader, PERIOD, values, closed_at)
+    return None if found is None else Period(*(*found[0], found[1]))
+
+
+async def period_of(reader: Reader, account_id: int, cut: Cut) -> Period | None:
+    """What was in the statement that was cut so."""
+    first, last, final = cut
+    found = await reader.row(PERIOD_OF, account=account_id, first=first, last=last)
+    return None if found is None else Period(*(*found, final))
 
 
 def _before(moment: datetime) -> datetime:
@@ -247,7 +335,7 @@ def _before(moment: datetime) -> datetime:
 
 async def lines(reader: Reader, of: Period, after: int, rows: int) -> list[Line]:
     """Up to `rows` entries of a period above version `after`, oldest first."""
-    found = await reader.rows(LINES, account=of.view.id, after=after, last=of.last, rows=rows)
+    found = await reader.rows(LINES, account=of.account_id, after=after, last=of.last, rows=rows)
     return [Line(*(*row[:3], Kind(row[3]), *row[4:])) for row in found]
 
 
@@ -259,13 +347,35 @@ async def all_lines(reader: Reader, of: Period) -> AsyncIterator[list[Line]]:
         after = chunk[-1].version
 
 
-async def trial_balance(reader: Reader, at: datetime | None) -> list[Trial]:
-    """The sums of all balances by currency, in one snapshot; None: as they stand.
+async def trial_balance(reader: Reader, at: datetime | None) -> tuple[list[Trial], bool]:
+    """The sums of all balances by currency, in one snapshot, and whether they are final.
 
-    Linear in the number of accounts, with a binary search for each that has moved since.
+    None: as they stand, which is never final. Linear in the number of accounts, with a binary
+    search for each that has moved since.
     """
-    found = await (reader.rows(TRIAL_NOW) if at is None else reader.rows(TRIAL_AT, at=at))
-    return [Trial(*row[:3], *map(int, row[3:])) for row in found]
+    if at is None:
+        found, final = await reader.rows(TRIAL_NOW), False
+    else:
+        final = await _all_recorded(reader, at)
+        found = await reader.rows(TRIAL_AT, at=at)
+    return [Trial(*row[:3], *map(int, row[3:])) for row in found], final
+
+
+async def _all_recorded(reader: Reader, at: datetime) -> bool:
+    """Whether all is committed that will ever be recorded by `at`, on any account.
+
+    Waits a little for what is in flight, whoever's; a database transaction that takes longer, of
+    another database of the server even, leaves it open.
+    """
+    async with reader.connection() as connection:
+        asked_at, number = (await connection.execute(HORIZON)).one()
+        if at > asked_at:
+            return False
+        for _ in range(HORIZON_LOOKS):
+            if await connection.scalar(HORIZON_PASSED, {"number": number}):
+                return True
+            await asyncio.sleep(HORIZON_PAUSE_S)
+    return False
 
 
 async def by_owner(reader: Reader, after: tuple[str, str], rows: int) -> list[OwnerBalance]:
@@ -276,12 +386,15 @@ async def by_owner(reader: Reader, after: tuple[str, str], rows: int) -> list[Ow
 
 
 async def by_metadata(
-    reader: Reader, key: str, since: datetime, until: datetime, rows: int
-) -> list[Total]:
-    """The posted transactions of [since, until) by their values of a metadata key.
+    reader: Reader, key: str, since: datetime, until: datetime, after: TotalsPlace, rows: int
+) -> list[tuple[Total, TotalsPlace]]:
+    """Up to `rows` totals of the posted transactions of [since, until) by their values of a
+    metadata key, each with its place.
 
     Linear in the number of the ledger's transactions that have metadata.
     """
+    nothing, beginning, digest, currency = after
     values: dict[str, Any] = {"key": key, "since": since, "until": until, "rows": rows}
+    values |= {"nothing": nothing, "beginning": beginning, "digest": digest, "currency": currency}
     found = await reader.rows(BY_METADATA, **values)
-    return [Total(row[0], row[1], row[2], row[3], int(row[4])) for row in found]
+    return [(Total(*(*row[:4], int(row[4]))), (*row[5:8], row[1])) for row in found]

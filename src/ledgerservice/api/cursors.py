@@ -20,7 +20,7 @@ SIGNATURE_BYTES = 12
 
 def encode(request: Request, place: list[Any], filters: list[Any]) -> str:
     """A cursor after `place` of the list that `filters` select."""
-    text = json.dumps(place, separators=(",", ":")).encode()
+    text = json.dumps(place, separators=(",", ":"), ensure_ascii=False).encode()
     return base64.urlsafe_b64encode(_signature(request, text, filters) + text).decode().rstrip("=")
 
 

@@ -165,15 +165,19 @@ async def account_at(request: Request, text: str, name: str) -> statements.Accou
     return found
 
 
-def check_query(request: Request, limit: int, *filters: str) -> None:
-    """A misspelt filter must not list everything; PostgreSQL takes no NUL in a text."""
+def check_query(request: Request, limit: int | None, *filters: str) -> None:
+    """A misspelt filter must not list everything; PostgreSQL takes no NUL in a text.
+
+    `limit` is None for what is no list.
+    """
     longest = runtime_of(request).settings.page_limit_rows
     names = [name for name, _ in request.query_params.multi_items()]
     faults = {}
-    if limit > longest:
+    if limit is not None and limit > longest:
         faults["limit"] = f"must be at most {longest}"
+    known = {*filters} if limit is None else {"limit", "cursor", *filters}
     for name in names:
-        if name not in {"limit", "cursor", *filters}:
+        if name not in known:
             faults["unknown"] = "there is no such parameter"
         elif names.count(name) > 1:
             faults[name] = "must be given once"

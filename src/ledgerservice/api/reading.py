@@ -20,7 +20,6 @@ from ledgerservice.api.declaring import (
     Cursor,
     Limit,
     account_at,
-    after_of,
     both,
     check_query,
     id_of,
@@ -63,7 +62,7 @@ async def get_balances(
 
     The first can no longer change if `final`; the second can, by whatever is backdated later.
     """
-    check_query(request, 1, "at")
+    check_query(request, None, "at")
     found = await account_at(request, at, "at")
     view = found.view
     body = {
@@ -112,47 +111,72 @@ async def get_statement(
     before `to`. In JSON a page of entries at a time; CSV has all; the page is made to be printed.
     """
     check_query(request, limit, "from", "to", "format")
-    begin = moment_of("from", since) or EARLIEST
-    end = moment_of("to", until) or LATEST
     account = id_of(request, "account_id", "account_not_found")
+    begin, end = _span(since, until)
+    if form == "json":
+        return await _pages(request, account, begin, end, limit, cursor)
+    if cursor is not None:
+        raise _invalid("cursor", "is of the pages in JSON")
     reader = reader_of(request)
-    if end < begin:
-        raise _invalid("to", "must not be before from")
-    period = await statements.period(reader, account, begin, end)
+    period = await statements.period(reader, account, begin or EARLIEST, end or LATEST)
     if period is None:
         raise Refused("account_not_found")
     if form == "csv":
-        rows = _csv(period, statements.all_lines(reader, period))
-        name = f'attachment; filename="statement-{account}.csv"'
-        return StreamingResponse(
-            rows, media_type="text/csv; charset=utf-8", headers={"content-disposition": name}
-        )
-    if form == "html":
-        found = await statements.lines(reader, period, period.first, HTML_ROWS + 1)
-        return _html(period, found, since, until)
-    filters = ["statement", account, since, until]
-    after = after_of(request, cursor, filters, period.first)
-    found = await statements.lines(reader, period, after, limit + 1)
+        return _csv_response(period, statements.all_lines(reader, period))
+    found = await statements.lines(reader, period, period.first, HTML_ROWS + 1)
+    return _html(period, found, begin, end)
+
+
+Span = tuple[datetime | None, datetime | None]
+
+
+def _span(since: str | None, until: str | None) -> Span:
+    begin, end = moment_of("from", since), moment_of("to", until)
+    if (end or LATEST) < (begin or EARLIEST):
+        raise _invalid("to", "must not be before from")
+    return begin, end
+
+
+async def _pages(
+    request: Request,
+    account: int,
+    begin: datetime | None,
+    end: datetime | None,
+    limit: int,
+    cursor: str | None,
+) -> Response:
+    """All pages are of one statement, whatever is recorded meanwhile: the cursor says of which."""
+    reader = reader_of(request)
+    span = {"from": _given(begin), "to": _given(end)}
+    filters = ["statement", account, span]
+    if cursor is None:
+        period = await statements.period(reader, account, begin or EARLIEST, end or LATEST)
+        after = None
+    else:
+        after, first, last, final = cursors.decode(request, cursor, filters)
+        period = await statements.period_of(reader, account, (first, last, final))
+    if period is None:
+        raise Refused("account_not_found")
+    found = await statements.lines(reader, period, after or period.first, limit + 1)
     headers = None
     if len(found) > limit:
-        place = cursors.encode(request, [found[limit - 1].version], filters)
-        query = {"from": since, "to": until, "limit": limit}
-        headers = cursors.next_link(request, place, **query)
-    body = _head(period) | {"from": _given(begin, since), "to": _given(end, until)}
-    body["entries"] = [_line(period, line) for line in found[:limit]]
-    return json_response(rendering.encode(body), headers)
+        place = [found[limit - 1].version, period.first, period.last, period.final]
+        text = cursors.encode(request, place, filters)
+        headers = cursors.next_link(request, text, **span, limit=limit)
+    lines = [_line(period, line) for line in found[:limit]]
+    return json_response(rendering.encode(_head(period) | span | {"entries": lines}), headers)
 
 
-def _given(moment: datetime, text: str | None) -> str | None:
-    return None if text is None else rendering.moment(moment)
+def _given(moment: datetime | None) -> str | None:
+    return None if moment is None else rendering.moment(moment)
 
 
 def _head(period: statements.Period) -> dict[str, Any]:
-    exponent = period.view.exponent
+    exponent = period.exponent
     return {
-        "account_id": period.view.id,
-        "owner": period.view.owner,
-        "currency": period.view.currency,
+        "account_id": period.account_id,
+        "owner": period.owner,
+        "currency": period.currency,
         "final": period.final,
         "opening_balance": to_major(period.opening, exponent),
         "closing_balance": to_major(period.closing, exponent),
@@ -161,7 +185,7 @@ def _head(period: statements.Period) -> dict[str, Any]:
 
 
 def _line(period: statements.Period, line: statements.Line) -> dict[str, Any]:
-    exponent = period.view.exponent
+    exponent = period.exponent
     effective_at = line.effective_at
     return {
         "version": line.version,
@@ -176,6 +200,16 @@ def _line(period: statements.Period, line: statements.Line) -> dict[str, Any]:
         "reference": line.reference,
         "effective_at": None if effective_at is None else rendering.moment(effective_at),
     }
+
+
+def _csv_response(
+    period: statements.Period, chunks: AsyncIterator[list[statements.Line]]
+) -> Response:
+    name = f'attachment; filename="statement-{period.account_id}.csv"'
+    headers = {"content-disposition": name, "x-content-type-options": "nosniff"}
+    return StreamingResponse(
+        _csv(period, chunks), media_type="text/csv; charset=utf-8", headers=headers
+    )
 
 
 async def _csv(
@@ -212,17 +246,28 @@ _PAGE = jinja2.Environment(
 ).get_template("statement.html")
 
 
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+
+
 def _html(
-    period: statements.Period, found: list[statements.Line], since: str | None, until: str | None
+    period: statements.Period,
+    found: list[statements.Line],
+    begin: datetime | None,
+    end: datetime | None,
 ) -> Response:
     shown = [_line(period, line) for line in found[:HTML_ROWS]]
     page = _PAGE.render(
-        head=_head(period), lines=shown, since=since, until=until, cut=len(found) > HTML_ROWS
+        head=_head(period),
+        lines=shown,
+        since=_given(begin),
+        until=_given(end),
+        cut=len(found) > HTML_ROWS,
     )
-    policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-    return Response(
-        page, media_type="text/html; charset=utf-8", headers={"content-security-policy": policy}
-    )
+    return Response(page, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
 
 
 # Reports.
@@ -237,10 +282,13 @@ def _html(
     responses={200: {"model": reading_models.TrialBalance}, **problems(422, 503)},
 )
 async def get_trial_balance(request: Request, at: AMoment = None) -> Response:
-    """The sums of all accounts by currency, in one snapshot: as they stand, or as of a moment."""
-    check_query(request, 1, "at")
+    """The sums of all accounts by currency, in one snapshot: as they stand, or as of a moment.
+
+    `final`: nothing can be recorded by that moment any more, so that they stay as they are.
+    """
+    check_query(request, None, "at")
     moment = moment_of("at", at)
-    found = await statements.trial_balance(reader_of(request), moment)
+    found, final = await statements.trial_balance(reader_of(request), moment)
     rows = [
         {
             "currency": row.currency,
@@ -252,7 +300,7 @@ async def get_trial_balance(request: Request, at: AMoment = None) -> Response:
         }
         for row in found
     ]
-    body = {"at": None if moment is None else rendering.moment(moment), "currencies": rows}
+    body = {"at": _given(moment), "final": final, "currencies": rows}
     return json_response(rendering.encode(body))
 
 
@@ -305,11 +353,24 @@ async def list_totals(
     since: Annotated[str | None, Query(alias="from", description=A_MOMENT)] = None,
     until: Annotated[str | None, Query(alias="to", description=A_MOMENT)] = None,
     limit: Limit = DEFAULT_PAGE_ROWS,
+    cursor: Cursor = None,
 ) -> Response:
     """Posted transactions by the values of a key of their metadata: how many, and their amount."""
     check_query(request, limit, "key", "from", "to")
-    begin, end = moment_of("from", since) or EARLIEST, moment_of("to", until) or LATEST
-    found = await statements.by_metadata(reader_of(request), key, begin, end, limit)
+    begin, end = _span(since, until)
+    filters = ["totals", key, _given(begin), _given(end)]
+    after = statements.BEFORE_ALL_TOTALS
+    if cursor is not None:
+        nothing, beginning, digest, currency = cursors.decode(request, cursor, filters)
+        after = nothing, beginning, digest, currency
+    page = await statements.by_metadata(
+        reader_of(request), key, begin or EARLIEST, end or LATEST, after, limit + 1
+    )
+    headers = None
+    if len(page) > limit:
+        text = cursors.encode(request, list(page[limit - 1][1]), filters)
+        query = {"key": key, "from": _given(begin), "to": _given(end), "limit": limit}
+        headers = cursors.next_link(request, text, **query)
     rows = [
         {
             "value": row.value,
@@ -317,9 +378,9 @@ async def list_totals(
             "transactions": row.transactions,
             "amount": to_major(row.amount, row.exponent),
         }
-        for row in found
+        for row, _ in page[:limit]
     ]
-    return json_response(rendering.encode(rows))
+    return json_response(rendering.encode(rows), headers)
 
 
 # Transactions.

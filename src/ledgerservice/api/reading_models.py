@@ -73,9 +73,10 @@ class TrialRow(BaseModel):
 
 
 class TrialBalance(BaseModel):
-    """The sums by currency; each `total` is zero."""
+    """The sums by currency; each `total` is zero. `final`: as of `at` they stay as they are."""
 
     at: str | None
+    final: bool
     currencies: list[TrialRow]
 
 

@@ -129,7 +129,7 @@ async def get_account(
 
     As of a moment, `final` says whether nothing can be recorded by then any more.
     """
-    check_query(request, 1, "as_of")
+    check_query(request, None, "as_of")
     if as_of is not None:
         then = await account_at(request, as_of, "as_of")
         body = rendering.account_body(then.view)
