@@ -85,7 +85,8 @@ _CONDITIONS = {
 _ORDER = "ORDER BY t.recorded_at DESC, t.id DESC"
 _COVERED_BY_ALL = {"since", "until"}
 
-# Of an account: its entries by seq, which is the order of time too, one for a transaction.
+# Of an account: its entries by seq, which is the order of time too, one for a transaction. OFFSET 0
+# keeps the server to them: it would begin with all transactions of a time.
 _POSTED = """
 SELECT {columns} FROM (
     SELECT ledger_id, version FROM ledger.accounts
@@ -94,16 +95,18 @@ CROSS JOIN LATERAL (
     SELECT ledger.version_at(a.ledger_id, {account}, a.version, {until}) AS last,
            ledger.version_at(a.ledger_id, {account}, a.version, {since}) AS first OFFSET 0) v
 CROSS JOIN LATERAL (
-    SELECT t.* FROM ledger.entries e
-    JOIN ledger.transactions t ON t.ledger_id = e.ledger_id AND t.id = e.transaction_id
+    SELECT e.transaction_id FROM ledger.entries e
     WHERE e.ledger_id = :ledger AND e.account_id = {account}
       AND e.seq <= v.last AND e.seq > v.first
-      AND NOT EXISTS (
-        SELECT FROM ledger.entries x WHERE x.ledger_id = e.ledger_id
-          AND x.account_id = e.account_id AND x.seq = e.seq + 1
-          AND x.transaction_id = e.transaction_id)
-      AND {within}
-    ORDER BY e.seq DESC LIMIT :budget) t
+      AND (e.recorded_at, e.transaction_id) < (:moment, :number)
+      AND coalesce((
+        SELECT x.transaction_id FROM ledger.entries x
+        WHERE x.ledger_id = :ledger AND x.account_id = {account} AND x.seq = e.seq + 1
+        ), 0) <> e.transaction_id
+    ORDER BY e.seq DESC LIMIT :budget) e
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.transactions
+    WHERE ledger_id = :ledger AND id = e.transaction_id OFFSET 0) t
 """
 
 # And its declines, which have no entries.
@@ -287,8 +290,9 @@ def _by_time(pieces: list[str], fulfil: set[str], within: str) -> Way:
 
 def _by_accounts(accounts: str, name: str, number: int, wanted: Filter, within: str) -> Way:
     """Along the entries and declines of some accounts; what two of them have is one."""
-    until = ":moment" if wanted.until is None else "least(:moment, :until)"
-    since = "'-infinity'" if wanted.since is None else ":since - interval '1 microsecond'"
+    before = "- interval '1 microsecond'"
+    until = ":moment" if wanted.until is None else f"least(:moment, :until {before})"
+    since = "'-infinity'" if wanted.since is None else f":since {before}"
     pieces = {Status.POSTED: _POSTED, Status.DECLINED: _DECLINED}
     inner = " UNION ALL ".join(
         f"({piece})"
