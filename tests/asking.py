@@ -179,5 +179,8 @@ class Asking:
 
 @st.composite
 def asked(draw: Any, *given: Any) -> Asked:
-    """An instruction of `Asking`."""
-    return Asking(draw, *given).any()
+    """An instruction of `Asking`; what is scheduled is due at once, so that it can be executed."""
+    made = Asking(draw, *given).any()
+    if "execute_at" in made:
+        made["execute_at"] = given[2]
+    return made
