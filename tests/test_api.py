@@ -32,10 +32,35 @@ def test_an_account_is_opened_empty(service):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", account.pop("created_at"))
     assert account == {
         "id": account["id"], "owner": "Alice", "currency": "INR", "reference": None,
-        "balance": "0.00", "held": "0.00", "available": "0.00", "version": 0, "status": "active",
-        "floor": "0.00", "ceiling": None, "frozen": None, "closed": False,
+        "metadata": None, "balance": "0.00", "held": "0.00", "available": "0.00", "version": 0,
+        "status": "active", "floor": "0.00", "ceiling": None, "frozen": None, "closed": False,
     }  # fmt: skip
     assert service.get(f"/accounts/{account['id']}").content == answer.content
+
+
+def test_an_account_carries_metadata(service):
+    """As it was given, for ever; another is another request."""
+    wallet = {"owner": "Alice", "currency": "USD", "metadata": {"ü": [1.5, None], "a": {"b": "c"}}}
+    first = service.post("/accounts/", wallet, **{"Idempotency-Key": "tagged"})
+    assert '"metadata":{"ü":[1.5,null],"a":{"b":"c"}}' in first.text
+    account = first.json()["id"]
+    assert service.get(f"/accounts/{account}").content == first.content
+    again = service.post("/accounts/", wallet, **{"Idempotency-Key": "tagged"})
+    assert (again.status_code, again.content) == (201, first.content)
+    for metadata in ({"a": {"b": "c"}}, {}, None):
+        other = {**wallet, "metadata": metadata}
+        refused = service.post("/accounts/", other, **{"Idempotency-Key": "tagged"})
+        assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+    service.post("/deposit/", body(account_id=account))
+    now = service.get(f"/accounts/{account}").json()
+    then = service.get(f"/accounts/{account}?as_of={now['created_at']}").json()
+    assert now["metadata"] == then["metadata"] == wallet["metadata"]
+    preview = service.post("/accounts/?dry_run=true", {**wallet, "owner": "Bob"}).json()
+    assert preview["metadata"] == wallet["metadata"]
+    assert service.get("/accounts/?owner=Bob").json() == []
+    for metadata in ([], "x", {"a\0": 1}, {"x": "y" * 5000}):
+        refused = service.post("/accounts/", {**wallet, "metadata": metadata})
+        assert refused.status_code in (400, 422), metadata
 
 
 def test_a_lost_answer_does_not_open_a_second_account(service):

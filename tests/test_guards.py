@@ -121,6 +121,7 @@ DIRECT_WRITES = [
         f"{verb} ledger.{table} {rest}"
         for table, column in {
             "details": "reference",
+            "account_details": "metadata",
             "holds": "remaining",
             "policies": "floor",
             "schedules": "settled_by",
@@ -135,7 +136,7 @@ DIRECT_WRITES = [
 ]
 
 
-WRITTEN_WHOLE = ["entries", "details", "policies", "dated_entries"]
+WRITTEN_WHOLE = ["entries", "details", "policies", "dated_entries", "account_details"]
 
 
 @pytest.mark.parametrize("statement", DIRECT_WRITES)
@@ -546,6 +547,13 @@ STRAYS = {
 @pytest.mark.parametrize("statement", STRAYS.values(), ids=STRAYS.keys())
 def test_nothing_is_added_to_an_older_transaction(beside, statement):
     with connect(beside, role=ROLE) as service, pytest.raises(REFUSED, match="missing, declined"):
+        service.execute(statement)
+
+
+@pytest.mark.parametrize("account", [1, -1, 77])
+def test_details_are_added_to_a_new_account_only(beside, account):
+    statement = f"INSERT INTO ledger.account_details VALUES (1, {account}, '{{}}')"
+    with connect(beside, role=ROLE) as service, pytest.raises(REFUSED, match="used already"):
         service.execute(statement)
 
 

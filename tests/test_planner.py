@@ -294,6 +294,11 @@ OPENINGS = {
     "its key again": (Opening("Alice", "USD", "r1", "k1"), [], "replayed"),
     "its reference again": (Opening("Alice", "USD", "r1", "·made up"), [], "replayed"),
     "its reference, another key": (Opening("Alice", "USD", "r1", "k9"), [], "reference_taken"),
+    "its key with metadata": (
+        Opening("Alice", "USD", "r1", "k1", metadata="{}"),
+        [],
+        "idempotency_key_reused",
+    ),
     "its key for another": (Opening("Bob", "USD", "r1", "k1"), [], "idempotency_key_reused"),
     "its reference for another": (Opening("Bob", "USD", "r1", "k9"), [], "reference_taken"),
     "an unknown currency": (Opening("Bob", "XXX", None, "k9"), [], "currency_unknown"),

@@ -325,7 +325,7 @@ def test_two_posters_on_one_hot_account_lose_and_double_nothing(database, no_vio
 def test_openings_with_one_key_at_once_open_one_account(database):
     async def test() -> None:
         posters = [Poster(database.connect_writer, open_accounts, WIDE) for _ in range(2)]
-        openings = [Opening("Alice", "USD", None, "k")] * 50
+        openings = [Opening("Alice", "USD", None, "k", metadata='{"a":1}')] * 50
         answers = await asyncio.gather(*(random.choice(posters).post(o) for o in openings))
         assert {answer.account_id for answer in answers} == {answers[0].account_id}
         assert sum(not answer.replayed for answer in answers) == 1

@@ -61,7 +61,7 @@ TOURS = {
     "docs/holds.md": 24,
     "docs/ledgers.md": 14,
     "docs/policies.md": 14,
-    "docs/queries.md": 14,
+    "docs/queries.md": 16,
     "docs/reversals.md": 16,
     "docs/transactions.md": 24,
 }

@@ -184,12 +184,20 @@ class LedgerOverHttp(RuleBasedStateMachine):
     @rule(
         target=accounts,
         name=st.sampled_from(["reference", "key", "both"]),
-        change=st.sampled_from([{}, {"owner": "Mallory"}, {"currency": "INR"}]),
+        change=st.sampled_from(
+            [
+                {},
+                {"owner": "Mallory"},
+                {"currency": "INR"},
+                {"metadata": {"b": 2}},
+                {"metadata": None},
+            ]
+        ),
         ledger=st.sampled_from(["", OTHER_LEDGER]),
     )
-    def open_twice(self, name: str, change: dict[str, str], ledger: str) -> int:
+    def open_twice(self, name: str, change: dict[str, Any], ledger: str) -> int:
         """Opened, then asked for again by its name: the same answer, or a refusal if changed."""
-        body = {"owner": "Carol", "currency": "USD"}
+        body = {"owner": "Carol", "currency": "USD", "metadata": {"a": [1, None]}}
         if name != "key":
             body["reference"] = f"reference {next(_numbers)}"
         key = None if name == "reference" else f"opening {next(_numbers)}"
@@ -214,11 +222,8 @@ class LedgerOverHttp(RuleBasedStateMachine):
         nothing = to_major(0, EXPONENTS[body["currency"]])
         assert account["balance"] == account["available"] == account["held"] == nothing
         assert account["version"] == 0
-        assert [account[name] for name in ("owner", "currency", "reference")] == [
-            body["owner"],
-            body["currency"],
-            body.get("reference"),
-        ]
+        for name in ("owner", "currency", "reference", "metadata"):
+            assert account[name] == body.get(name)
         assert account["id"] not in self.ledgers
         self.models[ledger].open(account["id"], body["currency"])
         self.ledgers[account["id"]] = ledger

@@ -84,6 +84,7 @@ ALWAYS = {
     "holds": "holds_permanent",
     "schedules": "schedules_permanent",
     "dated_entries": "dated_entries_immutable",
+    "account_details": "account_details_immutable",
 }
 
 
@@ -393,6 +394,10 @@ WHOLE_BROKEN = {
     "a dated entry": (
         ["DELETE FROM ledger.dated_entries WHERE account_id = 2"],
         ["invariant 5: transaction 17, ledger 1: its entries are not found by the moment"],
+    ),
+    "details of no account": (
+        ["INSERT INTO ledger.account_details VALUES (1, 77, '{}')"],
+        ["invariant 5: account 77, ledger 1: it has details"],
     ),
     "the balance of a decline": (
         ["UPDATE ledger.details SET deciding_balance = 5 WHERE transaction_id = 20"],

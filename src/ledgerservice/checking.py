@@ -75,10 +75,16 @@ def _is_text(value: Any, longest: int) -> bool:
 
 def _detail_faults(detail: Detail) -> Iterator[str]:
     yield from _faults(msgspec.structs.replace(detail, metadata=None), "Detail")
-    if detail.metadata is not None:
-        try:
-            fields = msgspec.json.decode(detail.metadata)
-        except (msgspec.MsgspecError, UnicodeError, TypeError):
-            fields = None
-        if not isinstance(fields, dict) or "\\u0000" in detail.metadata:
-            yield "metadata: it must be the text of a JSON object, without NUL"
+    if detail.metadata is not None and (fault := metadata_fault(detail.metadata)) is not None:
+        yield fault
+
+
+def metadata_fault(text: str) -> str | None:
+    """What is wrong with metadata, or None."""
+    try:
+        fields = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, TypeError):
+        fields = None
+    if not isinstance(fields, dict) or "\\u0000" in text:
+        return "metadata: it must be the text of a JSON object, without NUL"
+    return None

@@ -176,6 +176,17 @@ BY_ACCOUNT = [
         """,
     ),
     Check(
+        5,
+        """
+        SELECT 'account ' || d.account_id || ', ledger ' || d.ledger_id,
+               'it has details, but is no account of a customer''s'
+        FROM ledger.account_details d
+        LEFT JOIN ledger.accounts a ON a.ledger_id = d.ledger_id AND a.id = d.account_id
+        WHERE d.ledger_id = :ledger AND d.account_id BETWEEN :low AND :high
+          AND (a.id IS NULL OR a.id < 0)
+        """,
+    ),
+    Check(
         2,
         """
         SELECT 'account ' || a.id || ', ledger ' || a.ledger_id,

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledgerservice import journal, lookups, planner
-from ledgerservice.checking import fault_of
+from ledgerservice.checking import fault_of, metadata_fault
 from ledgerservice.errors import CannotJoin
 from ledgerservice.model import (
     Currency,
@@ -120,11 +120,23 @@ class Ledger:
         return None if found is None else type(self)(self._runtime, found)
 
     async def open_account(
-        self, owner: str, currency: str, *, key: str, reference: str | None = None
+        self,
+        owner: str,
+        currency: str,
+        *,
+        key: str,
+        reference: str | None = None,
+        metadata: str | None = None,
     ) -> Opened | Rejected:
-        """Open an account. `key` and `reference` keep a repeat from opening another."""
+        """Open an account. `key` and `reference` keep a repeat from opening another.
+
+        Raises ValueError if `metadata` is not the text of a JSON object.
+        """
+        fault = None if metadata is None else metadata_fault(metadata)
+        if fault is not None:
+            raise ValueError(fault)
         return await self._runtime.openings.post(
-            Opening(owner, currency, reference, key, self._ledger)
+            Opening(owner, currency, reference, key, self._ledger, metadata=metadata)
         )
 
     async def deposit(self, account_id: int, amount: Amount, *, key: str) -> Outcome:

@@ -343,7 +343,9 @@ class NewLedger(msgspec.Struct, frozen=True, gc=False):
 
 
 class Opening(msgspec.Struct, frozen=True, gc=False):
-    """A request to open an account. `key` and `reference` are unique in the ledger."""
+    """A request to open an account. `key` and `reference` are unique in the ledger; `metadata` is
+    the text of a JSON object.
+    """
 
     owner: str
     currency: str
@@ -351,6 +353,7 @@ class Opening(msgspec.Struct, frozen=True, gc=False):
     key: str
     ledger: int = 1
     dry_run: bool = False
+    metadata: str | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
@@ -364,4 +367,5 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     key: str
     created_at: datetime
     ledger: int = 1
+    metadata: str | None = None
     replayed: bool = False

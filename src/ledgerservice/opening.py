@@ -14,31 +14,48 @@ from ledgerservice.model import Currency, NewLedger, Opened, Opening, Rejected
 from ledgerservice.settling import settle_currencies, settle_ledgers, settle_openings
 from ledgerservice.wire import Request, Wire, array, text_array
 
-# A currency that is not known joins nothing.
+# A currency that is not known joins nothing. Of two that ask for the same with one key the first
+# opens the account, and so its metadata is the account's.
 OPEN_ACCOUNTS = """
-INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, idempotency_key)
-SELECT wanted.ledger_id, wanted.owner, wanted.currency, wanted.reference, wanted.key
-FROM unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::text[])
-    WITH ORDINALITY AS wanted (ledger_id, owner, currency, reference, key, place)
-JOIN ledger.currencies c ON c.code = wanted.currency
-ORDER BY wanted.place
-ON CONFLICT DO NOTHING RETURNING id
+WITH wanted AS MATERIALIZED (
+    SELECT * FROM unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::text[], $6::json[])
+        WITH ORDINALITY AS wanted (ledger_id, owner, currency, reference, key, metadata, place)
+), opened AS (
+    INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, idempotency_key)
+    SELECT w.ledger_id, w.owner, w.currency, w.reference, w.key
+    FROM wanted w JOIN ledger.currencies c ON c.code = w.currency
+    ORDER BY w.place
+    ON CONFLICT DO NOTHING RETURNING ledger_id, id, owner, currency, reference, idempotency_key
+), described AS (
+    INSERT INTO ledger.account_details (ledger_id, account_id, metadata)
+    SELECT ledger_id, id, metadata FROM (
+        SELECT DISTINCT ON (o.ledger_id, o.id) o.ledger_id, o.id, w.metadata
+        FROM opened o JOIN wanted w
+          ON w.ledger_id = o.ledger_id AND w.key = o.idempotency_key AND w.owner = o.owner
+         AND w.currency = o.currency AND w.reference IS NOT DISTINCT FROM o.reference
+        ORDER BY o.ledger_id, o.id, w.place) first
+    WHERE metadata IS NOT NULL
+)
+SELECT id FROM opened
 """
 
 FIND_OPENED = """
 SELECT a.id, a.owner, a.currency, a.exponent, a.reference, a.idempotency_key, a.created_at,
-       a.ledger_id
-FROM unnest($1::integer[], $2::text[]) AS wanted (ledger_id, key) CROSS JOIN LATERAL (
-    SELECT * FROM ledger.accounts
-    WHERE ledger_id = wanted.ledger_id AND idempotency_key BETWEEN wanted.key AND wanted.key
-    ORDER BY idempotency_key LIMIT 1) a
-UNION
-SELECT a.id, a.owner, a.currency, a.exponent, a.reference, a.idempotency_key, a.created_at,
-       a.ledger_id
-FROM unnest($1::integer[], $3::text[]) AS wanted (ledger_id, reference) CROSS JOIN LATERAL (
-    SELECT * FROM ledger.accounts
-    WHERE ledger_id = wanted.ledger_id AND reference BETWEEN wanted.reference AND wanted.reference
-    ORDER BY reference LIMIT 1) a
+       a.ledger_id, (SELECT metadata::text FROM ledger.account_details d
+                     WHERE d.ledger_id = a.ledger_id AND d.account_id = a.id)
+FROM (
+    SELECT a.* FROM unnest($1::integer[], $2::text[]) AS wanted (ledger_id, key)
+    CROSS JOIN LATERAL (
+        SELECT * FROM ledger.accounts
+        WHERE ledger_id = wanted.ledger_id AND idempotency_key BETWEEN wanted.key AND wanted.key
+        ORDER BY idempotency_key LIMIT 1) a
+    UNION
+    SELECT a.* FROM unnest($1::integer[], $3::text[]) AS wanted (ledger_id, reference)
+    CROSS JOIN LATERAL (
+        SELECT * FROM ledger.accounts
+        WHERE ledger_id = wanted.ledger_id
+          AND reference BETWEEN wanted.reference AND wanted.reference
+        ORDER BY reference LIMIT 1) a) a
 """
 
 # What the next accounts would be. The sequence is only looked at.
@@ -101,10 +118,11 @@ async def _open_accounts(wire: Wire, openings: Sequence[Opening]) -> list[Opened
     owners = text_array(opening.owner for opening in openings)
     currencies = text_array(opening.currency for opening in openings)
     ledgers, keys, references = _names(openings)
+    metadata = text_array(opening.metadata for opening in openings)
     _, opened, found, _ = await commit(
         wire,
         Request(BEGIN),
-        Request(OPEN_ACCOUNTS, [ledgers, owners, currencies, references, keys]),
+        Request(OPEN_ACCOUNTS, [ledgers, owners, currencies, references, keys, metadata]),
         Request(FIND_OPENED, [ledgers, keys, references]),
         Request(WRITE_BARRIER),
     )
@@ -140,6 +158,7 @@ async def _preview_accounts(wire: Wire, opening: Opening) -> list[Opened | Rejec
                     opening.key,
                     now,
                     opening.ledger,
+                    opening.metadata,
                 )
             )
     return settle_openings([opening], accounts, fresh)

@@ -1,28 +1,20 @@
 """Lists of transactions by any filter, newest first, a page at a time.
 
-A filter, or a status and a kind, has an index that finds its rows in the order of the list: then a
-page costs a page. Of several filters each is a way to the same page, and none knows how far it is:
-so all are tried with a small budget of rows, then with a larger one, until one has the page. That
-costs a few times what the best of them does, whatever matches, rare or frequent, now or long ago.
+What each filter asks, and the indexes by which it finds its rows; `ways` has the search.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
-from sqlalchemy import text
 
 from ledgerservice.model import Status, Transaction
 from ledgerservice.reads import Reader
 from ledgerservice.requests import Kind
+from ledgerservice.ways import Listing, Page, Run, Values, Way, count, given, pinned, search
 
-FIRST_BUDGET_ROWS = 1_000
-BUDGET_GROWTH = 4
 MOST_ACCOUNTS = 1_000
-FEW_ACCOUNTS = 20
-"""Each of so few accounts is asked for its page; more are worth a try; the most are not."""
+"""Of so many accounts each is asked for its transactions."""
 
 LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 PLACE = tuple[datetime, int]
@@ -48,17 +40,12 @@ class Filter(msgspec.Struct, frozen=True):
     metadata: str | None = None
 
 
-PINS = text("""
-SELECT set_config(name, 'off', true)
-FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'jit']) AS name
-""")
-
 _COLUMNS = """t.id, t.kind, t.status, t.account_id, t.counterparty_id, t.idempotency_key,
 t.amount, t.recorded_at, t.renderer, t.decline_reason, t.deciding_account_id, t.deciding_version,
 t.deciding_available"""
 
 # What each filter asks of a transaction `t`, wherever it was found.
-_CONDITIONS = {
+CONDITIONS = {
     "account_id": """(t.account_id = :account_id OR EXISTS (
         SELECT FROM ledger.entries e WHERE e.ledger_id = :ledger
           AND e.transaction_id = t.id AND e.account_id = :account_id))""",
@@ -82,7 +69,18 @@ _CONDITIONS = {
         AND d.transaction_id = t.id)::jsonb @> CAST(:metadata AS jsonb)""",
 }
 
-_ORDER = "ORDER BY t.recorded_at DESC, t.id DESC"
+TRANSACTIONS = Listing(
+    by=("recorded_at", "id"),
+    descending=True,
+    conditions=CONDITIONS,
+    columns=(
+        "t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_key, t.amount, a.currency",
+        "a.exponent, t.recorded_at, t.renderer, t.decline_reason, t.deciding_account_id",
+        "t.deciding_version, t.deciding_available",
+    ),
+    beside="JOIN ledger.accounts a ON a.ledger_id = :ledger AND a.id = t.account_id",
+)
+_ORDER = TRANSACTIONS.order
 _COVERED_BY_ALL = {"since", "until"}
 
 # Of an account: its entries by seq, which is the order of time too, one for a transaction. OFFSET 0
@@ -128,112 +126,32 @@ _MATCHES = {
         WHERE d.ledger_id = :ledger AND d.reference = :reference""",
     "amount": """SELECT t.id FROM ledger.transactions t
         WHERE t.ledger_id = :ledger AND t.amount >= :least AND t.amount <= :most""",
+    # Written so that the index of metadata is entered, and not that of the ledger's transactions.
     "metadata": """SELECT d.transaction_id AS id FROM ledger.details d
-        WHERE d.ledger_id = :ledger AND d.metadata IS NOT NULL
+        WHERE d.ledger_id + 0 = :ledger AND d.metadata IS NOT NULL
           AND d.metadata::jsonb @> CAST(:metadata AS jsonb)""",
 }
-
-Values = dict[str, Any]
-Run = Callable[[str, Values], Awaitable[list[Any]]]
-"""Runs a statement with its values; its rows."""
-
-
-class Way(msgspec.Struct, frozen=True):
-    """A way to the page: `candidates`, and the filters that all of them `fulfil`.
-
-    In order of the list there are at most :budget of them, and so many are read for each of the
-    `accounts`. Where they are not in order, `matches` finds their ids, and the way can be gone if
-    these are at most :budget.
-    """
-
-    candidates: str
-    fulfil: frozenset[str]
-    accounts: int = 1
-    matches: str | None = None
 
 
 async def transactions(
     reader: Reader, wanted: Filter, rows: int, after: PLACE = AT_THE_TOP
-) -> list[Transaction]:
-    """Up to `rows` transactions, newest first, after that moment and id."""
+) -> tuple[list[Transaction], PLACE | None]:
+    """Up to `rows` transactions, newest first, after that moment and id; and the place after
+    which there are more, which may be of a page that is not full.
+    """
     async with pinned(reader) as run:
         found = await page(run, wanted, rows, after)
-    return await reader.completed(found)
+    shown = [row[len(TRANSACTIONS.by) :] for row in found.rows]
+    return await reader.completed(shown), found.after
 
 
-@asynccontextmanager
-async def pinned(reader: Reader) -> AsyncIterator[Run]:
-    """Runs statements that enter each table by an index, whatever the server believes."""
-    async with reader.connection() as connection:
-        await connection.execution_options(isolation_level="READ COMMITTED")
-        await connection.execute(PINS)  # for this transaction
-
-        async def run(statement: str, values: Values) -> list[Any]:
-            found = await connection.execute(
-                text(statement), {"ledger": reader.ledger_id, **values}
-            )
-            return [tuple(row) for row in found]
-
-        yield run
-
-
-async def page(run: Run, wanted: Filter, rows: int, after: PLACE) -> list[Any]:
-    """The rows of a page.
-
-    Each statement is put together of constants; whatever a caller sends is a value.
-    """
-    values = {name: value for name, value in msgspec.structs.asdict(wanted).items()
-              if value is not None}  # fmt: skip
+async def page(run: Run, wanted: Filter, rows: int, after: PLACE) -> Page:
+    """The rows of a page of transactions."""
+    values = given(wanted)
     asked = frozenset(values)
     values |= {"moment": after[0], "number": after[1], "rows": rows}
     ways = [way async for way in _ways(run, wanted, values)]
-    for way in ways:
-        if way.matches is None and asked <= way.fulfil and way.accounts <= FEW_ACCOUNTS:
-            return await run(_listed(way, asked), values | {"budget": rows})
-    budget = max(FIRST_BUDGET_ROWS, rows)
-    while True:
-        for way in ways:
-            found = await _gone(run, way, asked, values | {"budget": budget})
-            if found is not None:
-                return found
-        budget *= BUDGET_GROWTH
-
-
-async def _gone(run: Run, way: Way, asked: frozenset[str], values: Values) -> list[Any] | None:
-    """The page, if the budget is enough for this way to it."""
-    if way.matches is not None:
-        if await _count(run, way.matches, values) > values["budget"]:
-            return None
-        return await run(_listed(way, asked), values)
-    budget = values["budget"] // way.accounts
-    if budget < values["rows"]:
-        return None
-    values = values | {"budget": budget}
-    found = await run(_listed(way, asked), values)
-    if len(found) == values["rows"] or await _count(run, way.candidates, values) < budget:
-        return found
-    return None
-
-
-async def _count(run: Run, statement: str, values: Values) -> int:
-    """The number of rows, counted up to one more than the budget."""
-    counted = f"SELECT count(*) FROM (SELECT FROM ({statement}) t LIMIT :budget + 1) t"
-    [(count,)] = await run(counted, values)
-    return int(count)
-
-
-def _listed(way: Way, asked: frozenset[str]) -> str:
-    """What of a way's candidates is asked for, as many as there is room for."""
-    rest = [_CONDITIONS[name] for name in sorted(asked - way.fulfil)]
-    return f"""
-        SELECT t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_key, t.amount,
-               a.currency, a.exponent, t.recorded_at, t.renderer, t.decline_reason,
-               t.deciding_account_id, t.deciding_version, t.deciding_available
-        FROM (SELECT t.* FROM ({way.candidates}) t
-              WHERE {" AND ".join(["true", *rest])} {_ORDER} LIMIT :rows) t
-        JOIN ledger.accounts a ON a.ledger_id = :ledger AND a.id = t.account_id
-        {_ORDER}
-    """
+    return await search(run, TRANSACTIONS, ways, asked, values)
 
 
 async def _ways(run: Run, wanted: Filter, values: Values) -> AsyncIterator[Way]:
@@ -247,7 +165,7 @@ async def _ways(run: Run, wanted: Filter, values: Values) -> AsyncIterator[Way]:
     for name in ("owner", "currency"):
         if name in values:
             counted = values | {"budget": MOST_ACCOUNTS}
-            number = await _count(run, _ACCOUNTS[name], counted)
+            number = await count(run, _ACCOUNTS[name], counted)
             if number <= MOST_ACCOUNTS:
                 yield _by_accounts(_ACCOUNTS[name], name, number, wanted, within)
     if wanted.least is not None or wanted.most is not None:
@@ -265,7 +183,7 @@ async def _ways(run: Run, wanted: Filter, values: Values) -> AsyncIterator[Way]:
 def _within(values: Values) -> str:
     """What is asked of the moment of recording, for every way. By `<=` the index is entered."""
     after = "t.recorded_at <= :moment AND (t.recorded_at, t.id) < (:moment, :number)"
-    return " AND ".join([after, *(_CONDITIONS[n] for n in sorted(_COVERED_BY_ALL & values.keys()))])
+    return " AND ".join([after, *(CONDITIONS[n] for n in sorted(_COVERED_BY_ALL & values.keys()))])
 
 
 def _kinds(wanted: Filter) -> Iterator[str]:

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-from sqlalchemy import ARRAY, BigInteger, Select, bindparam, case, exists, func, select, text
+from sqlalchemy import ARRAY, BigInteger, Text, bindparam, case, cast, exists, func, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,8 +17,9 @@ from ledgerservice import lookups
 from ledgerservice.errors import InternalFault, Unavailable
 from ledgerservice.model import Entry, Status, Transaction
 from ledgerservice.planner import DETAILED
-from ledgerservice.requests import BIGGEST_ID, OWN_KEY_MARK, Frozen, Kind
+from ledgerservice.requests import BIGGEST_ID, OWN_KEY_MARK, Kind
 from ledgerservice.schema import (
+    account_details,
     accounts,
     currencies,
     details,
@@ -45,21 +45,6 @@ from ledgerservice.views import (
 log = logging.getLogger(__name__)
 
 
-class AccountFilter(msgspec.Struct, frozen=True):
-    """Which accounts are listed; None: all. `status` is active, frozen or closed."""
-
-    owner: str | None = None
-    currency: str | None = None
-    reference: str | None = None
-    status: str | None = None
-
-
-_STATUSES = {
-    "active": accounts.c.restricted == 0,
-    "frozen": (accounts.c.restricted > 0) & (accounts.c.restricted < Frozen.CLOSED),
-    "closed": (accounts.c.restricted > 0) & (accounts.c.restricted >= Frozen.CLOSED),
-}
-
 _ledger: Any = bindparam("ledger")
 
 # An expired hold reserves nothing, also before the release is written.
@@ -75,19 +60,28 @@ EXPIRED = (
     .scalar_subquery()
 )
 _HELD = case((accounts.c.held == 0, 0), else_=accounts.c.held - EXPIRED).label("held")
+_METADATA = (
+    select(cast(account_details.c.metadata, Text))
+    .where(
+        account_details.c.ledger_id == accounts.c.ledger_id,
+        account_details.c.account_id == accounts.c.id,
+    )
+    .correlate(accounts)
+    .scalar_subquery()
+)
+_DERIVED = {"held": _HELD, "metadata": _METADATA}
 _ACCOUNT_COLUMNS = [
-    _HELD if name == "held" else accounts.c[name] for name in AccountView.__struct_fields__
+    _DERIVED[name] if name in _DERIVED else accounts.c[name]
+    for name in AccountView.__struct_fields__
 ]
 
 FIND_ACCOUNT = select(*_ACCOUNT_COLUMNS).where(
     accounts.c.ledger_id == _ledger, accounts.c.id == bindparam("account")
 )
 
-LIST_ACCOUNTS = (
-    select(*_ACCOUNT_COLUMNS)
-    .where(accounts.c.ledger_id == _ledger, accounts.c.id > bindparam("after"))
-    .order_by(accounts.c.id)
-    .limit(bindparam("rows"))
+FIND_ACCOUNTS = select(*_ACCOUNT_COLUMNS).where(
+    accounts.c.ledger_id == _ledger,
+    accounts.c.id == func.any(bindparam("accounts", type_=ARRAY(BigInteger))),
 )
 
 LIST_HISTORY = (
@@ -307,16 +301,6 @@ PAST_ALL_VERSIONS = BIGGEST_ID
 Fields = tuple[Any, ...]
 
 
-def accounts_statement(wanted: AccountFilter) -> Select[Any]:
-    """The statement that lists what is wanted, a page of it by id."""
-    statement = LIST_ACCOUNTS
-    for name in ("owner", "currency", "reference"):
-        value = getattr(wanted, name)
-        if value is not None:
-            statement = statement.where(accounts.c[name] == value)
-    return statement if wanted.status is None else statement.where(_STATUSES[wanted.status])
-
-
 class Reader:
     """Reads one ledger.
 
@@ -334,10 +318,11 @@ class Reader:
         row = await self.row(FIND_ACCOUNT, account=account_id)
         return None if row is None else AccountView(*row)
 
-    async def accounts(self, wanted: AccountFilter, after: int, rows: int) -> list[AccountView]:
-        """Up to `rows` customers' accounts with ids above `after` (0: from the first)."""
-        statement = accounts_statement(wanted)
-        return [AccountView(*row) for row in await self.rows(statement, after=after, rows=rows)]
+    async def accounts(self, account_ids: list[int]) -> list[AccountView]:
+        """The accounts as they stand, in that order."""
+        found = await self.rows(FIND_ACCOUNTS, accounts=account_ids)
+        views = {row[0]: AccountView(*row) for row in found}
+        return [views[number] for number in account_ids]
 
     async def history(
         self, account_id: int, rows: int, before: int = PAST_ALL_VERSIONS

@@ -107,6 +107,20 @@ accounts = Table(
     Index("accounts_owner", "ledger_id", "owner", "id"),
     Index("accounts_currency", "ledger_id", "currency", "id"),
     Index("accounts_restricted", "ledger_id", "id", postgresql_where=text("restricted > 0")),
+    Index("accounts_created", "ledger_id", "created_at", "id"),
+)
+
+account_details = Table(
+    "account_details",
+    metadata,
+    Column("ledger_id", Integer, primary_key=True),
+    Column("account_id", BigInteger, primary_key=True),
+    Column("metadata", JSON, nullable=False),
+    Index(
+        "account_details_by_metadata",
+        text("(metadata::jsonb) jsonb_path_ops"),
+        postgresql_using="gin",
+    ),
 )
 
 transactions = Table(

@@ -76,6 +76,9 @@ def settle_openings(
     return answers
 
 
+_OPENED_AS = ("owner", "currency", "reference", "metadata")
+
+
 def _settle_opening(
     opening: Opening, found: Opened | None, clash: Reject, unanswered: set[int]
 ) -> Opened | Rejected:
@@ -83,11 +86,7 @@ def _settle_opening(
         return Rejected(Reject.CURRENCY_UNKNOWN)
     if found.key != opening.key and is_key(opening.key):
         return Rejected(clash, found.account_id)
-    if (found.owner, found.currency, found.reference) != (
-        opening.owner,
-        opening.currency,
-        opening.reference,
-    ):
+    if any(getattr(found, name) != getattr(opening, name) for name in _OPENED_AS):
         return Rejected(clash, found.account_id)
     if found.account_id in unanswered:
         unanswered.remove(found.account_id)

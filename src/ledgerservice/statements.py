@@ -128,6 +128,8 @@ SELECT a.id, a.owner, a.currency, a.exponent, a.reference, coalesce(e.balance, 0
        coalesce(e.held, 0) - coalesce(still.remaining, 0) - coalesce(late.released, 0),
        a.seq, coalesce(p.floor, CASE WHEN a.id > 0 THEN 0 END), p.ceiling,
        coalesce(p.restricted, 0)::smallint, a.created_at,
+       (SELECT metadata::text FROM ledger.account_details
+        WHERE ledger_id = a.ledger_id AND account_id = a.id),
        coalesce(e.balance, 0) + coalesce(d.correction, 0), a.last_recorded_at > :at
 FROM a
 LEFT JOIN ledger.entries e

@@ -9,7 +9,9 @@ from ledgerservice.requests import Kind
 
 
 class AccountView(msgspec.Struct, frozen=True):
-    """An account as it stands. Amounts in minor units of a currency with `exponent` digits."""
+    """An account as it stands. Amounts in minor units of a currency with `exponent` digits;
+    `metadata` is the text of a JSON object.
+    """
 
     id: int
     owner: str
@@ -23,6 +25,7 @@ class AccountView(msgspec.Struct, frozen=True):
     ceiling: int | None
     restricted: int
     created_at: datetime
+    metadata: str | None = None
 
 
 class HoldView(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ledgerservice import __version__
-from ledgerservice.api import reading, routes, writes
+from ledgerservice.api import lists, reading, routes, writes
 from ledgerservice.api.cursors import OUTSIDE
 from ledgerservice.api.declaring import response
 from ledgerservice.api.handlers import LEDGER, Call, Reply, move, problem_of
@@ -28,7 +28,7 @@ from ledgerservice.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ROUTERS = (writes.router, routes.router, reading.router)
+ROUTERS = (writes.router, lists.router, routes.router, reading.router)
 
 DESCRIPTION = """
 Accounts, deposits, withdrawals and transfers, on PostgreSQL.

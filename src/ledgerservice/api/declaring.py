@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from ledgerservice import statements
 from ledgerservice.api import cursors, models
@@ -23,7 +23,21 @@ Route = Callable[..., Any]
 _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)
 DEFAULT_PAGE_ROWS = 100
 
-Limit = Annotated[int, Query(ge=1, description="Rows in a page.")]
+_PLAIN_INTEGER = re.compile("-?[0-9]{1,20}", re.ASCII)
+
+
+def plain_integer(text: str) -> int:
+    """Digits and nothing else: pydantic would read 1_0 and ' 10' too."""
+    if not _PLAIN_INTEGER.fullmatch(text):
+        raise ValueError("must be an integer")
+    return int(text)
+
+
+Limit = Annotated[
+    int,
+    BeforeValidator(lambda value: value if isinstance(value, int) else plain_integer(value)),
+    Query(ge=1, description="Rows in a page."),
+]
 Cursor = Annotated[str | None, Query(max_length=2048, description="From the Link header.")]
 IdempotencyKey = Annotated[
     str | None, Header(description="Names the request; a repeat gets the original answer.")
@@ -150,8 +164,7 @@ def moment_of(name: str, text: str | None) -> datetime | None:
     try:
         return moment(text.replace(" ", "+"))
     except ValueError as error:
-        fault = {"field": name, "message": str(error)}
-        raise Refused("invalid_request", errors=[fault]) from None
+        raise invalid(name, str(error)) from None
 
 
 async def account_at(request: Request, text: str, name: str) -> statements.AccountAt:
@@ -186,3 +199,8 @@ def check_query(request: Request, limit: int | None, *filters: str) -> None:
     if faults:
         errors = [{"field": field, "message": message} for field, message in faults.items()]
         raise Refused("invalid_request", errors=errors)
+
+
+def invalid(field: str, message: str) -> Refused:
+    """What is wrong with a parameter."""
+    return Refused("invalid_request", errors=[{"field": field, "message": message}])

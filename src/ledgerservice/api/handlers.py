@@ -107,7 +107,13 @@ async def open_account(call: Call) -> Reply:
     key = _key(call.headers)
     key = OWN_KEY_MARK + uuid.uuid4().hex if key is None else movements.the_key(None, key)
     asked = Opening(
-        request.owner, request.currency, request.reference, key, call.ledger, call.dry_run
+        request.owner,
+        request.currency,
+        request.reference,
+        key,
+        call.ledger,
+        call.dry_run,
+        request.metadata,
     )
     outcome = await call.runtime.openings.post(asked)
     if isinstance(outcome, Rejected):

@@ -36,6 +36,7 @@ class OpenAccount(_Request):
     reference: Text | None = Field(
         default=None, description="Your own name for the account, unique in the ledger."
     )
+    metadata: Metadata | None = None
 
 
 class AddCurrency(_Request):
@@ -257,6 +258,7 @@ class Account(BaseModel):
     owner: str
     currency: str
     reference: str | None
+    metadata: dict[str, Any] | None
     balance: str
     held: str
     available: str

@@ -10,9 +10,8 @@ import jinja2
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from ledgerservice import queries, statements
-from ledgerservice.api import cursors, models, reading_models, rendering
-from ledgerservice.api.bodies import decode_json
+from ledgerservice import statements
+from ledgerservice.api import cursors, reading_models, rendering
 from ledgerservice.api.declaring import (
     A_MOMENT,
     AN_ID,
@@ -24,18 +23,14 @@ from ledgerservice.api.declaring import (
     check_query,
     id_of,
     in_path,
+    invalid,
     json_response,
     moment_of,
     problems,
     reader_of,
-    runtime_of,
 )
-from ledgerservice.api.fields import metadata_text
 from ledgerservice.api.problems import Refused
-from ledgerservice.model import Status
-from ledgerservice.money import MAX_AMOUNT_MINOR, is_amount, to_major, to_minor
-from ledgerservice.queries import Filter
-from ledgerservice.requests import BIGGEST_ID, Kind
+from ledgerservice.money import to_major
 
 router = APIRouter()
 
@@ -116,7 +111,7 @@ async def get_statement(
     if form == "json":
         return await _pages(request, account, begin, end, limit, cursor)
     if cursor is not None:
-        raise _invalid("cursor", "is of the pages in JSON")
+        raise invalid("cursor", "is of the pages in JSON")
     reader = reader_of(request)
     period = await statements.period(reader, account, begin or EARLIEST, end or LATEST)
     if period is None:
@@ -133,7 +128,7 @@ Span = tuple[datetime | None, datetime | None]
 def _span(since: str | None, until: str | None) -> Span:
     begin, end = moment_of("from", since), moment_of("to", until)
     if (end or LATEST) < (begin or EARLIEST):
-        raise _invalid("to", "must not be before from")
+        raise invalid("to", "must not be before from")
     return begin, end
 
 
@@ -381,98 +376,3 @@ async def list_totals(
         for row, _ in page[:limit]
     ]
     return json_response(rendering.encode(rows), headers)
-
-
-# Transactions.
-
-_KINDS = Literal[
-    "DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "HOLD", "CAPTURE", "RELEASE", "REVERSAL",
-    "POLICY", "SCHEDULE", "CANCELLATION",
-]  # fmt: skip
-
-
-@both(
-    router,
-    "GET",
-    "/transactions/",
-    tags=["transactions"],
-    summary="List transactions",
-    responses={200: {"model": list[models.Transaction]}, **problems(422, 503)},
-)
-async def list_transactions(
-    request: Request,
-    account_id: Annotated[int | None, Query(ge=-BIGGEST_ID, le=BIGGEST_ID)] = None,
-    owner: AText = None,
-    kind: _KINDS | None = None,
-    status: Literal["posted", "declined"] | None = None,
-    currency: Annotated[str | None, Query(max_length=16)] = None,
-    min_amount: Annotated[str | None, Query(description="In `currency`.")] = None,
-    max_amount: Annotated[str | None, Query(description="In `currency`.")] = None,
-    since: Annotated[str | None, Query(alias="from", description=A_MOMENT)] = None,
-    until: Annotated[str | None, Query(alias="to", description=A_MOMENT)] = None,
-    reference: AText = None,
-    metadata: Annotated[
-        str | None, Query(max_length=2048, description="A JSON object that theirs contain.")
-    ] = None,
-    limit: Limit = DEFAULT_PAGE_ROWS,
-    cursor: Cursor = None,
-) -> Response:
-    """Newest first, a page at a time; the Link header leads to the next one. Filters add up."""
-    names = ("account_id", "owner", "kind", "status", "currency", "min_amount", "max_amount",
-             "from", "to", "reference", "metadata")  # fmt: skip
-    check_query(request, limit, *names)
-    given = {name: request.query_params.get(name) for name in names}
-    wanted = Filter(
-        account_id,
-        owner,
-        None if kind is None else Kind[kind],
-        None if status is None else Status[status.upper()],
-        currency,
-        await _minor(request, currency, "min_amount", min_amount),
-        await _minor(request, currency, "max_amount", max_amount),
-        moment_of("from", since),
-        moment_of("to", until),
-        reference,
-        _metadata(metadata),
-    )
-    filters = ["transactions", given]
-    after = queries.AT_THE_TOP
-    if cursor is not None:
-        moment, number = cursors.decode(request, cursor, filters)
-        after = datetime.fromisoformat(moment), number
-    page = await queries.transactions(reader_of(request), wanted, limit + 1, after)
-    headers = None
-    if len(page) > limit:
-        last = page[limit - 1]
-        place = cursors.encode(request, [last.recorded_at.isoformat(), last.id], filters)
-        headers = cursors.next_link(request, place, **given, limit=limit)
-    bodies = b",".join(rendering.record(transaction) for transaction in page[:limit])
-    return json_response(b"[%b]" % bodies, headers)
-
-
-async def _minor(request: Request, currency: str | None, name: str, text: str | None) -> int | None:
-    """A bound in minor units: it means nothing without its currency."""
-    if text is None:
-        return None
-    if currency is None:
-        raise _invalid("currency", "must be given with an amount")
-    known = await runtime_of(request).reader.currency(currency)
-    if known is None:
-        raise Refused("currency_unknown")
-    minor = to_minor(text, known.exponent) if is_amount(text) else None
-    if minor is None:
-        raise _invalid(name, "must be a plain decimal, within the currency's decimals")
-    return min(minor, MAX_AMOUNT_MINOR + 1)
-
-
-def _metadata(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        return metadata_text(decode_json(text))
-    except (ValueError, RecursionError):
-        raise _invalid("metadata", "must be a JSON object") from None
-
-
-def _invalid(field: str, message: str) -> Refused:
-    return Refused("invalid_request", errors=[{"field": field, "message": message}])

@@ -4,7 +4,6 @@ A transaction is stored with the version of the renderer that answered it first,
 rendered by that version. A renderer is never changed once released: a new form is a new version.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -48,7 +47,7 @@ def moment(time: datetime) -> str:
 
 def encode(body: Any) -> bytes:
     """JSON in bytes."""
-    return json.dumps(body, separators=(",", ":")).encode()
+    return msgspec.json.encode(body)
 
 
 def answer(transaction: Transaction) -> tuple[int, bytes]:
@@ -282,6 +281,7 @@ def opened(account: Opened) -> bytes:
         ceiling=None,
         restricted=0,
         created_at=account.created_at,
+        metadata=account.metadata,
     )
     return encode(account_body(view))
 
@@ -299,6 +299,7 @@ def account_body(account: AccountView) -> dict[str, Any]:
         "owner": account.owner,
         "currency": account.currency,
         "reference": account.reference,
+        "metadata": None if account.metadata is None else Raw(account.metadata),
         "balance": to_major(account.balance, exponent),
         "held": to_major(account.held, exponent),
         "available": to_major(account.balance - account.held, exponent),

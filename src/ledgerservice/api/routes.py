@@ -1,9 +1,8 @@
 """The routes that read accounts, transactions, and what builds on them."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
-import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
@@ -30,43 +29,9 @@ from ledgerservice.api.declaring import (
 from ledgerservice.api.problems import Refused, problem
 from ledgerservice.errors import Unavailable
 from ledgerservice.model import is_code, is_ledger_name
-from ledgerservice.reads import PAST_ALL_VERSIONS, AccountFilter
+from ledgerservice.reads import PAST_ALL_VERSIONS
 
 router = APIRouter()
-
-
-@both(
-    router,
-    "GET",
-    "/accounts/",
-    tags=["accounts"],
-    summary="List accounts",
-    responses={200: {"model": list[models.Account]}, **problems(422, 503)},
-)
-async def list_accounts(
-    request: Request,
-    owner: Annotated[str | None, Query(max_length=255)] = None,
-    currency: Annotated[str | None, Query(max_length=16)] = None,
-    reference: Annotated[str | None, Query(max_length=255)] = None,
-    status: Literal["active", "frozen", "closed"] | None = None,
-    limit: Limit = DEFAULT_PAGE_ROWS,
-    cursor: Cursor = None,
-) -> Response:
-    """Accounts by id, a page at a time; the Link header leads to the next one."""
-    reader = reader_of(request)
-    check_query(request, limit, "owner", "currency", "reference", "status")
-    wanted = AccountFilter(owner, currency, reference, status)
-    filters = ["accounts", owner, currency, reference, status]
-    after = after_of(request, cursor, filters, 0)
-    page = await reader.accounts(wanted, after, limit + 1)
-    headers = None
-    if len(page) > limit:
-        place = cursors.encode(request, [page[limit - 1].id], filters)
-        query = msgspec.structs.asdict(wanted)
-        headers = cursors.next_link(request, place, **query, limit=limit)
-    return json_response(
-        rendering.encode([rendering.account_body(a) for a in page[:limit]]), headers
-    )
 
 
 @both(

@@ -10,7 +10,8 @@ GRANT INSERT (ledger_id, id, kind, status, account_id, counterparty_id, amount, 
               deciding_account_id, deciding_version, deciding_available, renderer,
               idempotency_key, decline_reason)
     ON ledger.transactions TO {role};
-GRANT INSERT ON ledger.entries, ledger.details, ledger.policies, ledger.dated_entries TO {role};
+GRANT INSERT ON ledger.entries, ledger.details, ledger.policies, ledger.dated_entries,
+    ledger.account_details TO {role};
 GRANT INSERT (ledger_id, transaction_id, account_id, counterparty_id, amount, expires_at,
               capture_at)
     ON ledger.holds TO {role};
