@@ -58,7 +58,7 @@ def test_an_account_carries_metadata(service):
     preview = service.post("/accounts/?dry_run=true", {**wallet, "owner": "Bob"}).json()
     assert preview["metadata"] == wallet["metadata"]
     assert service.get("/accounts/?owner=Bob").json() == []
-    for metadata in ([], "x", {"a\0": 1}, {"x": "y" * 5000}):
+    for metadata in ([], "x", {"a\0": 1}, {"x": "y" * 17_000}):
         refused = service.post("/accounts/", {**wallet, "metadata": metadata})
         assert refused.status_code in (400, 422), metadata
 
