@@ -422,6 +422,29 @@ WHOLE_BROKEN = {
 }  # fmt: skip
 
 
+def test_what_a_transaction_does_to_an_account_is_judged_together(whole):
+    """An account that a transaction names twice may be above its ceiling in between, and so on."""
+
+    def twice(account: int, key: str, *amounts: str) -> list[General]:
+        other = Leg(1, str(-sum(map(int, amounts))))
+        return [General((*(Leg(account, amount) for amount in amounts), other), key)]
+
+    post(
+        whole,
+        [Movement(Kind.DEPOSIT, 2, None, "51", "to nothing")],
+        [PolicyChange(2, "p1", floor="0", ceiling="11", frozen=0)],
+        twice(2, "g1", "30", "-20"),
+        [PolicyChange(2, "p2", frozen=1)],
+        twice(2, "g2", "3", "-2"),
+        [PolicyChange(2, "p3", floor="100", ceiling=None, frozen=0)],
+        twice(2, "g3", "3", "-2"),
+    )
+    with connect(whole) as owner:
+        rows = owner.execute("SELECT balance FROM ledger.entries WHERE account_id = 2 ORDER BY seq")
+        assert [balance for (balance,) in rows][-5:] == [1300, 1100, 1100, 1400, 1200]
+    assert violations(whole) == []
+
+
 def test_a_whole_ledger_that_nobody_broke_has_no_violations(whole):
     with connect(whole) as owner:
         kinds = owner.execute("SELECT kind, status FROM ledger.transactions ORDER BY id").fetchall()

@@ -107,8 +107,9 @@ BY_ACCOUNT = [
                           WHERE p.ledger_id = e.ledger_id AND p.account_id = e.account_id)
         """,
     ),
-    # Of the others: each entry obeys the policy that was in effect at its seq. One that takes
-    # available below the floor does it by a force that is written down; one that raises it may.
+    # Of the others: what a transaction did to the account together obeys the policy that was in
+    # effect then. What takes available below the floor does it by a force that is written down;
+    # what raises it may.
     Check(
         3,
         """
@@ -123,9 +124,17 @@ BY_ACCOUNT = [
             SELECT e.*, coalesce(p.floor, 0) AS floor, p.ceiling,
                    coalesce(p.restricted, 0) AS restricted,
                    CASE WHEN p.transaction_id = e.transaction_id THEN p.lowest END AS lowest
-            FROM (SELECT DISTINCT ledger_id, account_id FROM ledger.policies
-                  WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high) a
-            JOIN ledger.entries e ON e.ledger_id = a.ledger_id AND e.account_id = a.account_id
+            FROM (
+                SELECT DISTINCT ON (account_id, transaction_id)
+                       ledger_id, account_id, transaction_id, seq, balance, held,
+                       sum(amount) OVER together AS amount,
+                       sum(held_change) OVER together AS held_change
+                FROM (SELECT DISTINCT ledger_id, account_id FROM ledger.policies
+                      WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high) a
+                JOIN ledger.entries USING (ledger_id, account_id)
+                WINDOW together AS (PARTITION BY account_id, transaction_id)
+                ORDER BY account_id, transaction_id, seq DESC
+            ) e
             LEFT JOIN LATERAL (
                 SELECT * FROM ledger.policies p
                 WHERE p.ledger_id = e.ledger_id AND p.account_id = e.account_id AND p.seq <= e.seq
