@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from msgspec.structs import replace
@@ -9,9 +10,9 @@ from msgspec.structs import replace
 from tests.proof.checker import DECLINED, OK, OWN, check, outcome
 from tests.proof.fabricated import OUTSIDE, Fabricated, major
 from tests.proof.history import PLAIN, Attempt, Recorder, Request, read
-from tests.proof.journal import Entry, Hold, Transaction, load, save
+from tests.proof.journal import Entry, Hold, Schedule, Transaction, load, save
 
-OPERATIONS = 600
+OPERATIONS = 1_000
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -66,7 +67,12 @@ class Doctor:
     def decline(self) -> Attempt:
         kinds = ("withdraw", "transfer")
         return self.one(
-            lambda a: outcome(a) == DECLINED and not a.replayed and a.request.kind in kinds
+            lambda a: (
+                outcome(a) == DECLINED
+                and not a.replayed
+                and a.request.kind in kinds
+                and a.body["code"] == "insufficient_funds"
+            )
         )
 
     def hold(self, captured: bool = True) -> Hold:
@@ -124,13 +130,14 @@ class Doctor:
         )
 
     def take_back_last(self) -> Transaction:
-        """Remove the last posted transaction, as if it had never been."""
-        last = max(entry.transaction for entry in self.journal.entries)
+        """Remove the last posted plain movement of a client's, as if it had never been."""
+        last = max(
+            t.id
+            for t in self.journal.transactions
+            if t.kind in PLAIN and t.reason is None and t.parent is None
+        )
         for entry in [e for e in self.journal.entries if e.transaction == last]:
             self.journal.entries.remove(entry)
-            account = self.account(entry.account)
-            account.balance -= entry.amount
-            account.version -= 1
         row = self.journal.transactions[last - 1]
         self.journal.transactions.remove(row)
         return row
@@ -169,7 +176,7 @@ def total_not_zero(d: Doctor) -> None:
 
 def lost_update(d: Doctor) -> None:
     """A write that did not see the one before it."""
-    before, after = d.rows(1)[-3:-1]
+    before, after = next(two for two in pairwise(d.rows(1)[20:]) if two[0].amount)
     after.balance -= before.amount
 
 
@@ -286,7 +293,9 @@ def declined_but_moved(d: Doctor) -> None:
 
 def declined_though_there_was_enough(d: Doctor) -> None:
     row = d.row(d.decline())
-    row.amount = row.deciding_available
+    before = [e.transaction for e in d.rows(row.deciding_account)[: row.deciding_version]]
+    floors = [t.policy[0] for t in d.journal.transactions if t.policy and t.id in before]
+    row.amount = row.deciding_available - (floors or [0])[-1]
 
 
 def declined_on_what_never_was(d: Doctor) -> None:
@@ -389,7 +398,7 @@ def captured_after_it_expired(d: Doctor) -> None:
 
 
 def released_before_it_expired(d: Doctor) -> None:
-    row = next(t for t in d.journal.transactions if t.key.startswith(OWN))
+    row = next(t for t in d.journal.transactions if t.key.startswith(f"{OWN}expiry"))
     hold = next(h for h in d.journal.holds if h.id == row.parent)
     hold.expires_at = f"{10**12:020}"
 
@@ -492,7 +501,180 @@ def read_of_held_money(d: Doctor) -> None:
     attempt.body = [{**first, "held": major(-1)}, *rest]
 
 
+def _settled(d: Doctor, kind: str) -> tuple[Schedule, Transaction]:
+    """A schedule that is not a group's, and what settled it."""
+    in_groups = {a.request.key for a in d.attempts if a.group is not None}
+    rows = {t.id: t for t in d.journal.transactions}
+    return d.chance.choice(
+        [
+            (schedule, rows[schedule.settled_by])
+            for schedule in d.journal.schedules
+            if schedule.settled_by
+            and rows[schedule.settled_by].kind == kind
+            and rows[schedule.id].key not in in_groups
+        ]
+    )
+
+
+def executed_twice(d: Doctor) -> None:
+    _, row = _settled(d, "transfer")
+    d.post(row).parent = row.parent
+
+
+def executed_though_cancelled(d: Doctor) -> None:
+    schedule, _ = _settled(d, "cancellation")
+    row = next(t for t in d.journal.transactions if t.kind == "transfer" and not t.reason)
+    key = f"{OWN}execution {schedule.id}"
+    again = replace(row, key=key, account=schedule.account, other=schedule.other)
+    d.post(replace(again, amount=schedule.amount)).parent = schedule.id
+
+
+def never_executed(d: Doctor) -> None:
+    schedule, row = _settled(d, "transfer")
+    row.parent, schedule.settled_by = None, None
+
+
+def executed_too_early(d: Doctor) -> None:
+    schedule, _ = _settled(d, "transfer")
+    schedule.execute_at = f"{10**12:020}"
+
+
+def executed_another_amount(d: Doctor) -> None:
+    _settled(d, "transfer")[1].amount += 1
+
+
+def scheduled_another_amount(d: Doctor) -> None:
+    _settled(d, "cancellation")[0].amount += 1
+
+
+def a_schedule_that_says_something_else(d: Doctor) -> None:
+    _settled(d, "cancellation")[0].settled_by = None
+
+
+def a_schedule_that_moves_money(d: Doctor) -> None:
+    d.legs(d.step("schedule"))[0].amount = 1
+
+
+def a_cancellation_of_nothing(d: Doctor) -> None:
+    _settled(d, "cancellation")[1].parent = 10**9
+
+
+def called_settled_that_was_open(d: Doctor) -> None:
+    row = d.declined("schedule_settled")
+    for settler in d.journal.transactions:
+        if settler.parent == row.parent and settler.reason != row.reason:
+            settler.recorded_at = f"{10**12:020}"
+
+
+def a_hold_that_never_expired(d: Doctor) -> None:
+    hold = d.chance.choice([h for h in d.journal.holds if h.remaining])
+    hold.expires_at = f"{1:020}"
+
+
+def a_hold_that_was_never_captured(d: Doctor) -> None:
+    hold = d.chance.choice([h for h in d.journal.holds if h.remaining])
+    hold.capture_at = f"{1:020}"
+
+
+def _group(d: Doctor, first: Callable[[list[Attempt]], bool] = lambda _: True) -> list[Attempt]:
+    groups: dict[int, list[Attempt]] = {}
+    for attempt in d.attempts:
+        if attempt.group is not None and outcome(attempt) == OK:
+            groups.setdefault(attempt.group, []).append(attempt)
+    return d.chance.choice([group for group in groups.values() if first(group)])
+
+
+def half_a_group(d: Doctor) -> None:
+    """The first of a group was never written; nobody has had an answer."""
+    group = _group(d)
+    row = d.row(group[0])
+    d.journal.transactions.remove(row)
+    for entry in d.legs(row):
+        d.journal.entries.remove(entry)
+    for attempt in group:
+        attempt.status, attempt.body = 409, {"code": "batch_failed"}
+
+
+def a_group_at_two_moments(d: Doctor) -> None:
+    d.row(_group(d)[0]).recorded_at += "1"
+
+
+def a_group_with_a_decline(d: Doctor) -> None:
+    d.row(_group(d)[2]).reason = "insufficient_funds"
+
+
+def a_policy_of_its_own(d: Doctor) -> None:
+    d.step("policy").policy = (-77, None, 0)
+
+
+def a_policy_that_moves_money(d: Doctor) -> None:
+    d.legs(d.step("policy"))[0].amount = 1
+
+
+def a_policy_that_was_not_kept(d: Doctor) -> None:
+    d.account(2).ceiling = 10**6
+
+
+def _after_a_policy(d: Doctor, kind: str) -> tuple[Transaction, Entry]:
+    """A policy, and an entry of an account's own transaction of that kind soon after it."""
+    rows = {t.id: t for t in d.journal.transactions}
+    for account in range(1, 7):
+        policy = None
+        for entry in d.rows(account)[10:]:
+            t = rows[entry.transaction]
+            policy = t if t.kind == "policy" else policy
+            if policy is not None and (t.kind, t.account) == (kind, account):
+                return policy, entry
+    raise AssertionError("there is none")
+
+
+def above_its_ceiling(d: Doctor) -> None:
+    policy, entry = _after_a_policy(d, "deposit")
+    policy.policy = (-(10**6), entry.balance - 1, 0)
+
+
+def moved_while_frozen(d: Doctor) -> None:
+    policy, _ = _after_a_policy(d, "withdraw")
+    policy.policy = (-(10**6), None, 1)
+
+
+def frozen_that_was_not(d: Doctor) -> None:
+    row = d.declined("account_frozen")
+    for t in d.journal.transactions:
+        if t.policy is not None and t.account == row.deciding_account:
+            t.policy = (*t.policy[:2], 0)
+
+
+def called_above_a_ceiling_that_is_none(d: Doctor) -> None:
+    row = d.declined("balance_ceiling")
+    for t in d.journal.transactions:
+        if t.policy is not None and t.account == row.deciding_account:
+            t.policy = (t.policy[0], None, t.policy[2])
+
+
 DOCTORED = {
+    executed_twice: "settled_twice",
+    executed_though_cancelled: "settled_twice",
+    never_executed: "forgotten",
+    executed_too_early: "too_early",
+    executed_another_amount: "content_broken",
+    scheduled_another_amount: "content_broken",
+    a_schedule_that_says_something_else: "schedule_differs",
+    a_schedule_that_moves_money: "content_broken",
+    a_cancellation_of_nothing: "content_broken",
+    called_settled_that_was_open: "decline_unjust",
+    a_hold_that_never_expired: "forgotten",
+    a_hold_that_was_never_captured: "forgotten",
+    half_a_group: "torn_group",
+    a_group_at_two_moments: "torn_group",
+    a_group_with_a_decline: "torn_group",
+    a_policy_of_its_own: "content_differs",
+    a_policy_that_moves_money: "content_broken",
+    a_policy_that_was_not_kept: "account_differs",
+    above_its_ceiling: "above_ceiling",
+    moved_while_frozen: "moved_while_frozen",
+    frozen_that_was_not: "decline_unjust",
+    called_above_a_ceiling_that_is_none: "decline_unjust",
     captured_beyond_the_hold: "hold_exceeded",
     more_captured_than_held: "hold_exceeded",
     a_hold_that_is_not_its_steps: "hold_differs",

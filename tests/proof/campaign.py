@@ -38,6 +38,7 @@ from tests.proof.house import (
 )
 
 RESOLVE_LIMIT_S = 120.0
+DUE_LIMIT_S = 30.0
 FUZZER = "fuzzer"  # a part that is only of the fault, not of the house
 CALM_S = 0.5  # of load before the first fault and after the last
 
@@ -186,12 +187,21 @@ class Campaign:
         finally:
             house.load.stop()
         result.resolved_s = clients.resolve(seen, bases[0], RESOLVE_LIMIT_S)
+        wait_for_what_is_due(house.postgres.url)
         found = journal.dump(house.postgres.url)
         journal.save(found, house.folder / "journal.json")
         engine = create_engine(parse_url(house.postgres.url), poolclass=NullPool)
         result.verified += map(str, verify(engine))
         hostile = result.times[faults.be_hostile.__name__] > 0
         result.report = check(history.read(seen), found, strangers=hostile)
+
+
+def wait_for_what_is_due(url: str) -> None:
+    """Let the service do what it has promised for moments that the load chose; not for ever."""
+    time.sleep(clients.SOON_S[1])
+    end_s = time.monotonic() + DUE_LIMIT_S
+    while journal.due(url) and time.monotonic() < end_s:
+        time.sleep(0.2)
 
 
 def schedule(name: str, seconds: float, chance: random.Random) -> Iterator[tuple[Fault, float]]:

@@ -4,14 +4,15 @@ It knows nothing of the service but its answers' form. All amounts are in minor 
 with two decimals.
 """
 
-from collections import defaultdict
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tests.proof.history import MOVEMENTS, PLAIN, STEPS, Attempt, Request
-from tests.proof.journal import Account, Entry, Hold, Journal, Transaction
+from tests.proof.journal import Account, Entry, Hold, Journal, Schedule, Transaction
 from tests.proof.order import NEVER, Order
 
 HISTORY_ROWS = 100  # in the first page
@@ -19,6 +20,9 @@ HISTORY_ROWS = 100  # in the first page
 OWN = "\N{MIDDLE DOT}"  # begins the keys of the service's own
 
 OK, DECLINED, REFUSED, UNKNOWN = "ok", "declined", "refused", "unknown"
+
+Policy = tuple[int, int | None, int]
+DEBITS, CREDITS = 1, 2  # what an account can be frozen for
 
 Key = tuple[int, str]
 """An account and an idempotency key of it."""
@@ -44,8 +48,9 @@ class Report(NamedTuple):
         return sum(violation.code in codes for violation in self.violations)
 
 
-LOST = ("lost", "decline_lost")
+LOST = ("lost", "decline_lost", "forgotten")
 DOUBLED = (
+    "settled_twice",
     "hold_exceeded",
     "reversal_exceeded",
     "applied_twice",
@@ -107,6 +112,12 @@ class _Case:
             self.entries[entry.account].append(entry)
             self.legs[entry.transaction].append(entry)
         self.holds = {hold.id: hold for hold in journal.holds}
+        self.schedules = {schedule.id: schedule for schedule in journal.schedules}
+        self.settlers: dict[int, list[Transaction]] = defaultdict(list)  # by schedule
+        for t in journal.transactions:
+            if t.parent in self.schedules and (t.kind == "transfer" or t.reason is None):
+                self.settlers[t.parent].append(t)
+        self.policies: dict[int, list[tuple[int, Policy]]] = defaultdict(list)  # by account
         self.hold_steps: dict[int, list[Entry]] = defaultdict(list)  # by hold, in order
         self.reversed: dict[int, list[Entry]] = defaultdict(list)  # by what they reverse
         self.expiring: dict[int, list[Hold]] = defaultdict(list)  # by account
@@ -119,6 +130,8 @@ class _Case:
                 t = self.transactions.get(entry.transaction)
                 if t is not None and entry.held_change:
                     self.hold_steps[t.id if t.kind == "hold" else t.parent or 0].append(entry)
+                if t is not None and t.policy is not None:
+                    self.policies[entry.account].append((entry.seq, t.policy))
                 if t is not None and t.kind == "reversal":
                     self.reversed[t.parent or 0].append(entry)
         self.asked: dict[Key, list[Attempt]] = defaultdict(list)
@@ -134,6 +147,12 @@ class _Case:
         if not 0 < version <= len(rows) or rows[version - 1].seq != version:
             return None
         return rows[version - 1].balance, rows[version - 1].held
+
+    def policy(self, account: int, version: int) -> Policy:
+        """Floor, ceiling and restriction of a customer's account at a version."""
+        known = self.policies.get(account, [])
+        place = bisect_right(known, version, key=lambda change: change[0])
+        return known[place - 1][1] if place else (0, None, 0)
 
     def available(self, account: int, version: int) -> Iterator[int]:
         """What an account can have had available at a version.
@@ -187,6 +206,10 @@ def _is_what_it_says(case: _Case, t: Transaction, legs: list[Entry]) -> bool:
         return len(legs) > 1 and not any(leg.held_change for leg in legs)
     if t.kind == "reversal":
         return t.parent in case.transactions and not any(leg.held_change for leg in legs)
+    if t.kind in ("policy", "schedule", "cancellation"):
+        asked = {"policy": t.policy, "schedule": case.schedules.get(t.id)}
+        parent = case.schedules.get(t.parent or 0)
+        return found == {(t.account, 0, 0)} and asked.get(t.kind, parent) is not None
     hold = case.holds.get(t.id if t.kind == "hold" else t.parent or 0)
     if hold is None or hold.account != t.account:
         return False
@@ -219,12 +242,81 @@ def _holds_are_kept(case: _Case) -> Found:
                 yield "captured_late", f"{where}: transaction {t.id}"
             if t.key.startswith(OWN) and not _is_due(hold, t):
                 yield "too_early", f"{where}: transaction {t.id}, {t.key}"
+        if remaining and _is_forgotten(case, hold):
+            yield "forgotten", where
         if (hold.remaining, hold.captured) != (remaining, captured):
             yield "hold_differs", f"{where} is not what its steps say"
         held[hold.account] += remaining
     for account in case.journal.accounts:
         if account.held != held[account.id]:
             yield "held_broken", f"account {account.id}: {account.held}, not {held[account.id]}"
+
+
+def _is_forgotten(case: _Case, hold: Hold) -> bool:
+    """Whether the service was to end it by itself. A capture that it declined it has done."""
+    if hold.expires_at is not None:
+        return _is_ours(case, hold.id)
+    capture = f"{OWN}capture {hold.id}"
+    declined = any(t.reason for t in case.by_key.get((hold.account, capture), []))
+    return hold.capture_at is not None and not declined and _is_ours(case, hold.id)
+
+
+def _is_ours(case: _Case, number: int) -> bool:
+    """Whether a client asked for it, whose moments have all come by the end."""
+    t = case.transactions.get(number)
+    return t is not None and (t.account, t.key) in case.asked
+
+
+def _schedules_are_settled_once(case: _Case) -> Found:
+    """Each is executed or cancelled, once, as it was asked for and not before its time."""
+    for schedule in case.journal.schedules:
+        where = f"schedule {schedule.id}"
+        settlers = case.settlers[schedule.id]
+        if len(settlers) > 1:
+            yield "settled_twice", f"{where}: transactions {[t.id for t in settlers]}"
+        elif not settlers and _is_ours(case, schedule.id):
+            yield "forgotten", where
+        if schedule.settled_by not in ([t.id for t in settlers] or [None]):
+            yield "schedule_differs", f"{where} says that {schedule.settled_by} settled it"
+        for t in settlers:
+            if t.kind == "transfer" and not _is_executed_as_asked(schedule, t):
+                yield "content_broken", f"{where}: transaction {t.id} is another transfer"
+            if t.kind == "transfer" and t.recorded_at < schedule.execute_at:
+                yield "too_early", f"{where}: transaction {t.id}"
+        asked = case.transactions.get(schedule.id)
+        if asked is None or (asked.account, asked.other, asked.amount) != _terms(schedule):
+            yield "content_broken", f"{where} is not what was asked for"
+
+
+def _terms(schedule: Schedule) -> tuple[int, int, int]:
+    return schedule.account, schedule.other, schedule.amount
+
+
+def _is_executed_as_asked(schedule: Schedule, t: Transaction) -> bool:
+    same = (t.account, t.other, t.amount) == _terms(schedule)
+    return same and t.key == f"{OWN}execution {schedule.id}"
+
+
+def _groups_are_whole(case: _Case) -> Found:
+    """Of what was to be posted together all was, at one moment, or nothing; and no decline.
+
+    Of keys that were asked for in other company too, nothing can be said.
+    """
+    groups: dict[tuple[str, int], list[Attempt]] = defaultdict(list)
+    for attempt in case.attempts:
+        if attempt.group is not None:
+            groups[attempt.client, attempt.group].append(attempt)
+    pools: dict[tuple[Request, ...], list[Attempt]] = defaultdict(list)
+    for members in groups.values():
+        pools[tuple(attempt.request for attempt in members)] += members
+    for requests, members in pools.items():
+        inside = Counter((a.request.account, a.request.key) for a in members)
+        own = [key for key, times in inside.items() if len(case.asked[key]) == times]
+        found = [case.by_key.get(key, []) for key in own]
+        rows = [row for some in found for row in some]
+        whole = all(found) and len({row.recorded_at for row in rows}) == 1
+        if rows and not (whole and all(row.reason is None for row in rows)):
+            yield "torn_group", f"from key {requests[0].key} on: {[row.id for row in rows]}"
 
 
 def _is_due(hold: Hold, t: Transaction) -> bool:
@@ -275,14 +367,42 @@ def _account_continues(account: Account, rows: list[Entry]) -> Found:
             yield "balance_broken", f"{where}: {entry.balance} instead of {balance}"
         if entry.held != held or held < 0:
             yield "held_broken", f"{where}: {entry.held} instead of {held}"
-        if account.floor is not None and entry.balance - entry.held < account.floor:
-            yield "overdrawn", f"{where}: {entry.balance}"
         if entry.recorded_at < moment:
             yield "time_backwards", where
         balance, held, moment = entry.balance, entry.held, entry.recorded_at
     last = (rows[-1].balance, rows[-1].held, rows[-1].seq) if rows else (0, 0, 0)
     if (account.balance, account.held, account.version) != last:
         yield "account_differs", f"account {account.id} is not what its last entry says"
+
+
+def _policies_are_kept(case: _Case) -> Found:
+    """Nothing that lowers an account takes it below its floor, and so on; what a transaction does
+    to an account is judged together.
+    """
+    for number, account in case.accounts.items():
+        if number < 0:
+            continue
+        policy = account.floor, account.ceiling, account.restricted
+        if policy != case.policy(number, account.version):
+            yield "account_differs", f"account {number} is not what its last policy says"
+        together = groupby(case.entries.get(number, []), lambda entry: entry.transaction)
+        for transaction, rows in together:
+            *_, last = entries = list(rows)
+            amount = sum(entry.amount for entry in entries)
+            held_change = sum(entry.held_change for entry in entries)
+            floor, ceiling, restricted = case.policy(number, last.seq)
+            where = f"account {number}, transaction {transaction}"
+            if amount < held_change and last.balance - last.held < floor:
+                yield "overdrawn", f"{where}: {last.balance} less {last.held} held"
+            if amount > 0 and ceiling is not None and last.balance > ceiling:
+                yield "above_ceiling", f"{where}: {last.balance}"
+            if _frozen(restricted, amount, held_change):
+                yield "moved_while_frozen", where
+
+
+def _frozen(restricted: int, amount: int, held_change: int) -> bool:
+    debit = amount < 0 or held_change > 0
+    return bool((debit and restricted & DEBITS) or (amount > 0 and restricted & CREDITS))
 
 
 def _declines_are_just(case: _Case) -> Found:
@@ -299,13 +419,25 @@ def _declines_are_just(case: _Case) -> Found:
 
 def _is_just(case: _Case, t: Transaction) -> bool:
     """Whether what was asked for was indeed not to be had."""
-    if t.reason == "insufficient_funds":
-        account = case.accounts.get(t.deciding_account or 0)
-        floor = None if account is None else account.floor
-        if floor is None:
+    decider, version = t.deciding_account or 0, t.deciding_version or 0
+    change = _change(case, t)
+    if t.reason in ("insufficient_funds", "balance_ceiling", "account_frozen"):
+        if decider < 0:
             return False
-        wanted = _taken(case, t)
-        return wanted is None or (t.deciding_available or 0) - wanted < floor
+        floor, ceiling, restricted = case.policy(decider, version)
+        if change is None:
+            return t.reason != "balance_ceiling" or ceiling is not None
+        amount, held_change = change
+        if t.reason == "account_frozen":
+            return _frozen(restricted, amount, held_change)
+        if t.reason == "insufficient_funds":
+            lowered = amount - held_change
+            return lowered < 0 and (t.deciding_available or 0) + lowered < floor
+        balance, _ = case.state(decider, version) or (0, 0)
+        return ceiling is not None and amount > 0 and balance + amount > ceiling
+    if t.reason == "schedule_settled":
+        settlers = case.settlers.get(t.parent or 0, [])
+        return any(settler.recorded_at <= t.recorded_at for settler in settlers)
     if t.reason in ("hold_closed", "hold_exceeded"):
         steps = case.hold_steps.get(t.parent or 0, [])
         left = sum(e.held_change for e in steps if e.seq <= (t.deciding_version or 0))
@@ -318,22 +450,28 @@ def _is_just(case: _Case, t: Transaction) -> bool:
             if row.account == t.account and row.seq <= (t.deciding_version or 0)
         )
         return left == 0 or abs(left) < t.amount
-    return t.reason == "balance_limit"
+    return False
 
 
-def _taken(case: _Case, t: Transaction) -> int | None:
-    """What a declined transaction would have taken from the account that decided it, if known."""
+def _change(case: _Case, t: Transaction) -> tuple[int, int] | None:
+    """What a declined transaction would have done to the account that decided it: by how much it
+    would have changed the balance, and what is held. None: that is not known.
+    """
+    own = t.deciding_account == t.account
     if t.kind == "general":
         asked = [a for a in case.asked.get((t.account, t.key), []) if a.request.kind == t.kind]
-        return next(
-            (
-                -sum(amount for account, amount in a.request.legs if account == t.deciding_account)
-                for a in asked
-                if _asks_for(a.request, t)
-            ),
-            None,
-        )
-    return None if t.kind == "reversal" else t.amount
+        for attempt in asked:
+            if _asks_for(attempt.request, t):
+                legs = attempt.request.legs
+                return sum(n for account, n in legs if account == t.deciding_account), 0
+        return None
+    if t.kind in ("hold", "release"):
+        return 0, t.amount if t.kind == "hold" else -t.amount
+    if t.kind == "capture":
+        return (-t.amount, -t.amount) if own else (t.amount, 0)
+    if t.kind in PLAIN:
+        return (-t.amount if own and t.kind != "deposit" else t.amount), 0
+    return None
 
 
 def _keys_have_one_outcome(case: _Case) -> Found:
@@ -341,8 +479,8 @@ def _keys_have_one_outcome(case: _Case) -> Found:
         if len(rows) > 1:
             yield "key_twice", f"key {key} of account {account}: {len(rows)} transactions"
         for row in rows:
-            if key.startswith(OWN) and row.parent in case.holds:
-                continue  # the service's own; `_holds_are_kept` looks at it
+            if key.startswith(OWN) and (row.parent in case.holds or row.parent in case.schedules):
+                continue  # the service's own, which the rules of holds and schedules look at
             same = [a for a in case.asked.get((account, key), []) if _asks_for(a.request, row)]
             if not same:
                 if case.strangers and (account, key) not in case.asked:
@@ -356,10 +494,16 @@ def _asks_for(request: Request, row: Transaction) -> bool:
     return (
         request.kind == row.kind
         and request.amount in (row.amount, 0)
-        and (request.amount != 0 or request.kind in STEPS)
+        and (request.amount != 0 or request.kind in (*STEPS, "policy"))
+        and (row.policy is None or row.policy == _asked_policy(request))
         and (request.other in (None, row.other) or (row.kind, row.other) == ("hold", 0))
         and (request.parent or None) == row.parent
     )
+
+
+def _asked_policy(request: Request) -> Policy:
+    frozen = {"": 0, "debits": DEBITS, "credits": CREDITS, "both": DEBITS | CREDITS}
+    return request.floor, request.ceiling, frozen[request.frozen]
 
 
 def _answers_are_kept(case: _Case) -> Found:
@@ -533,7 +677,10 @@ def _put_between(
 PARTS = (
     _transactions_balance,
     _accounts_continue,
+    _policies_are_kept,
     _holds_are_kept,
+    _schedules_are_settled_once,
+    _groups_are_whole,
     _reversals_are_bounded,
     _declines_are_just,
     _keys_have_one_outcome,

@@ -32,20 +32,23 @@ HUGE = (600, 1_200)  # these are posted by COPY, and without looking for their k
 
 KINDS = {
     "transfer": 6, "deposit": 1, "withdraw": 1, "general": 1.5, "hold": 1.5, "capture": 1.5,
-    "release": 0.4, "reversal": 0.8,
+    "release": 0.4, "reversal": 0.8, "schedule": 0.8, "cancellation": 0.3, "policy": 0.3,
 }  # fmt: skip
 SOON_S = (0.3, 4.0)
 PLACED = 60  # the newest holds and transactions are what is built on
 TYPES = {
     "deposit": "DEPOSIT", "withdraw": "WITHDRAW", "transfer": "TRANSFER",
     "general": "TRANSACTION", "hold": "HOLD", "capture": "CAPTURE", "release": "RELEASE",
-    "reversal": "REVERSAL",
+    "reversal": "REVERSAL", "schedule": "TRANSFER", "cancellation": "CANCELLATION",
+    "policy": "POLICY",
 }  # fmt: skip
 ACTIONS = {
     "movement": 60,
     "independent": 6,
     "huge": 0.3,
     "atomic": 3,
+    "linked": 3,
+    "dry_run": 2,
     "stream": 3,
     "account": 10,
     "accounts": 5,
@@ -54,15 +57,20 @@ ACTIONS = {
 }
 
 
-def path_of(request: Request) -> str:
-    """The route of a request of its own."""
-    return {
+def route_of(request: Request) -> tuple[str, str]:
+    """Method and path of a request of its own."""
+    if request.kind == "policy":
+        return "PATCH", f"/accounts/{request.account}"
+    path = {
         "general": "/transactions/",
         "hold": "/holds/",
         "capture": f"/holds/{request.parent}/capture",
         "release": f"/holds/{request.parent}/release",
         "reversal": f"/transactions/{request.parent}/reverse",
+        "schedule": "/transfer/",
+        "cancellation": f"/schedules/{request.parent}/cancel",
     }.get(request.kind, f"/{request.kind}/")
+    return "POST", path
 
 
 def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
@@ -74,15 +82,26 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
         body["amount"] = major(request.amount)
     if request.kind in STEPS:
         if item:
-            body["transaction_id" if request.kind == "reversal" else "hold_id"] = request.parent
+            body[_PARENTS.get(request.kind, "hold_id")] = request.parent
+    elif request.kind == "policy":
+        body["floor"] = major(request.floor)
+        body["ceiling"] = None if request.ceiling is None else major(request.ceiling)
+        body["frozen"] = request.frozen or None
+        if item:
+            body["account_id"] = request.account
+    elif request.kind in ("transfer", "schedule"):
+        body["from_account_id"] = request.account
     elif request.kind != "general":
-        body["from_account_id" if request.kind == "transfer" else "account_id"] = request.account
+        body["account_id"] = request.account
     if request.other is not None:
         body["to_account_id"] = request.other
-    for name in ("final", "expires_at", "capture_at"):
+    for name in ("final", "expires_at", "capture_at", "execute_at"):
         if value := getattr(request, name):
             body[name] = value
     return body
+
+
+_PARENTS = {"reversal": "transaction_id", "cancellation": "schedule_id"}
 
 
 def major(amount: int) -> str:
@@ -91,8 +110,17 @@ def major(amount: int) -> str:
     return f"{sign}{abs(amount) // 100}.{abs(amount) % 100:02}"
 
 
+def item_of(request: Request) -> dict[str, object]:
+    """The JSON of a movement as an item of a batch."""
+    return {"type": TYPES[request.kind], **body_of(request, item=True)}
+
+
 def another(asked: Request) -> Request:
-    """Another request with the same key."""
+    """Another request with the same key; of a cancellation there is none."""
+    if asked.kind == "policy":
+        return msgspec.structs.replace(asked, floor=asked.floor - 1)
+    if asked.kind == "cancellation":
+        return asked
     legs = asked.legs
     if legs:
         (first, one), (second, two), *others = legs
@@ -113,6 +141,7 @@ class Load:
         self._stopping = False
         self._recent: deque[Request] = deque(maxlen=RECENT)
         self._holds: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
+        self._scheduled: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
         self._moved: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
         self._thread = threading.Thread(target=self._run, name="clients")
         self._failure: BaseException | None = None
@@ -156,11 +185,15 @@ class Load:
         account = chance.randint(1, ACCOUNTS)
         if step == "movement":
             await caller.move(self._movement(key, chance))
-        elif step in ("independent", "huge", "atomic", "stream"):
+        elif step == "dry_run":
+            await caller.try_out(self._movement(key, chance, new=True))
+        elif step in ("independent", "huge", "atomic", "stream", "linked"):
             size = chance.randint(*HUGE) if step == "huge" else chance.randint(2, BATCH)
             movements = [self._movement(f"{key}.{n}", chance) for n in range(size)]
             if step == "stream":
                 await caller.stream(movements)
+            elif step == "linked":
+                await caller.linked([movements[n : n + 3] for n in range(0, size, 3)])
             else:
                 await caller.batch("atomic" if step == "atomic" else "independent", movements)
         elif step == "key" and self._recent:
@@ -169,9 +202,9 @@ class Load:
         elif step != "key":
             await caller.read(Request(step, 0 if step == "accounts" else account))
 
-    def _movement(self, key: str, chance: random.Random) -> Request:
+    def _movement(self, key: str, chance: random.Random, *, new: bool = False) -> Request:
         """A new movement, or one seen before, or one with a key seen before."""
-        if self._recent and chance.random() < REPEATS:
+        if self._recent and not new and chance.random() < REPEATS:
             asked = chance.choice(self._recent)
             return another(asked) if chance.random() < OTHER_BODY else asked
         account, other, third = chance.sample(range(1, ACCOUNTS + 1), 3)
@@ -188,16 +221,28 @@ class Load:
             request = Request(kind, account, None, amount, key, legs=tuple(legs))
         elif kind == "hold":
             request = self._hold(Request(kind, account, None, amount, key), other, chance)
-        elif built_on := self._moved if kind == "reversal" else self._holds:
+        elif kind == "schedule":
+            request = Request(kind, account, other, amount, key, execute_at=_soon(chance))
+        elif kind == "policy":
+            floor, ceiling = chance.choice([0, 0, -100, 50]), chance.choice([None, 1_500, 4_000])
+            frozen = chance.choice([""] * 12 + ["debits", "credits", "both"])
+            request = Request(kind, account, None, 0, key, floor=floor, ceiling=ceiling,
+                              frozen=frozen)  # fmt: skip
+        elif built_on := self._builds_on(kind):
             parent, account, whole = chance.choice(built_on)
             part = chance.choice([0, 0, chance.randint(1, whole), whole + 1])
+            part = 0 if kind == "cancellation" else part
             final = kind == "capture" and chance.random() < 0.3
             request = Request(kind, account, None, part, key, parent=parent, final=final)
-        self._recent.append(request)
+        if not new:
+            self._recent.append(request)
         return request
 
+    def _builds_on(self, kind: str) -> deque[tuple[int, int, int]]:
+        return {"reversal": self._moved, "cancellation": self._scheduled}.get(kind, self._holds)
+
     def _hold(self, request: Request, other: int, chance: random.Random) -> Request:
-        soon = (datetime.now(UTC) + timedelta(seconds=chance.uniform(*SOON_S))).isoformat()
+        soon = _soon(chance)
         terms: dict[str, Any] = {"other": other} if chance.random() < 0.7 else {}
         if (fate := chance.random()) < 0.6:
             terms["expires_at" if fate < 0.4 else "capture_at"] = soon
@@ -208,7 +253,9 @@ class Load:
         there = (body["transaction_id"], request.account, minor(body["amount"]))
         if request.kind == "hold":
             self._holds.append(there)
-        elif request.kind not in ("release", "reversal"):
+        elif request.kind == "schedule":
+            self._scheduled.append(there)
+        elif request.kind in (*PLAIN, "general", "capture"):
             self._moved.append(there)
 
     def vanishes(self, chance: float) -> bool:
@@ -216,6 +263,10 @@ class Load:
         gone = chance < self.vanish_rate
         self.vanished += gone
         return gone
+
+
+def _soon(chance: random.Random) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=chance.uniform(*SOON_S))).isoformat()
 
 
 class Caller:
@@ -231,16 +282,45 @@ class Caller:
     async def move(self, request: Request) -> None:
         """One movement."""
         (number,) = self._recorder.sent(request)
-        answer = await self._send("POST", path_of(request), json=body_of(request))
+        answer = await self._send(*route_of(request), json=body_of(request))
         if answer is not None:
             self._told(request, answer.status_code, answer.content)
             replayed = "idempotency-replayed" in answer.headers
             self._recorder.got([(number, answer.status_code, answer.content, replayed)])
 
+    async def try_out(self, request: Request) -> None:
+        """A dry run, of which nothing may ever be found: it is not recorded as asked for."""
+        method, path = route_of(request)
+        await self._send(method, f"{path}?dry_run=true", json=body_of(request))
+
+    async def linked(self, groups: Sequence[Sequence[Request]]) -> None:
+        """Many groups in one call, each of which is posted together or not at all."""
+        numbers = [self._recorder.sent(*group, together=True) for group in groups]
+        movements = [{"linked": [item_of(request) for request in group]} for group in groups]
+        answer = await self._send("POST", "/batches/", json={"movements": movements})
+        if answer is None:
+            return
+        refused = answer.status_code != 200
+        results = [{}] * len(groups) if refused else answer.json()["results"]
+        told = []
+        for group, numbered, result in zip(groups, numbers, results, strict=True):
+            status, body = answer.status_code, answer.content
+            if not refused:
+                status, body = result["status"], msgspec.json.encode(result["body"])
+            if status != 200:
+                told += [(number, status, body, False) for number in numbered]
+                continue
+            for request, number, item in zip(
+                group, numbered, result["body"]["results"], strict=True
+            ):
+                told.append(_item(number, item))
+                self._told(request, *told[-1][1:3])
+        self._recorder.got(told)
+
     async def batch(self, mode: str, requests: Sequence[Request]) -> None:
         """Many movements in one call."""
-        numbers = self._recorder.sent(*requests)
-        movements = [{"type": TYPES[r.kind], **body_of(r, item=True)} for r in requests]
+        numbers = self._recorder.sent(*requests, together=mode == "atomic")
+        movements = [item_of(request) for request in requests]
         answer = await self._send("POST", "/batches/", json={"movements": movements, "mode": mode})
         if answer is None:
             return
@@ -257,8 +337,7 @@ class Caller:
     async def stream(self, requests: Sequence[Request]) -> None:
         """Many movements as lines, answered one by one."""
         numbers = self._recorder.sent(*requests)
-        items = [{"type": TYPES[r.kind], **body_of(r, item=True)} for r in requests]
-        lines = "".join(json.dumps(item) + "\n" for item in items)
+        lines = "".join(json.dumps(item_of(request)) + "\n" for request in requests)
         kind = {"Content-Type": "application/x-ndjson"}
         answer = await self._send("POST", "/batches/", content=lines, headers=kind)
         if answer is not None and answer.status_code == 200:
@@ -340,11 +419,14 @@ def resolve(folder: Path, base: str, limit_s: float) -> float:
 
 
 async def _resolve(folder: Path, base: str, end_s: float) -> None:
-    pending = list(unknown(history.read(folder)))
     recorder = Recorder(folder, "resolver")
     async with httpx.AsyncClient() as http:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0))
         caller.patience_s = 10
+        while (groups := open_groups(history.read(folder))) and time.monotonic() < end_s:
+            for group in groups:  # what belongs together is sent again together
+                await caller.batch("atomic", group)
+        pending = list(unknown(history.read(folder)))
         while pending and time.monotonic() < end_s:
             for start in range(0, len(pending), RESOLVED_AT_ONCE):
                 await caller.batch("independent", pending[start : start + RESOLVED_AT_ONCE])
@@ -361,3 +443,16 @@ def unknown(attempts: Sequence[Attempt]) -> set[Request]:
     moves = [attempt for attempt in attempts if attempt.request.kind in MOVEMENTS]
     known = {attempt.request for attempt in moves if outcome(attempt) != UNKNOWN}
     return {attempt.request for attempt in moves} - known
+
+
+def open_groups(attempts: Sequence[Attempt]) -> list[tuple[Request, ...]]:
+    """The groups of which nobody has a definite answer."""
+    groups: dict[tuple[str, int], list[Attempt]] = {}
+    for attempt in attempts:
+        if attempt.group is not None:
+            groups.setdefault((attempt.client, attempt.group), []).append(attempt)
+    told: dict[tuple[Request, ...], bool] = {}
+    for members in groups.values():
+        requests = tuple(attempt.request for attempt in members)
+        told[requests] = told.get(requests, False) or outcome(members[0]) != UNKNOWN
+    return [requests for requests, known in told.items() if not known]

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from tests.proof.checker import OWN
+from tests.proof.checker import CREDITS, DEBITS, OWN
 from tests.proof.history import PLAIN, STEPS, Attempt, Request
-from tests.proof.journal import Account, Entry, Hold, Journal, Transaction
+from tests.proof.journal import Account, Entry, Hold, Journal, Schedule, Transaction
 
 STEP_NS = 1_000
 OUTSIDE = -1
@@ -31,6 +31,7 @@ class Fabricated:
             [],
             [],
             [],
+            [],
         )
         self._accounts = {account.id: account for account in self.journal.accounts}
         self._rows: dict[int, list[Entry]] = {account: [] for account in self._accounts}
@@ -39,9 +40,16 @@ class Fabricated:
         for number in range(operations):
             self._now += STEP_NS
             self._step(number)
+        self._now += 1_000 * STEP_NS  # whatever was to be done at some moment is done
+        self._execute_due()
+        for hold in self.journal.holds:
+            if hold.expires_at is not None and hold.remaining:
+                self._post_release(hold)
 
     def _step(self, number: int) -> None:
         chance = self._random.random()
+        if chance > 0.8:
+            self._execute_due()
         account, other = self._random.sample(self._customers, 2)
         if chance < 0.1:
             self._attempt(Request("account", account), 200, self._state(account))
@@ -53,11 +61,14 @@ class Fabricated:
             self._look_up()
         elif chance < 0.4 and self._answers:
             self._repeat()
+        elif chance < 0.43:
+            self._group(number)
         else:
             self._move(self._movement(account, other, f"k{number}"))
 
     def _movement(self, account: int, other: int, key: str) -> Request:
-        kinds = ["deposit", "withdraw", "transfer", "transfer", "general", "hold", *STEPS]
+        kinds = ["deposit", "withdraw", "transfer", "transfer", "general", "hold", "schedule"]
+        kinds += [*STEPS, "policy"]
         kind = self._random.choice(kinds)
         amount = self._random.randint(1, 50)
         if kind == "general":
@@ -66,10 +77,17 @@ class Fabricated:
         if kind == "hold":
             terms = {"expires_at": self._moment(30)} if self._random.random() < 0.3 else {}
             return Request(kind, account, other, amount, key, **terms)
+        if kind == "schedule":
+            return Request(kind, account, other, amount, key, execute_at=self._moment(20))
+        if kind == "policy":
+            floor, ceiling = self._random.choice([0, 0, -20, 30]), self._random.choice([None, 90])
+            frozen = self._random.choice([""] * 9 + ["debits", "credits", "both"])
+            return Request(kind, account, None, 0, key, floor=floor, ceiling=ceiling, frozen=frozen)
         moved = [t for t in self.journal.transactions if t.kind == "transfer" and not t.reason]
-        if kind in STEPS and (built_on := moved if kind == "reversal" else self.journal.holds):
+        there: dict[str, list[Any]] = {"reversal": moved, "cancellation": self.journal.schedules}
+        if kind in STEPS and (built_on := there.get(kind, self.journal.holds)):
             parent = self._random.choice(built_on[-20:])
-            part = self._random.choice([0, amount])
+            part = 0 if kind == "cancellation" else self._random.choice([0, amount])
             return Request(kind, parent.account, None, part, key, parent=parent.id)
         kind = kind if kind in PLAIN else "transfer"
         return Request(kind, account, other if kind == "transfer" else None, amount, key)
@@ -81,9 +99,33 @@ class Fabricated:
         before = self._random.randint(0, self._spread * STEP_NS)
         after = self._random.randint(1, self._spread * STEP_NS)
         completed = None if status is None else self._now + after
-        client = f"client{len(self.attempts) % 7}"
+        client = f"client{more.get('group', len(self.attempts)) % 7}"
         invoked = self._now - before
         self.attempts.append(Attempt(client, invoked, request, completed, status, body, **more))
+
+    def _group(self, number: int) -> None:
+        """Posted together, or not at all; or with an answer that was lost, and asked for again."""
+        account, other = self._random.sample(self._customers, 2)
+        requests = [
+            Request("deposit", account, None, 5 + n, f"k{number}.{n}") for n in range(2)
+        ] + [Request("schedule", account, other, 3, f"k{number}.2", execute_at=self._moment(20))]
+        fate, group = self._random.random(), len(self.attempts)
+        if fate < 0.3 or self._restricted(account):
+            for request in requests:
+                self._attempt(request, 409, {"code": "batch_failed"}, group=group)
+            return
+        answers = [(request, *self._decide(request)) for request in requests]
+        if fate < 0.5:
+            for request in requests:
+                self._attempt(request, None, None, group=group)
+        for request, status, body in answers:
+            self._attempt(
+                request, status, body, replayed=fate < 0.5, group=group + 3 * (fate < 0.5)
+            )
+
+    def _restricted(self, number: int) -> bool:
+        account = self._accounts[number]
+        return account.restricted > 0 or account.ceiling is not None
 
     def _move(self, request: Request) -> None:
         status, body = self._decide(request)
@@ -101,6 +143,8 @@ class Fabricated:
             (first, amount), *legs = request.legs or ((0, 0),)
             changed = ((first, amount - 1), *legs) if request.legs else ()
             other = msgspec.structs.replace(request, amount=request.amount + 1, legs=changed)
+            if request.kind == "policy":
+                other = msgspec.structs.replace(request, floor=request.floor - 1)
             self._attempt(other, 422, {"code": "idempotency_key_reused"})
         else:
             self._attempt(request, status, body, replayed=True)
@@ -114,30 +158,43 @@ class Fabricated:
 
     def _decide(self, request: Request) -> tuple[int, dict[str, Any]]:
         self._release_expired(request)
-        number, moment = len(self.journal.transactions) + 1, self._moment()
         moves, amount, reason = self._moves(request)
-        body = {
-            "transaction_id": number,
-            "transaction_type": request.kind.upper().replace("WITHDRAW", "WITHDRAWAL"),
-            "amount": major(amount),
-            "recorded_at": moment,
-        }
+        row = self._row(request, moves, amount)
+        return self._post(row, moves, reason, request)
+
+    def _row(self, request: Request, moves: list[tuple[int, int, int]], amount: int) -> Transaction:
         other = moves[1][0] if request.kind in PLAIN else request.other or 0
-        row = Transaction(
-            number, request.kind, request.account, other, amount, request.key, moment,
-            None, None, None, None, request.parent or None,
+        frozen = {"": 0, "debits": DEBITS, "credits": CREDITS, "both": DEBITS | CREDITS}
+        policy = (request.floor, request.ceiling, frozen[request.frozen])
+        return Transaction(
+            len(self.journal.transactions) + 1, request.kind, request.account, other, amount,
+            request.key, self._moment(), None, None, None, None, request.parent or None,
+            policy if request.kind == "policy" else None,
         )  # fmt: skip
+
+    def _post(
+        self,
+        row: Transaction,
+        moves: list[tuple[int, int, int]],
+        reason: str | None,
+        request: Request,
+    ) -> tuple[int, dict[str, Any]]:
+        body = {
+            "transaction_id": row.id,
+            "transaction_type": row.kind.upper().replace("WITHDRAW", "WITHDRAWAL"),
+            "amount": major(row.amount),
+            "recorded_at": row.recorded_at,
+        }
         self.journal.transactions.append(row)
-        decider = self._accounts[request.account] if reason else None
-        decider = decider or self._short(moves)
+        decider = self._accounts[row.account] if reason else None
+        if decider is None and (refused := self._refused(moves)) is not None:
+            decider, reason = refused
         if decider is None:
-            if request.kind == "hold":
-                terms = (request.other or OUTSIDE, amount, 0, 0, request.expires_at or None, None)
-                self.journal.holds.append(Hold(number, request.account, *terms))
-            entries = [self._enter(*move, number, moment) for move in moves]
+            self._place(row, request)
+            entries = [self._enter(*move, row.id, row.recorded_at) for move in moves]
             self._step_hold(row)
             return 200, {**body, "entries": entries}
-        row.reason, row.deciding_account = reason or "insufficient_funds", decider.id
+        row.reason, row.deciding_account, row.policy = reason, decider.id, None
         row.deciding_version = decider.version
         row.deciding_available = decider.balance - decider.held
         decided_on = {
@@ -146,6 +203,35 @@ class Fabricated:
             "available": major(row.deciding_available),
         }
         return 400, {**body, "code": row.reason, "decided_on": decided_on}
+
+    def _place(self, row: Transaction, request: Request) -> None:
+        """What a posted transaction leaves beside its entries."""
+        if row.kind == "hold":
+            terms = (row.other or OUTSIDE, row.amount, 0, 0, request.expires_at or None, None)
+            self.journal.holds.append(Hold(row.id, row.account, *terms))
+        elif row.kind == "schedule":
+            when = (request.execute_at, None)
+            schedule = Schedule(row.id, row.account, row.other, row.amount, *when)
+            self.journal.schedules.append(schedule)
+        elif row.kind == "cancellation":
+            self._schedule(row.parent).settled_by = row.id
+        elif row.policy is not None:
+            account = self._accounts[row.account]
+            account.floor, account.ceiling, account.restricted = row.policy
+
+    def _schedule(self, number: int | None) -> Schedule:
+        return next(s for s in self.journal.schedules if s.id == number)
+
+    def _execute_due(self) -> None:
+        for schedule in self.journal.schedules:
+            if schedule.settled_by is None and schedule.execute_at <= self._moment():
+                key = f"{OWN}execution {schedule.id}"
+                request = Request(
+                    "transfer", schedule.account, schedule.other, schedule.amount, key,
+                    parent=schedule.id,
+                )  # fmt: skip
+                self._decide(request)
+                schedule.settled_by = len(self.journal.transactions)
 
     def _release_expired(self, request: Request) -> None:
         """What has expired on the accounts that are to move is released first."""
@@ -168,6 +254,11 @@ class Fabricated:
     def _moves(self, request: Request) -> tuple[list[tuple[int, int, int]], int, str | None]:
         """Accounts, amounts and changes of held; the amount; and why it cannot be, or None."""
         account, amount = request.account, request.amount
+        if request.kind in ("schedule", "policy"):
+            return [(account, 0, 0)], amount, None
+        if request.kind == "cancellation":
+            settled = self._schedule(request.parent).settled_by
+            return [(account, 0, 0)], 0, None if settled is None else "schedule_settled"
         if request.kind in PLAIN:
             change = amount if request.kind == "deposit" else -amount
             return [(account, change, 0), (request.other or OUTSIDE, -change, 0)], amount, None
@@ -200,12 +291,21 @@ class Fabricated:
                 hold.remaining += sign * row.amount
                 hold.captured += row.amount if row.kind == "capture" else 0
 
-    def _short(self, moves: list[tuple[int, int, int]]) -> Account | None:
+    def _refused(self, moves: list[tuple[int, int, int]]) -> tuple[Account, str] | None:
         for number, change, held_change in moves:
             account = self._accounts[number]
-            after = account.balance + change - account.held - held_change
-            if change < held_change and account.floor is not None and after < account.floor:
-                return account
+            balance = account.balance + change
+            debit = change < 0 or held_change > 0
+            if account.floor is None:
+                continue
+            if (debit and account.restricted & DEBITS) or (
+                change > 0 and account.restricted & CREDITS
+            ):
+                return account, "account_frozen"
+            if change < held_change and balance - account.held - held_change < account.floor:
+                return account, "insufficient_funds"
+            if change > 0 and account.ceiling is not None and balance > account.ceiling:
+                return account, "balance_ceiling"
         return None
 
     def _enter(

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 PLAIN = ("deposit", "withdraw", "transfer")
-STEPS = ("capture", "release", "reversal")
-MOVEMENTS = (*PLAIN, "general", "hold", *STEPS)
+STEPS = ("capture", "release", "reversal", "cancellation")
+MOVEMENTS = (*PLAIN, "general", "hold", "schedule", "policy", *STEPS)
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -23,7 +23,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     `history` (its newest page) or `key` (what became of a key). `amount` is in minor units; of a
     step 0 is all that is left. A step names its `parent`, whose account is `account`; a general
     transaction has `legs` of account and amount; a hold may have moments at which it expires, or
-    is captured by the service.
+    is captured by the service; a schedule is a transfer that the service executes at its moment. A
+    policy is an account's floor, its ceiling, and what it is `frozen` for.
     """
 
     kind: str
@@ -36,14 +37,19 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     legs: tuple[tuple[int, int], ...] = ()
     expires_at: str = ""
     capture_at: str = ""
+    execute_at: str = ""
+    floor: int = 0
+    ceiling: int | None = None
+    frozen: str = ""
 
 
-class Sent(msgspec.Struct, frozen=True, tag="sent", gc=False):
-    """Written before the request leaves."""
+class Sent(msgspec.Struct, frozen=True, tag="sent", omit_defaults=True, gc=False):
+    """Written before the request leaves. Those of one `group` are posted together or not at all."""
 
     number: int
     at_ns: int
     request: Request
+    group: int | None = None
 
 
 class Got(msgspec.Struct, frozen=True, tag="got", omit_defaults=True, gc=False):
@@ -57,7 +63,10 @@ class Got(msgspec.Struct, frozen=True, tag="got", omit_defaults=True, gc=False):
 
 
 class Attempt(msgspec.Struct):
-    """A request and what came of it; `completed_ns` is None where no answer came."""
+    """A request and what came of it; `completed_ns` is None where no answer came.
+
+    Those of one client's `group` are to be posted together or not at all.
+    """
 
     client: str
     invoked_ns: int
@@ -66,6 +75,7 @@ class Attempt(msgspec.Struct):
     status: int | None = None
     body: Any = None
     replayed: bool = False
+    group: int | None = None
 
 
 class Recorder:
@@ -76,13 +86,17 @@ class Recorder:
         self._encoder = msgspec.json.Encoder()
         self._number = 0
 
-    def sent(self, *requests: Request) -> list[int]:
-        """Record what is about to be sent in one go; the numbers to record the answers with."""
+    def sent(self, *requests: Request, together: bool = False) -> list[int]:
+        """Record what is about to be sent in one go; the numbers to record the answers with.
+
+        `together`: they are a group.
+        """
         at_ns = time.monotonic_ns()
         first = self._number
         self._number += len(requests)
         numbers = list(range(first, self._number))
-        self._write(Sent(n, at_ns, r) for n, r in zip(numbers, requests, strict=True))
+        group = first if together else None
+        self._write(Sent(n, at_ns, r, group) for n, r in zip(numbers, requests, strict=True))
         return numbers
 
     def got(self, answers: Iterable[tuple[int, int, bytes, bool]]) -> None:
@@ -110,7 +124,9 @@ def _read_file(file: Path) -> Iterator[Attempt]:
     for line in file.read_bytes().splitlines():
         event = decoder.decode(line)
         if isinstance(event, Sent):
-            attempts[event.number] = Attempt(file.stem, event.at_ns, event.request)
+            attempts[event.number] = Attempt(
+                file.stem, event.at_ns, event.request, group=event.group
+            )
         else:
             attempt = attempts[event.number]
             attempt.completed_ns = event.at_ns

@@ -17,10 +17,14 @@ class Account(msgspec.Struct, gc=False):
     held: int
     version: int
     floor: int | None
+    ceiling: int | None = None
+    restricted: int = 0
 
 
 class Transaction(msgspec.Struct, gc=False):
-    """A posted transaction, or the record of a decline (its `reason` is not None)."""
+    """A posted transaction, or the record of a decline (its `reason` is not None). A policy is its
+    floor, its ceiling, and its restriction.
+    """
 
     id: int
     kind: str
@@ -34,6 +38,7 @@ class Transaction(msgspec.Struct, gc=False):
     deciding_version: int | None
     deciding_available: int | None
     parent: int | None = None
+    policy: tuple[int, int | None, int] | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -63,6 +68,17 @@ class Hold(msgspec.Struct, gc=False):
     capture_at: str | None
 
 
+class Schedule(msgspec.Struct, gc=False):
+    """A schedule's row; its `id` is that of the transaction that asked for it."""
+
+    id: int
+    account: int
+    other: int
+    amount: int
+    execute_at: str
+    settled_by: int | None
+
+
 class Journal(msgspec.Struct):
     """All of a ledger: accounts by id, transactions by id, entries by account and seq."""
 
@@ -70,6 +86,7 @@ class Journal(msgspec.Struct):
     transactions: list[Transaction]
     entries: list[Entry]
     holds: list[Hold] = []
+    schedules: list[Schedule] = []
 
 
 def _moment(column: str) -> str:
@@ -82,16 +99,20 @@ KINDS = (
 )  # fmt: skip
 _MOMENT = _moment("recorded_at")
 _ACCOUNTS = """
-SELECT id, currency_number, balance, held, version, floor
+SELECT id, currency_number, balance, held, version, floor, ceiling, restricted
 FROM ledger.accounts WHERE ledger_id = 1 ORDER BY id
 """
 _TRANSACTIONS = f"""
 SELECT t.id, (ARRAY{list(KINDS)})[kind], t.account_id,
-       coalesce(t.counterparty_id, h.counterparty_id, 0), t.amount, idempotency_key, {_MOMENT},
-       decline_reason, deciding_account_id, deciding_version, deciding_available, d.parent_id
+       coalesce(t.counterparty_id, h.counterparty_id, s.counterparty_id, 0), t.amount,
+       idempotency_key, {_MOMENT}, decline_reason, deciding_account_id, deciding_version,
+       deciding_available, d.parent_id, p.floor, p.ceiling, p.restricted
 FROM ledger.transactions t LEFT JOIN ledger.details d
   ON d.ledger_id = t.ledger_id AND d.transaction_id = t.id
 LEFT JOIN ledger.holds h ON h.ledger_id = t.ledger_id AND h.transaction_id = t.id
+LEFT JOIN ledger.schedules s ON s.ledger_id = t.ledger_id AND s.transaction_id = t.id
+LEFT JOIN ledger.policies p ON p.ledger_id = t.ledger_id AND p.transaction_id = t.id
+ AND p.account_id = t.account_id AND p.lowest IS NULL
 WHERE t.ledger_id = 1 ORDER BY t.id
 """
 _ENTRIES = f"""
@@ -107,6 +128,28 @@ SELECT transaction_id, account_id, counterparty_id, amount, remaining, captured,
 FROM ledger.holds WHERE ledger_id = 1 ORDER BY transaction_id
 """
 
+_SCHEDULES = f"""
+SELECT transaction_id, account_id, counterparty_id, amount, {_moment("execute_at")}, settled_by
+FROM ledger.schedules WHERE ledger_id = 1 ORDER BY transaction_id
+"""
+_DUE = """
+SELECT (SELECT count(*) FROM ledger.schedules
+        WHERE settled_by IS NULL AND execute_at < clock_timestamp())
+     + (SELECT count(*) FROM ledger.holds h
+        WHERE remaining > 0 AND least(expires_at, capture_at) < clock_timestamp()
+          AND NOT EXISTS (SELECT FROM ledger.details d JOIN ledger.transactions t
+                            ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
+                          WHERE d.ledger_id = h.ledger_id AND d.parent_id = h.transaction_id
+                            AND t.status = 2 AND t.idempotency_key LIKE '·capture %'))
+"""
+
+
+def due(url: str) -> int:
+    """How much the service is still to do by itself; a capture that it declined is done."""
+    with psycopg.connect(url) as connection:
+        [(number,)] = connection.execute(_DUE).fetchall()
+        return int(number)
+
 
 def dump(url: str) -> Journal:
     """All rows, without an index, which might hide one."""
@@ -117,10 +160,17 @@ def dump(url: str) -> Journal:
         connection.execute("SET LOCAL enable_bitmapscan = off")
         return Journal(
             _rows(connection, _ACCOUNTS, Account),
-            _rows(connection, _TRANSACTIONS, Transaction),
+            _rows(connection, _TRANSACTIONS, _transaction),
             _rows(connection, _ENTRIES, Entry),
             _rows(connection, _HOLDS, Hold),
+            _rows(connection, _SCHEDULES, Schedule),
         )
+
+
+def _transaction(*row: Any) -> Transaction:
+    *fields, floor, ceiling, restricted = row
+    policy = None if floor is None else (floor, ceiling, restricted)
+    return Transaction(*fields, policy=policy)
 
 
 def _rows(connection: "psycopg.Connection[Any]", query: str, row: Any) -> list[Any]:
