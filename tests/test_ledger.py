@@ -3,6 +3,7 @@
 import asyncio
 import decimal
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -11,8 +12,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledgerservice import Ledger, deposit, transfer, withdrawal
+from ledgerservice.directory import AccountFilter
 from ledgerservice.errors import CannotJoin
 from ledgerservice.model import Decline, Failed, Opened, Recorded, Reject, Rejected
+from ledgerservice.queries import Filter
+from ledgerservice.requests import Hold, Kind, PolicyChange, Schedule
 from tests.conftest import connect, url_text
 
 
@@ -49,6 +53,53 @@ def test_money_moves_and_outcomes_are_values(database, no_violations):
 
     with_ledger(database, test)
     no_violations(database)
+
+
+def test_what_http_can_read_python_can(database):
+    async def test(ledger: Ledger) -> None:
+        opened = await ledger.open_account("Bob", "USD", key="b", metadata='{"tier":"gold"}')
+        for bad in ("[]", "{", '{"a":"\\u0000"}'):
+            with pytest.raises(ValueError, match="JSON"):
+                await ledger.open_account("Bob", "USD", key="c", metadata=bad)
+        [held, scheduled] = await ledger.post(
+            [
+                Hold(1, opened.account_id, "4", "h"),
+                Schedule(1, 2, "1", datetime(2099, 1, 1, tzinfo=UTC), "s"),
+            ]
+        )
+        await ledger.post([PolicyChange(1, "p", "-5", actor="me")])
+        assert (await ledger.hold(held.transaction.id)).remaining == 400
+        assert (await ledger.schedule(scheduled.transaction.id)).settled_by is None
+        assert [policy.floor for policy in await ledger.policies(1)] == [-500]
+
+        gold = AccountFilter(metadata='{"tier":"gold"}')
+        [bob], end = await ledger.accounts(gold)
+        assert (bob.id, bob.metadata, end) == (opened.account_id, '{"tier":"gold"}', None)
+        seen, place = [], None
+        while len(seen) < 9:
+            some, place = await ledger.accounts(limit=2, after=place)
+            seen += [account.id for account in some]
+            if place is None:
+                break
+        assert seen == [1, 2, opened.account_id]
+        holds, _ = await ledger.transactions(Filter(kind=Kind.HOLD))
+        assert [t.id for t in holds] == [held.transaction.id]
+
+        moment = held.transaction.recorded_at
+        then = await ledger.account_at(1, moment - timedelta(microseconds=1))
+        assert (then.view.balance, then.view.held, then.final) == (1000, 0, True)
+        statement = await ledger.statement(1, until=moment)
+        assert (statement.opening, statement.closing) == (0, 1000)
+        assert [line.amount async for line in ledger.lines(statement)] == [1000]
+        [dollars], final = await ledger.trial_balance(moment)
+        assert (dollars.currency, dollars.total, dollars.customers, final) == ("USD", 0, 1000, True)
+        assert await ledger.account_at(99, moment) is await ledger.statement(99) is None
+        naive = moment.replace(tzinfo=None)
+        for ask in (ledger.account_at(1, naive), ledger.trial_balance(naive)):
+            with pytest.raises(ValueError, match="zone"):
+                await ask
+
+    with_ledger(database, test)
 
 
 @pytest.mark.parametrize("size", [1, 499, 500, 9_000])

@@ -9,6 +9,7 @@ Faults are exceptions (`ledgerservice.errors`): after `Unavailable` send the sam
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, Self, overload
 
@@ -17,8 +18,9 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledgerservice import journal, lookups, planner
+from ledgerservice import directory, journal, lookups, planner, queries, statements
 from ledgerservice.checking import fault_of, metadata_fault
+from ledgerservice.directory import AccountFilter
 from ledgerservice.errors import CannotJoin
 from ledgerservice.model import (
     Currency,
@@ -33,15 +35,20 @@ from ledgerservice.model import (
     is_ledger_name,
 )
 from ledgerservice.money import is_positive_amount
+from ledgerservice.queries import AT_THE_TOP, Filter
 from ledgerservice.requests import BIGGEST_ID, Group, Instruction, Kind, Movement, is_key
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.schema import DEFAULT_LEDGER
 from ledgerservice.settings import Settings
-from ledgerservice.views import AccountView, HistoryEntry
+from ledgerservice.statements import AccountAt, Line, Period, Trial
+from ledgerservice.views import AccountView, HistoryEntry, HoldView, PolicyView, ScheduleView
+from ledgerservice.ways import Place
 from ledgerservice.wire import Wire
 
 Amount = str | int | Decimal
 """A positive amount in major units: "50.00", 50 or Decimal("50.00"); never a float."""
+
+ALL_ACCOUNTS, ALL_TRANSACTIONS = AccountFilter(), Filter()
 
 
 def deposit(account_id: int, amount: Amount, key: str) -> Movement:
@@ -207,9 +214,60 @@ class Ledger:
         finally:
             wire.release()
 
+    # What is read has amounts in minor units. A moment without a zone raises ValueError.
+
     async def account(self, account_id: int) -> AccountView | None:
-        """The account as it stands, amounts in minor units; or None."""
+        """The account as it stands; or None."""
         return await self._reader.account(account_id)
+
+    async def account_at(self, account_id: int, at: datetime) -> AccountAt | None:
+        """The account as of a moment, as recorded and as effective; or None."""
+        return await statements.account_at(self._reader, account_id, _with_zone(at))
+
+    async def accounts(
+        self, wanted: AccountFilter = ALL_ACCOUNTS, limit: int = 100, *, after: Place | None = None
+    ) -> tuple[list[AccountView], Place | None]:
+        """Up to `limit` accounts, and the place after which the next page begins; None: no more."""
+        return await directory.accounts(self._reader, wanted, limit, after)
+
+    async def transactions(
+        self, wanted: Filter = ALL_TRANSACTIONS, limit: int = 100, *, after: Place = AT_THE_TOP
+    ) -> tuple[list[Transaction], Place | None]:
+        """Up to `limit` transactions, newest first, and the place after which the next page
+        begins; None: no more.
+        """
+        return await queries.transactions(self._reader, wanted, limit, after)
+
+    async def statement(
+        self, account_id: int, since: datetime | None = None, until: datetime | None = None
+    ) -> Period | None:
+        """Opening and closing balance of what was recorded in [since, until); or None."""
+        span = _with_zone(since), _with_zone(until)
+        return await statements.period(self._reader, account_id, *span)
+
+    async def lines(self, of: Period) -> AsyncIterator[Line]:
+        """The entries of a statement, oldest first."""
+        async for chunk in statements.all_lines(self._reader, of):
+            for line in chunk:
+                yield line
+
+    async def trial_balance(self, at: datetime | None = None) -> tuple[list[Trial], bool]:
+        """All balances by currency, as they stand or as of a moment, and whether they are final."""
+        return await statements.trial_balance(self._reader, _with_zone(at))
+
+    async def hold(self, transaction_id: int) -> HoldView | None:
+        """The hold that a transaction placed, as it stands; or None."""
+        return await self._reader.hold(transaction_id)
+
+    async def schedule(self, transaction_id: int) -> ScheduleView | None:
+        """The transfer that a transaction scheduled, as it stands; or None."""
+        return await self._reader.schedule(transaction_id)
+
+    async def policies(
+        self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID
+    ) -> list[PolicyView]:
+        """Up to `limit` changes of an account's policy, newest first."""
+        return await self._reader.policies(account_id, limit, before_version)
 
     async def history(
         self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID
@@ -224,6 +282,16 @@ class Ledger:
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
         """What became of a key of an account; None if it has no record."""
         return await self._reader.outcome(account_id, key)
+
+
+@overload
+def _with_zone(moment: datetime) -> datetime: ...
+@overload
+def _with_zone(moment: datetime | None) -> datetime | None: ...
+def _with_zone(moment: datetime | None) -> datetime | None:
+    if moment is not None and moment.tzinfo is None:
+        raise ValueError("a moment has a zone, such as datetime.now(UTC)")
+    return moment
 
 
 def _check(asked: Sequence[Instruction]) -> None:

@@ -11,14 +11,13 @@ import msgspec
 from ledgerservice.model import Status, Transaction
 from ledgerservice.reads import Reader
 from ledgerservice.requests import Kind
-from ledgerservice.ways import Listing, Page, Run, Values, Way, count, given, pinned, search
+from ledgerservice.ways import Listing, Page, Place, Run, Values, Way, count, given, pinned, search
 
 MOST_ACCOUNTS = 1_000
 """Of so many accounts each is asked for its transactions."""
 
 LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-PLACE = tuple[datetime, int]
-AT_THE_TOP: PLACE = (LAST, 2**63 - 1)
+AT_THE_TOP: Place = (LAST, 2**63 - 1)
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -134,8 +133,8 @@ _MATCHES = {
 
 
 async def transactions(
-    reader: Reader, wanted: Filter, rows: int, after: PLACE = AT_THE_TOP
-) -> tuple[list[Transaction], PLACE | None]:
+    reader: Reader, wanted: Filter, rows: int, after: Place = AT_THE_TOP
+) -> tuple[list[Transaction], Place | None]:
     """Up to `rows` transactions, newest first, after that moment and id; and the place after
     which there are more, which may be of a page that is not full.
     """
@@ -145,7 +144,7 @@ async def transactions(
     return await reader.completed(shown), found.after
 
 
-async def page(run: Run, wanted: Filter, rows: int, after: PLACE) -> Page:
+async def page(run: Run, wanted: Filter, rows: int, after: Place) -> Page:
     """The rows of a page of transactions."""
     values = given(wanted)
     asked = frozenset(values)

@@ -19,7 +19,7 @@ from ledgerservice.views import AccountView
 
 A_MOMENT = timedelta(microseconds=1)
 CHUNK_ROWS = 1_000
-FIRST = datetime(1, 1, 1, tzinfo=UTC)
+FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 HORIZON_LOOKS = 100
 HORIZON_PAUSE_S = 0.01
 
@@ -314,11 +314,14 @@ Cut = tuple[int, int, bool]
 
 
 async def period(
-    reader: Reader, account_id: int, since: datetime, until: datetime
+    reader: Reader, account_id: int, since: datetime | None, until: datetime | None
 ) -> Period | None:
-    """What is in the statement of [since, until), by the moments of recording, in one snapshot."""
-    closed_at = _before(until)
-    values = {"account": account_id, "opened_at": _before(since), "closed_at": closed_at}
+    """What is in the statement of [since, until), by the moments of recording, in one snapshot.
+
+    None: from the first entry, to the last.
+    """
+    closed_at = _before(until or LAST)
+    values = {"account": account_id, "opened_at": _before(since or FIRST), "closed_at": closed_at}
     found = await _settled(reader, PERIOD, values, closed_at)
     return None if found is None else Period(*(*found[0], found[1]))
 
@@ -388,7 +391,12 @@ async def by_owner(reader: Reader, after: tuple[str, str], rows: int) -> list[Ow
 
 
 async def by_metadata(
-    reader: Reader, key: str, since: datetime, until: datetime, after: TotalsPlace, rows: int
+    reader: Reader,
+    key: str,
+    since: datetime | None,
+    until: datetime | None,
+    after: TotalsPlace,
+    rows: int,
 ) -> list[tuple[Total, TotalsPlace]]:
     """Up to `rows` totals of the posted transactions of [since, until) by their values of a
     metadata key, each with its place.
@@ -396,7 +404,12 @@ async def by_metadata(
     Linear in the number of the ledger's transactions that have metadata.
     """
     nothing, beginning, digest, currency = after
-    values: dict[str, Any] = {"key": key, "since": since, "until": until, "rows": rows}
+    values: dict[str, Any] = {
+        "key": key,
+        "since": since or FIRST,
+        "until": until or LAST,
+        "rows": rows,
+    }
     values |= {"nothing": nothing, "beginning": beginning, "digest": digest, "currency": currency}
     found = await reader.rows(BY_METADATA, **values)
     return [(Total(*(*row[:4], int(row[4]))), (*row[5:8], row[1])) for row in found]

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import jinja2
@@ -35,7 +35,6 @@ from ledgerservice.money import to_major
 router = APIRouter()
 
 HTML_ROWS = 5_000
-EARLIEST, LATEST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 AMoment = Annotated[str | None, Query(description=A_MOMENT)]
 AText = Annotated[str | None, Query(max_length=255)]
@@ -113,7 +112,7 @@ async def get_statement(
     if cursor is not None:
         raise invalid("cursor", "is of the pages in JSON")
     reader = reader_of(request)
-    period = await statements.period(reader, account, begin or EARLIEST, end or LATEST)
+    period = await statements.period(reader, account, begin, end)
     if period is None:
         raise Refused("account_not_found")
     if form == "csv":
@@ -127,7 +126,7 @@ Span = tuple[datetime | None, datetime | None]
 
 def _span(since: str | None, until: str | None) -> Span:
     begin, end = moment_of("from", since), moment_of("to", until)
-    if (end or LATEST) < (begin or EARLIEST):
+    if begin is not None and end is not None and end < begin:
         raise invalid("to", "must not be before from")
     return begin, end
 
@@ -145,7 +144,7 @@ async def _pages(
     span = {"from": _given(begin), "to": _given(end)}
     filters = ["statement", account, span]
     if cursor is None:
-        period = await statements.period(reader, account, begin or EARLIEST, end or LATEST)
+        period = await statements.period(reader, account, begin, end)
         after = None
     else:
         after, first, last, final = cursors.decode(request, cursor, filters)
@@ -358,9 +357,7 @@ async def list_totals(
     if cursor is not None:
         nothing, beginning, digest, currency = cursors.decode(request, cursor, filters)
         after = nothing, beginning, digest, currency
-    page = await statements.by_metadata(
-        reader_of(request), key, begin or EARLIEST, end or LATEST, after, limit + 1
-    )
+    page = await statements.by_metadata(reader_of(request), key, begin, end, after, limit + 1)
     headers = None
     if len(page) > limit:
         text = cursors.encode(request, list(page[limit - 1][1]), filters)
