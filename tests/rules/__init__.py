@@ -1,0 +1,1 @@
+"""Tables of examples: what each instruction comes to, by what it is asked of."""
