@@ -37,6 +37,7 @@ from ledgerservice.schema import SCHEMA, metadata
 from ledgerservice.verifier import verify
 from ledgerservice.wire import Request, Wire
 from tests.conftest import administer, connect, settings_for_tests
+from tests.house import wait_for
 
 DENIED = psycopg.errors.InsufficientPrivilege
 REFUSED = psycopg.errors.CheckViolation
@@ -459,6 +460,26 @@ def test_external_accounts_are_there_for_every_ledger_and_currency(database):
     open_accounts(database, "USD", "INR")
     with connect(database) as owner:
         assert [row[0] for row in balances(owner)] == [1, 2]
+
+
+def test_a_ledger_and_a_currency_that_come_together_see_each_other(database):
+    """Whoever is second waits for the first, and opens what neither could have opened alone."""
+    with connect(database) as one, connect(database) as other:
+        with one.transaction():
+            one.execute("INSERT INTO ledger.ledgers (ledger_id, name) VALUES (2, 'second')")
+            add = "INSERT INTO ledger.currencies VALUES ('HOURS', 3, 0, 'Hours')"
+            second = threading.Thread(target=other.execute, args=[add])
+            second.start()
+            assert wait_for(lambda: waiting_for_a_lock(database))
+        second.join(30)
+        found = one.execute("SELECT ledger_id FROM ledger.accounts WHERE id = -3 ORDER BY 1")
+        assert found.fetchall() == [(1,), (2,)]
+
+
+def waiting_for_a_lock(database: Database) -> bool:
+    with connect(database) as onlooker:
+        waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return bool(onlooker.execute(waiting).fetchone()[0])
 
 
 def empty_database(database: Database, suffix: str, options: str = "") -> Database:

@@ -210,6 +210,32 @@ def test_a_request_that_the_database_refuses_fails_alone(database, no_violations
     no_violations(database)
 
 
+def test_a_request_that_we_have_no_answer_to_fails_alone(database):
+    """Whatever is wrong with one request, its neighbours of the batch get their answers."""
+    with connect(database) as superuser:
+        superuser.execute("SET session_replication_role = replica")
+        superuser.execute("ALTER TABLE ledger.accounts DISABLE TRIGGER accounts_permanent")
+        superuser.execute("INSERT INTO ledger.ledgers (ledger_id, name) VALUES (7, 'bare')")
+        superuser.execute(
+            "INSERT INTO ledger.accounts"
+            " (ledger_id, id, owner, currency, currency_number, exponent)"
+            " VALUES (7, 5, 'o', 'USD', 1, 2)"
+        )
+        superuser.execute("ALTER TABLE ledger.accounts ENABLE ALWAYS TRIGGER accounts_permanent")
+
+    async def test() -> None:
+        async with posting(database) as poster:
+            # Its ledger has no external account, which the planner takes for granted.
+            lost = Group(deposit(5, "lost").movements, ledger=7)
+            requests = [deposit(1, "a"), lost, deposit(1, "b"), lost, deposit(2, "c")]
+            outcomes = await asyncio.gather(*map(poster.post, requests), return_exceptions=True)
+            assert [isinstance(outcome, InternalFault) for outcome in outcomes] == [0, 1, 0, 1, 0]
+            assert all(outcome.posted for [outcome] in outcomes[::2])
+
+    run(test)
+    assert balance(database, 1) == 200
+
+
 def test_past_the_queue_s_bound_requests_are_refused_at_once_and_move_nothing(database):
     async def test() -> None:
         limits = Limits(queue_requests=5, batch_requests=1_000, deadline_s=30)

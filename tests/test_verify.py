@@ -395,6 +395,10 @@ WHOLE_BROKEN = {
         ["DELETE FROM ledger.dated_entries WHERE account_id = 2"],
         ["invariant 5: transaction 17, ledger 1: its entries are not found by the moment"],
     ),
+    "no external account": (
+        ["DELETE FROM ledger.accounts WHERE id = -2"],
+        ["invariant 5: ledger 1, currency INR: it has no external account"],
+    ),
     "details of no account": (
         ["INSERT INTO ledger.account_details VALUES (1, 77, '{}')"],
         ["invariant 5: account 77, ledger 1: it has details"],

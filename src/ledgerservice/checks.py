@@ -59,6 +59,15 @@ WHOLE = [
         """,
     ),
     Check(
+        5,
+        """
+        SELECT 'ledger ' || l.ledger_id || ', currency ' || c.code, 'it has no external account'
+        FROM ledger.ledgers l CROSS JOIN ledger.currencies c
+        WHERE NOT EXISTS (SELECT FROM ledger.accounts a
+                          WHERE a.ledger_id = l.ledger_id AND a.id = -c.number)
+        """,
+    ),
+    Check(
         1,
         """
         SELECT 'ledger ' || ledger_id, 'entries or transactions name it, but it does not exist'

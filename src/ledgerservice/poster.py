@@ -278,12 +278,13 @@ class Poster(Generic[Request, Answer]):
 
     async def _settle(self, batch: list[_Waiting[Request, Answer]]) -> None:
         try:
-            answers = await self._post([waiting.request for waiting in batch])
+            answers = await self._post([one.request for one in batch])
         except Exception as error:  # noqa: BLE001  (the writer must outlive every fault)
-            if is_poison(error) and len(batch) > 1:
-                half = len(batch) // 2
-                await self._settle(batch[:half])
-                await self._settle(batch[half:])
+            waiting = [one for one in batch if not one.answer.done()]
+            if is_poison(error) and len(waiting) > 1:
+                half = len(waiting) // 2
+                await self._settle(waiting[:half])
+                await self._settle(waiting[half:])
             else:
                 self._loop.call_soon_threadsafe(_fail, batch, _fault(error, len(batch)))
             return
@@ -357,5 +358,11 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_poison(error: BaseException) -> bool:
-    """Whether one request of a batch may be what the database refuses."""
-    return isinstance(error, psycopg.DataError | psycopg.IntegrityError) and not is_passing(error)
+    """Whether one request of a batch may be at fault: what the database refuses, or what our own
+    code has no answer to, which must not be the neighbours' loss. What a part of the batch had
+    committed comes back as a replay.
+    """
+    if isinstance(error, psycopg.Error):
+        refused = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+        return refused and not is_passing(error)
+    return not isinstance(error, OSError)

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledgerservice.errors import LedgerError
 from ledgerservice.model import Outcomes
 from ledgerservice.requests import (
     OWN_KEY_MARK,
@@ -65,11 +64,11 @@ async def sweep(engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]
     async with engine.connect() as connection:
         values = {"rows": DUE_ROWS, "mark": OWN_KEY_MARK}
         due = [tuple(row) for row in await connection.execute(FIND_DUE, values)]
-    by_ledger: dict[int, list[Instruction]] = {}
-    for ledger, transaction_id, what in due:
-        by_ledger.setdefault(ledger, []).append(asked_for(what, transaction_id))
-    for ledger, asked in by_ledger.items():
-        await post(Group(asked, ledger=ledger))
+    groups = [Group((asked_for(what, number),), ledger=ledger) for ledger, number, what in due]
+    # Each for itself, so that one that fails keeps none of the others waiting.
+    done = await asyncio.gather(*map(post, groups), return_exceptions=True)
+    for fault in {str(fault): fault for fault in done if isinstance(fault, Exception)}.values():
+        log.warning("what is due waits: %s", fault)
     return len(due)
 
 
@@ -81,8 +80,6 @@ async def keep_sweeping(
         found = 0
         try:
             found = await sweep(engine, post)
-        except LedgerError as error:
-            log.warning("what is due waits: %s", error)
         except Exception as error:  # noqa: BLE001  (the database may be away; it comes back)
             log.warning("what is due could not be looked for: %s", " ".join(str(error).split()))
         if found < DUE_ROWS:

@@ -35,4 +35,20 @@ CREATE TRIGGER account_details_immutable BEFORE UPDATE OR DELETE OR TRUNCATE
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('account details are immutable');
 ALTER TABLE ledger.account_details ENABLE ALWAYS TRIGGER account_details_immutable;
 
+-- A ledger and a currency that come at the same moment must see each other.
+CREATE OR REPLACE FUNCTION ledger.open_external_accounts() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(2020067);
+    INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
+    SELECT l.ledger_id, -c.number, 'external', c.code, NULL
+    FROM ledger.ledgers l CROSS JOIN ledger.currencies c
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
+SELECT l.ledger_id, -c.number, 'external', c.code, NULL
+FROM ledger.ledgers l CROSS JOIN ledger.currencies c
+ON CONFLICT DO NOTHING;
+
 CREATE INDEX accounts_created ON ledger.accounts (ledger_id, created_at, id);
