@@ -13,8 +13,7 @@ from ledgerservice.model import Failed, Recorded, Rejected
 from ledgerservice.requests import Execution, Group
 from tests.asking import asked
 from tests.model import Asked, Name, SequentialLedger
-from tests.rules.making import INR, USD, account, world
-from tests.rules.reversals import BOTH, CREDITS, DEBITS
+from tests.rules.making import BOTH, CREDITS, DEBITS, INR, USD, account, world
 from tests.world import A_MINUTE, NOW
 
 CUSTOMERS = {1: "USD", 2: "USD", 3: "USD", 4: "INR", 5: "INR"}

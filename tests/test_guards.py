@@ -190,7 +190,7 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         added = {(p, c) for t, p, c in rows if t == "currencies"}
         assert added == {("INSERT", c) for c in ("code", "exponent", "name")}
         for table, derived in {
-            "holds": {"remaining", "captured"},
+            "holds": {"remaining", "captured", "capture_tried_at", "ends_at"},
             "schedules": {"settled_by"},
         }.items():
             columns = {column for t, p, column in rows if (t, p) == (table, "INSERT")}

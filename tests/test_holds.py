@@ -134,6 +134,33 @@ def test_an_expired_hold_reserves_nothing_before_any_sweeper_comes(sleepy) -> No
     assert list(verify(database.owner_engine())) == []
 
 
+def test_what_was_to_be_captured_first_does_not_expire_before_that(new_database) -> None:
+    """Whoever was away over both moments finds the hold as it was promised."""
+    database = new_database()
+    url = url_text(database)
+    with serving(DATABASE_URL=url, LEDGER_SWEEP_INTERVAL_S="3600") as service:
+        a, b = service.open(balance="100"), service.open()
+        frozen = service.open(balance="9")
+        later = {"capture_at": soon(0.3), "expires_at": soon(0.4)}
+        due = hold(service, a, "20", to_account_id=b, **later)["hold_id"]
+        stuck = hold(service, frozen, "9", **later)["hold_id"]
+        service.send(f"/accounts/{frozen}", "PATCH", frozen="debits")
+        time.sleep(0.7)
+        # Nothing has come by, and no decision or read takes it for expired.
+        assert state(service, due) == ("open", "0.00", "0.00", "20.00")
+        assert service.account(a, *FIGURES) == ("100.00", "20.00", "80.00")
+        then = service.get(f"/accounts/{a}?as_of={soon(-0.01)}").json()
+        assert then["held"] == "20.00"
+        assert service.send("/withdraw", account_id=a, amount="81").status_code == 400
+    with serving(DATABASE_URL=url, LEDGER_SWEEP_INTERVAL_S="0.1") as service:
+        until(lambda: service.account(b, "balance") == ("20.00",))
+        assert state(service, due) == ("captured", "20.00", "0.00", "0.00")
+        # What was tried in vain expires.
+        until(lambda: state(service, stuck)[0] == "expired")
+        until(lambda: service.account(frozen, *FIGURES) == ("9.00", "0.00", "9.00"))
+    assert list(verify(database.owner_engine())) == []
+
+
 def test_the_sweeper_releases_and_captures_what_is_due(new_database) -> None:
     database = new_database()
     with serving(DATABASE_URL=url_text(database), LEDGER_SWEEP_INTERVAL_S="0.1") as service:

@@ -15,6 +15,8 @@ from tests.rules.keys import KEYS, NOTED
 from tests.rules.legs import EXCHANGES, LEGS, SPLIT
 from tests.rules.linked import LINKED
 from tests.rules.making import (
+    CREDITS,
+    DEBITS,
     FUNDED,
     INR,
     LATER,
@@ -39,7 +41,7 @@ from tests.rules.making import (
     world,
 )
 from tests.rules.policies import POLICIES
-from tests.rules.reversals import CREDITS, DEBITS, REVERSALS
+from tests.rules.reversals import REVERSALS
 from tests.rules.schedules import SCHEDULES
 from tests.world import A_MINUTE, NOW, verdict
 

@@ -399,6 +399,10 @@ WHOLE_BROKEN = {
         ["DELETE FROM ledger.accounts WHERE id = -2"],
         ["invariant 5: ledger 1, currency INR: it has no external account"],
     ),
+    "a capture that was never tried": (
+        ["UPDATE ledger.holds SET capture_tried_at = now() WHERE transaction_id = 9"],
+        ["invariant 2: hold 9, ledger 1: it does not say when the service tried"],
+    ),
     "details of no account": (
         ["INSERT INTO ledger.account_details VALUES (1, 77, '{}')"],
         ["invariant 5: account 77, ledger 1: it has details"],

@@ -13,6 +13,7 @@ from ledgerservice.model import (
     Account,
     Failed,
     HoldState,
+    HoldTerms,
     Outcome,
     Outcomes,
     Parents,
@@ -23,6 +24,7 @@ from ledgerservice.model import (
 from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
 from ledgerservice.planner import Plan, moment_of, plan
 from ledgerservice.requests import (
+    OWN_KEY_MARK,
     Cancellation,
     Capture,
     Execution,
@@ -206,8 +208,17 @@ class World:
                 terms = transaction.extra.hold
                 steps = [*self._steps(Kind.CAPTURE, number), *self._steps(Kind.RELEASE, number)]
                 used = sum(entry.held_change for step in steps for entry in step.entries)
-                states[number] = HoldState(number, terms, terms.amount + used)
+                ends_at = self._ends_at(number, terms)
+                states[number] = HoldState(number, terms, terms.amount + used, ends_at)
         return states
+
+    def _ends_at(self, hold: int, terms: HoldTerms) -> datetime | None:
+        """What is to be captured by the service first does not expire before that was tried."""
+        if not (terms.capture_at and terms.expires_at and terms.capture_at < terms.expires_at):
+            return terms.expires_at
+        key = f"{OWN_KEY_MARK}capture {hold}"
+        tried = [t.recorded_at for t in self.transactions.values() if t.key == key]
+        return max(terms.expires_at, *tried) if tried else None
 
     def _reversed(self, numbers: Iterable[int]) -> dict[int, dict[int, int]]:
         sums: dict[int, dict[int, int]] = {}
@@ -231,4 +242,4 @@ class World:
 
 
 def _over(hold: HoldState, moment: datetime) -> bool:
-    return hold.terms.expires_at is not None and hold.terms.expires_at <= moment
+    return hold.ends_at is not None and hold.ends_at <= moment

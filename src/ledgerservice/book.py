@@ -62,8 +62,7 @@ class Book:
     def expired(self) -> Iterator[HoldState]:
         """Holds that still reserve something, though their time is over."""
         for hold in self.holds.values():
-            expires_at = hold.terms.expires_at
-            if hold.remaining and expires_at is not None and expires_at <= self.recorded_at:
+            if hold.remaining and hold.ends_at is not None and hold.ends_at <= self.recorded_at:
                 yield hold
 
     def follow(self, transaction: Transaction, way: int) -> None:
@@ -78,7 +77,7 @@ class Book:
             if entry.held_change and parent in self.holds:
                 hold = self.holds[parent]
                 remaining = hold.remaining + way * entry.held_change
-                self.holds[parent] = HoldState(hold.id, hold.terms, remaining)
+                self.holds[parent] = msgspec.structs.replace(hold, remaining=remaining)
             if transaction.kind is Kind.REVERSAL:
                 sums = self.reversed.setdefault(parent, {})
                 sums[entry.account_id] = sums.get(entry.account_id, 0) + way * entry.amount

@@ -372,6 +372,8 @@ BY_TRANSACTION = [
                    || ', ledger ' || coalesce(h.ledger_id, t.ledger_id),
                CASE WHEN h.transaction_id IS NULL THEN 'its terms are missing'
                     WHEN t.id IS NULL THEN 'no transaction reserved it'
+                    WHEN h.capture_tried_at IS DISTINCT FROM own.recorded_at
+                    THEN 'it does not say when the service tried to capture it'
                     ELSE format('remaining %s and captured %s of %s are not the %s and %s of its '
                                 'entries, or its accounts are not theirs', h.remaining,
                                 h.captured, h.amount, s.remaining, s.captured) END
@@ -392,7 +394,11 @@ BY_TRANSACTION = [
                   WHERE d.ledger_id = h.ledger_id AND d.parent_id = h.transaction_id) step
             JOIN ledger.entries e
               ON e.ledger_id = h.ledger_id AND e.transaction_id = step.id) s ON true
+        LEFT JOIN ledger.transactions own
+          ON own.ledger_id = h.ledger_id AND own.account_id = h.account_id
+         AND own.idempotency_key = chr(183) || 'capture ' || h.transaction_id
         WHERE h.transaction_id IS NULL OR t.id IS NULL OR s.strange
+           OR h.capture_tried_at IS DISTINCT FROM own.recorded_at
            OR (h.remaining, h.captured, h.account_id, h.amount)
               IS DISTINCT FROM (s.remaining, s.captured, t.account_id, t.amount)
         """,

@@ -100,13 +100,14 @@ CROSS JOIN LATERAL (
 WHERE d.ledger_id = $1 AND d.transaction_id = ANY ($2::bigint[])
 """
 
-_HOLD = """transaction_id, account_id, counterparty_id, amount, expires_at, capture_at, remaining"""
+_HOLD = """transaction_id, account_id, counterparty_id, amount, expires_at, capture_at, remaining,
+ends_at"""
 
 FIND_HOLDS = f"""
 SELECT {_HOLD} FROM ledger.holds WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[])
 UNION
 SELECT {_HOLD} FROM ledger.holds
-WHERE ledger_id = $1 AND account_id = ANY ($3::bigint[]) AND remaining > 0 AND expires_at <= $4
+WHERE ledger_id = $1 AND account_id = ANY ($3::bigint[]) AND remaining > 0 AND ends_at <= $4
 """
 
 FIND_REVERSED = """
@@ -230,7 +231,7 @@ async def find_states(
     sums: dict[int, dict[int, int]] = {}
     for parent, account, amount in reversed_.rows:
         sums.setdefault(parent, {})[account] = amount
-    states = [HoldState(row[0], HoldTerms(*row[1:6]), row[6]) for row in held.rows]
+    states = [HoldState(row[0], HoldTerms(*row[1:6]), *row[6:]) for row in held.rows]
     known = dict(parents)
     expired = [state.id for state in states if state.id not in known]
     if expired:

@@ -219,11 +219,14 @@ def answered(account_id: int, entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 class HoldState(msgspec.Struct, frozen=True, gc=False):
-    """A hold as locked with its account."""
+    """A hold as locked with its account. From `ends_at` on it reserves nothing; what is to be
+    captured by the service first has none before that was tried.
+    """
 
     id: int
     terms: HoldTerms
     remaining: int
+    ends_at: datetime | None
 
 
 class Parents(msgspec.Struct, frozen=True):

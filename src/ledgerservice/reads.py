@@ -54,7 +54,7 @@ EXPIRED = (
         holds.c.ledger_id == accounts.c.ledger_id,
         holds.c.account_id == accounts.c.id,
         holds.c.remaining > 0,
-        holds.c.expires_at <= func.clock_timestamp(),
+        holds.c.ends_at <= func.clock_timestamp(),
     )
     .correlate(accounts)
     .scalar_subquery()
@@ -183,7 +183,7 @@ FIND_HOLD = (
         holds.c.amount,
         holds.c.captured,
         holds.c.remaining,
-        func.coalesce(holds.c.expires_at <= func.clock_timestamp(), False)
+        func.coalesce(holds.c.ends_at <= func.clock_timestamp(), False)
         & (
             (holds.c.remaining > 0)
             | exists().where(

@@ -289,7 +289,7 @@ def _capture(asked: Capture, book: Book) -> Drafted:
 
 def _release(asked: Release, book: Book) -> Drafted:
     hold = book.holds.get(asked.parent_id)
-    if hold is None or _early(asked.key, hold.terms.expires_at, book):
+    if hold is None or _early(asked.key, hold.ends_at, book):
         return Rejected(Reject.HOLD_NOT_FOUND)
     own = book.accounts[hold.terms.account_id]
     meant = _held(hold, own, asked.amount)

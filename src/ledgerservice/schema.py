@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     DateTime,
     ForeignKey,
     Identity,
@@ -234,17 +235,35 @@ holds = Table(
     Column("captured", BigInteger, nullable=False, server_default="0"),
     Column("expires_at", DateTime(timezone=True)),
     Column("capture_at", DateTime(timezone=True)),
+    Column("capture_tried_at", DateTime(timezone=True)),
+    Column(
+        "ends_at",
+        DateTime(timezone=True),
+        Computed(
+            "CASE WHEN capture_at < expires_at THEN CASE WHEN capture_tried_at IS NOT NULL"
+            " THEN GREATEST(expires_at, capture_tried_at) ELSE NULL::timestamp with time zone END"
+            " ELSE expires_at END",
+            persisted=True,
+        ),
+    ),
     Index(
         "holds_open",
         "ledger_id",
         "account_id",
-        "expires_at",
+        "ends_at",
         postgresql_where=text("remaining > 0"),
     ),
     Index(
-        "holds_due",
-        text("LEAST(expires_at, capture_at)"),
-        postgresql_where=text("remaining > 0 AND LEAST(expires_at, capture_at) IS NOT NULL"),
+        "holds_ending",
+        "ends_at",
+        postgresql_where=text("remaining > 0 AND ends_at IS NOT NULL"),
+    ),
+    Index(
+        "holds_to_capture",
+        "capture_at",
+        postgresql_where=text(
+            "remaining > 0 AND capture_at IS NOT NULL AND capture_tried_at IS NULL"
+        ),
     ),
 )
 

@@ -141,7 +141,7 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT sum(h.remaining)::bigint AS remaining FROM ledger.holds h
     WHERE h.ledger_id = a.ledger_id AND h.account_id = a.id AND h.remaining > 0
-      AND h.expires_at <= :at AND h.expires_at <= clock_timestamp()) still ON true
+      AND h.ends_at <= :at AND h.ends_at <= clock_timestamp()) still ON true
 LEFT JOIN LATERAL (
     SELECT -sum(l.held_change)::bigint AS released
     FROM (
@@ -160,9 +160,9 @@ LEFT JOIN LATERAL (
         SELECT idempotency_key FROM ledger.transactions
         WHERE ledger_id = a.ledger_id AND id = l.transaction_id OFFSET 0) t
     CROSS JOIN LATERAL (
-        SELECT expires_at FROM ledger.holds
+        SELECT ends_at FROM ledger.holds
         WHERE ledger_id = a.ledger_id AND transaction_id = s.parent_id OFFSET 0) h
-    WHERE h.expires_at <= :at
+    WHERE h.ends_at <= :at
       AND t.idempotency_key = '{OWN_KEY_MARK}expiry ' || s.parent_id) late ON true
 LEFT JOIN LATERAL (
     SELECT (coalesce(sum(x.amount) FILTER (WHERE x.effective_at <= :at), 0)
@@ -247,7 +247,7 @@ SELECT owner, currency, max(exponent), count(*), sum(balance)::numeric,
        sum(CASE WHEN held = 0 THEN 0 ELSE held - (
            SELECT coalesce(sum(h.remaining), 0) FROM ledger.holds h
            WHERE h.ledger_id = a.ledger_id AND h.account_id = a.id AND h.remaining > 0
-             AND h.expires_at <= clock_timestamp()) END)::numeric
+             AND h.ends_at <= clock_timestamp()) END)::numeric
 FROM ledger.accounts a
 WHERE ledger_id = :ledger AND id > 0 AND owner >= :owner
   AND (owner, currency) > (:owner, :currency)

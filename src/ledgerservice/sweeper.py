@@ -29,19 +29,12 @@ DUE_ROWS = 1_000
 # A capture that was declined is not asked for again; its hold waits for its expiry.
 FIND_DUE = text("""
 (SELECT ledger_id, transaction_id, 'expiry' AS what FROM ledger.holds
- WHERE remaining > 0 AND least(expires_at, capture_at) <= clock_timestamp()
-   AND expires_at <= clock_timestamp()
- LIMIT :rows)
+ WHERE remaining > 0 AND ends_at <= clock_timestamp()
+ ORDER BY ends_at LIMIT :rows)
 UNION ALL
-(SELECT h.ledger_id, h.transaction_id, 'capture' FROM ledger.holds h
- WHERE h.remaining > 0 AND least(h.expires_at, h.capture_at) <= clock_timestamp()
-   AND h.capture_at <= clock_timestamp()
-   AND coalesce(h.expires_at > clock_timestamp(), true)
-   AND NOT EXISTS (
-       SELECT FROM ledger.transactions t
-       WHERE t.ledger_id = h.ledger_id AND t.account_id = h.account_id
-         AND t.idempotency_key = :mark || 'capture ' || h.transaction_id)
- LIMIT :rows)
+(SELECT ledger_id, transaction_id, 'capture' FROM ledger.holds
+ WHERE remaining > 0 AND capture_at <= clock_timestamp() AND capture_tried_at IS NULL
+ ORDER BY capture_at LIMIT :rows)
 UNION ALL
 (SELECT ledger_id, transaction_id, 'execution' FROM ledger.schedules
  WHERE settled_by IS NULL AND execute_at <= clock_timestamp()
@@ -62,8 +55,8 @@ def asked_for(what: str, transaction_id: int) -> Instruction:
 async def sweep(engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]]) -> int:
     """Do what is due now, up to so many of each kind; how many there were."""
     async with engine.connect() as connection:
-        values = {"rows": DUE_ROWS, "mark": OWN_KEY_MARK}
-        due = [tuple(row) for row in await connection.execute(FIND_DUE, values)]
+        found = await connection.execute(FIND_DUE, {"rows": DUE_ROWS})
+        due = [tuple(row) for row in found]
     groups = [Group((asked_for(what, number),), ledger=ledger) for ledger, number, what in due]
     # Each for itself, so that one that fails keeps none of the others waiting.
     done = await asyncio.gather(*map(post, groups), return_exceptions=True)

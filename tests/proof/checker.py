@@ -121,8 +121,9 @@ class _Case:
         self.hold_steps: dict[int, list[Entry]] = defaultdict(list)  # by hold, in order
         self.reversed: dict[int, list[Entry]] = defaultdict(list)  # by what they reverse
         self.expiring: dict[int, list[Hold]] = defaultdict(list)  # by account
-        for hold in sorted(journal.holds, key=lambda hold: hold.expires_at or ""):
-            if hold.expires_at is not None:
+        ending = [(_ends_at(self, hold) or "", hold.id, hold) for hold in journal.holds]
+        for ends_at, _, hold in sorted(ending, key=lambda end: end[:2]):
+            if ends_at:
                 self.expiring[hold.account].append(hold)
         for rows in self.entries.values():
             rows.sort(key=lambda entry: entry.seq)
@@ -237,10 +238,11 @@ def _holds_are_kept(case: _Case) -> Found:
             t = case.transactions[entry.transaction]
             if remaining < 0 or captured > hold.amount:
                 yield "hold_exceeded", where
-            late = hold.expires_at is not None and entry.recorded_at >= hold.expires_at
-            if late and t.kind == "capture":
+            ends_at = _ends_at(case, hold)
+            late = ends_at is not None and entry.recorded_at >= ends_at
+            if late and t.kind == "capture" and not t.key.startswith(OWN):
                 yield "captured_late", f"{where}: transaction {t.id}"
-            if t.key.startswith(OWN) and not _is_due(hold, t):
+            if t.key.startswith(OWN) and not _is_due(case, hold, t):
                 yield "too_early", f"{where}: transaction {t.id}, {t.key}"
         if remaining and _is_forgotten(case, hold):
             yield "forgotten", where
@@ -319,9 +321,17 @@ def _groups_are_whole(case: _Case) -> Found:
             yield "torn_group", f"from key {requests[0].key} on: {[row.id for row in rows]}"
 
 
-def _is_due(hold: Hold, t: Transaction) -> bool:
+def _ends_at(case: _Case, hold: Hold) -> str | None:
+    """When it expires: what is to be captured by the service first, not before that was tried."""
+    if hold.capture_at is None or hold.expires_at is None or hold.capture_at >= hold.expires_at:
+        return hold.expires_at
+    tried = case.by_key.get((hold.account, f"{OWN}capture {hold.id}"), [])
+    return max(hold.expires_at, tried[0].recorded_at) if tried else None
+
+
+def _is_due(case: _Case, hold: Hold, t: Transaction) -> bool:
     """Whether the service did by itself what was to be done, when it was time."""
-    due = hold.expires_at if t.kind == "release" else hold.capture_at
+    due = _ends_at(case, hold) if t.kind == "release" else hold.capture_at
     what = "expiry" if t.kind == "release" else "capture"
     return t.key == f"{OWN}{what} {hold.id}" and due is not None and t.recorded_at >= due
 

@@ -242,10 +242,12 @@ class Load:
         return {"reversal": self._moved, "cancellation": self._scheduled}.get(kind, self._holds)
 
     def _hold(self, request: Request, other: int, chance: random.Random) -> Request:
-        soon = _soon(chance)
+        first, second = sorted([_soon(chance), _soon(chance)])
         terms: dict[str, Any] = {"other": other} if chance.random() < 0.7 else {}
-        if (fate := chance.random()) < 0.6:
-            terms["expires_at" if fate < 0.4 else "capture_at"] = soon
+        if (fate := chance.random()) < 0.4:
+            terms["expires_at"] = second
+        if 0.3 < fate < 0.6:
+            terms["capture_at"] = first
         return msgspec.structs.replace(request, **terms)
 
     def placed(self, request: Request, body: Any) -> None:

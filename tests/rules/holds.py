@@ -2,10 +2,43 @@
 
 from datetime import timedelta
 
-from tests.rules.making import USD, capture, deposit, hold, policy, release, transfer, withdraw
+from tests.rules.making import (
+    DEBITS,
+    USD,
+    capture,
+    capture_by_itself,
+    deposit,
+    hold,
+    policy,
+    release,
+    transfer,
+    withdraw,
+)
 from tests.world import A_MINUTE, NOW
 
 HOLDS = {
+    "what is to be captured first does not expire before that": (
+        [
+            (hold(1, "60", 2, capture_at=NOW + A_MINUTE, expires_at=NOW + 2 * A_MINUTE), "posted"),
+            (5 * A_MINUTE, None),
+            (withdraw(1, "50"), "insufficient_funds"),
+            (capture_by_itself(1), "posted"),
+            (withdraw(1, "50"), "insufficient_funds"),
+            (withdraw(1, "40"), "posted"),
+        ],
+        {1: (0, 0), 2: (60_00, 0)},
+    ),
+    "and expires when it was tried in vain": (
+        [
+            (hold(1, "60", 2, capture_at=NOW + A_MINUTE, expires_at=NOW + 2 * A_MINUTE), "posted"),
+            (policy(1, frozen=DEBITS), "posted"),
+            (5 * A_MINUTE, None),
+            (capture_by_itself(1), "account_frozen"),
+            (policy(1, frozen=0), "posted"),
+            (withdraw(1, "100"), "posted"),
+        ],
+        {1: (0, 0), 2: (0, 0)},
+    ),
     "a hold": ([(hold(1, "60"), "posted")], {1: (100_00, 60_00), -USD: (-200_00, 0)}),
     "of everything": ([(hold(1, "100"), "posted")], {1: (100_00, 100_00)}),
     "of a minor unit too much": ([(hold(1, "100.01"), "insufficient_funds")], {1: (100_00, 0)}),

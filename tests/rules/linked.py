@@ -1,6 +1,7 @@
 """All or none."""
 
 from tests.rules.making import (
+    BOTH,
     cancel,
     capture,
     deposit,
@@ -13,7 +14,6 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
-from tests.rules.reversals import BOTH
 from tests.world import A_MINUTE, NOW
 
 LINKED = {

@@ -25,6 +25,7 @@ from tests.model import BY_THE_SERVICE
 from tests.world import A_MINUTE, NOW, World, verdict
 
 USD, INR, JPY = 1, 2, 3
+DEBITS, CREDITS, BOTH = 1, 2, 3
 CODES = {USD: ("USD", 2), INR: ("INR", 2), JPY: ("JPY", 0)}
 LATER = NOW + 10 * A_MINUTE
 
@@ -96,6 +97,10 @@ def schedule(of: int, to: int, amount: str, key: str = "", **more: Any) -> Sched
 
 def execute(of: int) -> Execution:
     return Execution(of, f"{BY_THE_SERVICE}execution {of}")
+
+
+def capture_by_itself(of: int) -> Capture:
+    return Capture(of, f"{BY_THE_SERVICE}capture {of}", final=True)
 
 
 def cancel(of: int, key: str = "") -> Cancellation:

@@ -1,6 +1,9 @@
 """Policies of accounts, and what they allow."""
 
 from tests.rules.making import (
+    BOTH,
+    CREDITS,
+    DEBITS,
     capture,
     deposit,
     general,
@@ -11,7 +14,6 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
-from tests.rules.reversals import BOTH, CREDITS, DEBITS
 from tests.world import A_MINUTE, NOW
 
 POLICIES = {

@@ -275,5 +275,3 @@ REVERSALS = {
         {2: (60_00, 0)},
     ),
 }
-
-DEBITS, CREDITS, BOTH = 1, 2, 3

@@ -1,6 +1,7 @@
 """Transfers to come."""
 
 from tests.rules.making import (
+    DEBITS,
     cancel,
     capture,
     deposit,
@@ -11,7 +12,6 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
-from tests.rules.reversals import DEBITS
 
 SCHEDULES = {
     "executed": (
