@@ -77,6 +77,8 @@ class Asking:
         plain = kind in {"DEPOSIT", "WITHDRAWAL", "TRANSFER"}
         if kind not in ("POLICY", "EXECUTION") and self.draw(st.booleans()) is not plain:
             made |= self.draw(details)
+        if "execute_at" in made:
+            made.pop("effective_at", None)
         return made
 
     def step(self, kind: str) -> Asked:
@@ -179,8 +181,8 @@ class Asking:
 
 @st.composite
 def asked(draw: Any, *given: Any) -> Asked:
-    """An instruction of `Asking`; what is scheduled is due at once, so that it can be executed."""
+    """An instruction of `Asking`; half of what is scheduled is due at once, to be executed."""
     made = Asking(draw, *given).any()
-    if "execute_at" in made:
+    if "execute_at" in made and draw(st.booleans()):
         made["execute_at"] = given[2]
     return made

@@ -138,7 +138,7 @@ class SequentialLedger:
         self.expire(at)
         trial, answers = copy.deepcopy(self), []
         for index, (asked, number) in enumerate(zip(items, numbers, strict=True)):
-            answers.append(trial.do(asked, number))
+            answers.append(trial.do(asked, number, at))
             if answers[-1].code != "posted":
                 return index, answers[-1]
         self.__dict__.update(trial.__dict__)
@@ -220,12 +220,13 @@ class SequentialLedger:
         rate: str,
         rounding_account_id: int | None = None,
     ) -> list[Move]:
-        sold = [change for name, change, _ in moves if self.accounts[name]["currency"] == sell]
-        bought = [change for name, change, _ in moves if self.accounts[name]["currency"] == buy]
-        exact = Fraction(rate) * sum(c for c in sold if c > 0) * 10 ** EXPONENTS.get(buy, 0)
-        exact /= 10 ** EXPONENTS.get(sell, 0)
+        nets = sums(moves).items()
+        sold = [change for name, change in nets if self.accounts[name]["currency"] == sell]
+        bought = [change for name, change in nets if self.accounts[name]["currency"] == buy]
         if sell == buy or not sold or not bought:
             raise Refused("rate_mismatch")
+        exact = Fraction(rate) * sum(c for c in sold if c > 0) * 10 ** EXPONENTS.get(buy, 0)
+        exact /= 10 ** EXPONENTS.get(sell, 0)
         if abs(sum(c for c in bought if c > 0) - exact) >= len(bought):
             raise Refused("rate_mismatch")
         if rounding_account_id is None:
@@ -336,24 +337,30 @@ class SequentialLedger:
         if own == other:
             raise Refused("same_account")
         self.limit(record, asked["amount"])
+        for name in (own, other):
+            if self.accounts[name]["closed"]:
+                raise Refused("account_closed", name)
         self.post(record, [(own, 0, 0)])
         sides = {"account": own, "other": other, "amount": asked["amount"]}
-        self.schedules[record["number"]] = sides | {"status": "pending"}
+        when = {"execute_at": asked["execute_at"], "status": "pending"}
+        self.schedules[record["number"]] = sides | when
 
-    def execution(self, asked: Asked, record: dict[str, Any], _: Any) -> None:
+    def execution(self, asked: Asked, record: dict[str, Any], at: datetime | None) -> None:
         schedule = self.schedules.get(asked["schedule_id"], {"status": None})
-        if schedule["status"] != "pending":
+        early = at is not None and schedule["status"] and at < schedule["execute_at"]
+        if schedule["status"] != "pending" or early:
             raise Refused("schedule_not_found")
         own, other, amount = schedule["account"], schedule["other"], schedule["amount"]
         record["amount"], schedule["status"] = amount, "declined"
         self.post(record, [(own, -amount, 0), (other, amount, 0)])
         schedule["status"] = "executed"
 
-    def cancellation(self, asked: Asked, record: dict[str, Any], _: Any) -> None:
+    def cancellation(self, asked: Asked, record: dict[str, Any], at: datetime | None) -> None:
         if asked["schedule_id"] not in self.schedules:
             raise Refused("schedule_not_found")
         schedule = self.schedules[asked["schedule_id"]]
-        if schedule["status"] != "pending":
+        due = at is not None and schedule["execute_at"] <= at
+        if schedule["status"] != "pending" or due:
             raise Refused("schedule_settled", record["account"])
         self.post(record, [(record["account"], 0, 0)])
         schedule["status"] = "cancelled"
@@ -387,7 +394,9 @@ class SequentialLedger:
     def post(self, record: dict[str, Any], moves: list[Move], *, forced: bool = False) -> None:
         held = sums((name, held_change, 0) for name, _, held_change in moves)
         for name, change in sums(moves).items():
-            code = self.refusal(self.accounts[name], change, held[name], forced)
+            own = [move for move in moves if move[0] == name]
+            code = self.frozen(self.accounts[name], own)
+            code = code or self.refusal(self.accounts[name], change, held[name], forced)
             if code is not None:
                 raise Refused(code, name)
         for name, change, held_change in sorted(moves, key=lambda move: move[1] < 0):
@@ -401,15 +410,18 @@ class SequentialLedger:
             record["entries"].append((name, len(self.lines[name])))
         record["moves"] = moves
 
-    def refusal(
-        self, account: dict[str, Any], change: int, held_change: int, forced: bool
-    ) -> str | None:
-        ways = {"debits"} if change < 0 or held_change > 0 else set()
-        ways |= {"credits"} if change > 0 else set()
+    def frozen(self, account: dict[str, Any], moves: list[Move]) -> str | None:
+        ways = {"debits" for _, change, held_change in moves if change < 0 or held_change > 0}
+        ways |= {"credits" for _, change, _ in moves if change > 0}
         if account["closed"] and ways:
             return "account_closed"
         if account["frozen"] in ways or (account["frozen"] == "both" and ways):
             return "account_frozen"
+        return None
+
+    def refusal(
+        self, account: dict[str, Any], change: int, held_change: int, forced: bool
+    ) -> str | None:
         after, held = account["balance"] + change, account["held"] + held_change
         worse = change < held_change and not forced
         if worse and account["floor"] is not None and after - held < account["floor"]:

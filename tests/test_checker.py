@@ -561,6 +561,7 @@ def a_cancellation_of_nothing(d: Doctor) -> None:
 
 def called_settled_that_was_open(d: Doctor) -> None:
     row = d.declined("schedule_settled")
+    next(s for s in d.journal.schedules if s.id == row.parent).execute_at = f"{10**12:020}"
     for settler in d.journal.transactions:
         if settler.parent == row.parent and settler.reason != row.reason:
             settler.recorded_at = f"{10**12:020}"

@@ -541,6 +541,20 @@ def test_totals_by_a_metadata_key(new_database) -> None:
         assert paged == rows
         assert paged[-1]["value"] is None
         assert service.get(f"/reports/totals?key=k&from={FAR}").json() == []
+
+        # What was moved: a hold moves nothing, a reversal takes away, legs count with their gains.
+        b, tag = service.open(), {"metadata": {"job": "x"}}
+        held = service.send("/holds", account_id=a, amount="9", **tag).json()["hold_id"]
+        service.send(f"/holds/{held}/capture", amount="4", **tag)
+        moved = service.send(
+            "/transfer", from_account_id=a, to_account_id=b, amount="5", **tag
+        ).json()["transaction_id"]
+        service.send(f"/transactions/{moved}/reverse", amount="2", **tag)
+        legs = [(b, "-1"), (b, "-2"), (a, "3"), (a, "7"), (a, "-7")]
+        legs = [{"account_id": account, "amount": amount} for account, amount in legs]
+        service.send("/transactions", legs=legs, **tag)
+        found = service.get("/reports/totals?key=job").json()
+        assert [(r["transactions"], r["amount"]) for r in found] == [(4, "10.00")]
         assert service.get("/reports/totals").json()["code"] == "invalid_request"
         for key in ("'; DROP TABLE ledger.entries; --", "k%", "?", "\\"):
             assert service.client.get("/reports/totals", params={"key": key}).json() == []

@@ -134,6 +134,28 @@ def test_an_expired_hold_reserves_nothing_before_any_sweeper_comes(sleepy) -> No
     assert list(verify(database.owner_engine())) == []
 
 
+def test_what_the_service_does_by_itself_says_what_it_is_for(new_database) -> None:
+    database = new_database()
+    with serving(DATABASE_URL=url_text(database), LEDGER_SWEEP_INTERVAL_S="0.1") as service:
+        a, b = service.open(balance="100"), service.open()
+        detail = {"description": "rent", "reference": "r-1", "metadata": {"flat": 7}}
+        due = hold(service, a, "20", to_account_id=b, capture_at=soon(0.2), **detail)["hold_id"]
+        body = {"from_account_id": a, "to_account_id": b, "amount": "3", "execute_at": soon(0.2)}
+        number = service.send("/transfer", **body, **detail).json()["schedule_id"]
+        until(lambda: service.account(b, "balance") == ("23.00",))
+        found = service.get("/transactions?reference=r-1&kind=TRANSFER").json()
+        found += service.get("/transactions?reference=r-1&kind=CAPTURE").json()
+        assert [(t["amount"], t.get("schedule_id", t.get("hold_id"))) for t in found] == [
+            ("3.00", number), ("20.00", due)
+        ]  # fmt: skip
+        assert all(t[name] == value for t in found for name, value in detail.items())
+        totals = service.get("/reports/totals?key=flat").json()
+        assert [(t["transactions"], t["amount"]) for t in totals] == [(2, "23.00")]
+        twice = service.send("/transfer", **body, effective_at=soon(-9))
+        assert twice.json()["errors"][0]["field"] == "body"
+    assert list(verify(database.owner_engine())) == []
+
+
 def test_what_was_to_be_captured_first_does_not_expire_before_that(new_database) -> None:
     """Whoever was away over both moments finds the hold as it was promised."""
     database = new_database()

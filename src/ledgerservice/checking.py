@@ -32,6 +32,8 @@ def _faults(part: msgspec.Struct, kind: str) -> Iterator[str]:
             continue
         if isinstance(value, Detail):
             yield from _detail_faults(value)
+            if kind == "Schedule" and value.effective_at is not None:
+                yield "effective_at: a transfer to come takes effect when it is executed"
         elif isinstance(value, msgspec.Struct):
             yield from _faults(value, type(value).__name__)
         elif name == "legs":
@@ -48,7 +50,7 @@ def _field_fault(name: str, value: Any, kind: str) -> str | None:
     checks = (
         (name in _IDS, type(value) is int and abs(value) <= BIGGEST_ID, "an integer of 64 bits"),
         (name in _MOMENTS, _is_moment(value), "a datetime with its zone"),
-        (name in {"amount", "rate"}, _is_amount(value, kind), "a plain decimal, as text"),
+        (name in {"amount", "rate", "sold"}, _is_amount(value, kind), "a plain decimal, as text"),
         (name in _SIGNED, _is_signed(value), "a plain decimal, as text"),
         (name in _TEXTS, _is_text(value, _TEXTS.get(name, 0)), "a text without control characters"),
     )

@@ -137,7 +137,9 @@ BY_ACCOUNT = [
                 SELECT DISTINCT ON (account_id, transaction_id)
                        ledger_id, account_id, transaction_id, seq, balance, held,
                        sum(amount) OVER together AS amount,
-                       sum(held_change) OVER together AS held_change
+                       sum(held_change) OVER together AS held_change,
+                       bool_or(amount < 0 OR held_change > 0) OVER together AS debited,
+                       bool_or(amount > 0) OVER together AS credited
                 FROM (SELECT DISTINCT ledger_id, account_id FROM ledger.policies
                       WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high) a
                 JOIN ledger.entries USING (ledger_id, account_id)
@@ -152,8 +154,8 @@ BY_ACCOUNT = [
         WHERE e.amount < e.held_change AND e.balance - e.held < e.floor
               AND e.lowest IS DISTINCT FROM e.balance - e.held
            OR e.amount > 0 AND e.balance > e.ceiling
-           OR e.restricted & 5 > 0 AND (e.amount < 0 OR e.held_change > 0)
-           OR e.restricted & 6 > 0 AND e.amount > 0
+           OR e.restricted & 5 > 0 AND e.debited
+           OR e.restricted & 6 > 0 AND e.credited
         """,
     ),
     Check(

@@ -32,7 +32,9 @@ from ledgerservice.model import (
 from ledgerservice.money import MAX_AMOUNT_MINOR, is_same_amount, to_minor
 from ledgerservice.requests import (
     OWN_KEY_MARK,
+    Capture,
     Detail,
+    Execution,
     Group,
     Instruction,
     Kind,
@@ -232,6 +234,16 @@ class _Batch:
         self._records[account.id, movement.key] = transaction
         return Recorded(transaction, False)
 
+    def _detail_of(self, asked: Instruction) -> Detail:
+        """What the caller added; what the service does by itself has it from what it does."""
+        if asked.detail is not None:
+            return asked.detail
+        if isinstance(asked, Execution | Capture) and asked.key.startswith(OWN_KEY_MARK):
+            parent = self.book.transactions[asked.parent_id].extra
+            if parent is not None:
+                return msgspec.structs.replace(parent.detail, effective_at=None)
+        return NO_DETAIL
+
     def _record_draft(self, asked: Instruction, draft: Draft) -> Recorded:
         number, own = next(self._ids), draft.own
         account = own.account
@@ -244,7 +256,7 @@ class _Batch:
         lives = [move.live for move in draft.moves]
         if refusal is not None:
             lives = [self.book.accounts[refusal.account_id]]
-        extra = _extra(asked, asked.detail or NO_DETAIL, lives)
+        extra = _extra(asked, self._detail_of(asked), lives)
         if isinstance(asked, Step):
             extra = msgspec.structs.replace(extra, parent_id=asked.parent_id)
         if draft.refusal is None:
@@ -288,6 +300,10 @@ def _policies(draft: Draft) -> tuple[Policy, ...]:
     if forced is None:
         return ()
     reason = None if forced.detail is None else forced.detail.description
+    lowered: dict[Live, int] = {}
+    for move in draft.moves:
+        change = move.amount - move.held_change
+        lowered[move.live] = lowered.get(move.live, 0) + change
     return tuple(
         Policy(
             live.account.id,
@@ -299,8 +315,8 @@ def _policies(draft: Draft) -> tuple[Policy, ...]:
             reason,
             live.available,
         )
-        for live in dict.fromkeys(move.live for move in draft.moves)
-        if live.account.floor is not None and live.available < live.account.floor
+        for live, change in lowered.items()
+        if change < 0 and live.account.floor is not None and live.available < live.account.floor
     )
 
 

@@ -281,9 +281,12 @@ LIST_CHILDREN = (
         (transactions.c.ledger_id == details.c.ledger_id)
         & (transactions.c.id == details.c.transaction_id),
     )
-    .where(details.c.ledger_id == _ledger, details.c.parent_id == bindparam("transaction"))
+    .where(
+        details.c.ledger_id == _ledger,
+        details.c.parent_id == bindparam("transaction"),
+        transactions.c.status == Status.POSTED,
+    )
     .order_by(details.c.transaction_id)
-    .limit(1000)
 )
 
 _LEDGER = select(ledgers.c.ledger_id, ledgers.c.name, ledgers.c.created_at)
@@ -367,7 +370,7 @@ class Reader:
         return [PolicyView(*row) for row in found]
 
     async def children(self, transaction_id: int) -> list[Child]:
-        """The transactions that build on one."""
+        """The posted transactions that build on one."""
         return [
             Child(number, Kind(kind), Status(status))
             for number, kind, status in await self.rows(LIST_CHILDREN, transaction=transaction_id)

@@ -84,12 +84,14 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     """The rate of a transaction of two currencies: one unit of `sell` for `rate` units of `buy`.
 
     What is left over by rounding goes to `rounding_account_id`, which is of the currency `buy`.
+    `sold` is how much is exchanged, where more of `sell` is moved, such as a fee.
     """
 
     sell: str
     buy: str
     rate: str
     rounding_account_id: int | None = None
+    sold: str | None = None
 
 
 class General(msgspec.Struct, frozen=True, gc=False):
@@ -227,7 +229,7 @@ class Group(msgspec.Struct, frozen=True, gc=False):
         return flat
 
 
-_AMOUNTS = {"amount", "floor", "ceiling", "available_at_least", "balance_at_least", "rate"}
+_AMOUNTS = {"amount", "floor", "ceiling", "available_at_least", "balance_at_least", "rate", "sold"}
 
 
 def digest_of(asked: Instruction) -> bytes:

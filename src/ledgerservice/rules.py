@@ -81,7 +81,9 @@ def refusal_of(
 ) -> Refusal | None:
     """Why the account's state does not allow the move, or None."""
     account = live.account
-    if account.restricted and (reason := _frozen(account.restricted, amount, held_change)):
+    if account.restricted and (
+        reason := _frozen(account.restricted, amount < 0 or held_change > 0, amount > 0)
+    ):
         return live.refuse(reason)
     balance, lowered = live.balance + amount, amount - held_change
     if lowered < 0:
@@ -95,9 +97,8 @@ def refusal_of(
     return live.refuse(Decline.BALANCE_LIMIT)
 
 
-def _frozen(restricted: int, amount: int, held_change: int) -> Decline | None:
+def _frozen(restricted: int, debit: bool, credit: bool) -> Decline | None:
     """A hold counts as a debit; giving back what was held is always allowed."""
-    debit, credit = amount < 0 or held_change > 0, amount > 0
     if restricted & Frozen.CLOSED and (debit or credit):
         return Decline.ACCOUNT_CLOSED
     if (restricted & Frozen.DEBITS and debit) or (restricted & Frozen.CREDITS and credit):
@@ -106,13 +107,23 @@ def _frozen(restricted: int, amount: int, held_change: int) -> Decline | None:
 
 
 def _first_refusal(moves: Iterable[Move], *, forced: bool = False) -> Refusal | None:
-    """Why one of the accounts does not allow all that it is to do together, or None."""
-    nets: dict[int, Move] = {}
-    for live, amount, held_change in moves:
-        before = nets.get(live.account.id, Move(live, 0, 0))
-        nets[live.account.id] = Move(live, before.amount + amount, before.held_change + held_change)
-    refusals = (refusal_of(*net, forced=forced) for net in nets.values())
-    return next((refusal for refusal in refusals if refusal is not None), None)
+    """Why one of the accounts does not allow all that it is to do together, or None.
+
+    What it is frozen for it may not do even if something else makes up for it.
+    """
+    together: dict[int, list[Move]] = {}
+    for move in moves:
+        together.setdefault(move.live.account.id, []).append(move)
+    for own in together.values():
+        live = own[0].live
+        debit = any(move.amount < 0 or move.held_change > 0 for move in own)
+        reason = _frozen(live.account.restricted, debit, any(move.amount > 0 for move in own))
+        if reason is not None:
+            return live.refuse(reason)
+        net = sum(move.amount for move in own), sum(move.held_change for move in own)
+        if (refusal := refusal_of(live, *net, forced=forced)) is not None:
+            return refusal
+    return None
 
 
 def _minor(text: str, exponent: int, limit: int = MAX_AMOUNT_MINOR) -> int | Reject:
@@ -138,7 +149,10 @@ def _general(asked: General, book: Book) -> Drafted:
         return Rejected(Reject.LEGS_UNBALANCED, own.account.id)
     rate = None
     if asked.exchange is not None:
-        rate = msgspec.json.encode(asked.exchange).decode()
+        told = msgspec.structs.asdict(asked.exchange)
+        if told["sold"] is None:
+            del told["sold"]
+        rate = msgspec.json.encode(told).decode()
     refusal = refusal or _first_refusal(moves)
     return Draft(Kind.GENERAL, own, abs(moves[0].amount), moves, refusal, exchange=rate)
 
@@ -167,6 +181,7 @@ def _legs(legs: Iterable[Leg], book: Book) -> tuple[list[Move], Refusal | None] 
 
 def _meets(leg: Leg, live: Live) -> bool | Reject:
     """Whether the account is as the leg demands, before the transaction."""
+    met = leg.version in (None, live.version)
     for demanded, found in (
         (leg.available_at_least, live.available),
         (leg.balance_at_least, live.balance),
@@ -175,9 +190,8 @@ def _meets(leg: Leg, live: Live) -> bool | Reject:
             least = _minor(demanded, live.account.exponent, MAX_BALANCE_MINOR)
             if isinstance(least, Reject):
                 return least
-            if found < least:
-                return False
-    return leg.version in (None, live.version)
+            met = met and found >= least
+    return met
 
 
 def _balanced(moves: Iterable[Move]) -> bool:
@@ -191,23 +205,24 @@ def _balanced(moves: Iterable[Move]) -> bool:
 def _exchanged(exchange: Exchange, moves: list[Move], book: Book) -> Rejected | None:
     """Put what rounding leaves over on its account, and compare the rate with the amounts.
 
-    What is bought may differ from the rate by less than a minor unit a leg.
+    What is bought may differ from the rate by less than a minor unit an account. Of what an account
+    gives and gets only the difference counts.
     """
-    buys = [move for move in moves if move.live.account.currency == exchange.buy]
-    sells = [move for move in moves if move.live.account.currency == exchange.sell]
+    buys, buys_exponent = _nets(moves, exchange.buy)
+    sells, sells_exponent = _nets(moves, exchange.sell)
     if not buys or not sells or exchange.buy == exchange.sell:
         return Rejected(Reject.RATE_MISMATCH)
-    sold = Fraction(sum(m.amount for m in sells if m.amount > 0))
-    bought = Fraction(sum(m.amount for m in buys if m.amount > 0))
-    exact = (
-        sold
-        / 10 ** sells[0].live.account.exponent
-        * Fraction(exchange.rate)
-        * 10 ** buys[0].live.account.exponent
-    )
-    if abs(bought - exact) >= len(buys):
+    sold = most = sum(net for net in sells if net > 0)
+    if exchange.sold is not None:
+        given = _minor(exchange.sold, sells_exponent)
+        if isinstance(given, Reject):
+            return Rejected(given)
+        sold = given
+    bought = sum(net for net in buys if net > 0)
+    exact = Fraction(exchange.rate) * sold * 10**buys_exponent / 10**sells_exponent
+    if sold > most or abs(bought - exact) >= len(buys):
         return Rejected(Reject.RATE_MISMATCH)
-    left = -sum(m.amount for m in buys)
+    left = -sum(buys)
     if exchange.rounding_account_id is not None:
         rounding = book.customer(exchange.rounding_account_id)
         if rounding is None:
@@ -217,6 +232,17 @@ def _exchanged(exchange: Exchange, moves: list[Move], book: Book) -> Rejected | 
         if 0 < abs(left) < len(buys):
             moves.append(Move(rounding, left))
     return None
+
+
+def _nets(moves: Iterable[Move], currency: str) -> tuple[list[int], int]:
+    """What the accounts of a currency gain or lose, and the currency's exponent."""
+    nets: dict[int, int] = {}
+    exponent = 0
+    for live, amount, _ in moves:
+        if live.account.currency == currency:
+            nets[live.account.id] = nets.get(live.account.id, 0) + amount
+            exponent = live.account.exponent
+    return list(nets.values()), exponent
 
 
 def _hold(asked: Hold, book: Book) -> Drafted:
@@ -407,7 +433,9 @@ def _schedule(asked: Schedule, book: Book) -> Drafted:
     if isinstance(amount, Rejected):
         return amount
     terms = ScheduleTerms(own.account.id, other.account.id, amount, asked.execute_at)
-    return Draft(Kind.SCHEDULE, own, amount, [Move(own, 0)], schedule=terms)
+    closed = next((live for live in (own, other) if live.account.restricted & Frozen.CLOSED), None)
+    refusal = None if closed is None else closed.refuse(Decline.ACCOUNT_CLOSED)
+    return Draft(Kind.SCHEDULE, own, amount, [Move(own, 0)], refusal, schedule=terms)
 
 
 def _execution(asked: Execution, book: Book) -> Drafted:
@@ -428,7 +456,8 @@ def _cancellation(asked: Cancellation, book: Book) -> Drafted:
     if terms is None:
         return Rejected(Reject.SCHEDULE_NOT_FOUND)
     own, refusal = book.accounts[terms.account_id], None
-    if asked.parent_id not in book.open_schedules:
+    # From its moment on it is to be executed, also if nothing has come by to do it.
+    if asked.parent_id not in book.open_schedules or terms.execute_at <= book.recorded_at:
         refusal = own.refuse(Decline.SCHEDULE_SETTLED)
     return Draft(Kind.CANCELLATION, own, 0, [Move(own, 0)], refusal)
 

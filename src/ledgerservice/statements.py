@@ -262,10 +262,17 @@ SELECT value, currency, exponent, transactions, amount, nothing, beginning, dige
            coalesce(left(value, 100), '') AS beginning,
            coalesce(encode(sha256(convert_to(value, 'UTF8')), 'hex'), '') AS digest
     FROM (
-        SELECT d.metadata ->> :key AS value, a.currency, a.exponent, t.amount
+        SELECT d.metadata ->> :key AS value, c.code AS currency, c.exponent,
+               CASE WHEN t.kind = 8 THEN -m.amount ELSE m.amount END AS amount
         FROM ledger.details d
         JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
-        JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
+        CROSS JOIN LATERAL (
+            SELECT currency_number, sum(amount) AS amount FROM (
+                SELECT currency_number, account_id, sum(amount) AS amount FROM ledger.entries
+                WHERE ledger_id = d.ledger_id AND transaction_id = d.transaction_id
+                GROUP BY currency_number, account_id) net
+            WHERE amount > 0 GROUP BY currency_number) m
+        JOIN ledger.currencies c ON c.number = m.currency_number
         WHERE d.ledger_id = :ledger AND d.metadata IS NOT NULL AND t.status = 1
           AND jsonb_exists(d.metadata::jsonb, :key)
           AND t.recorded_at >= :since AND t.recorded_at < :until) found
@@ -398,8 +405,8 @@ async def by_metadata(
     after: TotalsPlace,
     rows: int,
 ) -> list[tuple[Total, TotalsPlace]]:
-    """Up to `rows` totals of the posted transactions of [since, until) by their values of a
-    metadata key, each with its place.
+    """Up to `rows` totals of what the transactions of [since, until) have moved, by their values of
+    a metadata key, each with its place. A reversal takes away; a hold moves nothing.
 
     Linear in the number of the ledger's transactions that have metadata.
     """

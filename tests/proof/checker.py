@@ -406,7 +406,7 @@ def _policies_are_kept(case: _Case) -> Found:
                 yield "overdrawn", f"{where}: {last.balance} less {last.held} held"
             if amount > 0 and ceiling is not None and last.balance > ceiling:
                 yield "above_ceiling", f"{where}: {last.balance}"
-            if _frozen(restricted, amount, held_change):
+            if any(_frozen(restricted, e.amount, e.held_change) for e in entries):
                 yield "moved_while_frozen", where
 
 
@@ -439,7 +439,9 @@ def _is_just(case: _Case, t: Transaction) -> bool:
             return t.reason != "balance_ceiling" or ceiling is not None
         amount, held_change = change
         if t.reason == "account_frozen":
-            return _frozen(restricted, amount, held_change)
+            # Of legs that make up for each other either may be what it is frozen for.
+            either = t.kind == "general" and restricted > 0
+            return either or _frozen(restricted, amount, held_change)
         if t.reason == "insufficient_funds":
             lowered = amount - held_change
             return lowered < 0 and (t.deciding_available or 0) + lowered < floor
@@ -447,6 +449,9 @@ def _is_just(case: _Case, t: Transaction) -> bool:
         return ceiling is not None and amount > 0 and balance + amount > ceiling
     if t.reason == "schedule_settled":
         settlers = case.settlers.get(t.parent or 0, [])
+        schedule = case.schedules.get(t.parent or 0)
+        if schedule is not None and schedule.execute_at <= t.recorded_at:
+            return True
         return any(settler.recorded_at <= t.recorded_at for settler in settlers)
     if t.reason in ("hold_closed", "hold_exceeded"):
         steps = case.hold_steps.get(t.parent or 0, [])

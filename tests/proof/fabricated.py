@@ -257,8 +257,9 @@ class Fabricated:
         if request.kind in ("schedule", "policy"):
             return [(account, 0, 0)], amount, None
         if request.kind == "cancellation":
-            settled = self._schedule(request.parent).settled_by
-            return [(account, 0, 0)], 0, None if settled is None else "schedule_settled"
+            schedule = self._schedule(request.parent)
+            late = schedule.settled_by is not None or schedule.execute_at <= self._moment()
+            return [(account, 0, 0)], 0, "schedule_settled" if late else None
         if request.kind in PLAIN:
             change = amount if request.kind == "deposit" else -amount
             return [(account, change, 0), (request.other or OUTSIDE, -change, 0)], amount, None

@@ -142,7 +142,7 @@ KEYS = {
     "of a cancellation": once_more(
         cancel(1, "k"),
         cancel(2, "k"),
-        before=(schedule(1, 2, "1"), schedule(1, 2, "1")),
+        before=(schedule(1, 2, "1", at=LATER), schedule(1, 2, "1", at=LATER)),
     ),
     "of a decline": once_more(
         hold(1, "101", key="k"), hold(1, "1", key="k"), code="insufficient_funds"

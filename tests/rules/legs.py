@@ -3,6 +3,11 @@
 from ledgerservice.requests import Exchange, Leg
 from tests.rules.making import TO_RUPEES, exchanged, general, hold, rate, reverse, transfer
 
+
+def fee(sold: str) -> Exchange:
+    return Exchange("USD", "INR", "83", None, sold)
+
+
 SPLIT = general((1, "-10"), (2, "6"), (4, "4"))
 
 LEGS = {
@@ -147,6 +152,40 @@ LEGS = {
 }
 
 EXCHANGES = {
+    "what an account gives and gets back opens no rate": (
+        [
+            (
+                exchanged("1", "73", "73", rate("83"), *((3, "-5"), (3, "5")) * 10),
+                "rate_mismatch",
+            )
+        ],
+        {},
+    ),
+    "with a fee": (
+        [
+            (
+                general(
+                    (1, "-11"), (4, "10"), (2, "1"), (3, "-830"), (5, "830"), exchange=fee("10")
+                ),
+                "insufficient_funds",
+            ),
+            (
+                general(
+                    (1, "-1.1"), (4, "1"), (2, "0.1"), (3, "-83"), (5, "83"), exchange=fee("1.00")
+                ),
+                "posted",
+            ),
+            (
+                general((1, "-1"), (4, "1"), (3, "-83"), (5, "83"), exchange=fee("2")),
+                "rate_mismatch",
+            ),
+            (
+                general((1, "-1"), (4, "1"), (3, "-83"), (5, "83"), exchange=fee("0.001")),
+                "amount_precision",
+            ),
+        ],
+        {2: (10, 0), 5: (83_00, 0)},
+    ),
     "the exact rate": (
         [(exchanged("1", "83", "83", rate("83")), "posted")],
         {1: (99_00, 0), 4: (101_00, 0), 3: (17_00, 0), 5: (83_00, 0)},
@@ -172,7 +211,7 @@ EXCHANGES = {
             (
                 general(
                     (6, "-100"),
-                    (6, "100"),
+                    (7, "100"),
                     (1, "-0.69"),
                     (2, "0.69"),
                     exchange=Exchange("JPY", "USD", "0.0069"),
@@ -189,7 +228,7 @@ EXCHANGES = {
                     (1, "-1"),
                     (2, "1"),
                     (6, "-99"),
-                    (6, "99"),
+                    (7, "99"),
                     exchange=Exchange("USD", "JPY", "99"),
                 ),
                 "posted",

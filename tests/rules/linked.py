@@ -2,6 +2,7 @@
 
 from tests.rules.making import (
     BOTH,
+    LATER,
     cancel,
     capture,
     deposit,
@@ -79,11 +80,11 @@ LINKED = {
     ),
     "a cancellation is taken back": (
         [
-            (schedule(1, 2, "1"), "posted"),
+            (schedule(1, 2, "1", at=LATER), "posted"),
             ((cancel(1), withdraw(1, "101")), (1, "insufficient_funds")),
-            (execute(1), "posted"),
+            (cancel(1), "posted"),
         ],
-        {2: (1_00, 0)},
+        {2: (0, 0)},
     ),
     "a later one sees an earlier one": (
         [
@@ -129,7 +130,7 @@ LINKED = {
     ),
     "an earlier cancellation is not taken back": (
         [
-            (schedule(1, 2, "1"), "posted"),
+            (schedule(1, 2, "1", at=LATER), "posted"),
             ((cancel(1),), ["posted"]),
             ((cancel(1),), (0, "schedule_settled")),
             (execute(1), "schedule_not_found"),
@@ -163,7 +164,7 @@ LINKED = {
     ),
     "a cancellation counts at once": (
         [
-            (schedule(1, 2, "1"), "posted"),
+            (schedule(1, 2, "1", at=LATER), "posted"),
             ((cancel(1), cancel(1)), (1, "schedule_settled")),
             (cancel(1), "posted"),
         ],

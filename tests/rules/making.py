@@ -129,7 +129,7 @@ def check(customers: list[Account], steps: list[tuple[Any, Any]], after: dict[in
     return there
 
 
-# Dollars 1, 2 and 4, rupees 3 and 5, yen 6.
+# Dollars 1, 2 and 4, rupees 3 and 5, yen 6 and 7.
 FUNDED = [
     account(1, 100_00),
     account(2),
@@ -137,6 +137,7 @@ FUNDED = [
     account(4, 100_00),
     account(5, 0, INR),
     account(6, 100, JPY),
+    account(7, 0, JPY),
 ]
 
 TO_RUPEES = Exchange("USD", "INR", "83.005")

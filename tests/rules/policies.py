@@ -177,9 +177,16 @@ POLICIES = {
             (general((1, "-1"), (2, "1")), "account_frozen"),
             (deposit(1, "1"), "posted"),
             (transfer(4, 1, "1"), "posted"),
-            (general((1, "-1"), (1, "2"), (4, "-1")), "posted"),
+            (general((1, "-1"), (1, "2"), (4, "-1")), "account_frozen"),
         ],
-        {1: (103_00, 0)},
+        {1: (102_00, 0)},
+    ),
+    "closed, though legs make up for each other": (
+        [
+            (policy(2, closed=True), "posted"),
+            (general((2, "5"), (2, "-5"), (1, "-1"), (4, "1")), "account_closed"),
+        ],
+        {1: (100_00, 0)},
     ),
     "frozen for credits": (
         [

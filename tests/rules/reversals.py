@@ -2,6 +2,7 @@
 
 from tests.rules.legs import SPLIT
 from tests.rules.making import (
+    LATER,
     USD,
     by_leg,
     cancel,
@@ -63,7 +64,7 @@ REVERSALS = {
     "of a policy": ([(policy(1, frozen=0), "posted"), (reverse(1), "not_reversible")], {}),
     "of a schedule and its end": (
         [
-            (schedule(1, 2, "1"), "posted"),
+            (schedule(1, 2, "1", at=LATER), "posted"),
             (reverse(1), "not_reversible"),
             (cancel(1), "posted"),
             (reverse(2), "not_reversible"),

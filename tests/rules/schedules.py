@@ -2,6 +2,7 @@
 
 from tests.rules.making import (
     DEBITS,
+    LATER,
     cancel,
     capture,
     deposit,
@@ -12,6 +13,7 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
+from tests.world import NOW
 
 SCHEDULES = {
     "executed": (
@@ -46,12 +48,21 @@ SCHEDULES = {
     ),
     "cancelled": (
         [
-            (schedule(1, 2, "6"), "posted"),
+            (schedule(1, 2, "6", at=LATER), "posted"),
             (cancel(1), "posted"),
             (execute(1), "schedule_not_found"),
             (cancel(1), "schedule_settled"),
         ],
         {1: (100_00, 0), 2: (0, 0)},
+    ),
+    "due, though nothing has come by to execute it": (
+        [
+            (schedule(1, 2, "6", at=LATER), "posted"),
+            (LATER - NOW, None),
+            (cancel(1), "schedule_settled"),
+            (execute(1), "posted"),
+        ],
+        {2: (6_00, 0)},
     ),
     "too late to cancel": (
         [(schedule(1, 2, "6"), "posted"), (execute(1), "posted"), (cancel(1), "schedule_settled")],

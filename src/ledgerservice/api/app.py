@@ -12,13 +12,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice import __version__
 from ledgerservice.api import lists, reading, routes, writes
 from ledgerservice.api.cursors import OUTSIDE
 from ledgerservice.api.declaring import response
-from ledgerservice.api.handlers import LEDGER, Call, Reply, move, problem_of
+from ledgerservice.api.handlers import A_DRY_RUN, LEDGER, Call, Reply, move, problem_of
 from ledgerservice.api.instructions import FORMS, Form
 from ledgerservice.api.problems import CATALOGUE, Refused, problem
 from ledgerservice.database import Database
@@ -115,6 +115,8 @@ class Service:
             await self._live(receive, send)
             return
         if scope["type"] == "http":
+            if scope["query_string"] == A_DRY_RUN:
+                send = _marked(send)
             if scope["path"].startswith("/ledgers/") and (
                 within := _LEDGER_PATH.fullmatch(scope["path"])
             ):
@@ -175,6 +177,17 @@ class Service:
     async def _stop(self) -> None:
         assert self._life is not None
         await self._life.__aexit__(None, None, None)
+
+
+def _marked(send: Send) -> Send:
+    """Every answer to a dry run says that it is one, refusals and streams too."""
+
+    async def send_marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"dry-run", b"true")]
+        await send(message)
+
+    return send_marked
 
 
 async def _send(send: Send, reply: Reply) -> None:

@@ -59,10 +59,7 @@ async def post_batch(call: Call) -> Reply:
     else:
         answers = await _post(call, items)
     results = b",".join(await _results(b"index", range(len(items)), answers))
-    headers = {"content-type": "application/json"}
-    if call.dry_run:
-        headers["dry-run"] = "true"
-    return 200, b'{"results":[%b]}' % results, headers
+    return 200, b'{"results":[%b]}' % results, {"content-type": "application/json"}
 
 
 def _read(body: bytes, most: int) -> _Batch:

@@ -124,11 +124,10 @@ decode_json = json.JSONDecoder(
 
 def _faults(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
     """What is wrong with which field. An unknown field is not named: input is never echoed."""
-    return [
-        {
-            "field": field if (field := str(fault["loc"][0])) in model.model_fields else "unknown",
-            "message": fault["msg"],
-        }
-        for fault in error.errors(include_url=False, include_input=False, include_context=False)
-        if fault["loc"]
-    ]
+    faults = []
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        field = str(fault["loc"][0]) if fault["loc"] else "body"  # it is of several fields
+        known = field == "body" or field in model.model_fields
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append({"field": field if known else "unknown", "message": message})
+    return faults

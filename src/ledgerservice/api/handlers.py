@@ -52,7 +52,8 @@ class Call(NamedTuple):
         )
 
 
-DRY_RUN = {b"": False, b"dry_run=false": False, b"dry_run=true": True}
+A_DRY_RUN = b"dry_run=true"
+DRY_RUN = {b"": False, b"dry_run=false": False, A_DRY_RUN: True}
 LEDGER = "ledgerservice.ledger"
 """Where the scope of a request has the id of the ledger that its path names."""
 
@@ -96,7 +97,7 @@ async def _posted(call: Call, asked: Instruction) -> Reply:
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
     status, answer = rendering.answer(outcome.transaction)
-    return _reply(call, status, answer, outcome.replayed)
+    return _reply(status, answer, outcome.replayed)
 
 
 async def open_account(call: Call) -> Reply:
@@ -118,7 +119,7 @@ async def open_account(call: Call) -> Reply:
     outcome = await call.runtime.openings.post(asked)
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
-    return _reply(call, 201, rendering.opened(outcome), outcome.replayed)
+    return _reply(201, rendering.opened(outcome), outcome.replayed)
 
 
 async def add_currency(call: Call) -> Reply:
@@ -129,7 +130,7 @@ async def add_currency(call: Call) -> Reply:
     outcome = await call.runtime.currencies.post(asked)
     if isinstance(outcome, Rejected):
         raise Refused(outcome.reason.value)
-    return _reply(call, 201, rendering.encode(rendering.currency_body(outcome)), outcome.replayed)
+    return _reply(201, rendering.encode(rendering.currency_body(outcome)), outcome.replayed)
 
 
 async def add_ledger(call: Call) -> Reply:
@@ -138,7 +139,7 @@ async def add_ledger(call: Call) -> Reply:
     request = validated(fields_of(body), AddLedger)
     asked = NewLedger(request.name, dry_run=call.dry_run)
     outcome = await call.runtime.ledgers.post(asked)
-    return _reply(call, 201, rendering.encode(rendering.ledger_body(outcome)), outcome.replayed)
+    return _reply(201, rendering.encode(rendering.ledger_body(outcome)), outcome.replayed)
 
 
 def problem_of(error: Exception) -> Reply:
@@ -161,11 +162,9 @@ def _key(headers: Headers) -> str | None:
     return keys.pop() if keys else None
 
 
-def _reply(call: Call, status: int, body: bytes, replayed: bool) -> Reply:
+def _reply(status: int, body: bytes, replayed: bool) -> Reply:
     media_type = "application/json" if status < 400 else "application/problem+json"
     headers = {"content-type": media_type}
     if replayed:
         headers["idempotency-replayed"] = "true"
-    if call.dry_run:
-        headers["dry-run"] = "true"
     return status, body, headers

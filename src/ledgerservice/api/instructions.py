@@ -73,7 +73,7 @@ def _general(body: models.PostTransaction, key: str) -> General:
     exchange = None
     if body.exchange is not None:
         rate = body.exchange
-        exchange = Exchange(rate.sell, rate.buy, rate.rate, rate.rounding_account_id)
+        exchange = Exchange(rate.sell, rate.buy, rate.rate, rate.rounding_account_id, rate.sold)
     return General(_legs(body.legs), key, exchange, _detail(body))
 
 

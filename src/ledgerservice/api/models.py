@@ -86,6 +86,12 @@ class Transfer(Detailed):
     execute_at: Moment | None = None
     type: Literal["TRANSFER"] | None = None
 
+    @model_validator(mode="after")
+    def _takes_effect_once(self) -> Self:
+        if self.execute_at and self.effective_at:
+            raise ValueError("effective_at is not for a transfer to come, which takes effect then")
+        return self
+
 
 class Leg(_Request):
     """A signed amount on an account, and what must be true of the account before it."""
@@ -112,6 +118,9 @@ class Exchange(_Request):
     buy: Code
     rate: Rate
     rounding_account_id: AccountId | None = None
+    sold: Amount | None = Field(
+        default=None, description="How much is exchanged, if more of `sell` is moved, as a fee."
+    )
 
 
 class PostTransaction(Detailed):
@@ -200,6 +209,9 @@ class ChangePolicy(_Request):
     def _some_change(self) -> Self:
         if not self.model_fields_set & {"floor", "ceiling", "frozen", "closed"}:
             raise ValueError("give a floor, a ceiling, frozen or closed")
+        for name in ("floor", "closed"):
+            if name in self.model_fields_set and getattr(self, name) is None:
+                raise ValueError(f"{name} cannot be null")
         return self
 
 

@@ -131,9 +131,9 @@ CATALOGUE: dict[str, Problem] = {
     "reference_taken": Problem(
         HTTPStatus.CONFLICT, "corrected", "Another account of the ledger has this reference."
     ),
-    "same_account": Problem(UNPROCESSABLE, "corrected", "A transfer needs two different accounts."),
+    "same_account": Problem(UNPROCESSABLE, "corrected", "The two accounts are one."),
     "currency_mismatch": Problem(
-        UNPROCESSABLE, "corrected", "The two accounts have different currencies."
+        UNPROCESSABLE, "corrected", "An account is of another currency than what is to be moved."
     ),
     "currency_unknown": Problem(UNPROCESSABLE, "corrected", "The ledger has no such currency."),
     "currency_taken": Problem(

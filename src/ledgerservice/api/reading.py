@@ -229,8 +229,12 @@ async def _csv(
 def _harmless(name: str, value: Any) -> Any:
     """A text that a spreadsheet would take for a formula is quoted (OWASP, CSV injection)."""
     texts = ("idempotency_key", "description", "reference")
-    risky = name in texts and isinstance(value, str) and value[:1] in "=+-@"
-    return f"'{value}" if risky and value else value
+    if name in texts and value and value.lstrip(" \ufeff")[:1] in _FORMULA:
+        return f"'{value}"
+    return value
+
+
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
 _PAGE = jinja2.Environment(

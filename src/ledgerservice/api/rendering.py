@@ -210,7 +210,7 @@ def record(transaction: Transaction, children: Sequence[Child] = ()) -> bytes:
     else:
         body |= _declined_2(transaction, refusal) | _detail_2(transaction.extra)
     for name, kinds in (("reversed_by", {Kind.REVERSAL}), ("steps", PARENTS.keys())):
-        found = [c.id for c in children if c.kind in kinds and c.status is Status.POSTED]
+        found = [child.id for child in children if child.kind in kinds]
         if found:
             body[name] = found
             break
