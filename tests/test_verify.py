@@ -431,7 +431,7 @@ WHOLE_BROKEN = {
 
 
 def test_what_a_transaction_does_to_an_account_is_judged_together(whole):
-    """An account that a transaction names twice may be above its ceiling in between, or below its floor."""
+    """An account that a transaction names twice may be above its ceiling in between, and so on."""
 
     def twice(account: int, key: str, *amounts: str) -> list[General]:
         other = Leg(1, str(-sum(map(int, amounts))))
