@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from ledgerservice import database as databases
-from ledgerservice import embedded
+from ledgerservice import embedded, server_settings
 from ledgerservice.database import Database, check_server, parse_url
 from ledgerservice.errors import ServerTooOld
 from ledgerservice.migrations import HEAD, MIGRATION_LOCK
@@ -202,8 +202,8 @@ def test_what_cannot_start_says_in_one_line_what_to_do(database, new_database):
 
 def test_a_server_without_fsync_is_refused_and_so_is_a_wrong_password(folder, monkeypatch):
     """What cannot be set for one database of a shared server."""
-    monkeypatch.setitem(embedded.FIXED_SETTINGS, "fsync", "off")
-    monkeypatch.setitem(embedded.FIXED_SETTINGS, "full_page_writes", "off")
+    monkeypatch.setitem(server_settings.FIXED_SETTINGS, "fsync", "off")
+    monkeypatch.setitem(server_settings.FIXED_SETTINGS, "full_page_writes", "off")
     with embedded.EmbeddedServer(folder) as server:
         owner = Database(parse_url(server.url), settings_for_tests())
         with connect(owner) as connection:
