@@ -22,7 +22,7 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from ledgerservice import embedded
+from ledgerservice import embedded, server_settings
 from ledgerservice.embedded import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import EmbeddedServerError
 from tests.house import SOURCE, House, ask, check_until, moved, read, say, wait_for, write
@@ -98,8 +98,8 @@ def test_buffers_and_log_follow_the_machine(
     files = [empty.folder / f"limit{number}" for number in range(len(limits))]
     for file, limit in zip(files, limits, strict=True):
         file.write_text(limit + "\n")
-    monkeypatch.setattr(embedded, "MEMORY_LIMITS", [*files, empty.folder / "missing"])
-    monkeypatch.setattr(embedded.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(server_settings, "MEMORY_LIMITS", [*files, empty.folder / "missing"])
+    monkeypatch.setattr(server_settings.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     url = empty.started().url
     assert ask(url, "SHOW max_wal_size") == log
     machine_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // 2**20
