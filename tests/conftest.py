@@ -86,11 +86,12 @@ def template(server_url: URL) -> URL:
 
 @pytest.fixture(scope="session")
 def new_database(template: URL) -> Callable[..., Database]:
-    """Makes a database with an empty ledger, seen as the service sees it."""
+    """Makes a database with an empty ledger, or a copy of one, seen as the service sees it."""
 
-    def make(**settings: Any) -> Database:
+    def make(copied: Database | None = None, **settings: Any) -> Database:
         name = f"ledger_test_{os.getpid()}_{next(_numbers)}"
-        administer(template, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        of = TEMPLATE if copied is None else copied.url.database
+        administer(template, f"CREATE DATABASE {name} TEMPLATE {of}")
         database = Database(template.set(database=name), settings_for_tests(**settings))
         return replace(database, role=usable_role(database))
 

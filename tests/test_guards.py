@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -70,13 +71,19 @@ def deposit(to: int, amount: int, key: str = "funding") -> Movement:
     return Movement(Kind.DEPOSIT, to, None, str(amount), key)
 
 
-@pytest.fixture
-def used(database: Database) -> Database:
-    """Accounts 1 (USD 1.00), 2 (USD 0), 3 (INR 1.00); transactions 1, 2 posted, 3 declined."""
+@pytest.fixture(scope="module")
+def used_once(new_database: Callable[..., Database]) -> Database:
+    database = new_database()
     open_accounts(database, "USD", "USD", "INR")
     decline = Movement(Kind.WITHDRAWAL, 2, None, "9", "declined")
     post(database, [deposit(1, 1), deposit(3, 1), decline])
     return database
+
+
+@pytest.fixture
+def used(new_database: Callable[..., Database], used_once: Database) -> Database:
+    """Accounts 1 (USD 1.00), 2 (USD 0), 3 (INR 1.00); transactions 1, 2 posted, 3 declined."""
+    return new_database(used_once)
 
 
 def test_a_reversal_of_more_than_one_amount_may_be_is_written(database):
@@ -141,7 +148,8 @@ WRITTEN_WHOLE = ["entries", "details", "policies", "dated_entries", "account_det
 
 
 @pytest.mark.parametrize("statement", DIRECT_WRITES)
-def test_nobody_writes_past_the_journal(used, statement):
+def test_nobody_writes_past_the_journal(used_once, statement):
+    used = used_once  # which stays as it is
     with connect(used, role=ROLE) as service, pytest.raises(DENIED):
         service.execute(statement)
     with connect(used) as owner, pytest.raises(REFUSED):
@@ -534,9 +542,9 @@ def test_without_the_right_to_make_a_role_the_triggers_hold_alone(database):
 # What stands beside transactions and entries.
 
 
-@pytest.fixture
-def beside(database: Database) -> Database:
-    """Accounts 1 (USD 10.00, a hold of 3.00, transaction 2) and 2; a schedule, 3; a policy, 4."""
+@pytest.fixture(scope="module")
+def beside_once(new_database: Callable[..., Database]) -> Database:
+    database = new_database()
     open_accounts(database, "USD", "USD")
     later = datetime(2099, 1, 1, tzinfo=UTC)
     post(
@@ -545,6 +553,12 @@ def beside(database: Database) -> Database:
         [Schedule(1, 2, "1", later, "s"), PolicyChange(2, "p", "-1")],
     )
     return database
+
+
+@pytest.fixture
+def beside(new_database: Callable[..., Database], beside_once: Database) -> Database:
+    """Accounts 1 (USD 10.00, a hold of 3.00, transaction 2) and 2; a schedule, 3; a policy, 4."""
+    return new_database(beside_once)
 
 
 DETAILS = "INSERT INTO ledger.details (ledger_id, transaction_id, digest, parent_id)"

@@ -1,5 +1,6 @@
 """`verify` finds whatever a superuser could break, and names it."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -26,12 +27,18 @@ from tests.test_guards import deposit, open_accounts, post
 BYPASS = "SET session_replication_role = replica"
 
 
-@pytest.fixture
-def used(database: Database) -> Database:
-    """Accounts 1 and 2 (USD) and 3 (INR) with some history; transaction 5 is a decline of 2's."""
+@pytest.fixture(scope="module")
+def used_once(new_database: Callable[..., Database]) -> Database:
+    database = new_database()
     open_accounts(database, "USD", "USD", "INR")
     post(database, *SOME)
     return database
+
+
+@pytest.fixture
+def used(new_database: Callable[..., Database], used_once: Database) -> Database:
+    """Accounts 1 and 2 (USD) and 3 (INR) with some history; transaction 5 is a decline of 2's."""
+    return new_database(used_once)
 
 
 SOME = [
@@ -47,12 +54,18 @@ FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def whole(database: Database) -> Database:
+def whole(new_database: Callable[..., Database], whole_once: Database) -> Database:
     """Beside what `used` has: 7 a hold of account 1, 8 a capture of it, 9 a hold that is left; 10 a
     transaction of legs, 11 its reversal; 12 a floor of -1.00 for account 2, 13 a debit below zero;
     14 and 15 schedules, of which 16 cancels 14; 17 a deposit with detail, 18 what
     it paid for, and 19 its forced reversal; 20 a declined capture; 21 account 3's new policy.
     """
+    return new_database(whole_once)
+
+
+@pytest.fixture(scope="module")
+def whole_once(new_database: Callable[..., Database]) -> Database:
+    database = new_database()
     legs = (Leg(1, "-5"), Leg(2, "5"))
     back_dated = Detail("d", "r", NOW, '{"a":1}')
     open_accounts(database, "USD", "USD", "INR")
