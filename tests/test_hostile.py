@@ -30,7 +30,7 @@ from tests.conftest import RunningService, serving, url_text
 MARK = "zqxmark"
 """Planted in what is sent; no refusal may hold it."""
 
-MAX_BODY_BYTES = 65_536
+MAX_BODY_BYTES = 131_072
 MEMORY_GROWTH_BYTES = 48 * 1024 * 1024
 HANG_S = 30
 

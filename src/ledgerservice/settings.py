@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         pattern=r"^([a-z_][a-z0-9_]{0,62})?$",
         description="Least-privilege role of the service; empty: the user of DATABASE_URL.",
     )
-    max_body_bytes: int = Field(default=65_536, ge=1_024, description="Larger bodies get 413.")
+    max_body_bytes: int = Field(default=131_072, ge=1_024, description="Larger bodies get 413.")
     max_batch_bytes: int = Field(
         default=4_194_304, ge=1_024, description="The same for a batch in JSON."
     )
