@@ -42,6 +42,7 @@ from ledgerservice.requests import (
     Release,
     Step,
     digest_of,
+    is_digest_of,
 )
 from ledgerservice.rules import NOT_FOUND, RULES, Draft, refusal_of
 
@@ -322,7 +323,7 @@ def _policies(draft: Draft) -> tuple[Policy, ...]:
 
 def _repeat(seen: Transaction, scope: int, asked: Instruction) -> Outcome:
     """A key seen before: the original answer, if it was the same request."""
-    if seen.extra is not None and seen.extra.digest == digest_of(asked):
+    if seen.extra is not None and is_digest_of(seen.extra.digest, asked):
         return Recorded(seen, replayed=True)
     return Rejected(Reject.KEY_REUSED, scope)
 

@@ -6,6 +6,7 @@ need not know them (`gc=False`): there are tens of thousands in a batch.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -232,16 +233,35 @@ class Group(msgspec.Struct, frozen=True, gc=False):
 _AMOUNTS = {"amount", "floor", "ceiling", "available_at_least", "balance_at_least", "rate", "sold"}
 
 
-def digest_of(asked: Instruction) -> bytes:
-    """SHA-256 of all that is asked for, but for the key; equal amounts are the same in any digits.
+def digest_of(asked: Instruction, *, in_order: bool = False) -> bytes:
+    """SHA-256 of all that is asked for, but for the key; equal amounts are the same in any digits,
+    and metadata in any order of its members, unless `in_order`.
 
     What is not given does not count, so that a field of a later release changes no digest.
     """
-    content = [type(asked).__name__, _content(asked)]
+    content = [type(asked).__name__, _content(asked, in_order)]
     return hashlib.sha256(msgspec.json.encode(content)).digest()
 
 
-def _content(asked: msgspec.Struct) -> dict[str, Any]:
+def is_digest_of(digest: bytes, asked: Instruction) -> bool:
+    """Whether it is the digest of that request, by this release or an earlier one, to which the
+    order of metadata's members mattered.
+    """
+    return digest == digest_of(asked) or digest == digest_of(asked, in_order=True)
+
+
+def unordered(metadata: str) -> str:
+    """The same text for the same JSON object, whatever the order of its members."""
+    return json.dumps(
+        json.loads(metadata, parse_float=_as_written, parse_int=_as_written), sort_keys=True
+    )
+
+
+def _as_written(number: str) -> dict[str, str]:
+    return {"\0": number}  # no metadata has a NUL, so that nothing else is the same
+
+
+def _content(asked: msgspec.Struct, in_order: bool) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name in asked.__struct_fields__:
         value = getattr(asked, name)
@@ -253,8 +273,10 @@ def _content(asked: msgspec.Struct) -> dict[str, Any]:
         elif isinstance(value, datetime):
             value = value.astimezone(UTC)
         elif isinstance(value, msgspec.Struct):
-            value = _content(value)
+            value = _content(value, in_order)
         elif isinstance(value, tuple):
-            value = [_content(leg) for leg in value]
+            value = [_content(leg, in_order) for leg in value]
+        elif name == "metadata" and not in_order:
+            value = unordered(value)
         content[name] = value
     return content

@@ -15,7 +15,7 @@ from ledgerservice.model import (
     Reject,
     Rejected,
 )
-from ledgerservice.requests import is_key
+from ledgerservice.requests import is_key, unordered
 
 
 def settle_ledgers(
@@ -76,7 +76,7 @@ def settle_openings(
     return answers
 
 
-_OPENED_AS = ("owner", "currency", "reference", "metadata")
+_OPENED_AS = ("owner", "currency", "reference")
 
 
 def _settle_opening(
@@ -87,6 +87,9 @@ def _settle_opening(
     if found.key != opening.key and is_key(opening.key):
         return Rejected(clash, found.account_id)
     if any(getattr(found, name) != getattr(opening, name) for name in _OPENED_AS):
+        return Rejected(clash, found.account_id)
+    before, now = (one.metadata and unordered(one.metadata) for one in (found, opening))
+    if before != now:
         return Rejected(clash, found.account_id)
     if found.account_id in unanswered:
         unanswered.remove(found.account_id)

@@ -49,6 +49,27 @@ def all_details(make: Any) -> Any:
 IN_OTHER_ZONE = LATER.astimezone(timezone(timedelta(hours=5, minutes=30)))
 
 KEYS = {
+    "metadata in another order": (
+        [
+            (
+                deposit(1, "1", "k", detail=Detail(metadata='{"a":1,"b":{"c":2.50,"d":[3]}}')),
+                "posted",
+            ),
+            (
+                deposit(1, "1", "k", detail=Detail(metadata='{"b":{"d":[3],"c":2.50},"a":1}')),
+                "replayed",
+            ),
+            (
+                deposit(1, "1", "k", detail=Detail(metadata='{"a":1,"b":{"c":2.5,"d":[3]}}')),
+                "idempotency_key_reused",
+            ),
+            (
+                deposit(1, "1", "k", detail=Detail(metadata='{"a":1,"b":{"c":"2.50","d":[3]}}')),
+                "idempotency_key_reused",
+            ),
+        ],
+        {},
+    ),
     "of legs": once_more(
         general((1, "-1"), (2, "1"), key="k"),
         general((1, "-2"), (2, "2"), key="k"),
