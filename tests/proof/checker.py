@@ -121,9 +121,12 @@ class _Case:
         self.hold_steps: dict[int, list[Entry]] = defaultdict(list)  # by hold, in order
         self.reversed: dict[int, list[Entry]] = defaultdict(list)  # by what they reverse
         self.expiring: dict[int, list[Hold]] = defaultdict(list)  # by account
-        ending = [(_ends_at(self, hold) or "", hold.id, hold) for hold in journal.holds]
-        for ends_at, _, hold in sorted(ending, key=lambda end: end[:2]):
-            if ends_at:
+        self.tried: dict[int, list[Hold]] = defaultdict(list)  # by account, of those that expire
+        for hold in sorted(journal.holds, key=lambda hold: hold.expires_at or ""):
+            tried = self.by_key.get((hold.account, f"{OWN}capture {hold.id}"), [])
+            if hold.expires_at is not None and tried and tried[0].reason is not None:
+                self.tried[hold.account].append(hold)
+            elif hold.expires_at is not None and _ends_at(self, hold) == hold.expires_at:
                 self.expiring[hold.account].append(hold)
         for rows in self.entries.values():
             rows.sort(key=lambda entry: entry.seq)
@@ -158,19 +161,26 @@ class _Case:
     def available(self, account: int, version: int) -> Iterator[int]:
         """What an account can have had available at a version.
 
-        Of the holds that were open then, those that expired first no longer count one by one.
+        Of the holds that were open then, those that expired first no longer count one by one. What
+        the service tried to capture in vain counts until that was committed, whenever it was.
         """
         state = self.state(account, version)
         if state is None:
             return
-        free = state[0] - state[1]
-        yield free
+        frees = [state[0] - state[1]]
+        for hold in self.tried[account]:
+            if left := self.left(hold, version):
+                frees += [free + left for free in frees]
+        yield from frees
         for hold in self.expiring[account]:
-            steps = self.hold_steps[hold.id]
-            left = sum(entry.held_change for entry in steps if entry.seq <= version)
-            if left:
-                free += left
-                yield free
+            if left := self.left(hold, version):
+                frees = [free + left for free in frees]
+                yield from frees
+
+    def left(self, hold: Hold, version: int) -> int:
+        """What of a hold was left at a version of its account."""
+        steps = self.hold_steps[hold.id]
+        return sum(entry.held_change for entry in steps if entry.seq <= version)
 
 
 Found = Iterator[tuple[str, str]]
@@ -239,8 +249,9 @@ def _holds_are_kept(case: _Case) -> Found:
             if remaining < 0 or captured > hold.amount:
                 yield "hold_exceeded", where
             ends_at = _ends_at(case, hold)
+            # Of one batch, what comes before the service's own try is in time.
             late = ends_at is not None and entry.recorded_at >= ends_at
-            if late and t.kind == "capture" and not t.key.startswith(OWN):
+            if late and t.kind == "capture" and entry.recorded_at != _tried_at(case, hold):
                 yield "captured_late", f"{where}: transaction {t.id}"
             if t.key.startswith(OWN) and not _is_due(case, hold, t):
                 yield "too_early", f"{where}: transaction {t.id}, {t.key}"
@@ -325,8 +336,14 @@ def _ends_at(case: _Case, hold: Hold) -> str | None:
     """When it expires: what is to be captured by the service first, not before that was tried."""
     if hold.capture_at is None or hold.expires_at is None or hold.capture_at >= hold.expires_at:
         return hold.expires_at
+    tried_at = _tried_at(case, hold)
+    return None if tried_at is None else max(hold.expires_at, tried_at)
+
+
+def _tried_at(case: _Case, hold: Hold) -> str | None:
+    """When the service tried to capture it."""
     tried = case.by_key.get((hold.account, f"{OWN}capture {hold.id}"), [])
-    return max(hold.expires_at, tried[0].recorded_at) if tried else None
+    return tried[0].recorded_at if tried else None
 
 
 def _is_due(case: _Case, hold: Hold, t: Transaction) -> bool:
@@ -618,8 +635,10 @@ def _reads_are_of_what_was(case: _Case) -> Found:
         versions = []
         for account, version, available in seen(attempt):
             versions.append(version)
-            if available not in case.available(account, version):
-                yield "read_of_nothing", f"account {account}, version {version}: {available}"
+            possible = list(case.available(account, version))
+            if available not in possible:
+                told = f"{attempt.request.kind} told {available}, not one of {possible}"
+                yield "read_of_nothing", f"account {account}, version {version}: {told}"
         if attempt.request.kind == "history" and versions:
             rows = min(versions[0], HISTORY_ROWS)
             if versions != [versions[0] - place for place in range(rows)] and versions != [0]:

@@ -135,12 +135,9 @@ FROM ledger.schedules WHERE ledger_id = 1 ORDER BY transaction_id
 _DUE = """
 SELECT (SELECT count(*) FROM ledger.schedules
         WHERE settled_by IS NULL AND execute_at < clock_timestamp())
-     + (SELECT count(*) FROM ledger.holds h
-        WHERE remaining > 0 AND least(h.expires_at, h.capture_at) < clock_timestamp()
-          AND NOT EXISTS (SELECT FROM ledger.details d JOIN ledger.transactions t
-                            ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
-                          WHERE d.ledger_id = h.ledger_id AND d.parent_id = h.transaction_id
-                            AND t.status = 2 AND t.idempotency_key LIKE '·capture %'))
+     + (SELECT count(*) FROM ledger.holds
+        WHERE remaining > 0 AND (ends_at < clock_timestamp()
+           OR capture_at < clock_timestamp() AND capture_tried_at IS NULL))
 """
 
 
