@@ -149,6 +149,12 @@ def test_a_decline_is_recorded_and_repeated_for_ever(service, bob):
     assert len(service.get(f"/accounts/{bob}/history").json()) == 1
 
 
+def test_a_declined_transfer_tells_whom_it_was_for(service, alice, bob):
+    declined = service.post("/transfer/", body("t", 1, from_account_id=bob, to_account_id=alice))
+    record = service.get(f"/transactions/{declined.json()['transaction_id']}").json()
+    assert (record["status"], record["counterparty_id"]) == ("declined", alice)
+
+
 def test_the_answer_s_form_never_changes_for_a_renderer_version(service, alice, bob):
     """Stored answers are rendered again by the version they were stored with: these bytes."""
     posted = service.post("/transfer/", body("golden", 1, from_account_id=alice, to_account_id=bob))

@@ -403,6 +403,10 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
         assert found["recorded_at"] == answer["recorded_at"]
         assert found["entries"] == ([] if declined else answer["entries"])
         self.check_record(model, record, found)
+        if declined and record["kind"] == "TRANSFER":
+            schedule = model.schedules.get(record["parent"])
+            payee = record["asked"]["to_account_id"] if schedule is None else schedule["other"]
+            assert found["counterparty_id"] == payee
         children = [
             r for r in model.records.values() if r["parent"] == record["number"] and r["entries"]
         ]

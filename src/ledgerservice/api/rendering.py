@@ -203,6 +203,8 @@ def record(transaction: Transaction, children: Sequence[Child] = ()) -> bytes:
     body["idempotency_key"] = transaction.key
     if refusal is not None:
         body |= {"status": "declined", "code": refusal.reason.value, "entries": []}
+        if transaction.kind is Kind.TRANSFER:
+            body["counterparty_id"] = transaction.counterparty_id
     if transaction.extra is None:
         body |= _posted(transaction) if refusal is None else _declined(transaction, refusal)
     elif refusal is None:
