@@ -65,6 +65,9 @@ def server_url() -> Iterator[URL]:
         return
     with reachable_folder() as folder, EmbeddedServer(folder / "data") as embedded:
         yield parse_url(embedded.url)
+        # At once: nobody needs what it would still write.
+        postmaster = (folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0]
+        os.kill(int(postmaster), signal.SIGQUIT)
 
 
 def administer(url: URL, *statements: str) -> None:

@@ -249,7 +249,7 @@ BODIES: dict[str, list[str | bytes]] = {
         DEPOSIT.encode("utf-16"),
         DEPOSIT.encode("utf-16-le"),
         DEPOSIT.encode("utf-32"),
-        gzip.compress(DEPOSIT.encode()),
+        gzip.compress(DEPOSIT.encode(), mtime=0),
         DEPOSIT.encode().replace(b"hostile", b"\xff"),
         DEPOSIT.encode().replace(b"hostile", b"\xc0\x80"),  # an overlong NUL
         DEPOSIT.encode().replace(b"hostile", b"\xed\xa0\x80"),  # a surrogate
