@@ -23,8 +23,9 @@ from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.model import Failed, Outcome, Recorded
 from ledgerservice.poster import Limits, MovementBatch, Poster, movements_of
 from ledgerservice.requests import Group, Kind, Movement
-from tests.proof.checker import UNKNOWN, check, outcome
+from tests.proof.checker import check
 from tests.proof.history import Attempt, Request
+from tests.proof.judging.evidence import UNKNOWN, major, outcome
 from tests.proof.simulated import Database, Faults
 
 SEEDS = int(os.environ.get("LEDGER_SIMULATIONS", "1000"))
@@ -96,10 +97,11 @@ class Simulation:
     ) -> None:
         """Post, and note what a client of the service would have seen."""
         began = now_ns()
-        attempts = [Attempt("client", began, request) for request in requests]
+        group = len(self.attempts) if linked else None
+        attempts = [Attempt("client", began, request, group=group) for request in requests]
         self.attempts += attempts
         movements = [
-            Movement(KINDS[r.kind], r.account, r.other, f"0.{r.amount:02}", r.key) for r in requests
+            Movement(KINDS[r.kind], r.account, r.other, major(r.amount), r.key) for r in requests
         ]
         try:
             outcomes = await poster.post(Group(movements, linked))

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,7 @@ from tests.proof.house import (
 RESOLVE_LIMIT_S = 120.0
 DUE_LIMIT_S = 30.0
 FUZZER = "fuzzer"  # a part that is only of the fault, not of the house
+UNSTEADY_NS = 50_000_000
 CALM_S = 0.5  # of load before the first fault and after the last
 
 PARTS: dict[Fault, set[str]] = {
@@ -170,6 +172,7 @@ class Campaign:
         return result
 
     def _live(self, house: House, result: Result, seconds: float, chance: random.Random) -> None:
+        clock = WallClock()
         seen = house.folder / "history"
         clients.fund(seen, house.services[0].base)
         bases = [service.base for service in house.services]
@@ -193,7 +196,30 @@ class Campaign:
         engine = create_engine(parse_url(house.postgres.url), poolclass=NullPool)
         result.verified += map(str, verify(engine))
         hostile = result.times[faults.be_hostile.__name__] > 0
-        result.report = check(history.read(seen), found, strangers=hostile)
+        moved = result.times[faults.move_clocks.__name__] > 0 or not clock.is_steady()
+        told = None if moved else clock
+        result.report = check(history.read(seen), found, strangers=hostile, clock=told)
+
+
+class WallClock:
+    """What the machine's clock shows at a time of the monotonic one, as long as nobody sets it."""
+
+    def __init__(self) -> None:
+        self._epoch_ns = self._find_epoch_ns()
+
+    def __call__(self, ns: float) -> tuple[str, str]:
+        first, last = (
+            datetime.fromtimestamp((self._epoch_ns + ns + slack_ns) / 1e9, UTC)
+            for slack_ns in (-UNSTEADY_NS, UNSTEADY_NS)
+        )
+        return history.moment(first), history.moment(last)
+
+    def is_steady(self) -> bool:
+        return abs(self._find_epoch_ns() - self._epoch_ns) < UNSTEADY_NS
+
+    @staticmethod
+    def _find_epoch_ns() -> int:
+        return max(time.time_ns() - time.monotonic_ns() for _ in range(100))
 
 
 def wait_for_what_is_due(url: str) -> None:

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ledgerservice import cli, journal, lookups
+from msgspec.structs import replace
+
+from ledgerservice import cli, journal, lookups, planner, rules
+from ledgerservice.requests import Capture
 from ledgerservice.wire import Request, Wire
 
 
@@ -33,6 +36,9 @@ CANARIES = {
         patched=True,
     ),
     "answer_before_commit": Canary("kill_service", patched=True),
+    "expiry_late": Canary("vanish", patched=True),
+    "final_ignored": Canary("vanish", patched=True),
+    "groups_torn": Canary("vanish", patched=True),
 }
 
 
@@ -57,9 +63,28 @@ def answer_before_commit() -> None:
     journal.record = journal.write
 
 
+def expiry_late() -> None:
+    """What has expired reserves its money until the sweeper comes by."""
+    planner._Batch.release_expired = lambda _: None
+
+
+def final_ignored() -> None:
+    """A final capture goes on reserving the rest."""
+    capture = rules.RULES[Capture]
+    rules.RULES[Capture] = lambda asked, book: capture(replace(asked, final=False), book)
+
+
+def groups_torn() -> None:
+    """What came before the first decline of a group stays."""
+    planner._Batch._undo = lambda *_: None
+
+
 PATCHES: dict[str, Callable[[], None]] = {
     "keys_not_unique": keys_not_unique,
     "answer_before_commit": answer_before_commit,
+    "expiry_late": expiry_late,
+    "final_ignored": final_ignored,
+    "groups_torn": groups_torn,
 }
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import httpx
 import msgspec
 
 from tests.proof import history
-from tests.proof.checker import UNKNOWN, minor, outcome
-from tests.proof.history import MOVEMENTS, PLAIN, STEPS, Attempt, Recorder, Request
+from tests.proof.history import DRY_RUN, MOVEMENTS, PLAIN, STEPS, Attempt, Recorder, Request
+from tests.proof.judging.evidence import UNKNOWN, major, minor, outcome
 
 ACCOUNTS = 8
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
@@ -28,7 +28,10 @@ REPEATS, OTHER_BODY = 0.2, 0.3
 RECENT = 400
 BATCH = 60
 RESOLVED_AT_ONCE = 200
-HUGE = (600, 1_200)  # these are posted by COPY, and without looking for their keys
+SIZES = {
+    "huge": (600, 1_200),  # these are posted by COPY, and without looking for their keys
+    "atomic": (2, 6),  # of more there is nearly always one that is declined
+}
 
 KINDS = {
     "transfer": 6, "deposit": 1, "withdraw": 1, "general": 1.5, "hold": 1.5, "capture": 1.5,
@@ -104,28 +107,38 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
 _PARENTS = {"reversal": "transaction_id", "cancellation": "schedule_id"}
 
 
-def major(amount: int) -> str:
-    """Minor units as a request has them."""
-    sign = "-" if amount < 0 else ""
-    return f"{sign}{abs(amount) // 100}.{abs(amount) % 100:02}"
-
-
 def item_of(request: Request) -> dict[str, object]:
     """The JSON of a movement as an item of a batch."""
     return {"type": TYPES[request.kind], **body_of(request, item=True)}
 
 
-def another(asked: Request) -> Request:
-    """Another request with the same key; of a cancellation there is none."""
-    if asked.kind == "policy":
-        return msgspec.structs.replace(asked, floor=asked.floor - 1)
+def another(asked: Request, chance: random.Random) -> Request:
+    """A request with the same key and one thing changed; of a cancellation there is none."""
+    ways: list[dict[str, Any]] = [{"amount": asked.amount + 1}]
     if asked.kind == "cancellation":
         return asked
-    legs = asked.legs
-    if legs:
-        (first, one), (second, two), *others = legs
-        legs = ((first, one - 1), (second, two + 1), *others)
-    return msgspec.structs.replace(asked, amount=asked.amount + 1, legs=legs)
+    if asked.kind == "policy":
+        ways = [{"floor": asked.floor - 1}, {"frozen": "" if asked.frozen else "both"}]
+    if asked.legs:
+        (first, one), (second, two), *others = asked.legs
+        ways = [
+            {"amount": asked.amount + 1, "legs": ((first, one - 1), (second, two + 1), *others)},
+            {"legs": ((first, one), (_beside(second, first), two), *others)},
+        ]
+    if asked.other is not None:
+        ways.append({"other": _beside(asked.other, asked.account)})
+    if asked.kind == "capture":
+        ways.append({"final": not asked.final})
+    if asked.execute_at:
+        ways.append({"execute_at": _soon(chance)})
+    if asked.expires_at and not asked.capture_at:
+        ways.append({"expires_at": _soon(chance)})
+    return msgspec.structs.replace(asked, **chance.choice(ways))
+
+
+def _beside(account: int, other: int) -> int:
+    """An account that is neither."""
+    return next(n for n in (account % ACCOUNTS + 1, (account + 1) % ACCOUNTS + 1) if n != other)
 
 
 class Load:
@@ -173,7 +186,7 @@ class Load:
         recorder = Recorder(self._folder, name)
         counter = 0
         async with httpx.AsyncClient() as http:
-            caller = Caller(http, recorder, self)
+            caller = Caller(http, recorder, self, random.Random(f"{name}/{self._seed}"))
             while not self._stopping:
                 counter += 1
                 caller.patience_s = chance.choice([0.3, 1.0, 3.0, 8.0])
@@ -188,7 +201,7 @@ class Load:
         elif step == "dry_run":
             await caller.try_out(self._movement(key, chance, new=True))
         elif step in ("independent", "huge", "atomic", "stream", "linked"):
-            size = chance.randint(*HUGE) if step == "huge" else chance.randint(2, BATCH)
+            size = chance.randint(*SIZES.get(step, (2, BATCH)))
             movements = [self._movement(f"{key}.{n}", chance) for n in range(size)]
             if step == "stream":
                 await caller.stream(movements)
@@ -206,7 +219,7 @@ class Load:
         """A new movement, or one seen before, or one with a key seen before."""
         if self._recent and not new and chance.random() < REPEATS:
             asked = chance.choice(self._recent)
-            return another(asked) if chance.random() < OTHER_BODY else asked
+            return another(asked, chance) if chance.random() < OTHER_BODY else asked
         account, other, third = chance.sample(range(1, ACCOUNTS + 1), 3)
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
         amount = chance.randint(1, LARGEST)
@@ -268,17 +281,19 @@ class Load:
 
 
 def _soon(chance: random.Random) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=chance.uniform(*SOON_S))).isoformat()
+    return history.moment(datetime.now(UTC) + timedelta(seconds=chance.uniform(*SOON_S)))
 
 
 class Caller:
     """Sends requests and records them, before and after."""
 
-    def __init__(self, http: httpx.AsyncClient, recorder: Recorder, load: Load) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, recorder: Recorder, load: Load, chance: random.Random
+    ) -> None:
         self._http = http
         self._recorder = recorder
         self._load = load
-        self._chance = random.Random(id(self))
+        self._chance = chance
         self.patience_s = 5.0
 
     async def move(self, request: Request) -> None:
@@ -291,9 +306,12 @@ class Caller:
             self._recorder.got([(number, answer.status_code, answer.content, replayed)])
 
     async def try_out(self, request: Request) -> None:
-        """A dry run, of which nothing may ever be found: it is not recorded as asked for."""
+        """A dry run, of whose key nothing may ever be found. Nor is it known what it is told."""
+        (number,) = self._recorder.sent(msgspec.structs.replace(request, kind=DRY_RUN))
         method, path = route_of(request)
-        await self._send(method, f"{path}?dry_run=true", json=body_of(request))
+        answer = await self._send(method, f"{path}?dry_run=true", json=body_of(request))
+        if answer is not None:
+            self._recorder.got([(number, answer.status_code, b"", False)])
 
     async def linked(self, groups: Sequence[Sequence[Request]]) -> None:
         """Many groups in one call, each of which is posted together or not at all."""
@@ -404,7 +422,7 @@ def fund(folder: Path, base: str) -> None:
 async def _fund(folder: Path, base: str) -> None:
     recorder = Recorder(folder, "funding")
     async with httpx.AsyncClient() as http:
-        caller = Caller(http, recorder, Load(folder, [base], 0, 0))
+        caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         for number in range(1, ACCOUNTS + 1):
             await caller.move(Request("deposit", number, None, FUNDS, "funding"))
     recorder.close()
@@ -423,7 +441,7 @@ def resolve(folder: Path, base: str, limit_s: float) -> float:
 async def _resolve(folder: Path, base: str, end_s: float) -> None:
     recorder = Recorder(folder, "resolver")
     async with httpx.AsyncClient() as http:
-        caller = Caller(http, recorder, Load(folder, [base], 0, 0))
+        caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         caller.patience_s = 10
         while (groups := open_groups(history.read(folder))) and time.monotonic() < end_s:
             for group in groups:  # what belongs together is sent again together

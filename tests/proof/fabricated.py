@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from tests.proof.checker import CREDITS, DEBITS, OWN
 from tests.proof.history import PLAIN, STEPS, Attempt, Request
 from tests.proof.journal import Account, Entry, Hold, Journal, Schedule, Transaction
+from tests.proof.judging.evidence import CREDITS, DEBITS, FROZEN, OWN, major
 
 STEP_NS = 1_000
 OUTSIDE = -1
@@ -164,8 +164,7 @@ class Fabricated:
 
     def _row(self, request: Request, moves: list[tuple[int, int, int]], amount: int) -> Transaction:
         other = moves[1][0] if request.kind in PLAIN else request.other or 0
-        frozen = {"": 0, "debits": DEBITS, "credits": CREDITS, "both": DEBITS | CREDITS}
-        policy = (request.floor, request.ceiling, frozen[request.frozen])
+        policy = (request.floor, request.ceiling, FROZEN[request.frozen])
         return Transaction(
             len(self.journal.transactions) + 1, request.kind, request.account, other, amount,
             request.key, self._moment(), None, None, None, None, request.parent or None,
@@ -235,7 +234,7 @@ class Fabricated:
 
     def _release_expired(self, request: Request) -> None:
         """What has expired on the accounts that are to move is released first."""
-        touched = {request.account, request.other, *(account for account, _ in request.legs)}
+        touched = {account for account, *_ in self._moves(request)[0]}
         for hold in self.journal.holds:
             due = hold.expires_at is not None and hold.expires_at <= self._moment()
             if hold.remaining and due and {hold.account, hold.other} & touched:
@@ -336,16 +335,24 @@ class Fabricated:
             if hold.account == number and hold.expires_at and hold.expires_at <= self._moment()
         )  # fmt: skip
         available = account.balance - account.held + expired
-        return {"id": number, "version": account.version, "available": major(available)}
+        frozen = [None, "debits", "credits", "both"]
+        return {
+            "id": number, "version": account.version, "available": major(available),
+            "balance": major(account.balance), "held": major(account.balance - available),
+            "floor": major(account.floor or 0), "frozen": frozen[account.restricted],
+            "ceiling": None if account.ceiling is None else major(account.ceiling),
+        }  # fmt: skip
 
     def _page(self, number: int) -> list[dict[str, Any]]:
         newest = self._rows[number][:-101:-1]
         return [
-            {"version": e.seq, "balance": major(e.balance), "held": major(e.held)} for e in newest
+            {
+                "version": e.seq,
+                "balance": major(e.balance),
+                "held": major(e.held),
+                "transaction_id": e.transaction,
+                "amount": major(e.amount),
+                "held_change": major(e.held_change),
+            }
+            for e in newest
         ]
-
-
-def major(amount: int) -> str:
-    """Minor units as an answer has them."""
-    sign = "-" if amount < 0 else ""
-    return f"{sign}{abs(amount) // 100}.{abs(amount) % 100:02}"

@@ -6,6 +6,7 @@ which all processes share.
 
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ import msgspec
 PLAIN = ("deposit", "withdraw", "transfer")
 STEPS = ("capture", "release", "reversal", "cancellation")
 MOVEMENTS = (*PLAIN, "general", "hold", "schedule", "policy", *STEPS)
+DRY_RUN = "dry_run"
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What was asked.
 
-    `kind` is one of MOVEMENTS, or a read: `account` (its state), `accounts` (the state of all),
-    `history` (its newest page) or `key` (what became of a key). `amount` is in minor units; of a
-    step 0 is all that is left. A step names its `parent`, whose account is `account`; a general
-    transaction has `legs` of account and amount; a hold may have moments at which it expires, or
-    is captured by the service; a schedule is a transfer that the service executes at its moment. A
-    policy is an account's floor, its ceiling, and what it is `frozen` for.
+    `kind` is one of MOVEMENTS, a DRY_RUN of one of them, or a read: `account` (its state),
+    `accounts` (the state of all), `history` (its newest page) or `key` (what became of a key).
+    `amount` is in minor units; of a step 0 is all that is left. A step names its `parent`, whose
+    account is `account`; a general transaction has `legs` of account and amount; a hold may have
+    moments at which it expires, or is captured by the service; a schedule is a transfer that the
+    service executes at its moment. A policy is an account's floor, its ceiling, and what it is
+    `frozen` for.
     """
 
     kind: str
@@ -111,6 +114,11 @@ class Recorder:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def moment(time: datetime) -> str:
+    """As the service and the journal write it; in UTC, so that they compare as texts."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def read(folder: Path) -> list[Attempt]:

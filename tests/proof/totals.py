@@ -24,9 +24,9 @@ def rows(results: Iterable[Result]) -> list[Row]:
             "operations": report.operations,
             "lost": result.lost,
             "doubled": result.doubled,
-            "unresolved": report.unresolved,
+            "unresolved": report.count("unresolved"),
         }
-        named = result.lost + result.doubled + report.unresolved
+        named = sum(counted.values()) - report.operations
         counted["other"] = len(report.violations) + len(result.verified) - named
         others.setdefault(result.name, Counter()).update(counted)
     names = dict.fromkeys([*others, *times])

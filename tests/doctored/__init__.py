@@ -1,0 +1,1 @@
+"""Right histories, each changed so that it breaks one promise, with the code of that."""

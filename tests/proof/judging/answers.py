@@ -1,0 +1,137 @@
+"""What the clients were told of what they asked for: it is kept, and told again."""
+
+from typing import Any
+
+from tests.proof.history import DRY_RUN, PLAIN, Attempt, Request
+from tests.proof.journal import Transaction
+from tests.proof.judging.evidence import (
+    DECLINED,
+    OK,
+    REFUSED,
+    UNKNOWN,
+    Case,
+    Found,
+    minor,
+    outcome,
+)
+from tests.proof.judging.matching import asks_for
+from tests.proof.order import NEVER
+
+
+def answers_are_kept(case: Case) -> Found:
+    for (account, key), attempts in case.asked.items():
+        rows = case.by_key.get((account, key), [])
+        where = f"key {key} of account {account}"
+        told: dict[Request, Any] = {}
+        told_at: dict[Request, float] = {}
+        first = 0
+        for attempt in attempts:
+            known = outcome(attempt)
+            if known in (OK, DECLINED):
+                first += not attempt.replayed
+                if told.setdefault(attempt.request, attempt.body) != attempt.body:
+                    yield "answers_differ", where
+                done_at = NEVER if attempt.completed_ns is None else attempt.completed_ns
+                told_at[attempt.request] = min(done_at, told_at.get(attempt.request, NEVER))
+                yield from answer_is_kept(case, attempt, rows, where)
+            elif _is_reuse(attempt) and _is_alone(case, attempt, attempts, rows):
+                yield "reuse_unfounded", where
+        for attempt in attempts:
+            if outcome(attempt) == REFUSED:
+                if not _may_be_refused(case, attempt):
+                    yield "refusal_unjust", f"{where}: {attempt.status} {attempt.body}"
+                late = attempt.invoked_ns > told_at.get(attempt.request, NEVER)
+                if late and attempt.body.get("code") not in ("overloaded", "batch_failed"):
+                    yield "answers_differ", f"{where}: refused after it was acknowledged"
+        if first > 1:
+            yield "applied_twice", f"{where}: {first} answers that are no replays"
+        if len(told) > 1:
+            yield "reuse_accepted", f"{where}: {len(told)} requests were acknowledged"
+
+
+def _may_be_refused(case: Case, attempt: Attempt) -> bool:
+    """Whether a request of the load, which names only what is there, can be refused like this."""
+    request, code = attempt.request, attempt.body.get("code")
+    if code == "legs_unbalanced":
+        sides = {leg.account for leg in case.legs.get(request.parent, [])}
+        return request.kind == "reversal" and request.amount > 0 and len(sides) != 2
+    if code in ("overloaded", "idempotency_key_reused"):
+        return True
+    return (
+        attempt.group is not None
+        if code == "batch_failed"
+        else ((request.kind, code) == ("hold", "expiry_passed") and bool(request.expires_at))
+    )
+
+
+def _is_alone(
+    case: Case, attempt: Attempt, attempts: list[Attempt], rows: list[Transaction]
+) -> bool:
+    """Whether nothing else was asked for with its key; of a step the row does not tell all."""
+    if attempt.request.kind not in PLAIN and len({a.request for a in attempts}) > 1:
+        return False
+    return all(asks_for(case, attempt.request, row) for row in rows)
+
+
+def _is_reuse(attempt: Attempt) -> bool:
+    """Whether it was refused because another request had its key."""
+    return isinstance(attempt.body, dict) and attempt.body.get("code") == "idempotency_key_reused"
+
+
+def answer_is_kept(case: Case, attempt: Attempt, rows: list[Transaction], where: str) -> Found:
+    row = next((row for row in rows if row.id == attempt.body["transaction_id"]), None)
+    if row is None:
+        yield ("lost" if outcome(attempt) == OK else "decline_lost"), where
+        return
+    if attempt.request.kind != "key" and not asks_for(case, attempt.request, row):
+        yield "content_differs", f"{where}: kept is another request's transaction {row.id}"
+    kept = _content(case, row)
+    if (answered := _told(attempt.body)) != kept:
+        yield "content_differs", f"{where}: answered {answered}, kept {kept}"
+
+
+def _told(body: Any) -> tuple[Any, ...]:
+    """What an answer, or a read of a key, says of a transaction."""
+    decided, declined = body.get("decided_on", {}), "decided_on" in body
+    return (
+        body["transaction_type"].lower().replace("withdrawal", "withdraw"),
+        minor(body["amount"]),
+        body["recorded_at"],
+        body["code"] if declined else None,
+        decided.get("account_id"),
+        decided.get("version"),
+        {
+            (e["account_id"], e["version"], minor(e["amount"]), minor(e["balance"]))
+            for e in body.get("entries", [])
+        },
+    )
+
+
+def _content(case: Case, row: Transaction) -> tuple[Any, ...]:
+    """The same of what is kept."""
+    legs = {(e.account, e.seq, e.amount, e.balance) for e in case.legs.get(row.id, [])}
+    decided = row.deciding_account, row.deciding_version
+    return (row.kind, row.amount, row.recorded_at, row.reason, *decided, legs)
+
+
+def dry_runs_leave_nothing(case: Case) -> Found:
+    for attempt in case.attempts:
+        place = attempt.request.account, attempt.request.key
+        if attempt.request.kind == DRY_RUN and place in case.by_key:
+            yield "dry_run_written", f"key {place[1]} of account {place[0]}"
+
+
+def nothing_failed(case: Case) -> Found:
+    """A fault of the service's own is none of those that it is hurt with."""
+    for attempt in case.attempts:
+        if attempt.status == 500:
+            yield "internal_error", f"{attempt.client}'s {attempt.request.kind}"
+
+
+def all_is_resolved(case: Case) -> Found:
+    """Every movement that was ever asked for has a definite answer at the end."""
+    for (account, key), attempts in case.asked.items():
+        open_requests = {a.request for a in attempts if outcome(a) == UNKNOWN}
+        answered = {a.request for a in attempts if outcome(a) != UNKNOWN}
+        for _ in open_requests - answered:
+            yield "unresolved", f"key {key} of account {account}"

@@ -1,0 +1,61 @@
+"""Whether a transaction is what a request asked for."""
+
+from collections import Counter
+
+from tests.proof.history import STEPS, Request
+from tests.proof.journal import Transaction
+from tests.proof.judging.evidence import FROZEN, Case, Policy
+
+
+def asks_for(case: Case, request: Request, row: Transaction) -> bool:
+    return (
+        request.kind == row.kind
+        and request.amount in (row.amount, 0)
+        and (request.amount != 0 or request.kind in (*STEPS, "policy"))
+        and (row.policy is None or row.policy == asked_policy(request))
+        and (request.other in (None, row.other) or (row.kind, row.other) == ("hold", 0))
+        and (request.parent or None) == row.parent
+        and (row.reason is not None or is_done(case, request, row))
+    )
+
+
+def is_done(case: Case, request: Request, row: Transaction) -> bool:
+    """Whether a posted transaction did what the row does not tell: by its entries and terms."""
+    legs = case.legs.get(row.id, [])
+    if row.kind in ("deposit", "withdraw"):
+        return row.other < 0
+    if row.kind == "general":
+        return Counter(request.legs) == Counter((leg.account, leg.amount) for leg in legs)
+    if row.kind == "hold":
+        hold = case.holds.get(row.id)
+        asked = request.expires_at or None, request.capture_at or None
+        return (
+            hold is not None
+            and (hold.expires_at, hold.capture_at) == asked
+            and (request.other is not None or hold.other < 0)
+        )
+    if row.kind == "schedule":
+        schedule = case.schedules.get(row.id)
+        return schedule is not None and schedule.execute_at == request.execute_at
+    own = next((leg for leg in legs if leg.account == row.account), None)
+    if row.kind in ("capture", "release") and row.parent in case.holds and own is not None:
+        left = case.left(case.holds[row.parent], own.seq - 1)
+        amount = request.amount or left
+        freed = left if request.final else amount
+        return (row.amount, own.held_change) == (amount, -freed)
+    if row.kind == "reversal" and own is not None:
+        sides = case.to_reverse(row.parent or 0, own.account, own.seq - 1)
+        moved = {leg.account: leg.amount for leg in legs}
+        return moved == moved_back(sides, request.amount) and abs(own.amount) == row.amount
+    return row.kind in ("transfer", "policy", "cancellation")
+
+
+def asked_policy(request: Request) -> Policy:
+    return request.floor, request.ceiling, FROZEN[request.frozen]
+
+
+def moved_back(left: dict[int, int], amount: int) -> dict[int, int]:
+    """What a reversal moves: an amount between two accounts, or, of more than two, all."""
+    if amount and len(left) == 2:
+        return {account: -amount if n > 0 else amount for account, n in left.items()}
+    return {account: -n for account, n in left.items() if n}

@@ -1,0 +1,276 @@
+"""The checker on short histories, step by step: what is a violation, and what is none."""
+
+from msgspec.structs import replace
+
+from tests.proof.checker import check
+from tests.proof.fabricated import STEP_NS, Fabricated
+from tests.proof.history import Attempt, Request
+from tests.proof.judging.evidence import OWN
+
+
+class Scene:
+    """Movements one after another, a step apart; accounts 1 to 4."""
+
+    def __init__(self) -> None:
+        self.case = Fabricated(0, 7, accounts=4, spread=1)
+        self.case._now = 0
+        self.count = 0
+
+    def go(self, kind: str, account: int, amount: int = 0, other=None, **more):
+        self.case._now += STEP_NS
+        self.count += 1
+        request = Request(kind, account, other, amount, f"k{self.count}", **more)
+        status, body = self.case._decide(request)
+        self.case._attempt(request, status, body)
+        asked = self.case.attempts[-1]
+        asked.invoked_ns, asked.completed_ns = self.case._now - 1, self.case._now + 1
+        return asked
+
+    def later(self, steps: int) -> str:
+        return f"{self.case._now + steps * STEP_NS:020}"
+
+    def codes(self) -> set[str]:
+        return {
+            v.code
+            for v in check(
+                self.case.attempts, self.case.journal, clock=lambda ns: (f"{ns:020}",) * 2
+            ).violations
+        }
+
+
+def test_the_scene_is_clean() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    s.go("transfer", 1, 60, 2)
+    assert s.go("withdraw", 1, 50).status == 400
+    assert s.codes() == set()
+
+
+def test_a_group_at_two_moments_in_company() -> None:
+    """All answers are there: two of three came later. One had been asked for once more."""
+    s = Scene()
+    group = [s.go("deposit", 1, 5), s.go("deposit", 2, 5), s.go("deposit", 3, 5)]
+    s.case._now += STEP_NS
+    row = {t.id: t for t in s.case.journal.transactions}[group[2].body["transaction_id"]]
+    first = {t.id: t for t in s.case.journal.transactions}[group[1].body["transaction_id"]]
+    row.recorded_at = first.recorded_at
+    group[2].body["recorded_at"] = first.recorded_at
+    for entry in s.case.journal.entries:
+        if entry.transaction == row.id:
+            entry.recorded_at = first.recorded_at
+    for attempt in group:
+        attempt.group, attempt.client = 0, "one"
+        attempt.invoked_ns = 0
+        attempt.completed_ns = s.case._now
+    again = group[0].request
+    s.case._attempt(again, 200, group[0].body, replayed=True)
+    s.case.attempts[-1].invoked_ns = s.case._now + 5
+    s.case.attempts[-1].completed_ns = s.case._now + 6
+    assert "torn_group" in s.codes()
+
+
+def test_half_a_group_that_was_asked_for_in_two_companies() -> None:
+    """The first of each was kept, though neither group was; one had no answer at first."""
+    s = Scene()
+    first = s.go("deposit", 1, 5)
+    others = [Request("deposit", 2, None, 5, "b"), Request("deposit", 3, None, 5, "c")]
+    failed = {"code": "batch_failed"}
+    for number, other in enumerate(others):
+        for request in (first.request, other):
+            s.case._attempt(request, None, None, group=number)
+            s.case.attempts[-1].client = "one"
+            s.case._attempt(request, 409, failed, group=number + 10)
+            s.case.attempts[-1].client = "one"
+    s.case.attempts.remove(first)
+    assert "torn_group" in s.codes()
+
+
+def test_a_decline_that_an_expired_hold_was_the_cause_of() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    s.go("hold", 1, 80, 2, expires_at=s.later(5))
+    decline = s.go("withdraw", 1, 50)
+    assert decline.status == 400
+    moment = s.later(10)  # the decline was decided long after the hold's time
+    row = s.case.journal.transactions[decline.body["transaction_id"] - 1]
+    row.recorded_at = decline.body["recorded_at"] = moment
+    s.case._now += 20 * STEP_NS
+    decline.completed_ns = s.case._now
+    s.case._post_release(s.case.journal.holds[0])
+    assert "released_late" in s.codes()
+
+
+def test_what_expired_was_given_back_after_something_else() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    s.go("hold", 1, 80, 2, expires_at=s.later(3))
+    s.case._now += 10 * STEP_NS
+    s.case._release_expired = lambda _: None
+    s.go("withdraw", 1, 5)
+    s.case._now += STEP_NS
+    s.case._post_release(s.case.journal.holds[0])
+    assert "released_late" in s.codes()
+
+
+def test_two_that_expired_are_given_back_together() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    s.go("hold", 1, 30, 2, expires_at=s.later(5))
+    s.go("hold", 1, 30, 2, expires_at=s.later(5))
+    s.case._now += 10 * STEP_NS
+    s.go("withdraw", 1, 90)
+    assert s.codes() == set()
+
+
+def test_the_service_tries_to_capture_too_early() -> None:
+    """It is declined, so never asked for again, also when it is due."""
+    s = Scene()
+    s.go("deposit", 1, 100)
+    hold = s.go("hold", 1, 80, 2, capture_at=f"{10**12:020}")
+    s.case.journal.holds[0].capture_at = f"{10**12:020}"
+    s.go("policy", 2, frozen="credits")
+    key = f"{OWN}capture {hold.body['transaction_id']}"
+    request = Request("capture", 1, None, 0, key, parent=hold.body["transaction_id"])
+    s.case._now += STEP_NS
+    status, _ = s.case._decide(request)
+    assert status == 400
+    assert "too_early" in s.codes()
+
+
+def test_the_service_cancels_what_nobody_cancelled() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    asked = s.go("schedule", 1, 50, 2, execute_at=s.later(50))
+    number = asked.body["transaction_id"]
+    s.case._decide(Request("cancellation", 1, None, 0, f"{OWN}execution {number}", parent=number))
+    assert s.codes()
+
+
+def test_the_service_pays_for_a_hold_by_itself() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    number = s.go("hold", 1, 50, 2).body["transaction_id"]
+    s.case._decide(Request("transfer", 1, 3, 20, f"{OWN}bonus", parent=number))
+    assert s.codes()
+
+
+def test_the_service_captures_a_part_by_itself() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    number = s.go("hold", 1, 50, 2, capture_at=s.later(3), expires_at=s.later(9)).body[
+        "transaction_id"
+    ]
+    hold = s.case.journal.holds[0]
+    hold.capture_at = s.later(2)
+    s.case._now += 5 * STEP_NS
+    s.case.attempts[-1].request = Request(
+        "hold", 1, 2, 50, "k2", capture_at=hold.capture_at, expires_at=hold.expires_at
+    )
+    s.case._decide(Request("capture", 1, None, 20, f"{OWN}capture {number}", parent=number))
+    s.case._now += 10 * STEP_NS
+    s.case._post_release(hold)
+    assert s.codes()
+
+
+def test_a_reversal_that_moves_nothing() -> None:
+    s = Scene()
+    number = s.go("deposit", 1, 100).body["transaction_id"]
+    attempt = s.go("reversal", 1, 40, parent=number)
+    row = s.case.journal.transactions[-1]
+    for entry in [e for e in s.case.journal.entries if e.transaction == row.id]:
+        s.case.journal.entries.remove(entry)
+        account = s.case._accounts[entry.account]
+        account.balance -= entry.amount
+        account.version -= 1
+    attempt.body["entries"] = []
+    assert s.codes()
+
+
+def test_a_read_counts_what_expires_later() -> None:
+    """The hold is to expire in a thousand steps: the read was long before."""
+    s = Scene()
+    s.go("deposit", 1, 100)
+    s.go("hold", 1, 80, 2, expires_at=s.later(1000))
+    state = s.case._state(1) | {"available": "1.00", "held": "0.00"}
+    s.case._attempt(Request("account", 1), 200, state)
+    s.case._now += 2000 * STEP_NS
+    s.case._post_release(s.case.journal.holds[0])
+    assert s.codes()
+
+
+def test_a_read_while_a_capture_waits_for_its_commit_is_right() -> None:
+    """The service captures one hold; before that is committed another one expires, and is read."""
+    s = Scene()
+    s.go("deposit", 1, 100)
+    captured, expires = s.later(4), s.later(10)
+    one = s.go("hold", 1, 30, 2, capture_at=captured, expires_at=expires)
+    s.case.journal.holds[0].capture_at = captured
+    number = one.body["transaction_id"]
+    soon = s.later(11)
+    s.go("hold", 1, 20, 2, expires_at=soon)
+    # Read at 15 steps: of the first nothing has expired, for its capture was not tried yet.
+    state = s.case._state(1) | {"available": "0.70", "held": "0.30"}
+    read = Attempt(
+        "reader",
+        s.case._now + 12 * STEP_NS,
+        Request("account", 1),
+        s.case._now + 13 * STEP_NS,
+        200,
+        state,
+    )
+    s.case.attempts.append(read)
+    s.case._now += 5 * STEP_NS  # recorded here, committed after the read
+    s.case._decide(Request("capture", 1, None, 30, f"{OWN}capture {number}", parent=number))
+    s.case._now += 20 * STEP_NS
+    s.case._post_release(s.case.journal.holds[1])
+    assert s.codes() == set()
+
+
+def test_a_read_counts_what_has_expired_long_ago() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    s.go("hold", 1, 80, 2, expires_at=s.later(10))
+    stale = s.case._state(1)
+    s.case._now += 20 * STEP_NS
+    s.case._attempt(Request("account", 1), 200, stale)
+    s.case._now += 20 * STEP_NS
+    s.case._post_release(s.case.journal.holds[0])
+    assert s.codes()
+
+
+def test_a_fault_of_the_service_is_none_of_its_clients() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    deposit = s.case.attempts[-1]
+    s.case.attempts.append(Attempt("c", 0, deposit.request, 1, 500, {"code": "internal_error"}))
+    assert s.codes()
+
+
+def test_a_capture_of_all_that_takes_a_part() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    number = s.go("hold", 1, 50, 2).body["transaction_id"]
+    capture = s.go("capture", 1, 20, parent=number)
+    capture.request = replace(capture.request, amount=0)
+    assert "content_differs" in s.codes()
+
+
+def test_a_final_capture_that_keeps_the_rest_held() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    number = s.go("hold", 1, 50, 2).body["transaction_id"]
+    capture = s.go("capture", 1, 20, parent=number)
+    capture.request = replace(capture.request, final=True)
+    assert "content_differs" in s.codes()
+
+
+def test_legs_may_be_declined_whose_key_others_were_asked_for_with() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    s.go("policy", 2, frozen="credits")
+    declined = s.go("general", 1, 50, legs=((1, -50), (2, 50)))
+    assert declined.status == 400
+    others = replace(declined.request, legs=((1, -50), (3, 50)))
+    s.case._attempt(others, 422, {"code": "idempotency_key_reused"})
+    s.case.attempts.insert(0, s.case.attempts.pop())
+    assert s.codes() == set()
