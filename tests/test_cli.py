@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
+import psutil
 import psycopg
 import pytest
 
@@ -268,6 +269,17 @@ def test_several_processes_serve_one_port_and_stop_together(folder):
                 deposit_until_answered(replace(service, client=client), account, str(number))
         assert service.get(f"/accounts/{account}").json()["balance"] == "25.00"
         assert service.stop() == 0
+
+
+def test_processes_end_with_the_one_that_started_them(folder):
+    """Else they would keep the port, and nobody could serve on it again."""
+    with serving(LEDGER_DATA_FOLDER=str(folder), options=("--workers", "2")) as service:
+        workers = psutil.Process(service.process.pid).children(recursive=True)
+        service.stop(signal.SIGKILL)
+        _, alive = psutil.wait_procs(workers, timeout=30)
+        assert alive == []
+        with pytest.raises(httpx.ConnectError):
+            service.get("/health/live")
 
 
 def test_an_empty_service_role_means_the_url_s_own_user(database):

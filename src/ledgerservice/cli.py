@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import multiprocessing
+import os
 import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -116,7 +119,7 @@ def serve(
         # uvicorn raises a signal again when it has stopped; the stop was what it asked for.
         for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: None)
-        application = Service(database) if workers == 1 else "ledgerservice.api.app:Service"
+        application = Service(database) if workers == 1 else "ledgerservice.cli:worker"
         config = uvicorn.Config(
             application,
             factory=workers > 1,
@@ -136,6 +139,19 @@ def serve(
         except SystemExit:
             # It has said why it could not start, in one line.
             raise typer.Exit(1) from None
+
+
+def worker() -> Service:
+    """The service in a process of `--workers`, which ends with the one that it is a child of."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    return Service()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _serve(config: uvicorn.Config) -> None:
