@@ -227,14 +227,15 @@ class SequentialLedger:
             raise Refused("rate_mismatch")
         exact = Fraction(rate) * sum(c for c in sold if c > 0) * 10 ** EXPONENTS.get(buy, 0)
         exact /= 10 ** EXPONENTS.get(sell, 0)
-        if abs(sum(c for c in bought if c > 0) - exact) >= len(bought):
+        if abs(sum(-c for c in bought if c < 0) - exact) >= 1:
             raise Refused("rate_mismatch")
         if rounding_account_id is None:
             return []
         name = self.known(rounding_account_id)
         if self.accounts[name]["currency"] != buy:
             raise Refused("currency_mismatch")
-        return [(name, -sum(bought), 0)] if 0 < abs(sum(bought)) < len(bought) else []
+        rest = -sum(bought)
+        return [(name, rest, 0)] if 0 < abs(rest) <= len([c for c in bought if c > 0]) else []
 
     def hold(self, asked: Asked, record: dict[str, Any], at: datetime | None) -> None:
         own, other = self.pair(asked["account_id"], asked.get("to_account_id"))

@@ -205,8 +205,9 @@ def _balanced(moves: Iterable[Move]) -> bool:
 def _exchanged(exchange: Exchange, moves: list[Move], book: Book) -> Rejected | None:
     """Put what rounding leaves over on its account, and compare the rate with the amounts.
 
-    What is bought may differ from the rate by less than a minor unit an account. Of what an account
-    gives and gets only the difference counts.
+    What is given of the bought currency differs from the rate by less than a minor unit, and what
+    is left over is at most one for each account that gets some. Of what an account gives and gets
+    only the difference counts.
     """
     buys, buys_exponent = _nets(moves, exchange.buy)
     sells, sells_exponent = _nets(moves, exchange.sell)
@@ -214,13 +215,13 @@ def _exchanged(exchange: Exchange, moves: list[Move], book: Book) -> Rejected | 
         return Rejected(Reject.RATE_MISMATCH)
     sold = most = sum(net for net in sells if net > 0)
     if exchange.sold is not None:
-        given = _minor(exchange.sold, sells_exponent)
-        if isinstance(given, Reject):
-            return Rejected(given)
-        sold = given
-    bought = sum(net for net in buys if net > 0)
+        told = _minor(exchange.sold, sells_exponent)
+        if isinstance(told, Reject):
+            return Rejected(told)
+        sold = told
+    given = sum(-net for net in buys if net < 0)
     exact = Fraction(exchange.rate) * sold * 10**buys_exponent / 10**sells_exponent
-    if sold > most or abs(bought - exact) >= len(buys):
+    if sold > most or abs(given - exact) >= 1:
         return Rejected(Reject.RATE_MISMATCH)
     left = -sum(buys)
     if exchange.rounding_account_id is not None:
@@ -229,7 +230,7 @@ def _exchanged(exchange: Exchange, moves: list[Move], book: Book) -> Rejected | 
             return Rejected(Reject.ACCOUNT_NOT_FOUND, exchange.rounding_account_id)
         if rounding.account.currency != exchange.buy:
             return Rejected(Reject.CURRENCY_MISMATCH, exchange.rounding_account_id)
-        if 0 < abs(left) < len(buys):
+        if 0 < abs(left) <= sum(net > 0 for net in buys):
             moves.append(Move(rounding, left))
     return None
 

@@ -191,15 +191,62 @@ EXCHANGES = {
         {1: (99_00, 0), 4: (101_00, 0), 3: (17_00, 0), 5: (83_00, 0)},
     ),
     "half a unit off": ([(exchanged("1", "83", "83", TO_RUPEES), "posted")], {}),
-    # Two legs are of the currency bought, so less than two units may be off.
-    "less than a unit a leg off": ([(exchanged("1", "83.02", "83.02", TO_RUPEES), "posted")], {}),
-    "a unit a leg off": (
-        [(exchanged("1", "83.02", "83.02", rate("83")), "rate_mismatch")],
+    "less than a unit off": ([(exchanged("1", "83", "83", rate("83.00999")), "posted")], {}),
+    "a unit off": (
+        [(exchanged("1", "83.01", "83.01", rate("83")), "rate_mismatch")],
         {1: (100_00, 0)},
     ),
-    "a unit a leg off, below": (
-        [(exchanged("1", "82.98", "82.98", rate("83")), "rate_mismatch")],
+    "a unit off, below": (
+        [(exchanged("1", "82.99", "82.99", rate("83")), "rate_mismatch")],
         {1: (100_00, 0)},
+    ),
+    "two that give are one": (
+        [
+            (
+                general(
+                    (1, "-1"),
+                    (4, "1"),
+                    (3, "-41.51"),
+                    (8, "-41.50"),
+                    (5, "83.01"),
+                    exchange=rate("83"),
+                ),
+                "rate_mismatch",
+            )
+        ],
+        {1: (100_00, 0)},
+    ),
+    "what two that get some leave over": (
+        [
+            (
+                general(
+                    (1, "-1"),
+                    (4, "1"),
+                    (3, "-83.01"),
+                    (5, "41.49"),
+                    (9, "41.50"),
+                    exchange=rate("83.005", 5),
+                ),
+                "posted",
+            )
+        ],
+        {5: (41_51, 0), 9: (41_50, 0)},
+    ),
+    "more than two that get some leave over": (
+        [
+            (
+                general(
+                    (1, "-1"),
+                    (4, "1"),
+                    (3, "-83.01"),
+                    (5, "41.48"),
+                    (9, "41.50"),
+                    exchange=rate("83.005", 5),
+                ),
+                "legs_unbalanced",
+            )
+        ],
+        {5: (0, 0)},
     ),
     "the other way round": ([(exchanged("83", "1", "1", TO_RUPEES), "rate_mismatch")], {}),
     "from rupees to dollars": (
@@ -253,7 +300,7 @@ EXCHANGES = {
         {},
     ),
     "more than rounding": (
-        [(exchanged("1", "83", "83.02", rate("83.005", 5)), "legs_unbalanced")],
+        [(exchanged("1", "82.99", "83.01", rate("83.005", 5)), "legs_unbalanced")],
         {},
     ),
     "rounding needs money too": (

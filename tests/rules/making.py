@@ -129,7 +129,7 @@ def check(customers: list[Account], steps: list[tuple[Any, Any]], after: dict[in
     return there
 
 
-# Dollars 1, 2 and 4, rupees 3 and 5, yen 6 and 7.
+# Dollars 1, 2 and 4, rupees 3, 5, 8 and 9, yen 6 and 7.
 FUNDED = [
     account(1, 100_00),
     account(2),
@@ -138,6 +138,8 @@ FUNDED = [
     account(5, 0, INR),
     account(6, 100, JPY),
     account(7, 0, JPY),
+    account(8, 100_00, INR),
+    account(9, 0, INR),
 ]
 
 TO_RUPEES = Exchange("USD", "INR", "83.005")
