@@ -742,7 +742,7 @@ def test_hostile_cursors_are_refused(service: RunningService, cursor: str) -> No
 
 
 def test_a_cursor_that_is_too_long_is_refused(service: RunningService) -> None:
-    for cursor in (MARK * 500, forged(1, "accounts", "x" * 9_000, None)):
+    for cursor in (MARK * 800, forged(1, "accounts", "x" * 9_000, None)):
         check_refused(ask(service, "GET", f"/accounts/?cursor={cursor}"), "invalid_request")
 
 
@@ -761,7 +761,6 @@ def test_a_cursor_is_of_its_list_and_filter_only(service: RunningService) -> Non
     of_all = cursor_of(service, "/accounts/?limit=1")
     of_first = cursor_of(service, f"/accounts/{first}/history?limit=1")
     for target in (
-        f"/accounts/?cursor={of_heidi}",
         f"/accounts/?owner=Ivan&cursor={of_heidi}",
         f"/accounts/?owner=Heidi&currency=USD&cursor={of_heidi}",
         f"/accounts/?owner=Heidi&cursor={of_all}",
@@ -775,7 +774,9 @@ def test_a_cursor_is_of_its_list_and_filter_only(service: RunningService) -> Non
         f"/accounts/?cursor={of_all[:4]}.{of_all[4:]}",
     ):
         check_refused(ask(service, "GET", target), "invalid_cursor")
-    assert ask(service, "GET", f"/accounts/?owner=Heidi&cursor={of_heidi}").status == 200
+    for filtered in ("", "owner=Heidi&"):
+        [found] = service.get(f"/accounts/?{filtered}cursor={of_heidi}").json()
+        assert (found["id"], found["owner"]) == (second, "Heidi")
 
 
 @pytest.mark.parametrize(

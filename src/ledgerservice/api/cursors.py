@@ -47,7 +47,7 @@ def _signature(request: Request, text: bytes, filters: list[Any]) -> bytes:
 
 
 def next_link(request: Request, cursor: str, **query: Any) -> dict[str, str]:
-    """The Link header (RFC 8288) to the page after this one, with its filter."""
+    """The Link header (RFC 8288) to the page after this one."""
     given = {name: value for name, value in query.items() if value is not None}
     outside = request.scope.get(OUTSIDE, "")
     target = f"{outside}{request.url.path}?{urlencode({**given, 'cursor': cursor})}"

@@ -38,7 +38,7 @@ Limit = Annotated[
     BeforeValidator(lambda value: value if isinstance(value, int) else plain_integer(value)),
     Query(ge=1, description="Rows in a page."),
 ]
-Cursor = Annotated[str | None, Query(max_length=2048, description="From the Link header.")]
+Cursor = Annotated[str | None, Query(max_length=5_000, description="From the Link header.")]
 IdempotencyKey = Annotated[
     str | None, Header(description="Names the request; a repeat gets the original answer.")
 ]

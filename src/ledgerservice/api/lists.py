@@ -73,27 +73,24 @@ async def list_accounts(
     """
     names = ("owner", "currency", "reference", "status", "min_balance", "max_balance", "from", "to",
              "metadata")  # fmt: skip
-    given = _given(request, limit, names)
+    given, place = _page_of(request, _ACCOUNTS, limit, cursor, names)
     wanted = AccountFilter(
-        owner,
-        currency,
-        reference,
-        status,
-        await _minor(request, currency, "min_balance", min_balance, signed=True),
-        await _minor(request, currency, "max_balance", max_balance, signed=True),
-        moment_of("from", since),
-        moment_of("to", until),
-        _metadata(metadata),
+        given.get("owner"),
+        given.get("currency"),
+        given.get("reference"),
+        given.get("status"),
+        await _minor(request, given, "min_balance", signed=True),
+        await _minor(request, given, "max_balance", signed=True),
+        moment_of("from", given.get("from")),
+        moment_of("to", given.get("to")),
+        _metadata(given.get("metadata")),
     )
-    filters = ["accounts", given]
-    after = None
-    if cursor is not None:
-        *moment, number = cursors.decode(request, cursor, filters)
-        after = (*map(datetime.fromisoformat, moment), number)
+    *moment, number = place or [None]
+    after = None if number is None else (*map(datetime.fromisoformat, moment), number)
     found, end = await directory.accounts(reader_of(request), wanted, limit, after)
     return json_response(
         rendering.encode([rendering.account_body(account) for account in found]),
-        _next(request, end, filters, given, limit),
+        _next(request, _ACCOUNTS, given, end, limit),
     )
 
 
@@ -135,56 +132,70 @@ async def list_transactions(
     """
     names = ("account_id", "owner", "kind", "status", "currency", "min_amount", "max_amount",
              "from", "to", "reference", "metadata")  # fmt: skip
-    given = _given(request, limit, names)
+    given, place = _page_of(request, _TRANSACTIONS, limit, cursor, names)
     wanted = Filter(
-        account_id,
-        owner,
-        None if kind is None else Kind[kind],
-        None if status is None else Status[status.upper()],
-        currency,
-        await _minor(request, currency, "min_amount", min_amount),
-        await _minor(request, currency, "max_amount", max_amount),
-        moment_of("from", since),
-        moment_of("to", until),
-        reference,
-        _metadata(metadata),
+        int(given["account_id"]) if "account_id" in given else None,
+        given.get("owner"),
+        Kind[given["kind"]] if "kind" in given else None,
+        Status[given["status"].upper()] if "status" in given else None,
+        given.get("currency"),
+        await _minor(request, given, "min_amount"),
+        await _minor(request, given, "max_amount"),
+        moment_of("from", given.get("from")),
+        moment_of("to", given.get("to")),
+        given.get("reference"),
+        _metadata(given.get("metadata")),
     )
-    filters = ["transactions", given]
     after = queries.AT_THE_TOP
-    if cursor is not None:
-        moment, number = cursors.decode(request, cursor, filters)
+    if place is not None:
+        moment, number = place
         after = datetime.fromisoformat(moment), number
     found, end = await queries.transactions(reader_of(request), wanted, limit, after)
     return json_response(
         b"[%b]" % b",".join(map(rendering.record, found)),
-        _next(request, end, filters, given, limit),
+        _next(request, _TRANSACTIONS, given, end, limit),
     )
 
 
-Given = dict[str, str | None]
+MAX_FILTER_BYTES = 3_500  # so that a cursor, which carries them, has its place in a URL
+
+_ACCOUNTS, _TRANSACTIONS = ["accounts"], ["transactions"]
+
+Given = dict[str, str]
+"""The filters as the caller has written them."""
 
 
-def _given(request: Request, limit: int, names: tuple[str, ...]) -> Given:
-    """The filters as the caller has written them, which the pages after this one have too."""
+def _page_of(
+    request: Request, of: list[str], limit: int, cursor: str | None, names: tuple[str, ...]
+) -> tuple[Given, list[Any] | None]:
+    """The filters of a page, and the place that it begins after. A cursor carries both; whoever
+    gives filters beside it must give the same.
+    """
     check_query(request, limit, *names)
-    return {name: request.query_params.get(name) for name in names}
+    given = {name: request.query_params[name] for name in names if name in request.query_params}
+    if len(rendering.encode(given)) > MAX_FILTER_BYTES:
+        raise invalid("query", f"the filters together must be at most {MAX_FILTER_BYTES} bytes")
+    if cursor is None:
+        return given, None
+    carried, *place = cursors.decode(request, cursor, of)
+    if given and given != carried:
+        raise Refused("invalid_cursor")
+    return carried, place
 
 
 def _next(
-    request: Request, end: tuple[Any, ...] | None, filters: list[Any], given: Given, limit: int
+    request: Request, of: list[str], given: Given, end: tuple[Any, ...] | None, limit: int
 ) -> dict[str, str] | None:
     """The header that leads on from the `end` of a page."""
     if end is None:
         return None
     place = [part.isoformat() if isinstance(part, datetime) else part for part in end]
-    text = cursors.encode(request, place, filters)
-    return cursors.next_link(request, text, **given, limit=limit)
+    return cursors.next_link(request, cursors.encode(request, [given, *place], of), limit=limit)
 
 
-async def _minor(
-    request: Request, currency: str | None, name: str, text: str | None, *, signed: bool = False
-) -> int | None:
+async def _minor(request: Request, given: Given, name: str, *, signed: bool = False) -> int | None:
     """A bound in minor units: it means nothing without its currency."""
+    text, currency = given.get(name), given.get("currency")
     if text is None:
         return None
     if currency is None:
