@@ -5,7 +5,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -23,6 +24,8 @@ from ledgerservice.model import Opening
 from ledgerservice.opening import open_accounts as open_accounts_of
 from ledgerservice.poster import MovementBatch
 from ledgerservice.requests import (
+    Cancellation,
+    Capture,
     General,
     Group,
     Hold,
@@ -31,6 +34,7 @@ from ledgerservice.requests import (
     Leg,
     Movement,
     PolicyChange,
+    Release,
     Reversal,
     Schedule,
 )
@@ -388,7 +392,10 @@ def test_the_floor_holds_without_the_journal_s_trigger_too(database):
             owner.execute("UPDATE ledger.accounts SET balance = -1 WHERE id = 1")
 
 
-@pytest.mark.parametrize("sizes", [[1, 8000, 1], [8000, 1]])
+TABLES = "ledger.accounts, ledger.transactions, ledger.entries, ledger.details, ledger.holds"
+
+
+@pytest.mark.parametrize("sizes", [[1, 8000, 1], [8000, 1], [1000] * 5])
 @pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
 @pytest.mark.parametrize("session", [databases.PINNED_PLANS, {}], ids=["ours", "another"])
 def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
@@ -400,9 +407,8 @@ def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
     """
     monkeypatch.setattr(databases, "PINNED_PLANS", session)
     open_accounts(database, "USD", "USD")
-    tables = "ledger.accounts, ledger.transactions, ledger.entries"
     if analyzed == "tiny":  # statistics of tiny tables, which then grow
-        administer(database.url, f"ANALYZE {tables}")
+        administer(database.url, f"ANALYZE {TABLES}")
 
     async def grow() -> None:
         wire = await database.connect_writer()
@@ -422,7 +428,45 @@ def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
 
     asyncio.run(grow())
     if analyzed == "grown":
-        administer(database.url, f"ANALYZE {tables}")
+        administer(database.url, f"ANALYZE {TABLES}")
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
+def test_steps_touch_few_rows_while_the_tables_grow(database, analyzed):
+    """Whatever builds on a transaction finds it, and what is left of it, by its id."""
+    open_accounts(database, "USD", "USD")
+    soon = datetime.now(UTC) + timedelta(days=1)
+
+    def steps(turn: int, of: dict[str, int]) -> dict[str, Any]:
+        return {
+            "hold": Hold(1, 2, "1", f"hold {turn}"),
+            "schedule": Schedule(1, 2, "1", soon, f"schedule {turn}"),
+            "capture": Capture(of.get("hold", 0), f"capture {turn}", amount="0.1"),
+            "release": Release(of.get("hold", 0), f"release {turn}"),
+            "cancellation": Cancellation(of.get("schedule", 0), f"cancellation {turn}"),
+            "reversal": Reversal(of.get("capture", 0), f"reversal {turn}"),
+        }
+
+    async def test() -> None:
+        wire, work = await database.connect_writer(), MovementBatch()
+        for turn in range(3):
+            many = [deposit(1, 1, f"{turn}-{n}") for n in range(1_000)]
+            await work(wire, [Group(many)])
+            ids: dict[str, int] = {}
+            for name in steps(turn, ids):
+                before = await touched(wire)
+                [[outcome]] = await work(wire, [Group([steps(turn, ids)[name]])])
+                assert outcome.posted
+                ids[name] = outcome.transaction.id
+                rows = await touched(wire) - before
+                assert max(rows.values()) < 110, f"{name} {turn}: {rows}"
+            if turn == 0 and analyzed == "grown":
+                administer(database.url, f"ANALYZE {TABLES}")
+        await wire.close()
+
+    if analyzed == "tiny":
+        administer(database.url, f"ANALYZE {TABLES}")
     asyncio.run(test())
 
 

@@ -37,6 +37,7 @@ PINNED_PLANS = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_sort": "off",
     "plan_cache_mode": "force_generic_plan",
 }
 
@@ -80,7 +81,7 @@ class Database:
         return create_engine(self.url, poolclass=NullPool, connect_args=arguments)
 
     def read_engine(self) -> AsyncEngine:
-        """The service's pool, for reads and account openings."""
+        """The service's pool, for reads."""
         return create_async_engine(
             self.url,
             pool_size=self.settings.read_connections,

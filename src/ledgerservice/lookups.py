@@ -43,8 +43,12 @@ TRANSACTION = """t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_ke
        a.currency, a.exponent, t.recorded_at, t.renderer, t.decline_reason,
        t.deciding_account_id, t.deciding_version, t.deciding_available"""
 
-# LATERAL with its LIMIT makes it one look into an index for each key, and the ORDER BY, which only
-# the right index fulfils, makes it that one, whatever the planner believes about the table's size.
+# LATERAL with its LIMIT makes it one look into an index for each row, and the ORDER BY, which only
+# the right index fulfils without a sort, that one, whatever the planner believes of a table's size.
+_ACCOUNT = """CROSS JOIN LATERAL (
+    SELECT currency, exponent FROM ledger.accounts
+    WHERE ledger_id = $1 AND id BETWEEN t.account_id AND t.account_id ORDER BY id LIMIT 1) a"""
+
 FIND_EARLIER = f"""
 SELECT {TRANSACTION}
 FROM unnest($2::bigint[], $3::text[]) AS wanted (account_id, idempotency_key)
@@ -53,20 +57,25 @@ CROSS JOIN LATERAL (
     WHERE ledger_id = $1 AND account_id = wanted.account_id
       AND idempotency_key BETWEEN wanted.idempotency_key AND wanted.idempotency_key
     ORDER BY idempotency_key LIMIT 1) t
-JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
+{_ACCOUNT}
 """
 
 FIND_TRANSACTIONS = f"""
 SELECT {TRANSACTION}
-FROM ledger.transactions t
-JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
-WHERE t.ledger_id = $1 AND t.id = ANY ($2::bigint[])
+FROM unnest($2::bigint[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.transactions
+    WHERE ledger_id = $1 AND id BETWEEN wanted.id AND wanted.id ORDER BY id LIMIT 1) t
+{_ACCOUNT}
 """
 
 FIND_ENTRIES = """
 SELECT account_id, seq, transaction_id, currency_number, amount, held_change, balance, held
-FROM ledger.entries
-WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[])
+FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.entries
+    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    ORDER BY transaction_id) e
 """
 
 # Each with the codes and exponents of the currencies that its entries are in; a decline with those
@@ -90,12 +99,20 @@ CROSS JOIN LATERAL (
            array_agg(c.exponent) AS exponents
     FROM ledger.currencies c
     WHERE c.number IN (
-        SELECT e.currency_number FROM ledger.entries e
-        WHERE e.ledger_id = d.ledger_id AND e.transaction_id = d.transaction_id
+        (SELECT currency_number FROM ledger.entries
+         WHERE ledger_id = d.ledger_id AND transaction_id BETWEEN d.transaction_id
+                                                              AND d.transaction_id
+         ORDER BY transaction_id)
         UNION ALL
-        SELECT a.currency_number FROM ledger.transactions t JOIN ledger.accounts a
-          ON a.ledger_id = t.ledger_id AND a.id = t.deciding_account_id
-        WHERE t.ledger_id = d.ledger_id AND t.id = d.transaction_id)
+        SELECT a.currency_number
+        FROM (SELECT deciding_account_id FROM ledger.transactions
+              WHERE ledger_id = d.ledger_id AND id BETWEEN d.transaction_id AND d.transaction_id
+              ORDER BY id LIMIT 1) t
+        CROSS JOIN LATERAL (
+            SELECT currency_number FROM ledger.accounts
+            WHERE ledger_id = d.ledger_id AND id BETWEEN t.deciding_account_id
+                                                     AND t.deciding_account_id
+            ORDER BY id LIMIT 1) a)
 ) c
 WHERE d.ledger_id = $1 AND d.transaction_id = ANY ($2::bigint[])
 """
