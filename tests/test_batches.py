@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -80,6 +81,20 @@ def test_each_item_gets_the_answer_of_its_own_request(service):
     assert [(r["status"], r["body"]) for r in again] == [(r["status"], r["body"]) for r in results]
     assert [r["replayed"] for r in again] == [r["status"] in (200, 400) for r in results]
     assert service.get(f"/accounts/{bob}").json()["balance"] == "2.00"
+
+
+def test_a_batch_that_fails_for_an_old_decline_says_so(service):
+    """Sent again it would fail for ever, whatever the account has since."""
+    account = service.open()
+    withdrawal = {**deposit(account, 5, "w"), "type": "WITHDRAWAL"}
+    first = service.post("/withdraw", {n: v for n, v in withdrawal.items() if n != "type"})
+    service.post("/deposit", {"account_id": account, "amount": 50, "idempotency_key": "d"})
+    failed = post(service, [deposit(account, 1, "e"), withdrawal], mode="atomic").json()
+    assert (failed["code"], failed["index"]) == ("batch_failed", 1)
+    cause = failed["cause"]
+    assert cause["decided_on"]["available"] == "0.00"
+    told = cause["replayed"], cause["retry"], cause["transaction_id"]
+    assert told == (True, "new_key", first.json()["transaction_id"])
 
 
 def test_an_atomic_batch_is_posted_whole_or_not_at_all(service):
@@ -172,12 +187,13 @@ def test_a_line_without_an_end_ends_the_stream(service):
 class Stream:
     """A stream by hand: lines are sent and answers read as the test likes."""
 
-    def __init__(self, service: RunningService) -> None:
+    def __init__(self, service: RunningService, buffer_bytes: int = 65_536) -> None:
         url = service.client.base_url
         self.socket = socket.socket()
         self.socket.settimeout(30)
         for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # the system's hold megabytes
-            self.socket.setsockopt(socket.SOL_SOCKET, buffer, 65_536)
+            self.socket.setsockopt(socket.SOL_SOCKET, buffer, buffer_bytes)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.connect((url.host, url.port))
         head = f"POST /batches HTTP/1.1\r\nHost: x\r\nContent-Type: {NDJSON['Content-Type']}\r\n"
         self.socket.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
@@ -209,6 +225,19 @@ def test_a_line_is_answered_before_the_next_is_sent(service):
         assert service.get(f"/accounts/{account}").json()["version"] == number
     stream.end()
     assert list(answers) == []
+
+
+def test_lines_keep_their_order_however_many_come_at_once(service):
+    """A few lines behind many are read sooner, but not posted sooner."""
+    for turn in range(12):
+        busy, account = service.open(), service.open()
+        stream = Stream(service, 4_000_000)
+        many = [deposit(busy, 1, f"{turn} {n}") for n in range(3_300)]
+        stream.send([*many, deposit(account, 5, "funding")])
+        time.sleep(0.002 + turn % 3 / 1_000)  # while they are read
+        stream.send([{**deposit(account, 5, "spending"), "type": "WITHDRAWAL"}])
+        stream.end()
+        assert {answer["status"] for answer in stream.answers()} == {200}
 
 
 def test_reading_stops_while_answers_are_not_taken(service):

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import itertools
 import json
 import signal
 import subprocess
@@ -12,9 +13,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ledgerservice import Ledger
-from ledgerservice.errors import ImportFault
-from ledgerservice.importing import Format, rows_of
+from ledgerservice import Ledger, importing
+from ledgerservice.errors import ImportFault, Unavailable
+from ledgerservice.importing import Format, Totals, rows_of
 from tests.conftest import ROOT, connect, environment, url_text
 from tests.test_guards import open_accounts
 
@@ -148,6 +149,35 @@ def test_a_killed_import_is_finished_by_the_next(two, tmp_path, no_violations):
     assert f"{rows:,} movements" in done.stdout
     assert balance(two, 1) == rows
     no_violations(two)
+
+
+def test_a_file_keeps_its_order_while_the_database_is_away(two, monkeypatch):
+    """Else a movement would be declined, for ever, for money that comes in an earlier row."""
+    monkeypatch.setattr(importing, "CHUNK_ROWS", 1)
+    kinds = ["DEPOSIT", "WITHDRAWAL"] * 4
+    rows = [f"{kind},1,,,1,k{n}\n" for n, kind in enumerate(kinds)]
+
+    async def run() -> Totals:
+        async with Ledger.open(url_text(two)) as ledger:
+            post, calls = ledger.post, itertools.count()
+
+            async def away(movements):
+                if next(calls) % 3 < 2:
+                    raise Unavailable
+                return await post(movements)
+
+            monkeypatch.setattr(ledger, "post", away)
+            lines = rows_of(io.StringIO(HEADER + "".join(rows)), Format.CSV, None)
+            return await importing.import_rows(ledger, lines, io.StringIO(), lambda _: None)
+
+    totals = asyncio.run(run())
+    assert (totals.posted, totals.declined, balance(two, 1)) == (8, 0, 0)
+
+
+@pytest.mark.parametrize("account", ["--5", "\N{ARABIC-INDIC DIGIT ONE}", "1_0", "-", "9" * 20])
+def test_an_account_that_is_no_number_is_a_line_that_is_rejected(account):
+    [row] = rows_of(io.StringIO(HEADER + f"DEPOSIT,{account},,,1,k\n"), Format.CSV, None)
+    assert row.movement.code == "invalid_request"
 
 
 # Export.

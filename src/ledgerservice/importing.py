@@ -8,6 +8,7 @@ import asyncio
 import csv
 import json
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -124,14 +125,16 @@ def _csv_items(lines: Iterable[str], key_prefix: str | None) -> Iterator[tuple[i
         raise ImportFault(f"Line {reader.reader.line_num}: {error}.") from None
 
 
+_is_id = re.compile(r"-?[0-9]{1,19}", re.ASCII).fullmatch
+
+
 def _fields(row: "dict[str | None, object]") -> dict[str, object]:
     """A row's fields that are filled in; ids as the numbers they are."""
     fields: dict[str, object] = {}
     for name, value in row.items():
         if isinstance(value, str) and value:
             number = name in ("account_id", "from_account_id", "to_account_id")
-            plain = number and value.lstrip("-").isdecimal() and len(value) < 20
-            fields[name or ""] = int(value) if plain else value
+            fields[name or ""] = int(value) if number and _is_id(value) else value
         elif value:
             fields["more columns than the first line names"] = True
     if isinstance(kind := fields.get("type"), str):
@@ -165,7 +168,8 @@ async def import_rows(
 
     try:
         for chunk in _chunks(rows):
-            waiting.append((chunk, asyncio.create_task(_post(ledger, chunk))))
+            before = waiting[-1][1] if waiting else None
+            waiting.append((chunk, asyncio.create_task(_post(ledger, chunk, before))))
             await asyncio.sleep(0)  # so that it is on its way while the next one is read
             if len(waiting) == CHUNKS_IN_FLIGHT:
                 await settle()
@@ -188,7 +192,12 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-async def _post(ledger: Ledger, chunk: list[Row]) -> list[Outcome]:
+async def _post(
+    ledger: Ledger, chunk: list[Row], before: "asyncio.Task[list[Outcome]] | None"
+) -> list[Outcome]:
+    """The outcomes of a chunk, which is posted when the one before it has been answered."""
+    if before is not None:
+        await before
     movements = [row.movement for row in chunk if not isinstance(row.movement, Refused)]
     if not movements:
         return []

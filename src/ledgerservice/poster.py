@@ -203,6 +203,10 @@ class Poster(Generic[Request, Answer]):
         Raises Overloaded (nothing was done), Unavailable (the outcome is not known in time; the
         same key may be sent again) or InternalFault.
         """
+        return await self.enter(request)
+
+    def enter(self, request: Request) -> asyncio.Future[Answer]:
+        """Queue `request` behind all that entered before; its answer to come. Raises Overloaded."""
         self.check_room()
         answer: asyncio.Future[Answer] = self._loop.create_future()
         waiting = _Waiting(request, answer, self._weigh(request))
@@ -212,7 +216,7 @@ class Poster(Generic[Request, Answer]):
         if self._idle:
             self._wake()
         self._deadlines.add(answer)
-        return await answer
+        return answer
 
     def check_room(self) -> None:
         """Raise Overloaded if a request would be refused now."""

@@ -5,7 +5,7 @@ Each item gets the answer that its own request would have got, in the order of t
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -57,7 +57,7 @@ async def post_batch(call: Call) -> Reply:
     if batch.mode == "atomic":
         answers = await _post_linked(call, items)
     else:
-        answers = await _post(call, items)
+        answers = await _enter(call, items)
     results = b",".join(await _results(b"index", range(len(items)), answers))
     return 200, b'{"results":[%b]}' % results, {"content-type": "application/json"}
 
@@ -132,18 +132,24 @@ def _linked(line: bytes) -> list[Raw] | None:
     return linked
 
 
-async def _post(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
-    """The items' answers, each for itself; what an item links is posted together or not at all."""
+def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
+    """The items' answers to come, each for itself; what an item links is posted together or not at
+    all. Their place is that of this call: raises Overloaded.
+    """
     refused = [_first_refused(item) for item in items]
     asked = [
         tuple(item) if isinstance(item, list) else item
         for item, fault in zip(items, refused, strict=True)
         if fault is None
     ]
-    outcomes: Outcomes = []
-    if asked:
-        group = Group(asked, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
-        outcomes = await call.runtime.movements.post(group)
+    group = Group(asked, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
+    return _answers(refused, call.runtime.movements.enter(group) if asked else None)
+
+
+async def _answers(
+    refused: Sequence[Refused | None], coming: Awaitable[Outcomes] | None
+) -> Iterator[Answer]:
+    outcomes: Outcomes = [] if coming is None else await coming
     assert not isinstance(outcomes, Failed)
     following = iter(outcomes)
     return (_answer(next(following) if fault is None else fault) for fault in refused)
@@ -245,7 +251,7 @@ async def _read_stream(call: Call, chunks: "asyncio.Queue[asyncio.Task[bytes] | 
                 lines.append(rest)
                 more = False
             if lines:
-                task = asyncio.create_task(_post_lines(call, number, lines))
+                task = asyncio.create_task(await _enter_lines(call, number, lines))
                 await chunks.put(task)
                 number += len(lines)
     except TimeoutError:
@@ -255,8 +261,10 @@ async def _read_stream(call: Call, chunks: "asyncio.Queue[asyncio.Task[bytes] | 
     await chunks.put(None)
 
 
-async def _post_lines(call: Call, first: int, lines: list[bytes]) -> bytes:
-    """The answers to lines, the first of which has the number `first`; blank ones get none."""
+async def _enter_lines(call: Call, first: int, lines: list[bytes]) -> Coroutine[Any, Any, bytes]:
+    """The answers to come to lines, the first of which has the number `first`; blank ones get
+    none. When this returns they have their place in the queue, before all lines after them.
+    """
     numbers = [first + place for place, line in enumerate(lines) if line.strip()]
     items = await _read_items(call, [line for line in lines if line.strip()])
     most = call.runtime.settings.max_body_bytes
@@ -265,14 +273,26 @@ async def _post_lines(call: Call, first: int, lines: list[bytes]) -> bytes:
         for number, item in zip(numbers, items, strict=True)
     ]
     try:
-        answers = await _patiently(call, items)
+        coming = await _patiently(call, items)
+    except Exception as error:  # noqa: BLE001  (every line is answered)
+        coming = _failing(error)
+    return _answer_lines(numbers, coming)
+
+
+async def _failing(error: Exception) -> Iterator[Answer]:
+    raise error
+
+
+async def _answer_lines(numbers: list[int], coming: Awaitable[Iterator[Answer]]) -> bytes:
+    try:
+        answers = await coming
     except Exception as error:  # noqa: BLE001  (every line is answered)
         status, body, _ = problem_of(error)
-        answers = iter([(status, body, False)] * len(items))
+        answers = iter([(status, body, False)] * len(numbers))
     return b"".join(line + b"\n" for line in await _results(b"line", numbers, answers))
 
 
-async def _patiently(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
+async def _patiently(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
     """A stream waits where a single request is refused: nobody reads on meanwhile."""
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(Overloaded),
@@ -280,4 +300,8 @@ async def _patiently(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
         wait=wait_random(0.02, 0.1),
         reraise=True,
     )
-    return await retrying(_post, call, items)
+
+    async def enter() -> Awaitable[Iterator[Answer]]:
+        return _enter(call, items)
+
+    return await retrying(enter)

@@ -178,7 +178,8 @@ CATALOGUE: dict[str, Problem] = {
         HTTPStatus.CONFLICT,
         "corrected",
         "The item at index failed, for the reason in cause, so none was posted and no key was "
-        "recorded. The same batch may be sent again when the cause is gone.",
+        "recorded. The same batch may be sent again when the cause is gone; where it is a replay, "
+        "that item needs a new key.",
     ),
     "overloaded": Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,

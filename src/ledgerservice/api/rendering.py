@@ -63,6 +63,9 @@ def _render_1(transaction: Transaction) -> tuple[int, bytes]:
     return CATALOGUE[code].status, problem_body(code, **facts)
 
 
+_NAMES = {kind: kind.name for kind in Kind}
+
+
 def _render_posted_1(transaction: Transaction) -> str:
     """As text, in half the time of a JSON encoder; only numbers and codes stand in it."""
     exponent = transaction.exponent
@@ -71,10 +74,11 @@ def _render_posted_1(transaction: Transaction) -> str:
         f'"balance":"{to_major(entry.balance, exponent)}","version":{entry.seq}}}'
         for entry in transaction.entries
     )
-    balance = "sender_new_balance" if transaction.kind is Kind.TRANSFER else "new_balance"
+    name = _NAMES[transaction.kind]
+    balance = "sender_new_balance" if name == "TRANSFER" else "new_balance"
     return (
         f'{{"status":"posted","transaction_id":{transaction.id},'
-        f'"transaction_type":"{transaction.kind.name}",'
+        f'"transaction_type":"{name}",'
         f'"amount":"{to_major(transaction.amount, exponent)}","currency":"{transaction.currency}",'
         f'"recorded_at":"{moment(transaction.recorded_at)}","entries":[{entries}],'
         f'"{balance}":"{to_major(transaction.entries[0].balance, exponent)}"}}'
@@ -258,14 +262,19 @@ def _declined(transaction: Transaction, refusal: Refusal) -> dict[str, Any]:
 
 
 def cause(outcome: Outcome) -> dict[str, Any]:
-    """Why an item failed its batch. A decline was not recorded, so it has no id and no moment."""
+    """Why an item failed its batch. A decline was not recorded, so it has no id and no moment,
+    unless it is what the key has answered before.
+    """
     if isinstance(outcome, Rejected):
         return {"code": outcome.reason.value}
     transaction, refusal = outcome.transaction, outcome.transaction.refusal
     assert refusal is not None
     declined = _declined if transaction.extra is None else _declined_2
     decided_on = declined(transaction, refusal)["decided_on"]
-    return {"code": refusal.reason.value, "decided_on": decided_on}
+    found = {"code": refusal.reason.value, "decided_on": decided_on}
+    if outcome.replayed:
+        found |= {"replayed": True, "retry": "new_key", "transaction_id": transaction.id}
+    return found
 
 
 def opened(account: Opened) -> bytes:
