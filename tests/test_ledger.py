@@ -11,12 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ledgerservice import Ledger, deposit, transfer, withdrawal
+from ledgerservice import Ledger, deposit, transfer, ways, withdrawal
 from ledgerservice.directory import AccountFilter
 from ledgerservice.errors import CannotJoin
 from ledgerservice.model import Decline, Failed, Opened, Recorded, Reject, Rejected
 from ledgerservice.queries import Filter
-from ledgerservice.requests import Hold, Kind, PolicyChange, Schedule
+from ledgerservice.requests import Capture, Hold, Kind, PolicyChange, Schedule
 from tests.conftest import connect, url_text
 
 
@@ -58,7 +58,7 @@ def test_money_moves_and_outcomes_are_values(database, no_violations):
 def test_what_http_can_read_python_can(database):
     async def test(ledger: Ledger) -> None:
         opened = await ledger.open_account("Bob", "USD", key="b", metadata='{"tier":"gold"}')
-        for bad in ("[]", "{", '{"a":"\\u0000"}'):
+        for bad in ("[]", "{", '{"a":"\\u0000"}', '{"a":' * 5_000):
             with pytest.raises(ValueError, match="JSON"):
                 await ledger.open_account("Bob", "USD", key="c", metadata=bad)
         [held, scheduled] = await ledger.post(
@@ -98,8 +98,37 @@ def test_what_http_can_read_python_can(database):
         for ask in (ledger.account_at(1, naive), ledger.trial_balance(naive)):
             with pytest.raises(ValueError, match="zone"):
                 await ask
+        with pytest.raises(ValueError, match="end"):
+            await ledger.statement(1, moment, moment - timedelta(seconds=1))
 
     with_ledger(database, test)
+
+
+def test_a_list_is_of_one_moment(database):
+    """How far a page has reached is asked for after the page; what came between is on neither."""
+
+    async def test(ledger: Ledger) -> None:
+        asked = "SELECT count(*) FROM ledger.transactions WHERE ledger_id = :ledger"
+        async with ways.pinned(ledger._reader) as run:
+            before = await run(asked, {})
+            await ledger.deposit(1, 1, key="between")
+            assert await run(asked, {}) == before
+
+    with_ledger(database, test)
+
+
+def test_steps_take_no_more_ids_than_they_use(database):
+    """They come in blocks, of which what is left over stays in memory."""
+
+    async def test(ledger: Ledger) -> None:
+        [held] = await ledger.post([Hold(1, 2, "5", "h")])
+        for number in range(50):
+            step = Capture(held.transaction.id, f"c{number}", amount="0.01")
+            assert [outcome.posted for outcome in await ledger.post([step])] == [True]
+
+    with_ledger(database, test)
+    with connect(database) as owner:
+        assert owner.execute("SELECT last_value FROM ledger.transaction_id").fetchone()[0] < 400
 
 
 @pytest.mark.parametrize("size", [1, 499, 500, 9_000])

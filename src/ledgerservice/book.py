@@ -19,7 +19,7 @@ class Live:
         self.balance = account.balance
         self.held = account.held
         self.version = account.version
-        self.before: list[Account] = []
+        self.before: tuple[Account, ...] = ()
 
     @property
     def available(self) -> int:
@@ -62,7 +62,7 @@ class Book:
     def expired(self) -> Iterator[HoldState]:
         """Holds that still reserve something, though their time is over."""
         for hold in self.holds.values():
-            if hold.remaining and hold.ends_at is not None and hold.ends_at <= self.recorded_at:
+            if hold.has_expired(self.recorded_at):
                 yield hold
 
     def follow(self, transaction: Transaction, way: int) -> None:
@@ -84,9 +84,10 @@ class Book:
         for policy in extra.policies:
             live = self.accounts[policy.account_id]
             if way < 0:
-                live.account = live.before.pop()
+                *earlier, live.account = live.before
+                live.before = tuple(earlier)
                 continue
-            live.before.append(live.account)
+            live.before += (live.account,)
             limits = {"floor": policy.floor, "ceiling": policy.ceiling}
             changed = {**limits, "restricted": policy.restricted}
             live.account = msgspec.structs.replace(live.account, **changed)

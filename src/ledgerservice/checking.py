@@ -15,6 +15,7 @@ _SIGNED = {"floor", "ceiling", "available_at_least", "balance_at_least"}
 _IDS = {"account_id", "counterparty_id", "parent_id", "rounding_account_id", "version"}
 _MOMENTS = {"expires_at", "capture_at", "execute_at", "effective_at"}
 _TEXTS = {"actor": 255, "reference": 255, "reason": 1_000, "description": 1_000}
+_has_nul = re.compile(r"(?<!\\)(?:\\\\)*\\u0000").search
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -85,8 +86,8 @@ def metadata_fault(text: str) -> str | None:
     """What is wrong with metadata, or None."""
     try:
         fields = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, TypeError):
+    except (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError):
         fields = None
-    if not isinstance(fields, dict) or "\\u0000" in text:
+    if not isinstance(fields, dict) or _has_nul(text):
         return "metadata: it must be the text of a JSON object, without NUL"
     return None

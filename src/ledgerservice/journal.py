@@ -24,7 +24,7 @@ from ledgerservice.model import (
     Transaction,
 )
 from ledgerservice.planner import Key, Plan, moment_of
-from ledgerservice.requests import Hold, Instruction, Movement
+from ledgerservice.requests import Hold, Instruction, Kind, Movement
 from ledgerservice.wire import Request, Result, Wire, array, number, optional_array, text_array
 
 ID_BLOCK = 100  # the increment of the sequence ledger.transaction_id
@@ -130,6 +130,10 @@ SELECT current_setting('transaction_isolation') AS isolation,
        set_config('ledgerservice.posted', 'yes', true)
 """
 
+# As they are written: to format an enum takes 0.3 us.
+_POSTED, _DECLINED = (f"{status:d}" for status in Status)
+_KINDS = {kind: f"{kind:d}" for kind in Kind}
+
 
 class CommitUnconfirmed(OperationalError):
     """The server did not confirm the COMMIT, or only with a warning."""
@@ -176,10 +180,11 @@ async def lock(
     [(now, ids)] = taken.rows
     accounts = {row[0]: Account(*row) for row in locked.rows}
     rows = found.rows
+    moment = moment_of(now, accounts)
     states = await lookups.find_states(
-        wire, ledger, asked, parents, accounts, moment=moment_of(now, accounts), rows=rows
+        wire, ledger, asked, parents, accounts, moment=moment, rows=rows
     )
-    expired = len(states.parents.holds)
+    expired = sum(hold.has_expired(moment) for hold in states.parents.holds.values())
     if expired:
         more = Request(TAKE_CLOCK_AND_IDS, [number(-(-expired // ID_BLOCK))])
         ids = ids + (await wire.exchange(more))[0].rows[0][1]
@@ -275,8 +280,8 @@ def _inserts(ledger: int, plan: Plan) -> Iterator[Request]:
         [
             *same,
             array(t.id for t in rows),
-            array(t.kind.value for t in rows),
-            array(t.status.value for t in rows),
+            array(_KINDS[t.kind] for t in rows),
+            array(_POSTED if refusal is None else _DECLINED for refusal in refusals),
             array(t.account_id for t in rows),
             optional_array(t.counterparty_id for t in rows),
             array(t.amount for t in rows),
@@ -396,16 +401,16 @@ def transaction_rows(ledger: int, plan: Plan) -> Iterator[str]:
     for t in plan.transactions:
         refusal = t.refusal
         if refusal is None:
-            status, decided = Status.POSTED, "\\N\t\\N\t\\N\t\\N"
+            status, decided = _POSTED, "\\N\t\\N\t\\N\t\\N"
         else:
-            status = Status.DECLINED
+            status = _DECLINED
             decided = (
                 f"{refusal.reason}\t{refusal.account_id}\t{refusal.version}\t{refusal.available}"
             )
         key = t.key.replace("\\", "\\\\")
         other = "\\N" if t.counterparty_id is None else t.counterparty_id
         yield (
-            f"{ledger}\t{t.id}\t{t.kind:d}\t{status:d}\t{t.account_id}\t{other}"
+            f"{ledger}\t{t.id}\t{_KINDS[t.kind]}\t{status}\t{t.account_id}\t{other}"
             f"\t{t.amount}\t{moment}\t{t.renderer}\t{key}\t{decided}\n"
         )
 

@@ -243,6 +243,8 @@ class Ledger:
     ) -> Period | None:
         """Opening and closing balance of what was recorded in [since, until); or None."""
         span = _with_zone(since), _with_zone(until)
+        if since is not None and until is not None and until < since:
+            raise ValueError("a statement's end is not before its beginning")
         return await statements.period(self._reader, account_id, *span)
 
     async def lines(self, of: Period) -> AsyncIterator[Line]:

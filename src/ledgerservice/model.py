@@ -228,6 +228,10 @@ class HoldState(msgspec.Struct, frozen=True, gc=False):
     remaining: int
     ends_at: datetime | None
 
+    def has_expired(self, moment: datetime) -> bool:
+        """Whether it still reserves something by then, though its time is over."""
+        return self.remaining > 0 and self.ends_at is not None and self.ends_at <= moment
+
 
 class Parents(msgspec.Struct, frozen=True):
     """What requests build on, by transaction id, as read under the locks.

@@ -52,6 +52,8 @@ RENDERER = 1
 DETAILED = 2
 """The version for all else, which has an `Extra`."""
 
+_SIGNS = {Kind.DEPOSIT: 1, Kind.WITHDRAWAL: -1, Kind.TRANSFER: -1}
+
 Key = tuple[int, str]
 
 NO_DETAIL = Detail()
@@ -185,7 +187,7 @@ class _Batch:
         draft = RULES[type(asked)](asked, self.book)
         return draft if isinstance(draft, Rejected) else self._record_draft(asked, draft)
 
-    def _decide_movement(self, movement: Movement) -> Outcome:
+    def _decide_movement(self, movement: Movement) -> Outcome:  # noqa: PLR0911  (a rule each)
         if movement.account_id == movement.counterparty_id:
             return Rejected(Reject.SAME_ACCOUNT, movement.account_id)
         seen = self._records.get((movement.account_id, movement.key))
@@ -194,22 +196,23 @@ class _Batch:
         own = self.book.customer(movement.account_id)
         if own is None:
             return Rejected(Reject.ACCOUNT_NOT_FOUND, movement.account_id)
-        other = self._other_side(movement, own)
+        if movement.counterparty_id is None:
+            other: Live | None = self.book.accounts[own.account.external_id]
+        else:
+            other = self.book.customer(movement.counterparty_id)
         if other is None:
             return Rejected(Reject.ACCOUNT_NOT_FOUND, movement.counterparty_id)
+        if own.account.currency_number != other.account.currency_number:
+            return Rejected(Reject.CURRENCY_MISMATCH, movement.account_id)
         amount = to_minor(movement.amount, own.account.exponent)
-        fault = _fault(own.account, other.account, amount)
-        if fault is not None or amount is None:
-            return Rejected(fault or Reject.AMOUNT_PRECISION, movement.account_id)
+        if amount is None:
+            return Rejected(Reject.AMOUNT_PRECISION, movement.account_id)
+        if amount > MAX_AMOUNT_MINOR:
+            return Rejected(Reject.AMOUNT_LIMIT, movement.account_id)
         return self._record(movement, own, other, amount)
 
-    def _other_side(self, movement: Movement, own: Live) -> Live | None:
-        if movement.counterparty_id is not None:
-            return self.book.customer(movement.counterparty_id)
-        return self.book.accounts[own.account.external_id]
-
     def _record(self, movement: Movement, own: Live, other: Live, amount: int) -> Recorded:
-        change = amount if movement.kind is Kind.DEPOSIT else -amount
+        change = _SIGNS[movement.kind] * amount
         refusal = refusal_of(own, change) or refusal_of(other, -change)
         number = next(self._ids)
         account = own.account
@@ -340,12 +343,3 @@ def _repeat_movement(seen: Transaction, movement: Movement) -> Outcome:
     if same:
         return Recorded(seen, replayed=True)
     return Rejected(Reject.KEY_REUSED, movement.account_id)
-
-
-def _fault(own: Account, other: Account, amount: int | None) -> Reject | None:
-    """What is wrong with the movement itself, or None."""
-    if own.currency_number != other.currency_number:
-        return Reject.CURRENCY_MISMATCH
-    if amount is None:
-        return Reject.AMOUNT_PRECISION
-    return Reject.AMOUNT_LIMIT if amount > MAX_AMOUNT_MINOR else None

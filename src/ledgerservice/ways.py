@@ -93,9 +93,11 @@ class Page(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def pinned(reader: Reader) -> AsyncIterator[Run]:
-    """Runs statements that enter each table by an index, whatever the server believes."""
+    """Runs statements that enter each table by an index, whatever the server believes, and all see
+    the same: how far a page has reached is asked for after it.
+    """
     async with reader.connection() as connection:
-        await connection.execution_options(isolation_level="READ COMMITTED")
+        await connection.execution_options(isolation_level="REPEATABLE READ")
         await connection.execute(PINS)  # for this transaction
 
         async def run(statement: str, values: Values) -> list[Any]:

@@ -42,14 +42,14 @@ def number(value: int) -> bytes:
     return str(value).encode()
 
 
-def array(values: Iterable[int]) -> bytes:
-    """An array of numbers as a parameter."""
+def array(values: Iterable[int | str]) -> bytes:
+    """An array of numbers, or of texts that need no quotes, as a parameter."""
     return f"{{{','.join(map(str, values))}}}".encode()
 
 
 def optional_array(values: Iterable[int | None]) -> bytes:
     """An array of numbers and NULLs as a parameter."""
-    return array("NULL" if value is None else value for value in values)  # type: ignore[misc]
+    return array("NULL" if value is None else value for value in values)
 
 
 def text_array(values: Iterable[str | None]) -> bytes:
