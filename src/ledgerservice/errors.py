@@ -93,6 +93,6 @@ class Overloaded(LedgerError):
 
 
 class InternalFault(LedgerError):
-    """The database refused this request for a reason the ledger did not foresee. Nothing was
-    moved. The log names the cause.
+    """The ledger did not foresee what happened to this request; the log names it. Send it again
+    with the same key: it moves money at most once.
     """

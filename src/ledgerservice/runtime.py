@@ -66,7 +66,7 @@ def prepared(database: Database) -> Database:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The running parts, for one ledger."""
+    """The running parts, for all ledgers of a database."""
 
     settings: Settings
     movements: Poster[Group, Outcomes]

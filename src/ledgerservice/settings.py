@@ -83,9 +83,7 @@ class Settings(BaseSettings):
     idle_transaction_timeout_s: float = Field(
         default=10.0, gt=0, description="PostgreSQL ends a transaction whose client has frozen."
     )
-    read_connections: int = Field(
-        default=8, ge=1, le=200, description="Connections for reads and account openings."
-    )
+    read_connections: int = Field(default=8, ge=1, le=200, description="Connections for reads.")
     page_limit_rows: int = Field(
         default=1_000, ge=1, le=100_000, description="The longest page of a list."
     )

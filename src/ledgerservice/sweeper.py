@@ -53,16 +53,17 @@ def asked_for(what: str, transaction_id: int) -> Instruction:
 
 
 async def sweep(engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]]) -> int:
-    """Do what is due now, up to so many of each kind; how many there were."""
+    """Do what is due now, up to so many of each kind; how many were done."""
     async with engine.connect() as connection:
         found = await connection.execute(FIND_DUE, {"rows": DUE_ROWS})
         due = [tuple(row) for row in found]
     groups = [Group((asked_for(what, number),), ledger=ledger) for ledger, number, what in due]
     # Each for itself, so that one that fails keeps none of the others waiting.
     done = await asyncio.gather(*map(post, groups), return_exceptions=True)
-    for fault in {str(fault): fault for fault in done if isinstance(fault, Exception)}.values():
+    faults = [fault for fault in done if isinstance(fault, Exception)]
+    for fault in {str(fault): fault for fault in faults}.values():
         log.warning("what is due waits: %s", fault)
-    return len(due)
+    return len(due) - len(faults)
 
 
 async def keep_sweeping(
@@ -70,10 +71,10 @@ async def keep_sweeping(
 ) -> None:
     """Sweep again and again, until cancelled; at once where there was more than fits."""
     while True:
-        found = 0
+        done = 0
         try:
-            found = await sweep(engine, post)
+            done = await sweep(engine, post)
         except Exception as error:  # noqa: BLE001  (the database may be away; it comes back)
             log.warning("what is due could not be looked for: %s", " ".join(str(error).split()))
-        if found < DUE_ROWS:
+        if done < DUE_ROWS:
             await asyncio.sleep(interval_s)
