@@ -547,14 +547,17 @@ def test_totals_by_a_metadata_key(new_database) -> None:
         held = service.send("/holds", account_id=a, amount="9", **tag).json()["hold_id"]
         service.send(f"/holds/{held}/capture", amount="4", **tag)
         moved = service.send(
-            "/transfer", from_account_id=a, to_account_id=b, amount="5", **tag
+            "/transfer", from_account_id=a, to_account_id=b, amount="10", **tag
         ).json()["transaction_id"]
         service.send(f"/transactions/{moved}/reverse", amount="2", **tag)
+        service.send(f"/transactions/{moved}/reverse", amount="1")  # by its original's
+        service.send(f"/transactions/{moved}/reverse", amount="2", metadata={"job": "y"})
         legs = [(b, "-1"), (b, "-2"), (a, "3"), (a, "7"), (a, "-7")]
         legs = [{"account_id": account, "amount": amount} for account, amount in legs]
         service.send("/transactions", legs=legs, **tag)
         found = service.get("/reports/totals?key=job").json()
-        assert [(r["transactions"], r["amount"]) for r in found] == [(4, "10.00")]
+        told = [(r["value"], r["transactions"], r["amount"]) for r in found]
+        assert told == [("x", 5, "14.00"), ("y", 1, "-2.00")]
         assert service.get("/reports/totals").json()["code"] == "invalid_request"
         for key in ("'; DROP TABLE ledger.entries; --", "k%", "?", "\\"):
             assert service.client.get("/reports/totals", params={"key": key}).json() == []

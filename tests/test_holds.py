@@ -87,6 +87,20 @@ def test_a_hold_is_captured_whole_or_released(service: RunningService) -> None:
     assert service.account(a, *FIGURES) == ("70.00", "0.00", "70.00")
 
 
+def test_a_step_needs_no_body(service: RunningService) -> None:
+    """All that is left is captured by nothing but a key."""
+    a = service.open(balance="100")
+    for step, headers, status in (
+        ("capture", {"Idempotency-Key": "k"}, 200),
+        ("capture", {}, 422),
+        ("release", {"Idempotency-Key": "r"}, 200),
+    ):
+        number = hold(service, a, "30")["hold_id"]
+        answer = service.client.post(f"/holds/{number}/{step}", headers=headers)
+        assert answer.status_code == status, answer.text
+    assert answer.json()["remaining"] == "0.00"
+
+
 def test_captures_at_the_same_moment_never_exceed_the_hold(service: RunningService) -> None:
     a, b = service.open(balance="100"), service.open()
     number = hold(service, a, "10", to_account_id=b)["hold_id"]

@@ -277,7 +277,8 @@ def test_what_an_item_links_is_posted_together_or_not_at_all(service) -> None:
     assert [(r["index"], r["status"], r["body"]["amount"]) for r in inner] == [
         (0, 200, "2.00"), (1, 200, "3.00"),
     ]  # fmt: skip
-    assert results[4]["body"]["results"][0]["replayed"] is True
+    assert results[4]["replayed"] is results[4]["body"]["results"][0]["replayed"] is True
+    assert results[3]["replayed"] is False
     assert results[5]["body"]["cause"]["code"] == "invalid_request"
     # Nothing is left of what failed: no policy, no hold, no key.
     assert service.account(a, "floor", "frozen", "held") == ("0.00", None, "0.00")

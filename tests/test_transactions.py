@@ -156,6 +156,28 @@ def test_the_rounding_account_is_of_the_currency_bought(service: RunningService)
     )
 
 
+def test_what_is_wrong_says_where(service: RunningService) -> None:
+    a, b = service.open(), service.open(currency="JPY")
+    for change, field in (
+        ({"amount": "x"}, "legs.1.amount"),
+        ({"memo": "x"}, "legs.1.unknown"),
+        ({"version": "x"}, "legs.1.version"),
+    ):
+        asked = legs((a, "-1"), (b, "1"))
+        asked[1] |= change
+        [fault] = service.send("/transactions", legs=asked).json()["errors"]
+        assert fault["field"] == field
+    [fault] = service.send("/transactions", legs=legs((a, "-1"), (b, "1")), memo=1).json()["errors"]
+    assert (fault["field"], "legs" in fault["message"]) == ("unknown", True)
+    for other, amount, code in (
+        (10**12, "1", "account_not_found"), (b, "1.5", "amount_precision"),
+    ):  # fmt: skip
+        refused = service.send("/transactions", legs=legs((a, "-1"), (other, amount))).json()
+        assert (refused["code"], refused["account_id"]) == (code, other)
+    [fault] = service.get("/transactions?kid=HOLD").json()["errors"]
+    assert (fault["field"], "kind" in fault["message"]) == ("unknown", True)
+
+
 REFUSED = {
     "one leg": ([(0, "-1")], "invalid_request"),
     "no legs": ([], "invalid_request"),

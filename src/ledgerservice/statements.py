@@ -254,7 +254,8 @@ WHERE ledger_id = :ledger AND id > 0 AND owner >= :owner
 GROUP BY owner, currency ORDER BY owner, currency LIMIT :rows
 """)
 
-# In the order of the values' beginnings; a digest tells apart what begins alike.
+# A reversal that has no value of the key has its original's. In the order of the values'
+# beginnings; a digest tells apart what begins alike.
 BY_METADATA = text("""
 SELECT value, currency, exponent, transactions, amount, nothing, beginning, digest FROM (
     SELECT value, currency, max(exponent) AS exponent, count(*) AS transactions,
@@ -264,7 +265,17 @@ SELECT value, currency, exponent, transactions, amount, nothing, beginning, dige
     FROM (
         SELECT d.metadata ->> :key AS value, c.code AS currency, c.exponent,
                CASE WHEN t.kind = 8 THEN -m.amount ELSE m.amount END AS amount
-        FROM ledger.details d
+        FROM (
+            SELECT ledger_id, transaction_id, metadata, true AS own FROM ledger.details
+            WHERE ledger_id = :ledger AND metadata IS NOT NULL
+              AND jsonb_exists(metadata::jsonb, :key)
+            UNION ALL
+            SELECT r.ledger_id, r.transaction_id, p.metadata, false
+            FROM ledger.details p
+            JOIN ledger.details r ON r.ledger_id = p.ledger_id AND r.parent_id = p.transaction_id
+            WHERE p.ledger_id = :ledger AND p.metadata IS NOT NULL
+              AND jsonb_exists(p.metadata::jsonb, :key)
+              AND jsonb_exists(r.metadata::jsonb, :key) IS NOT TRUE) d
         JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
         CROSS JOIN LATERAL (
             SELECT currency_number, sum(amount) AS amount FROM (
@@ -273,8 +284,7 @@ SELECT value, currency, exponent, transactions, amount, nothing, beginning, dige
                 GROUP BY currency_number, account_id) net
             WHERE amount > 0 GROUP BY currency_number) m
         JOIN ledger.currencies c ON c.number = m.currency_number
-        WHERE d.ledger_id = :ledger AND d.metadata IS NOT NULL AND t.status = 1
-          AND jsonb_exists(d.metadata::jsonb, :key)
+        WHERE t.status = 1 AND (d.own OR t.kind = 8)
           AND t.recorded_at >= :since AND t.recorded_at < :until) found
     GROUP BY value, currency) totals
 WHERE (nothing, beginning, digest, currency)
@@ -406,7 +416,8 @@ async def by_metadata(
     rows: int,
 ) -> list[tuple[Total, TotalsPlace]]:
     """Up to `rows` totals of what the transactions of [since, until) have moved, by their values of
-    a metadata key, each with its place. A reversal takes away; a hold moves nothing.
+    a metadata key, each with its place. A reversal takes away, by its own value or its original's;
+    a hold moves nothing.
 
     Linear in the number of the ledger's transactions that have metadata.
     """

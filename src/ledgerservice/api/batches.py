@@ -17,7 +17,7 @@ from ledgerservice.api import rendering
 from ledgerservice.api.bodies import read_body
 from ledgerservice.api.handlers import Call, Reply, check_force, problem_of
 from ledgerservice.api.movements import fast_item, read_item
-from ledgerservice.api.problems import Refused, problem
+from ledgerservice.api.problems import Refused, problem, rejection
 from ledgerservice.errors import Overloaded
 from ledgerservice.model import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.requests import Group, Instruction
@@ -189,11 +189,12 @@ def _answer(outcome: Outcome | Failed | list[Outcome] | Refused) -> Answer:
         return *rendering.answer(outcome.transaction), outcome.replayed
     if isinstance(outcome, list):
         results = b",".join(_result(b"index", n, _answer(one)) for n, one in enumerate(outcome))
-        return 200, b'{"results":[%b]}' % results, False
+        replayed = all(one.replayed for one in outcome if isinstance(one, Recorded))
+        return 200, b'{"results":[%b]}' % results, replayed
     if isinstance(outcome, Failed):
         refused = _failed(outcome)
     else:
-        refused = Refused(outcome.reason.value) if isinstance(outcome, Rejected) else outcome
+        refused = rejection(outcome) if isinstance(outcome, Rejected) else outcome
     status, body, _ = problem(refused.code, **refused.facts)
     return status, body, False
 

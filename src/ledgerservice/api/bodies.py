@@ -36,6 +36,12 @@ def media_type(headers: Headers) -> str:
     return values[0].partition(";")[0].strip().lower() if values else ""
 
 
+def has_body(headers: Headers) -> bool:
+    """Whether a request has a body, which its headers tell (RFC 9112, section 6)."""
+    lengths = header_values(headers, b"content-length")
+    return bool(header_values(headers, b"transfer-encoding")) or lengths not in ([], ["0"])
+
+
 async def read_body(
     headers: Headers, receive: Receive, settings: Settings, max_bytes: int | None = None
 ) -> bytes:
@@ -126,8 +132,11 @@ def _faults(error: ValidationError, model: type[BaseModel]) -> list[dict[str, st
     """What is wrong with which field. An unknown field is not named: input is never echoed."""
     faults = []
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        field = str(fault["loc"][0]) if fault["loc"] else "body"  # it is of several fields
-        known = field == "body" or field in model.model_fields
+        *place, field = fault["loc"] or ("body",)  # it is of several fields
         message = fault["msg"].removeprefix("Value error, ")
-        faults.append({"field": field if known else "unknown", "message": message})
+        if fault["type"] == "extra_forbidden":
+            field, message = "unknown", "there is no such field"
+            if not place:
+                message += f"; there are {', '.join(model.model_fields)}"
+        faults.append({"field": ".".join(map(str, [*place, field])), "message": message})
     return faults

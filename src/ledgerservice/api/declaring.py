@@ -191,7 +191,7 @@ def check_query(request: Request, limit: int | None, *filters: str) -> None:
     known = {*filters} if limit is None else {"limit", "cursor", *filters}
     for name in names:
         if name not in known:
-            faults["unknown"] = "there is no such parameter"
+            faults["unknown"] = f"there is no such parameter; there are {', '.join(sorted(known))}"
         elif names.count(name) > 1:
             faults[name] = "must be given once"
         elif name in filters and "\0" in request.query_params[name]:

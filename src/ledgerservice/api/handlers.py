@@ -3,7 +3,7 @@
 import logging
 import secrets
 import uuid
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from starlette.types import Receive, Scope
 
@@ -12,13 +12,14 @@ from ledgerservice.api.bodies import (
     Headers,
     Number,
     fields_of,
+    has_body,
     header_values,
     read_body,
     validated,
 )
 from ledgerservice.api.instructions import Form
 from ledgerservice.api.models import AddCurrency, AddLedger, OpenAccount
-from ledgerservice.api.problems import Refused, problem
+from ledgerservice.api.problems import Refused, problem, rejection
 from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.model import Currency, NewLedger, Opening, Rejected
 from ledgerservice.requests import OWN_KEY_MARK, Group, Instruction, Reversal
@@ -67,9 +68,11 @@ async def move(call: Call, form: Form) -> Reply:
 
 
 async def instruct(call: Call, form: Form, **ids: int) -> Reply:
-    """Post what a request asks for; `ids` are those of its path."""
+    """Post what a request asks for; `ids` are those of its path. No body is an empty object."""
     call.runtime.movements.check_room()
-    fields = fields_of(await read_body(call.headers, call.receive, call.runtime.settings))
+    fields: dict[str, Any] = {}
+    if has_body(call.headers):
+        fields = fields_of(await read_body(call.headers, call.receive, call.runtime.settings))
     if fields.keys() & ids.keys():
         faults = [{"field": name, "message": "is in the path"} for name in ids if name in fields]
         raise Refused("invalid_request", errors=faults)
@@ -95,7 +98,7 @@ async def _posted(call: Call, asked: Instruction) -> Reply:
     group = Group((asked,), ledger=call.ledger, dry_run=call.dry_run)
     (outcome,) = await call.runtime.movements.post(group)  # type: ignore[misc]
     if isinstance(outcome, Rejected):
-        raise Refused(outcome.reason.value)
+        raise rejection(outcome)
     status, answer = rendering.answer(outcome.transaction)
     return _reply(status, answer, outcome.replayed)
 
@@ -118,7 +121,7 @@ async def open_account(call: Call) -> Reply:
     )
     outcome = await call.runtime.openings.post(asked)
     if isinstance(outcome, Rejected):
-        raise Refused(outcome.reason.value)
+        raise rejection(outcome)
     return _reply(201, rendering.opened(outcome), outcome.replayed)
 
 
@@ -129,7 +132,7 @@ async def add_currency(call: Call) -> Reply:
     asked = Currency(request.code, request.exponent, request.name, dry_run=call.dry_run)
     outcome = await call.runtime.currencies.post(asked)
     if isinstance(outcome, Rejected):
-        raise Refused(outcome.reason.value)
+        raise rejection(outcome)
     return _reply(201, rendering.encode(rendering.currency_body(outcome)), outcome.replayed)
 
 

@@ -493,3 +493,4 @@ class ProblemDetails(BaseModel):
     code: str
     detail: str
     retry: Literal["same_key", "new_key", "corrected"]
+    account_id: int | None = Field(default=None, description="The account at fault, if one is.")

@@ -12,6 +12,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Literal
 
+from ledgerservice.model import Rejected
+
 Retry = Literal["same_key", "new_key", "corrected"]
 
 
@@ -211,6 +213,12 @@ class Refused(Exception):
         self.code = code
         self.facts = facts
         super().__init__(code)
+
+
+def rejection(rejected: Rejected) -> Refused:
+    """A rejection as a problem, with the account at fault."""
+    facts = {} if rejected.account_id is None else {"account_id": rejected.account_id}
+    return Refused(rejected.reason.value, **facts)
 
 
 def problem_body(code: str, **facts: Any) -> bytes:

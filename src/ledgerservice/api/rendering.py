@@ -266,7 +266,7 @@ def cause(outcome: Outcome) -> dict[str, Any]:
     unless it is what the key has answered before.
     """
     if isinstance(outcome, Rejected):
-        return {"code": outcome.reason.value}
+        return {"code": outcome.reason.value, "account_id": outcome.account_id}
     transaction, refusal = outcome.transaction, outcome.transaction.refusal
     assert refusal is not None
     declined = _declined if transaction.extra is None else _declined_2
