@@ -1,5 +1,6 @@
 """Holds: reserved, captured in parts or whole, released, expired; and transfers to come."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,13 @@ from typing import Any
 import pytest
 
 from ledgerservice.database import Database
+from ledgerservice.errors import Overloaded
+from ledgerservice.poster import MovementBatch
+from ledgerservice.requests import Group, Schedule
+from ledgerservice.sweeper import sweep
 from ledgerservice.verifier import verify
 from tests.conftest import RunningService, connect, serving, url_text
+from tests.test_guards import open_accounts
 
 FAR = "2099-01-01T00:00:00.000000Z"
 
@@ -376,3 +382,29 @@ def test_a_schedule_is_between_two_accounts_of_a_currency(service: RunningServic
     for other, code in ((a, "same_account"), (rupees, "currency_mismatch")):
         body = {"from_account_id": a, "to_account_id": other, "amount": "1", "execute_at": FAR}
         assert service.send("/transfer", **body).json()["code"] == code
+
+
+def test_only_what_was_done_counts_as_done(database) -> None:
+    """Else the sweeper would come again at once, and again, while nothing can be done."""
+    open_accounts(database, "USD", "USD")
+
+    async def away(_: Group) -> None:
+        raise Overloaded
+
+    async def test() -> None:
+        wire, work, engine = (
+            await database.connect_writer(),
+            MovementBatch(),
+            database.read_engine(),
+        )
+
+        async def post(group: Group) -> Any:
+            [answer] = await work(wire, [group])
+            return answer
+
+        await post(Group([Schedule(1, 2, "1", datetime.now(UTC), "due")]))
+        assert [await sweep(engine, how) for how in (away, post, post)] == [0, 1, 0]
+        await wire.close()
+        await engine.dispose()
+
+    asyncio.run(test())
