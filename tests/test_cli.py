@@ -25,7 +25,6 @@ from ledgerservice.migrations import HEAD, MIGRATION_LOCK
 from tests.conftest import (
     ROOT,
     RunningService,
-    await_ready,
     connect,
     environment,
     free_port,
@@ -33,6 +32,7 @@ from tests.conftest import (
     settings_for_tests,
     url_text,
 )
+from tests.house import wait_for
 
 
 def cli(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":
@@ -84,11 +84,10 @@ def test_a_killed_service_is_back_with_every_acknowledged_movement(folder):
     assert cli("verify", LEDGER_DATA_FOLDER=str(folder)).returncode == 0
 
 
-def deposit_until_answered(service: RunningService, account: int, key: str) -> dict:
-    """Send one deposit until it is answered: 503 says that the same key may be sent again."""
+def until_answered(ask: Callable[[], httpx.Response]) -> dict:
+    """What it is answered in the end: 503 says that the same may be sent again, and when."""
     while True:
-        body = {"account_id": account, "amount": 1, "idempotency_key": key}
-        answer = service.post("/deposit/", body)
+        answer = ask()
         if answer.status_code == 200:
             return answer.json()
         assert answer.status_code == 503
@@ -96,15 +95,35 @@ def deposit_until_answered(service: RunningService, account: int, key: str) -> d
         assert answer.headers["Retry-After"]
 
 
+def deposit_until_answered(service: RunningService, account: int, key: str) -> dict:
+    body = {"account_id": account, "amount": 1, "idempotency_key": key}
+    return until_answered(lambda: service.post("/deposit/", body))
+
+
+def balance_when_answered(service: RunningService, account: int) -> str:
+    return until_answered(lambda: service.get(f"/accounts/{account}"))["balance"]
+
+
+def kill_postgresql(folder: Path, killed: int | None = None) -> int:
+    """Kill the first process of the server that came after `killed`.
+
+    Its backends may answer a last time, so one answer does not mean that there is another server.
+    """
+    data = folder / "postgres"
+    assert wait_for(lambda: embedded._recorded_pid(data) not in (None, killed))
+    pid = embedded._recorded_pid(data)
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
 def test_a_killed_postgresql_is_started_again_and_nothing_is_lost_or_doubled(folder):
     with serving(LEDGER_DATA_FOLDER=str(folder)) as service:
         account = service.open(balance="10")
+        killed = None
         for number in range(3):
-            postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
-            os.kill(postmaster, signal.SIGKILL)
+            killed = kill_postgresql(folder, killed)
             deposit_until_answered(service, account, str(number))
-        await_ready(service.client, service.process)
-        assert service.get(f"/accounts/{account}").json()["balance"] == "13.00"
+        assert balance_when_answered(service, account) == "13.00"
         assert service.stop() == 0
 
 
@@ -116,8 +135,7 @@ def test_a_second_service_shares_the_server_and_takes_it_over(folder):
         owner.process.kill()
         owner.process.wait()
         deposit_until_answered(other, account, "after")
-        await_ready(other.client, other.process)
-        assert other.get(f"/accounts/{account}").json()["balance"] == "11.00"
+        assert balance_when_answered(other, account) == "11.00"
         assert other.stop() == 0
 
 
@@ -262,12 +280,11 @@ def test_a_taken_port_is_not_called_ready(database):
 def test_several_processes_serve_one_port_and_stop_together(folder):
     with serving(LEDGER_DATA_FOLDER=str(folder), options=("--workers", "2")) as service:
         account = service.open(balance="5")
-        postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
-        os.kill(postmaster, signal.SIGKILL)
+        kill_postgresql(folder)
         for number in range(20):  # each on a connection of its own
             with httpx.Client(base_url=service.base, timeout=60) as client:
                 deposit_until_answered(replace(service, client=client), account, str(number))
-        assert service.get(f"/accounts/{account}").json()["balance"] == "25.00"
+        assert balance_when_answered(service, account) == "25.00"
         assert service.stop() == 0
 
 
