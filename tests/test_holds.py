@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 
 from ledgerservice.database import Database
@@ -152,6 +153,72 @@ def test_an_expired_hold_reserves_nothing_before_any_sweeper_comes(sleepy) -> No
     kinds = [service.get(f"/transactions/{n}").json()["transaction_type"] for n in released]
     assert kinds == ["RELEASE"]
     assert list(verify(database.owner_engine())) == []
+
+
+def open_of(service: RunningService, account: int, kind: str, limit: int) -> list[dict[str, Any]]:
+    """All pages of an account's open holds or pending transfers."""
+    found: list[dict[str, Any]] = []
+    target = f"/accounts/{account}/{kind}/?limit={limit}"
+    while target:
+        page = service.get(target)
+        assert page.status_code == 200, page.text
+        found += page.json()
+        target = page.links.get("next", {}).get("url", "")
+        assert len(page.json()) == limit if target else len(page.json()) <= limit
+    return found
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+def test_what_is_open_is_listed_by_when_it_ends(sleepy, limit: int) -> None:
+    """What does not end by itself comes last; what has ended is not there, swept or not."""
+    service, _ = sleepy
+    a, b = service.open(balance="100"), service.open(balance="100")
+    hold(service, b, "9")
+    later = "2099-01-02T00:00:00Z"
+    brief = soon(0.5)
+    terms: list[dict[str, Any]] = [
+        {}, {"expires_at": later}, {"expires_at": FAR}, {"expires_at": brief}, {},
+        {"expires_at": FAR}, {"capture_at": FAR}, {"capture_at": FAR, "expires_at": later},
+        {"expires_at": FAR}, {"expires_at": later},
+    ]  # fmt: skip
+    ids = [hold(service, a, "2", **term)["hold_id"] for term in terms]
+    service.send(f"/holds/{ids[4]}/release")
+    service.send(f"/holds/{ids[9]}/capture")
+    service.send(f"/holds/{ids[5]}/capture", amount="0.50")
+    time.sleep(max(0.0, (datetime.fromisoformat(brief) - datetime.now(UTC)).total_seconds()))
+    listed = open_of(service, a, "holds", limit)
+    assert [ids.index(body["id"]) for body in listed] == [2, 5, 8, 1, 0, 6, 7]
+    assert all(service.get(f"/holds/{body['id']}").json() == body for body in listed)
+    assert service.account(a, "held") == (f"{sum(float(h['remaining']) for h in listed):.2f}",)
+    transfers = [schedule(service, a, b, "1", when) for when in (later, FAR, later, FAR)]
+    service.send(f"/schedules/{transfers[2]['schedule_id']}/cancel")
+    pending = open_of(service, a, "schedules", limit)
+    assert pending == [settled(service, transfers[n]) for n in (1, 3, 0)]
+    assert open_of(service, b, "schedules", limit) == []
+
+
+def test_a_list_of_what_is_open_is_of_an_account(service: RunningService) -> None:
+    a, b = service.open(balance="100"), service.open(balance="100")
+    for account in (a, a, b):
+        hold(service, account, "2")
+        schedule(service, account, a + b - account, "2", FAR)
+    pages = {
+        (account, kind): service.get(f"/accounts/{account}/{kind}?limit=1").links["next"]["url"]
+        for account in (a,)
+        for kind in ("holds", "schedules")
+    }
+    for (account, kind), link in pages.items():
+        cursor = httpx.URL(link).params["cursor"]
+        assert len(service.get(f"/accounts/{account}/{kind}?cursor={cursor}").json()) == 1
+        for other in (f"{b}/{kind}", f"{a}/policies", f"{a}/history",
+                      f"{a}/{'schedules' if kind == 'holds' else 'holds'}"):  # fmt: skip
+            refused = service.get(f"/accounts/{other}?cursor={cursor}")
+            assert (refused.status_code, refused.json()["code"]) == (422, "invalid_cursor")
+        for query in ("limit=0", "status=open", "cursor=x", "limit=1&limit=2"):
+            assert service.get(f"/accounts/{a}/{kind}?{query}").status_code == 422
+        for nobody in (10**12, "x", 0):
+            missing = service.get(f"/accounts/{nobody}/{kind}")
+            assert (missing.status_code, missing.json()["code"]) == (404, "account_not_found")
 
 
 def test_what_the_service_does_by_itself_says_what_it_is_for(new_database) -> None:

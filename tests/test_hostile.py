@@ -644,6 +644,8 @@ ROUTES = {
     "/accounts": {"GET", "HEAD", "POST"},
     "/accounts/1": {"GET", "HEAD", "PATCH"},
     "/accounts/1/policies": {"GET", "HEAD"},
+    "/accounts/1/holds": {"GET", "HEAD"},
+    "/accounts/1/schedules": {"GET", "HEAD"},
     "/accounts/1/history": {"GET", "HEAD"},
     "/accounts/1/keys/k": {"GET", "HEAD"},
     "/transactions/1": {"GET", "HEAD"},

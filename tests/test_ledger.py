@@ -70,6 +70,9 @@ def test_what_http_can_read_python_can(database):
         await ledger.post([PolicyChange(1, "p", "-5", actor="me")])
         assert (await ledger.hold(held.transaction.id)).remaining == 400
         assert (await ledger.schedule(scheduled.transaction.id)).settled_by is None
+        for listed, one in ((ledger.holds, held), (ledger.schedules, scheduled)):
+            [only] = await listed(1)
+            assert (only.id, await listed(1, after=only)) == (one.transaction.id, [])
         assert [policy.floor for policy in await ledger.policies(1)] == [-500]
 
         gold = AccountFilter(metadata='{"tier":"gold"}')

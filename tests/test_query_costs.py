@@ -17,7 +17,7 @@ from ledgerservice.database import Database
 from ledgerservice.directory import AccountFilter
 from ledgerservice.model import Status
 from ledgerservice.queries import Filter
-from ledgerservice.reads import Reader
+from ledgerservice.reads import AT_FIRST, LIST_HOLDS, LIST_SCHEDULES, Reader
 from ledgerservice.requests import Kind
 from tests.conftest import connect
 
@@ -62,8 +62,21 @@ FROM ledger.transactions WHERE renderer = 2;
 INSERT INTO ledger.holds (ledger_id, transaction_id, account_id, counterparty_id, amount, remaining,
                           captured, expires_at)
 SELECT 1, n, 1, -1, 5, 0, 0, timestamptz '2026-01-01 00:01' FROM generate_series(1, 12000) n;
+INSERT INTO ledger.holds (ledger_id, transaction_id, account_id, counterparty_id, amount, remaining,
+                          captured, expires_at)
+SELECT 1, n, CASE WHEN n <= 24000 THEN 3 ELSE 4 + n % 1900 END, -1, 5, 5, 0,
+       CASE n % 3 WHEN 1 THEN timestamptz '2099-01-01'
+                  WHEN 2 THEN timestamptz '2099-01-01' + n * interval '1 s' END
+FROM generate_series(12001, 36000) n;
+INSERT INTO ledger.schedules (ledger_id, transaction_id, account_id, counterparty_id, amount,
+                              execute_at, settled_by)
+SELECT 1, n, CASE WHEN n < 48000 THEN 3 ELSE 4 + n % 1900 END, 2, 5,
+       timestamptz '2099-01-01' + n / 6000 * interval '1 s',
+       CASE WHEN n % 2 = 0 THEN n END
+FROM generate_series(24001, 72000) n;
 SET session_replication_role = origin;
-ANALYZE ledger.accounts, ledger.transactions, ledger.entries, ledger.details, ledger.holds;
+ANALYZE ledger.accounts, ledger.transactions, ledger.entries, ledger.details, ledger.holds,
+    ledger.schedules;
 """
 
 
@@ -407,6 +420,44 @@ def test_every_way_leads_to_the_same_accounts(town, chosen, place, rows) -> None
         patch.setattr(ways, "LAST_BUDGET_ROWS", 10**9)
         found, expected = asyncio.run(pages())
     assert found == expected, wanted
+
+
+# What is open.
+
+OPEN = {"holds": (LIST_HOLDS, "ends_at", "remaining > 0"),
+        "schedules": (LIST_SCHEDULES, "execute_at", "settled_by IS NULL")}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("account", [3, 77])
+@pytest.mark.parametrize("kind", OPEN)
+def test_a_page_of_what_is_open_costs_a_page(large, kind, account, place) -> None:
+    """However many end at one moment, or never; and it is the one that the order says."""
+    statement, moment, is_open = OPEN[kind]
+    with connect(large) as owner:
+        everything = owner.execute(
+            f"SELECT {moment}, transaction_id FROM ledger.{kind}"
+            f" WHERE account_id = {account} AND {is_open} ORDER BY 1, 2"
+        ).fetchall()
+    first = int(len(everything) * place)
+    after = everything[first - 1] if first else AT_FIRST
+    asked = {"account": account, "rows": PAGE, "moment": after[0], "number": after[1]}
+
+    async def read() -> tuple[Any, list[Any]]:
+        engine = large.read_engine()
+        reader = Reader(engine, 1, 30)
+        found = await reader.rows(statement, **asked)
+        compiled = statement.compile(engine.sync_engine)
+        values = compiled.construct_params({"ledger": 1, **asked})
+        async with reader.connection() as connection:
+            explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}"
+            plan = (await connection.exec_driver_sql(explain, values)).scalar()
+        await engine.dispose()
+        return plan[0]["Plan"], found
+
+    plan, found = asyncio.run(read())
+    assert [row[0] for row in found] == [n for _, n in everything[first : first + PAGE]]
+    assert rows_read(plan) < 12 * PAGE, json.dumps(plan)[:3000]
 
 
 # As of a moment.

@@ -58,7 +58,7 @@ TOURS = {
     "README.md": 16,
     "docs/currencies.md": 8,
     "docs/history.md": 18,
-    "docs/holds.md": 24,
+    "docs/holds.md": 28,
     "docs/ledgers.md": 14,
     "docs/policies.md": 14,
     "docs/queries.md": 16,

@@ -24,6 +24,7 @@ from sqlalchemy import text
 
 from ledgerservice.database import Database
 from ledgerservice.money import MAX_AMOUNT_MINOR, to_major
+from ledgerservice.queries import LAST
 from ledgerservice.verifier import verify
 from tests.conftest import serving, url_text
 from tests.model import EXPONENTS, Asked
@@ -297,7 +298,7 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
 
     @rule(account=accounts, limit=st.integers(1, 6))
     def read_account(self, account: int, limit: int) -> None:
-        """The account, its whole history and its policies are the model's."""
+        """The account, its whole history, its policies and what is open are the model's."""
         model, ledger = self.model(account), self.ledgers[account]
         exponent = model.exponent(account)
         found = self.client.get(f"{ledger}/accounts/{account}").json()
@@ -334,6 +335,16 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
             {name: value for name, value in change.items() if name not in beside}
             for change in reversed(changes)
         ] == expected_changes
+        for kind, term in (("holds", "expires_at"), ("schedules", "execute_at")):
+            listed = self.pages(f"{ledger}/accounts/{account}/{kind}?limit={limit}", limit)
+            assert [body["id"] for body in listed] == [
+                number
+                for number, one in sorted(
+                    getattr(model, kind).items(), key=lambda item: (item[1][term] or LAST, item[0])
+                )
+                if one["account"] == account
+                if (one["remaining"] if kind == "holds" else one["status"] == "pending")
+            ]
 
     @precondition(lambda self: any(model.holds for model in self.models.values()))
     @rule(data=st.data())

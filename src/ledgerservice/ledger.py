@@ -36,6 +36,7 @@ from ledgerservice.model import (
 )
 from ledgerservice.money import is_positive_amount
 from ledgerservice.queries import AT_THE_TOP, Filter
+from ledgerservice.reads import AT_FIRST
 from ledgerservice.requests import BIGGEST_ID, Group, Instruction, Kind, Movement, is_key
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.schema import DEFAULT_LEDGER
@@ -264,6 +265,20 @@ class Ledger:
     async def schedule(self, transaction_id: int) -> ScheduleView | None:
         """The transfer that a transaction scheduled, as it stands; or None."""
         return await self._reader.schedule(transaction_id)
+
+    async def holds(
+        self, account_id: int, limit: int = 100, *, after: HoldView | None = None
+    ) -> list[HoldView]:
+        """Up to `limit` open holds of an account, by when they end; those that do not come last."""
+        place = AT_FIRST if after is None else (after.ends_at, after.id)
+        return await self._reader.holds(account_id, limit, place)
+
+    async def schedules(
+        self, account_id: int, limit: int = 100, *, after: ScheduleView | None = None
+    ) -> list[ScheduleView]:
+        """Up to `limit` pending transfers from an account, by when they are to be made."""
+        place = AT_FIRST if after is None else (after.execute_at, after.id)
+        return await self._reader.schedules(account_id, limit, place)
 
     async def policies(
         self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID

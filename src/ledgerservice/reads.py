@@ -6,9 +6,24 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Text, bindparam, case, cast, exists, func, select, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    DateTime,
+    Text,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    select,
+    text,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -175,7 +190,7 @@ FIND_DETAILS = text(
 )
 
 _expiry = transactions.alias()
-FIND_HOLD = (
+_HOLD = (
     select(
         holds.c.transaction_id,
         holds.c.account_id,
@@ -198,6 +213,7 @@ FIND_HOLD = (
         holds.c.expires_at,
         holds.c.capture_at,
         transactions.c.recorded_at,
+        holds.c.ends_at,
     )
     .join(
         accounts,
@@ -208,11 +224,49 @@ FIND_HOLD = (
         (transactions.c.ledger_id == holds.c.ledger_id)
         & (transactions.c.id == holds.c.transaction_id),
     )
-    .where(holds.c.ledger_id == _ledger, holds.c.transaction_id == bindparam("hold"))
+    .where(holds.c.ledger_id == _ledger)
+)
+FIND_HOLD = _HOLD.where(holds.c.transaction_id == bindparam("hold"))
+
+_moment: Any = bindparam("moment", type_=DateTime(timezone=True))
+_number: Any = bindparam("number", type_=BigInteger)
+
+
+def _after(*order: Any) -> tuple[Any, ...]:
+    """An account's rows after a moment and id, in an order that begins with the account.
+
+    Written so that it is the index of this order and no other: that of all accounts' moments was
+    taken, and read to the end where many have the same.
+    """
+    account = bindparam("account", type_=BigInteger)
+    return tuple_(*order) > tuple_(account, _moment, _number), order[0] <= account
+
+
+# Those that end, then those that do not.
+_by_end = (holds.c.account_id, holds.c.ends_at, holds.c.transaction_id)
+_open = (
+    select(holds.c.transaction_id)
+    .where(holds.c.ledger_id == _ledger, holds.c.remaining > 0)
+    .order_by(*_by_end)
+    .limit(bindparam("rows"))
+)
+_ending = _open.where(*_after(*_by_end), holds.c.ends_at > func.statement_timestamp())
+_endless = _open.where(
+    holds.c.account_id == bindparam("account"),
+    holds.c.ends_at.is_(None),
+    holds.c.transaction_id > case((_moment.is_(None), _number), else_=0),
+)
+LIST_HOLDS = (
+    _HOLD.where(
+        holds.c.transaction_id
+        == func.any(func.array(union_all(_ending, _endless).scalar_subquery()))
+    )
+    .order_by(holds.c.ends_at, holds.c.transaction_id)
+    .limit(bindparam("rows"))
 )
 
 _asked_by, _settled_by = transactions.alias(), transactions.alias()
-FIND_SCHEDULE = (
+_SCHEDULE = (
     select(
         schedules.c.transaction_id,
         schedules.c.account_id,
@@ -240,7 +294,14 @@ FIND_SCHEDULE = (
         (_settled_by.c.ledger_id == schedules.c.ledger_id)
         & (_settled_by.c.id == schedules.c.settled_by),
     )
-    .where(schedules.c.ledger_id == _ledger, schedules.c.transaction_id == bindparam("schedule"))
+    .where(schedules.c.ledger_id == _ledger)
+)
+FIND_SCHEDULE = _SCHEDULE.where(schedules.c.transaction_id == bindparam("schedule"))
+_by_time = (schedules.c.account_id, schedules.c.execute_at, schedules.c.transaction_id)
+LIST_SCHEDULES = (
+    _SCHEDULE.where(*_after(*_by_time), schedules.c.settled_by.is_(None))
+    .order_by(*_by_time)
+    .limit(bindparam("rows"))
 )
 
 LIST_POLICIES = (
@@ -300,6 +361,11 @@ LIST_LEDGERS = (
 CURSOR_SECRET = select(secrets.c.secret).where(secrets.c.name == "cursors")
 
 PAST_ALL_VERSIONS = BIGGEST_ID
+
+Ending = tuple[datetime | None, int]
+"""When a hold ends or a transfer is to be made, and its id: its place in an account's list."""
+
+AT_FIRST: Ending = (datetime.min.replace(tzinfo=UTC), 0)
 
 Fields = tuple[Any, ...]
 
@@ -361,6 +427,22 @@ class Reader:
         """The transfer that a transaction scheduled, as it stands, or None."""
         row = await self.row(FIND_SCHEDULE, schedule=transaction_id)
         return None if row is None else ScheduleView(*row)
+
+    async def holds(self, account_id: int, rows: int, after: Ending = AT_FIRST) -> list[HoldView]:
+        """Up to `rows` open holds of an account, by when they end; those that do not come last."""
+        found = await self.rows(
+            LIST_HOLDS, account=account_id, rows=rows, moment=after[0], number=after[1]
+        )
+        return [HoldView(*row) for row in found]
+
+    async def schedules(
+        self, account_id: int, rows: int, after: Ending = AT_FIRST
+    ) -> list[ScheduleView]:
+        """Up to `rows` pending transfers from an account, by when they are to be made."""
+        found = await self.rows(
+            LIST_SCHEDULES, account=account_id, rows=rows, moment=after[0], number=after[1]
+        )
+        return [ScheduleView(*row) for row in found]
 
     async def policies(
         self, account_id: int, rows: int, before: int = PAST_ALL_VERSIONS

@@ -251,6 +251,7 @@ holds = Table(
         "ledger_id",
         "account_id",
         "ends_at",
+        "transaction_id",
         postgresql_where=text("remaining > 0"),
     ),
     Index(
@@ -299,6 +300,7 @@ schedules = Table(
         "ledger_id",
         "account_id",
         "execute_at",
+        "transaction_id",
         postgresql_where=text("settled_by IS NULL"),
     ),
 )

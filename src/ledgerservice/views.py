@@ -29,7 +29,7 @@ class AccountView(msgspec.Struct, frozen=True):
 
 
 class HoldView(msgspec.Struct, frozen=True):
-    """A hold as it stands. `released` is what went back to the account, by expiry too."""
+    """A hold as it stands. `ends_at`: when it ends by itself; None: not, or not yet known."""
 
     id: int
     account_id: int
@@ -43,6 +43,7 @@ class HoldView(msgspec.Struct, frozen=True):
     expires_at: datetime | None
     capture_at: datetime | None
     created_at: datetime
+    ends_at: datetime | None
 
 
 class ScheduleView(msgspec.Struct, frozen=True):

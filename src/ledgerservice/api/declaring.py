@@ -1,24 +1,25 @@
 """How routes are declared: for the docs, with and without a trailing slash, and what they share."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator
 
 from ledgerservice import statements
-from ledgerservice.api import cursors, models
+from ledgerservice.api import cursors, models, rendering
 from ledgerservice.api.fields import moment
 from ledgerservice.api.handlers import LEDGER
 from ledgerservice.api.problems import Refused
-from ledgerservice.reads import PAST_ALL_VERSIONS, Reader
+from ledgerservice.reads import AT_FIRST, PAST_ALL_VERSIONS, Ending, Reader
 from ledgerservice.runtime import Runtime
 from ledgerservice.schema import DEFAULT_LEDGER
 
 Route = Callable[..., Any]
+Row = TypeVar("Row")
 
 _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)
 DEFAULT_PAGE_ROWS = 100
@@ -152,6 +153,30 @@ def after_of(request: Request, cursor: str | None, filters: list[Any], first: in
         return first
     [place] = cursors.decode(request, cursor, filters)
     return int(place)
+
+
+def page_response(
+    request: Request,
+    found: Sequence[Row],
+    limit: int,
+    filters: list[Any],
+    place: Callable[[Row], list[Any]],
+    body: Callable[[Row], Any],
+) -> Response:
+    """The first `limit` rows of what was found; one more says that there is a page after them."""
+    headers = None
+    if len(found) > limit:
+        cursor = cursors.encode(request, place(found[limit - 1]), filters)
+        headers = cursors.next_link(request, cursor, limit=limit)
+    return json_response(rendering.encode([body(row) for row in found[:limit]]), headers)
+
+
+def ending_of(request: Request, cursor: str | None, filters: list[Any]) -> Ending:
+    """Where a page of what ends begins."""
+    if cursor is None:
+        return AT_FIRST
+    text, number = cursors.decode(request, cursor, filters)
+    return None if text is None else datetime.fromisoformat(text), number
 
 
 A_MOMENT = "A moment with its zone, such as 2026-12-31T23:59:59Z."

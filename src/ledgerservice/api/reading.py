@@ -26,6 +26,7 @@ from ledgerservice.api.declaring import (
     invalid,
     json_response,
     moment_of,
+    page_response,
     problems,
     reader_of,
 )
@@ -141,7 +142,7 @@ async def _pages(
 ) -> Response:
     """All pages are of one statement, whatever is recorded meanwhile: the cursor says of which."""
     reader = reader_of(request)
-    span = {"from": _given(begin), "to": _given(end)}
+    span = {"from": rendering.optional_moment(begin), "to": rendering.optional_moment(end)}
     filters = ["statement", account, span]
     if cursor is None:
         period = await statements.period(reader, account, begin, end)
@@ -159,10 +160,6 @@ async def _pages(
         headers = cursors.next_link(request, text, **span, limit=limit)
     lines = [_line(period, line) for line in found[:limit]]
     return json_response(rendering.encode(_head(period) | span | {"entries": lines}), headers)
-
-
-def _given(moment: datetime | None) -> str | None:
-    return None if moment is None else rendering.moment(moment)
 
 
 def _head(period: statements.Period) -> dict[str, Any]:
@@ -261,8 +258,8 @@ def _html(
     page = _PAGE.render(
         head=_head(period),
         lines=shown,
-        since=_given(begin),
-        until=_given(end),
+        since=rendering.optional_moment(begin),
+        until=rendering.optional_moment(end),
         cut=len(found) > HTML_ROWS,
     )
     return Response(page, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
@@ -298,7 +295,7 @@ async def get_trial_balance(request: Request, at: AMoment = None) -> Response:
         }
         for row in found
     ]
-    body = {"at": _given(moment), "final": final, "currencies": rows}
+    body = {"at": rendering.optional_moment(moment), "final": final, "currencies": rows}
     return json_response(rendering.encode(body))
 
 
@@ -319,22 +316,19 @@ async def list_owner_balances(
     after = ["", ""] if cursor is None else cursors.decode(request, cursor, filters)
     owner, currency = after
     page = await statements.by_owner(reader_of(request), (owner, currency), limit + 1)
-    headers = None
-    if len(page) > limit:
-        last = page[limit - 1]
-        place = cursors.encode(request, [last.owner, last.currency], filters)
-        headers = cursors.next_link(request, place, limit=limit)
-    rows = [
-        {
-            "owner": row.owner,
-            "currency": row.currency,
-            "accounts": row.accounts,
-            "balance": to_major(row.balance, row.exponent),
-            "held": to_major(row.held, row.exponent),
-        }
-        for row in page[:limit]
-    ]
-    return json_response(rendering.encode(rows), headers)
+    return page_response(
+        request, page, limit, filters, lambda last: [last.owner, last.currency], _owner_balance
+    )
+
+
+def _owner_balance(row: statements.OwnerBalance) -> dict[str, Any]:
+    return {
+        "owner": row.owner,
+        "currency": row.currency,
+        "accounts": row.accounts,
+        "balance": to_major(row.balance, row.exponent),
+        "held": to_major(row.held, row.exponent),
+    }
 
 
 @both(
@@ -356,7 +350,7 @@ async def list_totals(
     """Posted transactions by the values of a key of their metadata: how many, and their amount."""
     check_query(request, limit, "key", "from", "to")
     begin, end = _span(since, until)
-    filters = ["totals", key, _given(begin), _given(end)]
+    filters = ["totals", key, rendering.optional_moment(begin), rendering.optional_moment(end)]
     after = statements.BEFORE_ALL_TOTALS
     if cursor is not None:
         nothing, beginning, digest, currency = cursors.decode(request, cursor, filters)
@@ -365,7 +359,12 @@ async def list_totals(
     headers = None
     if len(page) > limit:
         text = cursors.encode(request, list(page[limit - 1][1]), filters)
-        query = {"key": key, "from": _given(begin), "to": _given(end), "limit": limit}
+        query = {
+            "key": key,
+            "from": rendering.optional_moment(begin),
+            "to": rendering.optional_moment(end),
+            "limit": limit,
+        }
         headers = cursors.next_link(request, text, **query)
     rows = [
         {

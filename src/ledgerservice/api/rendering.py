@@ -45,6 +45,11 @@ def moment(time: datetime) -> str:
     return utc.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def optional_moment(time: datetime | None) -> str | None:
+    """The same, or None."""
+    return None if time is None else moment(time)
+
+
 def encode(body: Any) -> bytes:
     """JSON in bytes."""
     return msgspec.json.encode(body)
@@ -149,8 +154,8 @@ def _sides_2(transaction: Transaction, extra: Extra) -> dict[str, Any]:
     if extra.hold is not None:
         body["hold_id"] = transaction.id
         body["counterparty_id"] = extra.hold.counterparty_id
-        body["expires_at"] = _moment(extra.hold.expires_at)
-        body["capture_at"] = _moment(extra.hold.capture_at)
+        body["expires_at"] = optional_moment(extra.hold.expires_at)
+        body["capture_at"] = optional_moment(extra.hold.capture_at)
     if extra.remaining is not None:
         body["remaining"] = to_major(extra.remaining, exponent)
     if extra.schedule is not None:
@@ -172,7 +177,7 @@ def _detail_2(extra: Extra) -> dict[str, Any]:
     given = {
         "description": detail.description,
         "reference": detail.reference,
-        "effective_at": _moment(detail.effective_at),
+        "effective_at": optional_moment(detail.effective_at),
         "metadata": None if detail.metadata is None else Raw(detail.metadata),
     }
     return {name: value for name, value in given.items() if value is not None}
@@ -191,10 +196,6 @@ def _declined_2(transaction: Transaction, refusal: Refusal) -> dict[str, Any]:
         "version": refusal.version,
     }
     return _head_2(transaction) | {"decided_on": decided_on}
-
-
-def _moment(time: datetime | None) -> str | None:
-    return None if time is None else moment(time)
 
 
 RENDERERS: dict[int, Callable[[Transaction], tuple[int, bytes]]] = {1: _render_1, 2: _render_2}
@@ -377,8 +378,8 @@ def hold_body(hold: HoldView) -> dict[str, Any]:
         "captured": to_major(hold.captured, exponent),
         "released": to_major(hold.amount - hold.captured - remaining, exponent),
         "remaining": to_major(remaining, exponent),
-        "expires_at": _moment(hold.expires_at),
-        "capture_at": _moment(hold.capture_at),
+        "expires_at": optional_moment(hold.expires_at),
+        "capture_at": optional_moment(hold.capture_at),
         "created_at": moment(hold.created_at),
     }
 

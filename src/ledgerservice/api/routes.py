@@ -6,7 +6,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from ledgerservice.api import cursors, models, rendering
+from ledgerservice.api import models, rendering
 from ledgerservice.api.declaring import (
     A_MOMENT,
     AN_ID,
@@ -17,10 +17,12 @@ from ledgerservice.api.declaring import (
     after_of,
     both,
     check_query,
+    ending_of,
     id_of,
     in_path,
     json_response,
     leads_to,
+    page_response,
     problems,
     reader_of,
     response,
@@ -50,13 +52,8 @@ async def list_currencies(
     filters = ["currencies"]
     after = after_of(request, cursor, filters, 0)
     page = await reader_of(request).currencies(after, limit + 1)
-    headers = None
-    if len(page) > limit:
-        headers = cursors.next_link(
-            request, cursors.encode(request, [page[limit - 1].number], filters), limit=limit
-        )
-    return json_response(
-        rendering.encode([rendering.currency_body(c) for c in page[:limit]]), headers
+    return page_response(
+        request, page, limit, filters, lambda last: [last.number], rendering.currency_body
     )
 
 
@@ -127,12 +124,8 @@ async def get_history(
     page = await reader.history(account, limit + 1, before)
     if not page and await reader.account(account) is None:
         raise Refused("account_not_found")
-    headers = None
-    if len(page) > limit:
-        place = cursors.encode(request, [page[limit - 1].version], filters)
-        headers = cursors.next_link(request, place, limit=limit)
-    return json_response(
-        rendering.encode([rendering.history_body(e) for e in page[:limit]]), headers
+    return page_response(
+        request, page, limit, filters, lambda last: [last.version], rendering.history_body
     )
 
 
@@ -212,12 +205,9 @@ async def list_policies(
     page = await reader.policies(account, limit + 1, before)
     if not page and await reader.account(account) is None:
         raise Refused("account_not_found")
-    headers = None
-    if len(page) > limit:
-        place = cursors.encode(request, [page[limit - 1].version], filters)
-        headers = cursors.next_link(request, place, limit=limit)
-    changes = [rendering.policy_change_body(change) for change in page[:limit]]
-    return json_response(rendering.encode(changes), headers)
+    return page_response(
+        request, page, limit, filters, lambda last: [last.version], rendering.policy_change_body
+    )
 
 
 @both(
@@ -258,6 +248,66 @@ async def get_schedule(request: Request) -> Response:
 @both(
     router,
     "GET",
+    "/accounts/{account_id}/holds",
+    tags=["holds"],
+    summary="An account's open holds",
+    openapi_extra=in_path(account_id=AN_ID),
+    responses={200: {"model": list[models.Hold]}, **problems(404, 422, 503)},
+)
+async def list_holds(
+    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
+) -> Response:
+    """What its `held` is made of, by when it ends; what does not end by itself comes last."""
+    reader = reader_of(request)
+    check_query(request, limit)
+    account = id_of(request, "account_id", "account_not_found")
+    filters = ["holds", account]
+    page = await reader.holds(account, limit + 1, ending_of(request, cursor, filters))
+    if not page and await reader.account(account) is None:
+        raise Refused("account_not_found")
+    return page_response(
+        request,
+        page,
+        limit,
+        filters,
+        lambda last: [rendering.optional_moment(last.ends_at), last.id],
+        rendering.hold_body,
+    )
+
+
+@both(
+    router,
+    "GET",
+    "/accounts/{account_id}/schedules",
+    tags=["schedules"],
+    summary="The transfers to come from an account",
+    openapi_extra=in_path(account_id=AN_ID),
+    responses={200: {"model": list[models.Schedule]}, **problems(404, 422, 503)},
+)
+async def list_schedules(
+    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
+) -> Response:
+    """What is pending, by when it is to be made."""
+    reader = reader_of(request)
+    check_query(request, limit)
+    account = id_of(request, "account_id", "account_not_found")
+    filters = ["schedules", account]
+    page = await reader.schedules(account, limit + 1, ending_of(request, cursor, filters))
+    if not page and await reader.account(account) is None:
+        raise Refused("account_not_found")
+    return page_response(
+        request,
+        page,
+        limit,
+        filters,
+        lambda last: [rendering.moment(last.execute_at), last.id],
+        rendering.schedule_body,
+    )
+
+
+@both(
+    router,
+    "GET",
     "/ledgers/",
     tags=["ledgers"],
     summary="List ledgers",
@@ -271,12 +321,9 @@ async def list_ledgers(
     filters = ["ledgers"]
     after = after_of(request, cursor, filters, 0)
     page = await reader_of(request).ledgers(after, limit + 1)
-    headers = None
-    if len(page) > limit:
-        place = cursors.encode(request, [page[limit - 1].id], filters)
-        headers = cursors.next_link(request, place, limit=limit)
-    bodies = [rendering.ledger_body(ledger) for ledger in page[:limit]]
-    return json_response(rendering.encode(bodies), headers)
+    return page_response(
+        request, page, limit, filters, lambda last: [last.id], rendering.ledger_body
+    )
 
 
 @both(
