@@ -432,6 +432,52 @@ def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
     asyncio.run(test())
 
 
+@pytest.mark.parametrize("analyzed", ["never", "tiny"])
+def test_an_account_is_found_by_its_key_while_the_ledger_grows(database, analyzed):
+    """An index that was read from end to end for each account shows in its blocks, not in rows."""
+    if analyzed == "tiny":
+        administer(database.url, f"ANALYZE {TABLES}")
+
+    async def test() -> None:
+        opener, wire = await database.connect_writer(), await database.connect_writer()
+        work = MovementBatch()
+        for size in (500, 2_000, 6_000):
+            openings = [Opening("o", "USD", None, f"{size}-{n}") for n in range(size)]
+            new = [opened.account_id for opened in await open_accounts_of(opener, openings)]
+            before = await account_blocks(wire)
+            await work(wire, [Group([deposit(i, 1, "funds") for i in new])])
+            blocks = await account_blocks(wire) - before
+            assert blocks < 12 * size, f"{size} accounts were found by reading {blocks} blocks"
+        await opener.close()
+        await wire.close()
+
+    asyncio.run(test())
+
+
+async def account_blocks(wire: Wire) -> int:
+    """The blocks of the accounts' indexes that have been read so far."""
+    await wire.exchange(Request("SELECT pg_stat_force_next_flush()"))
+    (result,) = await wire.exchange(
+        Request(
+            "SELECT (idx_blks_read + idx_blks_hit)::bigint FROM pg_statio_user_tables"
+            " WHERE schemaname = 'ledger' AND relname = 'accounts'"
+        ),
+    )
+    return result.rows[0][0]
+
+
+@pytest.mark.parametrize("table", ["accounts", "holds", "schedules"])
+def test_what_the_journal_moves_has_one_index_that_finds_a_row(used, table):
+    """A second one could win a tie while the table is small, and keep the plan."""
+    with connect(used) as connection:
+        others = connection.execute(
+            "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = %s::regclass"
+            " AND NOT indisprimary AND indpred IS NULL",
+            (f"ledger.{table}",),
+        ).fetchall()
+    assert others == []
+
+
 @pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
 def test_steps_touch_few_rows_while_the_tables_grow(database, analyzed):
     """Whatever builds on a transaction finds it, and what is left of it, by its id."""

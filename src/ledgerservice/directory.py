@@ -100,7 +100,7 @@ def _ways(listing: Listing, values: Values, goes_on: bool) -> Iterator[Way]:
     for name in sorted({"owner", "currency"} & values.keys()):
         if listing is BY_ID:
             values.setdefault("after_id", 0)
-            yield _in_order(f"ORDER BY t.{name}, t.id", [_along(name)], {name})
+            yield _in_order(f"ORDER BY t.{name}, t.id", [_THEIRS, _along(name)], {name})
         else:
             yield _by_matches(_some(CONDITIONS[name]), rest, {name})
     bounds = [CONDITIONS[name] for name in ("since", "until") if name in values]

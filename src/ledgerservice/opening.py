@@ -15,26 +15,30 @@ from ledgerservice.settling import settle_currencies, settle_ledgers, settle_ope
 from ledgerservice.wire import Request, Wire, array, text_array
 
 # A currency that is not known joins nothing. Of two that ask for the same with one key the first
-# opens the account, and so its metadata is the account's.
+# opens the account, and so its metadata is the account's. They are put together by sorting: a join
+# whose plan was made for few compared each with each.
 OPEN_ACCOUNTS = """
 WITH wanted AS MATERIALIZED (
-    SELECT * FROM unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::text[], $6::json[])
+    SELECT DISTINCT ON (ledger_id, key, owner, currency, reference) *
+    FROM unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
         WITH ORDINALITY AS wanted (ledger_id, owner, currency, reference, key, metadata, place)
+    ORDER BY ledger_id, key, owner, currency, reference, place
 ), opened AS (
     INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, idempotency_key)
     SELECT w.ledger_id, w.owner, w.currency, w.reference, w.key
     FROM wanted w JOIN ledger.currencies c ON c.code = w.currency
     ORDER BY w.place
-    ON CONFLICT DO NOTHING RETURNING ledger_id, id, owner, currency, reference, idempotency_key
+    ON CONFLICT DO NOTHING
+    RETURNING ledger_id, id, owner, currency, reference, idempotency_key AS key
 ), described AS (
     INSERT INTO ledger.account_details (ledger_id, account_id, metadata)
-    SELECT ledger_id, id, metadata FROM (
-        SELECT DISTINCT ON (o.ledger_id, o.id) o.ledger_id, o.id, w.metadata
-        FROM opened o JOIN wanted w
-          ON w.ledger_id = o.ledger_id AND w.key = o.idempotency_key AND w.owner = o.owner
-         AND w.currency = o.currency AND w.reference IS NOT DISTINCT FROM o.reference
-        ORDER BY o.ledger_id, o.id, w.place) first
-    WHERE metadata IS NOT NULL
+    SELECT ledger_id, max(id), max(metadata)::json FROM (
+        SELECT ledger_id, key, owner, currency, reference, id, NULL AS metadata FROM opened
+        UNION ALL
+        SELECT ledger_id, key, owner, currency, reference, NULL, metadata FROM wanted
+        WHERE metadata IS NOT NULL) both_of
+    GROUP BY ledger_id, key, owner, currency, reference
+    HAVING count(id) = 1 AND count(metadata) = 1
 )
 SELECT id FROM opened
 """

@@ -117,7 +117,7 @@ _ACCOUNTS = {
     "owner": """SELECT id FROM ledger.accounts
         WHERE ledger_id = :ledger AND owner = :owner AND id > 0""",
     "currency": """SELECT id FROM ledger.accounts
-        WHERE ledger_id = :ledger AND currency = :currency""",
+        WHERE ledger_id = :ledger AND currency = :currency AND id > 0""",
 }
 
 _MATCHES = {

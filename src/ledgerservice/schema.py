@@ -103,12 +103,23 @@ accounts = Table(
     Column("ceiling", BigInteger),
     Column("below_floor", BigInteger),
     Column("restricted", SmallInteger, nullable=False, server_default="0"),
-    UniqueConstraint("ledger_id", "reference", name="accounts_reference_key"),
-    UniqueConstraint("ledger_id", "idempotency_key", name="accounts_idempotency_key"),
-    Index("accounts_owner", "ledger_id", "owner", "id"),
-    Index("accounts_currency", "ledger_id", "currency", "id"),
+    # All but the key are partial: no statement that finds one account can take another for it.
+    *(
+        Index(name, "ledger_id", column, unique=True, postgresql_where=text(f"{column} IS NOT NULL"))
+        for name, column in (
+            ("accounts_reference_key", "reference"),
+            ("accounts_idempotency_key", "idempotency_key"),
+        )
+    ),
+    *(
+        Index(f"accounts_{name}", "ledger_id", column, "id", postgresql_where=text("id > 0"))
+        for name, column in (
+            ("owner", "owner"),
+            ("currency", "currency"),
+            ("created", "created_at"),
+        )
+    ),
     Index("accounts_restricted", "ledger_id", "id", postgresql_where=text("restricted > 0")),
-    Index("accounts_created", "ledger_id", "created_at", "id"),
 )
 
 account_details = Table(
