@@ -27,9 +27,16 @@ class Canary(NamedTuple):
     patched: bool = False
 
 
+# By itself the log would be written after 0.2 s at the latest, in which by chance nothing is lost.
+LATE_WAL = (
+    *("-c", "synchronous_commit=off"),
+    *("-c", "wal_writer_delay=10s"),
+    *("-c", "wal_writer_flush_after=1GB"),
+)
+
 CANARIES = {
     "fsync_off": Canary("cut_power", options=("-c", "fsync=off")),
-    "synchronous_commit_off": Canary("stop_immediately", options=("-c", "synchronous_commit=off")),
+    "synchronous_commit_off": Canary("stop_immediately", options=LATE_WAL),
     "keys_not_unique": Canary(
         "vanish",
         statement="ALTER TABLE ledger.transactions DROP CONSTRAINT transactions_idempotency_key",
