@@ -139,4 +139,5 @@ def _by_matches(matches: str, rest: list[str], fulfil: set[str]) -> Way:
               AND {" AND ".join(rest)}""",
         frozenset(fulfil),
         matches=matches,
+        to_the_end=matches is _METADATA,
     )

@@ -175,7 +175,7 @@ async def _ways(run: Run, wanted: Filter, values: Values) -> AsyncIterator[Way]:
         else:
             yield _by_matches("amount", {"least", "most"}, within)
     yield _by_time(list(_kinds(wanted)), {"kind", "status"}, within)
-    if wanted.metadata is not None:  # its index is read to the end at every try
+    if wanted.metadata is not None:
         yield _by_matches("metadata", {"metadata"}, within)
 
 
@@ -236,4 +236,5 @@ def _by_matches(name: str, fulfil: set[str], within: str) -> Way:
             WHERE t.ledger_id = :ledger AND t.id = ANY (ARRAY({matches})) AND {within}""",
         frozenset(fulfil | _COVERED_BY_ALL),
         matches=matches,
+        to_the_end=name == "metadata",
     )

@@ -105,7 +105,9 @@ accounts = Table(
     Column("restricted", SmallInteger, nullable=False, server_default="0"),
     # All but the key are partial: no statement that finds one account can take another for it.
     *(
-        Index(name, "ledger_id", column, unique=True, postgresql_where=text(f"{column} IS NOT NULL"))
+        Index(
+            name, "ledger_id", column, unique=True, postgresql_where=text(f"{column} IS NOT NULL")
+        )
         for name, column in (
             ("accounts_reference_key", "reference"),
             ("accounts_idempotency_key", "idempotency_key"),

@@ -75,13 +75,15 @@ class Way(msgspec.Struct, frozen=True):
 
     In order of the list there are at most :budget of them, and so many are read for each of the
     `sources`. Where they are not in order, `matches` finds their ids, and the way can be gone if
-    these are at most :budget.
+    these are at most :budget. `to_the_end`: however few are counted, their index is read to its
+    end.
     """
 
     candidates: str
     fulfil: frozenset[str]
     sources: int = 1
     matches: str | None = None
+    to_the_end: bool = False
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -129,10 +131,14 @@ async def search(
             found = await run(_listed(listing, way, asked), values | {"budget": rows + 1})
             return _page(listing, found, rows)
     budget = max(FIRST_BUDGET_ROWS, rows + 1)
+    counted: dict[Way, int] = {}
     while True:
         farthest: Page | None = None
         for way in ways:
-            page = await _gone(run, listing, way, asked, values | {"budget": budget})
+            within = values | {"budget": budget}
+            if way.matches is not None and not await _are_few(run, way, within, counted):
+                continue
+            page = await _gone(run, listing, way, asked, within)
             if page is None:
                 continue
             if page.after is None:
@@ -155,8 +161,6 @@ async def _gone(
 ) -> Page | None:
     """What the budget finds on this way, and how far that was, if not to the end of the list."""
     if way.matches is not None:
-        if await count(run, way.matches, values) > values["budget"]:
-            return None
         return Page(await run(_listed(listing, way, asked), values), None)
     budget = values["budget"] // way.sources
     if budget < values["rows"]:
@@ -173,6 +177,20 @@ async def _gone(
     if not reached or reached[0][-1] < budget:
         return Page(found, None)
     return Page(found, tuple(reached[0][:-1]))
+
+
+async def _are_few(run: Run, way: Way, values: Values, counted: dict[Way, int]) -> bool:
+    """Whether a way's matches are within the budget. Those whose index is read to its end for that
+    are counted once, for all tries.
+    """
+    assert way.matches is not None
+    budget = int(values["budget"])
+    if not way.to_the_end:
+        return await count(run, way.matches, values) <= budget
+    if way not in counted:
+        most = max(budget, LAST_BUDGET_ROWS)
+        counted[way] = await count(run, way.matches, values | {"budget": most})
+    return counted[way] <= budget
 
 
 async def count(run: Run, statement: str, values: Values) -> int:
