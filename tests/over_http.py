@@ -351,11 +351,12 @@ class ComparingOverHttp:
             self.check_entries(model, record, body["entries"], detailed=bool(detailed))
             if "remaining" in record:
                 expected["remaining"] = to_major(record["remaining"], exponent)
+            of_its_own = asked.keys() & set(DETAIL)
+            completes = parent is not None and record["kind"] in ("TRANSFER", "CAPTURE")
+            source = model.numbered[parent]["asked"] if completes and not of_its_own else asked
             for name in DETAIL if asked["type"] != "POLICY" else ():
-                given = asked.get(name)
-                if asked["idempotency_key"].startswith(BY_THE_SERVICE) and name != "effective_at":
-                    inherits = record["kind"] in ("TRANSFER", "CAPTURE")
-                    given = model.numbered[parent]["asked"].get(name) if inherits else None
+                when = name == "effective_at" and source is not asked
+                given = None if when else source.get(name)
                 assert body.get(name) == (moment(given) if isinstance(given, datetime) else given)
             expected |= self.sides(model, record, exponent)
         found = {name: body.get(name) for name in expected}

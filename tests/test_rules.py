@@ -1,6 +1,7 @@
 """The rules of a whole ledger: tables of examples, and what transactions tell beside entries."""
 
 import itertools
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -72,6 +73,24 @@ def test_what_a_linked_group_leaves_is_seen_in_its_own_batch_too(case):
     begin = next(place for place, (asked, _) in enumerate(steps) if isinstance(asked, tuple))
     together = [asked for asked, _ in steps[begin:]], [expected for _, expected in steps[begin:]]
     check(FUNDED, [*steps[:begin], together], after)
+
+
+def test_a_clock_that_was_ahead_ends_nothing_before_its_time():
+    """Its moment stays on the accounts that met it, and goes on to those that meet them."""
+    a_year = timedelta(days=365)
+    ahead = [msgspec.structs.replace(one, last_recorded_at=NOW + a_year) for one in FUNDED]
+    there = check(
+        ahead,
+        [
+            (hold(1, "60", 2, expires_at=LATER), "posted"),
+            (schedule(1, 2, "5", at=LATER), "posted"),
+            (withdraw(1, "100"), "insufficient_funds"),
+            (cancel(2), "posted"),
+            (capture(1), "posted"),
+        ],
+        {1: (40_00, 0), 2: (60_00, 0)},
+    )
+    assert all(t.recorded_at > NOW + a_year for t in there.transactions.values())
 
 
 @pytest.mark.parametrize(("legs", "expected"), [(2, "posted"), (500, "posted")])

@@ -43,17 +43,20 @@ class Live:
 
 
 class Book:
-    """The accounts, and what instructions build on, as they stand within a batch."""
+    """The accounts, and what instructions build on, as they stand within a batch.
 
-    def __init__(
-        self, accounts: Mapping[int, Account], parents: Parents, recorded_at: datetime
-    ) -> None:
+    What is due or expired is so by the clock, `now`, and not by the moment of recording, which is
+    after all that was recorded on the accounts: a clock that was ahead once, and was put right,
+    would otherwise go on ending holds, on every account that met one of that time.
+    """
+
+    def __init__(self, accounts: Mapping[int, Account], parents: Parents, now: datetime) -> None:
         self.accounts = {number: Live(account) for number, account in accounts.items()}
         self.transactions = parents.transactions
         self.holds = dict(parents.holds)
         self.reversed = {number: dict(sums) for number, sums in parents.reversed.items()}
         self.open_schedules = set(parents.open_schedules)
-        self.recorded_at = recorded_at
+        self.now = now
 
     def customer(self, account_id: int) -> Live | None:
         """The customer's account of that id; an external one is not to be named."""
@@ -62,7 +65,7 @@ class Book:
     def expired(self) -> Iterator[HoldState]:
         """Holds that still reserve something, though their time is over."""
         for hold in self.holds.values():
-            if hold.has_expired(self.recorded_at):
+            if hold.has_expired(self.now):
                 yield hold
 
     def follow(self, transaction: Transaction, way: int) -> None:

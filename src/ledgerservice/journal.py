@@ -23,7 +23,7 @@ from ledgerservice.model import (
     Status,
     Transaction,
 )
-from ledgerservice.planner import Key, Plan, moment_of
+from ledgerservice.planner import Key, Plan
 from ledgerservice.requests import Hold, Instruction, Kind, Movement
 from ledgerservice.wire import Request, Result, Wire, array, number, optional_array, text_array
 
@@ -180,11 +180,8 @@ async def lock(
     [(now, ids)] = taken.rows
     accounts = {row[0]: Account(*row) for row in locked.rows}
     rows = found.rows
-    moment = moment_of(now, accounts)
-    states = await lookups.find_states(
-        wire, ledger, asked, parents, accounts, moment=moment, rows=rows
-    )
-    expired = sum(hold.has_expired(moment) for hold in states.parents.holds.values())
+    states = await lookups.find_states(wire, ledger, asked, parents, accounts, now=now, rows=rows)
+    expired = sum(hold.has_expired(now) for hold in states.parents.holds.values())
     if expired:
         more = Request(TAKE_CLOCK_AND_IDS, [number(-(-expired // ID_BLOCK))])
         ids = ids + (await wire.exchange(more))[0].rows[0][1]

@@ -216,12 +216,12 @@ async def find_states(
     parents: Mapping[int, Transaction],
     accounts: Mapping[int, Account],
     *,
-    moment: datetime,
+    now: datetime,
     rows: Rows,
 ) -> States:
     """All that is left to be read, in one round trip; in none, where nothing is.
 
-    `rows` are those of `earlier`. Of the holds that were expired by `moment` all are wanted whose
+    `rows` are those of `earlier`. Of the holds that were expired by `now` all are wanted whose
     accounts are locked.
     """
     reserving = [account.id for account in accounts.values() if account.held]
@@ -234,7 +234,7 @@ async def find_states(
     schedules = _parents_of((Execution, Cancellation), asked)
     wanted = _parts(ledger, ids) if ids else []
     if holds or reserving:
-        accounts_of = [array(reserving), moment.isoformat().encode()]
+        accounts_of = [array(reserving), now.isoformat().encode()]
         wanted.append(Request(FIND_HOLDS, [own, array(holds), *accounts_of]))
     if reversals:
         wanted.append(Request(FIND_REVERSED, [own, array(reversals), number(Kind.REVERSAL)]))

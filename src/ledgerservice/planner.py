@@ -103,11 +103,11 @@ def plan(
     reading taken after the locks; `ids` unused transaction ids; `parents` what they build on.
     Holds of the locked accounts that have expired are released first.
     """
-    batch = _Batch(accounts, earlier, moment_of(now, accounts), ids, parents)
+    batch = _Batch(accounts, earlier, now, ids, parents)
     batch.release_expired()
     own = len(batch.transactions)
     answers = [batch.decide_group(group) for group in groups]
-    return Plan(answers, batch.transactions, batch.book.recorded_at, own)
+    return Plan(answers, batch.transactions, batch.recorded_at, own)
 
 
 class _Batch:
@@ -117,13 +117,13 @@ class _Batch:
         self,
         accounts: Mapping[int, Account],
         earlier: Mapping[Key, Transaction],
-        recorded_at: datetime,
+        now: datetime,
         ids: Iterator[int],
         parents: Parents,
     ) -> None:
-        self.book = Book(accounts, parents, recorded_at)
+        self.book = Book(accounts, parents, now)
+        self.recorded_at = moment_of(now, accounts)
         self._records = dict(earlier)
-        self._recorded_at = recorded_at
         self._ids = ids
         self.transactions: list[Transaction] = []
 
@@ -228,7 +228,7 @@ class _Batch:
             amount,
             account.currency,
             account.exponent,
-            self._recorded_at,
+            self.recorded_at,
             RENDERER if detail is None else DETAILED,
             (own.move(number, change), other.move(number, -change)) if refusal is None else (),
             refusal,
@@ -239,10 +239,12 @@ class _Batch:
         return Recorded(transaction, False)
 
     def _detail_of(self, asked: Instruction) -> Detail:
-        """What the caller added; what the service does by itself has it from what it does."""
+        """What the caller added; or what a capture or an execution has from what it completes, so
+        that an order is found by its reference to its end.
+        """
         if asked.detail is not None:
             return asked.detail
-        if isinstance(asked, Execution | Capture) and asked.key.startswith(OWN_KEY_MARK):
+        if isinstance(asked, Execution | Capture):
             parent = self.book.transactions[asked.parent_id].extra
             if parent is not None:
                 return msgspec.structs.replace(parent.detail, effective_at=None)
@@ -276,7 +278,7 @@ class _Batch:
             draft.amount,
             account.currency,
             account.exponent,
-            self._recorded_at,
+            self.recorded_at,
             DETAILED,
             answered(account.id, moved),
             draft.refusal,

@@ -259,7 +259,7 @@ def _hold(asked: Hold, book: Book) -> Drafted:
     amount = _amount_between(own, other, asked.amount)
     if isinstance(amount, Rejected):
         return amount
-    if asked.expires_at is not None and asked.expires_at <= book.recorded_at:
+    if asked.expires_at is not None and asked.expires_at <= book.now:
         return Rejected(Reject.EXPIRY_PASSED, asked.account_id)
     terms = HoldTerms(own.account.id, other.account.id, amount, asked.expires_at, asked.capture_at)
     refusal = refusal_of(own, 0, amount)
@@ -293,20 +293,28 @@ def _held(hold: HoldState, own: Live, text: str | None) -> tuple[int, Refusal | 
     return amount, None
 
 
-def _early(key: str, due: datetime | None, book: Book) -> bool:
-    """Whether the service asks by itself for what is not due: the clock may have been put back."""
-    return key.startswith(OWN_KEY_MARK) and (due is None or book.recorded_at < due)
+def _is_not_to_be(key: str, hold: HoldState, due: datetime | None, book: Book) -> bool:
+    """Whether the service asks by itself for what is not due, as the clock may have been put back,
+    or not any more, as somebody else came first: of that there is nothing to record.
+    """
+    if not key.startswith(OWN_KEY_MARK):
+        return False
+    return due is None or book.now < due or hold.remaining == 0
 
 
 def _capture(asked: Capture, book: Book) -> Drafted:
     hold = book.holds.get(asked.parent_id)
-    if hold is None or _early(asked.key, hold.terms.capture_at, book):
+    if hold is None or _is_not_to_be(asked.key, hold, hold.terms.capture_at, book):
         return Rejected(Reject.HOLD_NOT_FOUND)
     own, other = book.accounts[hold.terms.account_id], book.accounts[hold.terms.counterparty_id]
     meant = _held(hold, own, asked.amount)
     if isinstance(meant, Rejected):
         return meant
     amount, refusal = meant
+    expires_at = hold.terms.expires_at
+    if expires_at is not None and expires_at <= book.now and not asked.key.startswith(OWN_KEY_MARK):
+        # It still reserves what the service is to capture, and nobody else may any more.
+        refusal = refusal or own.refuse(Decline.HOLD_CLOSED)
     freed = hold.remaining if asked.final else amount
     moves = [Move(own, -amount, -freed), Move(other, amount)]
     refusal = refusal or _first_refusal(moves)
@@ -316,7 +324,7 @@ def _capture(asked: Capture, book: Book) -> Drafted:
 
 def _release(asked: Release, book: Book) -> Drafted:
     hold = book.holds.get(asked.parent_id)
-    if hold is None or _early(asked.key, hold.ends_at, book):
+    if hold is None or _is_not_to_be(asked.key, hold, hold.ends_at, book):
         return Rejected(Reject.HOLD_NOT_FOUND)
     own = book.accounts[hold.terms.account_id]
     meant = _held(hold, own, asked.amount)
@@ -443,7 +451,7 @@ def _execution(asked: Execution, book: Book) -> Drafted:
     terms = _schedule_of(asked.parent_id, book)
     if terms is None or asked.parent_id not in book.open_schedules:
         return Rejected(Reject.SCHEDULE_NOT_FOUND)
-    if _early(asked.key, terms.execute_at, book):
+    if book.now < terms.execute_at:  # whoever asks
         return Rejected(Reject.SCHEDULE_NOT_FOUND)
     own, other = book.accounts[terms.account_id], book.accounts[terms.counterparty_id]
     moves = [Move(own, -terms.amount), Move(other, terms.amount)]
@@ -458,7 +466,7 @@ def _cancellation(asked: Cancellation, book: Book) -> Drafted:
         return Rejected(Reject.SCHEDULE_NOT_FOUND)
     own, refusal = book.accounts[terms.account_id], None
     # From its moment on it is to be executed, also if nothing has come by to do it.
-    if asked.parent_id not in book.open_schedules or terms.execute_at <= book.recorded_at:
+    if asked.parent_id not in book.open_schedules or terms.execute_at <= book.now:
         refusal = own.refuse(Decline.SCHEDULE_SETTLED)
     return Draft(Kind.CANCELLATION, own, 0, [Move(own, 0)], refusal)
 

@@ -22,11 +22,22 @@ HOLDS = {
             (hold(1, "60", 2, capture_at=NOW + A_MINUTE, expires_at=NOW + 2 * A_MINUTE), "posted"),
             (5 * A_MINUTE, None),
             (withdraw(1, "50"), "insufficient_funds"),
+            (capture(1), "hold_closed"),  # of anybody else's it has expired
             (capture_by_itself(1), "posted"),
+            (capture_by_itself(1), "replayed"),
             (withdraw(1, "50"), "insufficient_funds"),
             (withdraw(1, "40"), "posted"),
         ],
         {1: (0, 0), 2: (60_00, 0)},
+    ),
+    "and leaves nothing to try where somebody came first": (
+        [
+            (hold(1, "60", 2, capture_at=NOW + A_MINUTE), "posted"),
+            (capture(1), "posted"),
+            (5 * A_MINUTE, None),
+            (capture_by_itself(1), "hold_not_found"),
+        ],
+        {1: (40_00, 0), 2: (60_00, 0)},
     ),
     "and expires when it was tried in vain": (
         [
@@ -68,11 +79,7 @@ HOLDS = {
     "of too many decimals": ([(hold(1, "0.001"), "amount_precision")], {}),
     "of too much": ([(hold(1, "10000000000000.01"), "amount_limit")], {}),
     "expired already": ([(hold(1, "1", expires_at=NOW), "expiry_passed")], {}),
-    "expired a moment before": (
-        [(hold(1, "1", expires_at=NOW + timedelta(microseconds=1)), "expiry_passed")],
-        {},
-    ),
-    "a moment to go": ([(hold(1, "1", expires_at=NOW + timedelta(microseconds=2)), "posted")], {}),
+    "a moment to go": ([(hold(1, "1", expires_at=NOW + timedelta(microseconds=1)), "posted")], {}),
     "captured": (
         [(hold(1, "60"), "posted"), (capture(1), "posted")],
         {1: (40_00, 0), -USD: (-140_00, 0)},

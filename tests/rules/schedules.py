@@ -1,5 +1,6 @@
 """Transfers to come."""
 
+from ledgerservice.requests import Execution
 from tests.rules.making import (
     DEBITS,
     LATER,
@@ -54,6 +55,15 @@ SCHEDULES = {
             (cancel(1), "schedule_settled"),
         ],
         {1: (100_00, 0), 2: (0, 0)},
+    ),
+    "not before its time, whoever asks": (
+        [
+            (schedule(1, 2, "6", at=LATER), "posted"),
+            (execute(1), "schedule_not_found"),
+            (Execution(1, "a caller's"), "schedule_not_found"),
+            (cancel(1), "posted"),
+        ],
+        {2: (0, 0)},
     ),
     "due, though nothing has come by to execute it": (
         [
