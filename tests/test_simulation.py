@@ -21,7 +21,7 @@ from ledgerservice.api import rendering
 from ledgerservice.api.problems import problem
 from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.model import Failed, Outcome, Recorded
-from ledgerservice.poster import Limits, MovementBatch, Poster, movements_of
+from ledgerservice.poster import Limits, MovementBatch, Poster, weight_of
 from ledgerservice.requests import Group, Kind, Movement
 from tests.proof.checker import check
 from tests.proof.history import Attempt, Request
@@ -67,7 +67,7 @@ class Simulation:
 
     def poster(self, kind: type[Poster[Group, Any]] = Poster) -> Poster[Group, Any]:
         connect: Any = self.database.connect
-        made = kind(connect, MovementBatch(), LIMITS, movements_of)
+        made = kind(connect, MovementBatch(), LIMITS, weight_of)
         self.posters.append(made)
         return made
 

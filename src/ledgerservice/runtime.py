@@ -24,7 +24,7 @@ from ledgerservice.poster import (
     Limits,
     MovementBatch,
     Poster,
-    movements_of,
+    weight_of,
 )
 from ledgerservice.reads import CURSOR_SECRET, Reader
 from ledgerservice.requests import Group
@@ -116,11 +116,12 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
         settings.queue_limit_requests, settings.batch_limit_requests, settings.request_deadline_s
     )
     engine = database.read_engine()
-    reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s)
+    searches = asyncio.Semaphore(max(1, settings.read_connections // 2))
+    reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s, searches)
     connect = database.connect_writer
     with _another_loop() as writers:
         batches = MovementBatch()
-        movements = Poster(connect, batches, limits, movements_of, writer_loop=writers)
+        movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
         openings = Poster(connect, open_accounts, limits, writer_loop=writers)
         currencies = Poster(connect, add_currencies, limits, writer_loop=writers)
         ledgers = Poster(connect, add_ledgers, limits, writer_loop=writers)
