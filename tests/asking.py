@@ -96,7 +96,7 @@ class Asking:
         if kind == "CAPTURE" and self.draw(st.booleans()):
             made["final"] = True
         if kind == "REVERSAL" and self.draw(st.booleans()):
-            made |= {"force": True, "actor": "me"}
+            made |= {"force": True, "actor": "me", "description": "so"}
         if kind == "REVERSAL" and amount is None and self.draw(st.integers(0, 2)) == 0:
             legs = self.transaction(2)["legs"]
             made["legs"] = [{n: leg[n] for n in ("account_id", "amount")} for leg in legs]
@@ -136,9 +136,7 @@ class Asking:
                 made[name] = self.draw(values)
         if len(made) == 1 or self.draw(sometimes):
             made["closed"] = True
-        if self.draw(st.booleans()):
-            made |= {"actor": "me", "reason": "so"}
-        return made
+        return made | {"actor": "me", "reason": "so"}
 
     def transaction(self, most: int = 4) -> Asked:
         """Balanced legs, mostly."""

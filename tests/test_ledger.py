@@ -12,11 +12,24 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledgerservice import Ledger, deposit, transfer, ways, withdrawal
+from ledgerservice.checking import fault_of
 from ledgerservice.directory import AccountFilter
 from ledgerservice.errors import CannotJoin
 from ledgerservice.model import Decline, Failed, Opened, Recorded, Reject, Rejected
 from ledgerservice.queries import Filter
-from ledgerservice.requests import Capture, Hold, Kind, PolicyChange, Schedule
+from ledgerservice.requests import (
+    Capture,
+    Detail,
+    Exchange,
+    General,
+    Hold,
+    Kind,
+    Leg,
+    Movement,
+    PolicyChange,
+    Reversal,
+    Schedule,
+)
 from tests.conftest import connect, url_text
 
 
@@ -58,8 +71,10 @@ def test_money_moves_and_outcomes_are_values(database, no_violations):
 def test_what_http_can_read_python_can(database):
     async def test(ledger: Ledger) -> None:
         opened = await ledger.open_account("Bob", "USD", key="b", metadata='{"tier":"gold"}')
-        for bad in ("[]", "{", '{"a":"\\u0000"}', '{"a":' * 5_000):
-            with pytest.raises(ValueError, match="JSON"):
+        deep = '{"a":' * 8 + "1" + "}" * 8
+        for bad in ("[]", "{", '{"a":"\\u0000"}', '{"a":' * 5_000, '{"a":1e9}', '{"a":1,"a":2}',
+                    '{"a":"\\ud800"}', deep, '{"a":"%s"}' % ("x" * 8_192)):  # fmt: skip
+            with pytest.raises(ValueError, match="metadata"):
                 await ledger.open_account("Bob", "USD", key="c", metadata=bad)
         [held, scheduled] = await ledger.post(
             [
@@ -67,7 +82,7 @@ def test_what_http_can_read_python_can(database):
                 Schedule(1, 2, "1", datetime(2099, 1, 1, tzinfo=UTC), "s"),
             ]
         )
-        await ledger.post([PolicyChange(1, "p", "-5", actor="me")])
+        await ledger.post([PolicyChange(1, "p", "-5", actor="me", reason="so")])
         assert (await ledger.hold(held.transaction.id)).remaining == 400
         assert (await ledger.schedule(scheduled.transaction.id)).settled_by is None
         for listed, one in ((ledger.holds, held), (ledger.schedules, scheduled)):
@@ -237,6 +252,26 @@ def test_linked_groups_share_a_batch_with_others(database, no_violations):
 def test_what_is_no_movement_is_not_made(amount, key):
     with pytest.raises(ValueError, match=r"amount|key"):
         withdrawal(1, amount, key)
+
+
+EARLY = datetime(2026, 1, 1, tzinfo=UTC)
+MALFORMED = [
+    (PolicyChange(1, "p", frozen=8, actor="a", reason="r"), "frozen"),
+    (PolicyChange(1, "p", frozen=4, actor="a", reason="r"), "frozen"),
+    (PolicyChange(1, "p", "-1", reason="r"), "actor"),
+    (PolicyChange(1, "p", "-1", actor="a"), "reason"),
+    (Reversal(1, "r", force=True, actor="a"), "description"),
+    (Reversal(1, "r", force=True, detail=Detail("why")), "actor"),
+    (Reversal(1, "r", actor="a"), "actor"),
+    (Hold(1, None, "1", "h", EARLY, EARLY), "capture_at"),
+    (General((Leg(1, "-1"), Leg(2, "1")), "g", Exchange("USD", "INR", "1" * 41)), "rate"),
+    (Movement(Kind.DEPOSIT, 1, None, "1", "m", Detail(metadata='{"a":1e9}')), "metadata"),
+]
+
+
+@pytest.mark.parametrize(("asked", "field"), MALFORMED, ids=[field for _, field in MALFORMED])
+def test_what_is_not_well_formed_is_not_posted(asked, field):
+    assert field in fault_of(asked)
 
 
 # In a transaction of the caller's.

@@ -128,7 +128,7 @@ def test_an_account_is_closed_empty_and_for_ever(service) -> None:
 def test_a_policy_changes_in_the_middle_of_a_batch(service) -> None:
     a, b = service.open(balance="5"), service.open()
     move = {"type": "TRANSFER", "from_account_id": a, "to_account_id": b, "amount": "5"}
-    policy = {"type": "POLICY", "account_id": a}
+    policy = {"type": "POLICY", "account_id": a, "actor": "risk", "reason": "a test"}
     back = {"type": "TRANSFER", "from_account_id": b, "to_account_id": a, "amount": "12"}
     items = [
         move, move, policy | {"floor": "-10"}, move, move, move, policy | {"floor": "0"}, move,
@@ -152,7 +152,7 @@ def test_changes_at_the_same_moment_all_count(service) -> None:
     a = service.open(balance="5")
 
     def run(n: int) -> int:
-        body = {"floor": f"-{n}", "idempotency_key": f"race {n}"}
+        body = {"floor": f"-{n}", "idempotency_key": f"race {n}", "actor": "a", "reason": "r"}
         return service.client.patch(f"/accounts/{a}", json=body).status_code
 
     with ThreadPoolExecutor(8) as pool:
@@ -171,7 +171,7 @@ def test_changes_at_the_same_moment_all_count(service) -> None:
 
 def test_a_change_has_a_key_of_its_own(service) -> None:
     a = service.open()
-    body = {"floor": "-1.0", "idempotency_key": "p", "actor": "x"}
+    body = {"floor": "-1.0", "idempotency_key": "p", "actor": "x", "reason": "r"}
     first = service.client.patch(f"/accounts/{a}", json=body)
     again = service.client.patch(f"/accounts/{a}/", json=body | {"floor": -1})
     assert (again.content, again.headers["idempotency-replayed"]) == (first.content, "true")
@@ -182,6 +182,8 @@ def test_a_change_has_a_key_of_its_own(service) -> None:
 
 HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({}, "invalid_request"),
+    ({"floor": "-1", "actor": None}, "invalid_request"),
+    ({"floor": "-1", "reason": None}, "invalid_request"),
     ({"actor": "x"}, "invalid_request"),
     ({"floor": "x"}, "invalid_request"),
     ({"floor": "--1"}, "invalid_request"),

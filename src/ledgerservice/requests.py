@@ -35,6 +35,7 @@ class Kind(IntEnum):
 
 BIGGEST_ID = 2**63 - 1
 MAX_LEGS = 500
+MAX_RATE_CHARACTERS = 40
 KEY_PATTERN = r"[\x20-\x7e]{1,255}"
 
 _is_key = re.compile(KEY_PATTERN, re.ASCII).fullmatch

@@ -1,28 +1,23 @@
 """Reading a body, in the order of DESIGN.md section 5: size, encoding, JSON, duplicates, model."""
 
 import asyncio
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive
 
 from ledgerservice.api.problems import Refused
+from ledgerservice.documents import decode_json
 from ledgerservice.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 
+Faults = list[dict[str, str]]
+"""What is wrong with which field."""
+
 Headers = Iterable[tuple[bytes, bytes]]
 """A request's headers as ASGI has them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A JSON number as it was written, so that none passes through a float."""
-
-    text: str
 
 
 def header_values(headers: Headers, name: bytes) -> list[str]:
@@ -52,6 +47,11 @@ async def read_body(
     if media_type(headers) != "application/json":
         raise Refused("unsupported_media_type")
     limit = settings.max_body_bytes if max_bytes is None else max_bytes
+    return await received(headers, receive, settings, limit)
+
+
+async def received(headers: Headers, receive: Receive, settings: Settings, limit: int) -> bytes:
+    """The body's bytes, whatever they are. Refuses what is larger than the limit, or too slow."""
     declared = header_values(headers, b"content-length")
     if declared and declared[0].isdigit() and int(declared[0][:12]) > limit:
         raise Refused("body_too_large", max_bytes=limit)
@@ -109,34 +109,26 @@ def validated(fields: dict[str, Any], model: type[Model]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise Refused("invalid_request", errors=_faults(error, model)) from None
+        raise Refused("invalid_request", errors=_faults(error, fields, model)) from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is named twice")
-    return fields
+MOST_FAULTS = 20  # told of one body
 
 
-def _no_constant(_: str) -> NoReturn:
-    raise ValueError("not a JSON number")
-
-
-decode_json = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=Number, parse_int=Number, parse_constant=_no_constant
-).decode
-
-
-def _faults(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
-    """What is wrong with which field. An unknown field is not named: input is never echoed."""
-    faults = []
+def _faults(error: ValidationError, fields: dict[str, Any], model: type[BaseModel]) -> Faults:
+    """What is wrong with which field, each once. An unknown field is not named: input is never
+    echoed; what else there is to be given is.
+    """
+    faults: dict[tuple[str, str], None] = {}
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         *place, field = fault["loc"] or ("body",)  # it is of several fields
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             field, message = "unknown", "there is no such field"
             if not place:
-                message += f"; there are {', '.join(model.model_fields)}"
-        faults.append({"field": ".".join(map(str, [*place, field])), "message": message})
-    return faults
+                others = [name for name in model.model_fields if name not in fields]
+                message += f"; there are also {', '.join(others)}" if others else ""
+        faults[".".join(map(str, [*place, field])), message] = None
+        if len(faults) == MOST_FAULTS:
+            break
+    return [{"field": field, "message": message} for field, message in faults]

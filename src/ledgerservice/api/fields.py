@@ -5,14 +5,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
-from ledgerservice.api.bodies import Number
+from ledgerservice.documents import (
+    MAX_METADATA_BYTES,
+    MAX_METADATA_DEPTH,
+    Number,
+    metadata_text,
+)
 from ledgerservice.model import CODE_PATTERN, MAX_EXPONENT
 from ledgerservice.money import AMOUNT_PATTERN, is_amount, is_positive_amount
-from ledgerservice.requests import BIGGEST_ID, KEY_PATTERN
+from ledgerservice.requests import BIGGEST_ID, KEY_PATTERN, MAX_RATE_CHARACTERS
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 
@@ -60,9 +64,11 @@ def _limit(value: Any) -> str:
 
 def _rate(value: Any) -> str:
     text = _given(value)
-    if is_positive_amount(text) and len(text) <= MAX_RATE_DIGITS:
+    if is_positive_amount(text) and len(text) <= MAX_RATE_CHARACTERS:
         return text
-    raise ValueError(f"must be a plain decimal above zero of at most {MAX_RATE_DIGITS} characters")
+    raise ValueError(
+        f"must be a plain decimal above zero of at most {MAX_RATE_CHARACTERS} characters"
+    )
 
 
 _MOMENT = re.compile(
@@ -78,44 +84,6 @@ def moment(value: Any) -> datetime:
         with suppress(ValueError, OverflowError):
             return datetime.fromisoformat(value).astimezone(UTC)
     raise ValueError("must be a moment with its zone, such as 2026-12-31T23:59:59Z")
-
-
-MAX_METADATA_BYTES = 8_192
-MAX_METADATA_DEPTH = 8
-MAX_RATE_DIGITS = 40
-
-_METADATA_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,37})(\.[0-9]{1,38})?", re.ASCII)
-
-
-def metadata_text(value: Any) -> str:
-    """The text of a JSON object, as it is kept: in the order given, without white space."""
-    if not isinstance(value, dict):
-        raise ValueError("must be an object")  # noqa: TRY004  (pydantic takes ValueError)
-    text = msgspec.json.encode(_kept(value, MAX_METADATA_DEPTH)).decode()
-    if len(text.encode()) > MAX_METADATA_BYTES:
-        raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes")
-    return text
-
-
-def _kept(value: Any, depth: int) -> Any:
-    """A value of metadata that PostgreSQL can keep, numbers as they were written."""
-    if depth == 0:
-        raise ValueError(f"must be at most {MAX_METADATA_DEPTH} deep")
-    if isinstance(value, Number):
-        if not _METADATA_NUMBER.fullmatch(value.text):
-            raise ValueError("must hold plain numbers only, of up to 38 digits")
-        return msgspec.Raw(value.text.encode())
-    if isinstance(value, dict):
-        return {_storable(name): _kept(found, depth - 1) for name, found in value.items()}
-    if isinstance(value, list):
-        return [_kept(found, depth - 1) for found in value]
-    return _storable(value) if isinstance(value, str) else value
-
-
-def _storable(text: str) -> str:
-    if "\0" in text or any(0xD800 <= ord(c) < 0xE000 for c in text):
-        raise ValueError("must not contain NUL or lone surrogates")
-    return text
 
 
 AccountId = Annotated[

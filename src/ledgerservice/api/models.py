@@ -174,7 +174,9 @@ class ReverseTransaction(Detailed):
     amount: Amount | None = None
     legs: list[PlainLeg] | None = Field(default=None, min_length=2, max_length=MAX_LEGS)
     force: bool = Field(
-        default=False, description="Overdraw if need be; for those who have the force token."
+        default=False,
+        description="Overdraw if need be, for those who have the force token. Says who (`actor`) "
+        "and why (`description`).",
     )
     actor: Text | None = None
     type: Literal["REVERSAL"] | None = None
@@ -183,6 +185,10 @@ class ReverseTransaction(Detailed):
     def _one_way(self) -> Self:
         if self.amount is not None and self.legs is not None:
             raise ValueError("give an amount or legs, not both")
+        if self.force and not (self.actor and self.description):
+            raise ValueError("force says who asks for it (actor), and why (description)")
+        if self.actor and not self.force:
+            raise ValueError("actor is for a reversal that is forced")
         return self
 
 
@@ -200,8 +206,8 @@ class ChangePolicy(_Request):
     closed: Literal[True] | None = Field(
         default=None, description="For ever; the balance must be zero."
     )
-    actor: Text | None = None
-    reason: Description | None = None
+    actor: Text = Field(description="Who asks for it.", examples=["credit desk"])
+    reason: Description = Field(description="Why.", examples=["good customer"])
     idempotency_key: Key | None = None
     type: Literal["POLICY"] | None = None
 
