@@ -153,6 +153,30 @@ def test_a_body_that_is_no_batch_is_refused(service, body, code):
     assert answer.json()["code"] == code
 
 
+def test_an_item_is_no_larger_than_a_request_of_its_own(service):
+    account = service.open()
+    many = ",".join(f'"{n}":{n}' for n in range(20_000))
+    large = '{"type":"DEPOSIT","account_id":%d,"amount":1,"idempotency_key":"large",%s}'
+    fields = '{"type":"DEPOSIT",%s}' % ",".join(f'"{n}":{n}' for n in range(5_000))
+    body = '{"movements":[%s,%s,{"linked":[%s]}]}' % (
+        large % (account, many), fields, large % (account, many),
+    )  # fmt: skip
+    answer = service.client.post(
+        "/batches/", content=body, headers={"Content-Type": "application/json"}
+    )
+    codes = [r["body"]["code"] for r in answer.json()["results"]]
+    assert codes == ["body_too_large", "invalid_request", "batch_failed"]
+    assert len(answer.content) < 10_000
+
+
+def test_a_key_for_the_whole_is_refused(service):
+    item = deposit(service.open(), "1", "of the item")
+    for kind, body in (("json", json.dumps({"movements": [item]})), ("x-ndjson", json.dumps(item))):
+        headers = {"Content-Type": f"application/{kind}", "Idempotency-Key": "of the whole"}
+        refused = service.client.post("/batches", content=body, headers=headers)
+        assert refused.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
 def test_ten_thousand_movements_are_posted_and_replayed(service):
     account = service.open()
     items = [deposit(account, "0.01", str(n)) for n in range(10_000)]

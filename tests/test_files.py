@@ -222,6 +222,9 @@ def test_the_journal_is_written_out(two, tmp_path):
     assert moments == [datetime.fromisoformat(r["recorded_at"]) for r in whole]
 
 
+WHO = {"actor": "risk", "reason": "a test"}
+
+
 def test_a_file_may_hold_any_item_and_be_of_another_ledger(two, tmp_path):
     async def prepare() -> int:
         async with Ledger.open(url_text(two).replace("+psycopg", "")) as default:
@@ -234,7 +237,7 @@ def test_a_file_may_hold_any_item_and_be_of_another_ledger(two, tmp_path):
     items = [
         {"type": "DEPOSIT", **own, "amount": 100, "idempotency_key": "d", "reference": "r"},
         {"type": "HOLD", **own, "amount": 30, "idempotency_key": "h"},
-        {"type": "POLICY", **own, "floor": "-5", "idempotency_key": "p"},
+        {"type": "POLICY", **own, "floor": "-5", "idempotency_key": "p"} | WHO,
     ]
     file = tmp_path / "items.ndjson"
     file.write_text("".join(json.dumps(item) + "\n" for item in items))
@@ -250,3 +253,13 @@ def test_a_file_may_hold_any_item_and_be_of_another_ledger(two, tmp_path):
         ("POLICY", "100", "0", "30"),
     ]
     assert exported(run(two, "export")) == []
+
+
+def test_a_file_forces_nothing(two, tmp_path):
+    """There is no caller to show the token; not even that of the environment counts."""
+    forced = {"type": "REVERSAL", "transaction_id": 1, "force": True, "actor": "me"}
+    file = tmp_path / "forced.ndjson"
+    file.write_text(json.dumps({**forced, "description": "why", "idempotency_key": "f"}) + "\n")
+    assert run(two, "import", str(file)).returncode == 1
+    told = (tmp_path / "forced.ndjson.rejects.csv").read_text()
+    assert "force_not_allowed" in told

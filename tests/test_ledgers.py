@@ -1,5 +1,6 @@
 """Several ledgers in one database, dry runs, and linked items of a batch."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -162,7 +163,7 @@ def test_a_dry_run_gives_the_answer_and_writes_nothing(house) -> None:
         ("POST", f"/holds/{hold}/capture", {"amount": "1"}),
         ("POST", f"/holds/{hold}/release", {}),
         ("POST", f"/transactions/{transfer['transaction_id']}/reverse", {"amount": "1"}),
-        ("PATCH", f"/accounts/{b}", {"floor": "-1"}),
+        ("PATCH", f"/accounts/{b}", {"floor": "-1", "actor": "a", "reason": "r"}),
         ("POST", "/deposit", {"account_id": 10**12, "amount": "1"}),
     ]
     for number, (method, path, body) in enumerate(requests):
@@ -216,11 +217,30 @@ def test_a_batch_is_rehearsed_as_a_whole(house) -> None:
     failed = service.post("/batches?dry_run=true", {**batch, "mode": "atomic"})
     assert failed.json()["code"] == "batch_failed"
     assert counts(database) == before
-    lines = "\n".join('{"type":"DEPOSIT","account_id":%d,"amount":1,"idempotency_key":"l"}' % a
-                      for _ in range(2))  # fmt: skip
+
+
+def test_a_stream_is_rehearsed_as_it_would_be_answered(house) -> None:
+    """Line after line, each as if those before it were posted, however they are cut into pieces."""
+    service, database = house
+    a = service.open()
+    line = '{"type":"%s","account_id":%d,"amount":%d,"idempotency_key":"%s"}'
+    lines = [line % ("DEPOSIT", a, 1, f"line {n}") for n in range(3_000)]
+    lines += ["", lines[0], line % ("WITHDRAWAL", a, 2_999, "out"), "{}"]
     headers = {"Content-Type": "application/x-ndjson"}
-    service.client.post("/batches?dry_run=true", content=lines, headers=headers)
+    before = counts(database)
+
+    def answers(path: str) -> list[tuple[Any, ...]]:
+        answer = service.client.post(path, content="\n".join(lines), headers=headers)
+        told = [json.loads(text) for text in answer.text.splitlines()]
+        return [(t["line"], t["status"], t["replayed"]) for t in told]
+
+    rehearsed = answers("/batches?dry_run=true")
     assert counts(database) == before
+    assert rehearsed == answers("/batches")
+    assert rehearsed[-3:] == [(3_002, 200, True), (3_003, 200, False), (3_004, 422, False)]
+    many = "\n".join(line % ("DEPOSIT", a, 1, "k") for _ in range(10_001))
+    refused = service.client.post("/batches?dry_run=true", content=many, headers=headers)
+    assert refused.json()["code"] == "invalid_request"
 
 
 @pytest.mark.parametrize(
@@ -243,6 +263,9 @@ def test_a_misspelt_dry_run_moves_nothing(service, query) -> None:
 # Linked items.
 
 
+WHO = {"actor": "risk", "reason": "a test"}
+
+
 def item(kind: str, key: str, **fields: Any) -> dict[str, Any]:
     return {"type": kind, "idempotency_key": key, **fields}
 
@@ -255,7 +278,7 @@ def test_what_an_item_links_is_posted_together_or_not_at_all(service) -> None:
         item("TRANSFER", "1", amount="1", **pay),
         {"linked": [
             item("CAPTURE", "2", hold_id=hold, amount="1"),
-            item("POLICY", "3", account_id=a, floor="-100", frozen="credits"),
+            item("POLICY", "3", account_id=a, floor="-100", frozen="credits", **WHO),
             item("HOLD", "4", account_id=a, amount="50"),
             item("TRANSFER", "5", amount="500", **pay),
         ]},

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ledgerservice.settings import Settings
 from ledgerservice.verifier import verify
 from tests.conftest import RunningService, serving, url_text
 
@@ -155,6 +156,15 @@ def test_two_currencies_are_reversed_together(service) -> None:
     number = moved(service, "/transactions", legs=legs)
     assert reverse(service, number).status_code == 200
     assert balances(service, usd, inr, dealer, rupees) == ["10.00", "0.00", "0.00", "1000.00"]
+
+
+@pytest.mark.parametrize("given", ["", None])
+def test_an_empty_token_is_none(given, monkeypatch) -> None:
+    """Whoever sends an empty header would have it."""
+    monkeypatch.delenv("LEDGER_FORCE_TOKEN", raising=False)
+    if given is not None:
+        monkeypatch.setenv("LEDGER_FORCE_TOKEN", given)
+    assert Settings.load().force_token is None
 
 
 def test_a_reversal_that_would_overdraw_is_declined_unless_forced(service) -> None:

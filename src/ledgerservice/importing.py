@@ -28,7 +28,7 @@ from ledgerservice.api.problems import CATALOGUE, Refused
 from ledgerservice.errors import ImportFault, Overloaded, Unavailable
 from ledgerservice.ledger import Ledger
 from ledgerservice.model import Outcome, Recorded
-from ledgerservice.requests import Instruction
+from ledgerservice.requests import Instruction, Reversal
 
 CHUNK_ROWS = 4_000
 CHUNKS_IN_FLIGHT = 2  # one is posted while the next is read
@@ -99,9 +99,11 @@ def rows_of(lines: Iterable[str], form: Format, key_prefix: str | None) -> Itera
 
 def _movement(item: str) -> Instruction | Refused:
     try:
-        return read_item(item.encode("utf-8", "surrogatepass"))
+        asked = read_item(item.encode("utf-8", "surrogatepass"))
     except Refused as refused:
         return refused
+    forced = isinstance(asked, Reversal) and asked.force
+    return Refused("force_not_allowed") if forced else asked
 
 
 def _json_items(lines: Iterable[str]) -> Iterator[tuple[int, str]]:

@@ -5,7 +5,7 @@ of an account's row or of pages by key, so that its cost does not depend on how 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -202,6 +202,7 @@ _HOLD = (
         & (
             (holds.c.remaining > 0)
             | exists().where(
+                _expiry.c.status == Status.POSTED,
                 _expiry.c.ledger_id == holds.c.ledger_id,
                 _expiry.c.account_id == holds.c.account_id,
                 _expiry.c.idempotency_key
@@ -377,10 +378,18 @@ class Reader:
     InternalFault if it refuses.
     """
 
-    def __init__(self, engine: AsyncEngine, ledger: int, deadline_s: float) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        ledger: int,
+        deadline_s: float,
+        searches: asyncio.Semaphore | None = None,
+    ) -> None:
+        """`searches` bounds the connections that look for pages and sum up reports."""
         self._engine = engine
         self.ledger_id = ledger
         self._deadline_s = deadline_s
+        self._searches = searches
 
     async def account(self, account_id: int) -> AccountView | None:
         """The account as it stands, or None."""
@@ -469,7 +478,7 @@ class Reader:
 
     def of(self, ledger: int) -> "Reader":
         """A reader of another ledger of the database."""
-        return Reader(self._engine, ledger, self._deadline_s)
+        return Reader(self._engine, ledger, self._deadline_s, self._searches)
 
     async def scalar(self, statement: Any) -> Any:
         """The one value of a statement, such as the schema's revision."""
@@ -499,17 +508,25 @@ class Reader:
         rows = await self.rows(statement, **values)
         return rows[0] if rows else None
 
-    async def rows(self, statement: Any, **values: Any) -> list[Fields]:
+    async def rows(self, statement: Any, *, search: bool = False, **values: Any) -> list[Fields]:
         """All rows of a statement, which has a parameter `ledger`."""
-        async with self.connection() as connection:
+        async with self.connection(search=search) as connection:
             found = await connection.execute(statement, {"ledger": self.ledger_id, **values})
             return [tuple(row) for row in found]
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection, each of whose statements is a transaction by itself."""
+    async def connection(self, *, search: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A connection, each of whose statements is a transaction by itself.
+
+        What may take long is a `search`: it leaves some connections to what never does.
+        """
+        turn = self._searches if search and self._searches else nullcontext()
         try:
-            async with asyncio.timeout(self._deadline_s), self._engine.connect() as connection:
+            async with (
+                asyncio.timeout(self._deadline_s),
+                turn,
+                self._engine.connect() as connection,
+            ):
                 yield connection
         except (DBAPIError, PoolTimeout, OSError) as error:  # TimeoutError is an OSError
             log.warning("a read failed: %s", " ".join(str(error).split()) or "no answer in time")

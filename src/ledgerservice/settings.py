@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledgerservice.errors import ConfigurationError
@@ -95,6 +95,12 @@ class Settings(BaseSettings):
         default=1.0, gt=0, description="How often what is due is looked for."
     )
     connect_timeout_s: int = Field(default=5, ge=1, description="Time to reach the database.")
+
+    @field_validator("force_token")
+    @classmethod
+    def _is_a_token(cls, given: SecretStr | None) -> SecretStr | None:
+        """An empty variable, as a template leaves it, is none that everybody knows."""
+        return given if given and given.get_secret_value() else None
 
     @classmethod
     def load(cls) -> Self:

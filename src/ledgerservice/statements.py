@@ -376,10 +376,10 @@ async def trial_balance(reader: Reader, at: datetime | None) -> tuple[list[Trial
     search for each that has moved since.
     """
     if at is None:
-        found, final = await reader.rows(TRIAL_NOW), False
+        found, final = await reader.rows(TRIAL_NOW, search=True), False
     else:
         final = await _all_recorded(reader, at)
-        found = await reader.rows(TRIAL_AT, at=at)
+        found = await reader.rows(TRIAL_AT, search=True, at=at)
     return [Trial(*row[:3], *map(int, row[3:])) for row in found], final
 
 
@@ -403,7 +403,7 @@ async def _all_recorded(reader: Reader, at: datetime) -> bool:
 async def by_owner(reader: Reader, after: tuple[str, str], rows: int) -> list[OwnerBalance]:
     """Up to `rows` owners' balances by owner and currency, after that pair."""
     owner, currency = after
-    found = await reader.rows(BY_OWNER, owner=owner, currency=currency, rows=rows)
+    found = await reader.rows(BY_OWNER, search=True, owner=owner, currency=currency, rows=rows)
     return [OwnerBalance(*row[:4], *map(int, row[4:])) for row in found]
 
 
@@ -429,5 +429,5 @@ async def by_metadata(
         "rows": rows,
     }
     values |= {"nothing": nothing, "beginning": beginning, "digest": digest, "currency": currency}
-    found = await reader.rows(BY_METADATA, **values)
+    found = await reader.rows(BY_METADATA, search=True, **values)
     return [(Total(*(*row[:4], int(row[4]))), (*row[5:8], row[1])) for row in found]

@@ -98,7 +98,7 @@ async def pinned(reader: Reader) -> AsyncIterator[Run]:
     """Runs statements that enter each table by an index, whatever the server believes, and all see
     the same: how far a page has reached is asked for after it.
     """
-    async with reader.connection() as connection:
+    async with reader.connection(search=True) as connection:
         await connection.execution_options(isolation_level="REPEATABLE READ")
         await connection.execute(PINS)  # for this transaction
 

@@ -135,10 +135,11 @@ class Service:
         ledger = await self._api.state.runtime.ledger_id(name)
         if ledger is None:
             raise Refused("ledger_not_found")
-        raw = scope["raw_path"].partition(b"?")[0]
-        inner = raw[raw.index(b"/", len(b"/ledgers/")) :]
+        _, slash, inner = scope["raw_path"].partition(b"?")[0][len(b"/ledgers/") :].partition(b"/")
+        if not slash:  # it was an encoded one
+            raise Refused("not_found")
         outside = scope.get("root_path", "") + f"/ledgers/{name}"
-        return {**scope, LEDGER: ledger, "path": path, "raw_path": inner, OUTSIDE: outside}
+        return {**scope, LEDGER: ledger, "path": path, "raw_path": slash + inner, OUTSIDE: outside}
 
     async def _move(self, form: Form, scope: Scope, receive: Receive, send: Send) -> None:
         """A money route without the framework, which costs more than the movement."""

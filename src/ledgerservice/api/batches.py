@@ -14,7 +14,7 @@ from starlette.types import Send
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from ledgerservice.api import rendering
-from ledgerservice.api.bodies import read_body
+from ledgerservice.api.bodies import header_values, read_body, received
 from ledgerservice.api.handlers import Call, Reply, check_force, problem_of
 from ledgerservice.api.movements import fast_item, read_item
 from ledgerservice.api.problems import Refused, problem, rejection
@@ -62,6 +62,12 @@ async def post_batch(call: Call) -> Reply:
     return 200, b'{"results":[%b]}' % results, {"content-type": "application/json"}
 
 
+def refuse_key(call: Call) -> None:
+    """Whoever sends one for the whole takes it for what it is not."""
+    if header_values(call.headers, b"idempotency-key"):
+        raise _invalid("Idempotency-Key", "each item has its own key, in the item")
+
+
 def _read(body: bytes, most: int) -> _Batch:
     """The batch of a body, its items still unread. Refuses what is not right."""
     try:
@@ -70,14 +76,14 @@ def _read(body: bytes, most: int) -> _Batch:
         raise _invalid("body", "must be {movements: [...], mode: independent or atomic}") from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise Refused("invalid_json") from None
+    if not 1 <= len(batch.movements) <= most:
+        raise _too_many(most)
     # Every colon that is not an item's belongs to a field; more of them are fields named twice.
     fields = body.count(b":") - sum(bytes(raw).count(b":") for raw in batch.movements)
     if fields != (1 if batch.mode is UNSET else 2):
         raise Refused("invalid_json")
     if batch.mode not in ("independent", "atomic", UNSET):
         raise _invalid("mode", "must be independent or atomic")
-    if not 1 <= len(batch.movements) <= most:
-        raise _too_many(most)
     return batch
 
 
@@ -111,6 +117,9 @@ def _read_item(call: Call, line: bytes) -> Item:
 
 
 def _read_linked(call: Call, line: bytes) -> Instruction | Refused:
+    most = call.runtime.settings.max_body_bytes
+    if len(line) > most:
+        return Refused("body_too_large", max_bytes=most)
     try:
         asked = read_item(line)
         check_force(call, asked)
@@ -213,6 +222,19 @@ async def _results(name: bytes, numbers: Iterable[int], answers: Iterator[Answer
             await asyncio.sleep(0)
         results.append(_result(name, number, next(answers)))
     return results
+
+
+async def rehearse_stream(call: Call) -> Reply:
+    """The answers that the lines of a body would get if they came now, one after another. They are
+    rehearsed together, so there may be no more of them than of a batch in JSON.
+    """
+    settings = call.runtime.settings
+    body = await received(call.headers, call.receive, settings, settings.max_batch_bytes)
+    lines = body.split(b"\n")
+    if sum(1 for line in lines if line.strip()) > settings.max_batch_movements:
+        raise _too_many(settings.max_batch_movements)
+    answers = await (await _enter_lines(call, 1, lines))
+    return 200, answers, {"content-type": NDJSON}
 
 
 async def post_stream(call: Call, send: Send) -> None:

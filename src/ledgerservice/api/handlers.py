@@ -10,7 +10,6 @@ from starlette.types import Receive, Scope
 from ledgerservice.api import movements, rendering
 from ledgerservice.api.bodies import (
     Headers,
-    Number,
     fields_of,
     has_body,
     header_values,
@@ -20,6 +19,7 @@ from ledgerservice.api.bodies import (
 from ledgerservice.api.instructions import Form
 from ledgerservice.api.models import AddCurrency, AddLedger, OpenAccount
 from ledgerservice.api.problems import Refused, problem, rejection
+from ledgerservice.documents import Number
 from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.model import Currency, NewLedger, Opening, Rejected
 from ledgerservice.requests import OWN_KEY_MARK, Group, Instruction, Reversal
@@ -90,7 +90,7 @@ def check_force(call: Call, asked: Instruction) -> None:
     given = header_values(call.headers, b"ledger-force-token")
     if token is None or len(given) != 1:
         raise Refused("force_not_allowed")
-    if not secrets.compare_digest(given[0].encode(), token.get_secret_value().encode()):
+    if not secrets.compare_digest(given[0].encode("latin-1"), token.get_secret_value().encode()):
         raise Refused("force_not_allowed")
 
 

@@ -9,7 +9,6 @@ from pydantic import BeforeValidator
 
 from ledgerservice import directory, queries
 from ledgerservice.api import cursors, models, rendering
-from ledgerservice.api.bodies import decode_json
 from ledgerservice.api.declaring import (
     A_MOMENT,
     DEFAULT_PAGE_ROWS,
@@ -25,9 +24,9 @@ from ledgerservice.api.declaring import (
     reader_of,
     runtime_of,
 )
-from ledgerservice.api.fields import metadata_text
 from ledgerservice.api.problems import Refused
 from ledgerservice.directory import AccountFilter
+from ledgerservice.documents import decode_json, metadata_text
 from ledgerservice.model import Status
 from ledgerservice.money import MAX_BALANCE_MINOR, is_amount, to_minor
 from ledgerservice.queries import Filter
@@ -157,6 +156,7 @@ async def list_transactions(
     )
 
 
+MAX_FILTER_VALUES = 20
 MAX_FILTER_BYTES = 3_500  # so that a cursor, which carries them, has its place in a URL
 
 _ACCOUNTS, _TRANSACTIONS = ["accounts"], ["transactions"]
@@ -215,6 +215,17 @@ def _metadata(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        return metadata_text(decode_json(text))
+        wanted = decode_json(text)
+        kept = metadata_text(wanted)
     except (ValueError, RecursionError):
         raise invalid("metadata", "must be a JSON object") from None
+    if _values_in(wanted) > MAX_FILTER_VALUES:
+        raise invalid("metadata", f"must ask for at most {MAX_FILTER_VALUES} values")
+    return kept
+
+
+def _values_in(document: Any) -> int:
+    """How many values a document names. Each is looked for in every row's arrays."""
+    if isinstance(document, dict):
+        return sum(map(_values_in, document.values()))
+    return sum(map(_values_in, document)) if isinstance(document, list) else 1

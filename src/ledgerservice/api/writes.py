@@ -190,9 +190,11 @@ async def post_batch(request: Request, dry_run: DryRun = None) -> Response:
     As `application/x-ndjson` the body is a stream of any length, an item a line, each answered by
     a line as soon as it is durable; a line of white space is passed over.
     """
+    call = _call(request)
+    batches.refuse_key(call)
     if media_type(request.headers.raw) == batches.NDJSON:
-        return _Stream(_call(request))
-    return response(*await batches.post_batch(_call(request)))
+        return response(*await batches.rehearse_stream(call)) if call.dry_run else _Stream(call)
+    return response(*await batches.post_batch(call))
 
 
 @both(

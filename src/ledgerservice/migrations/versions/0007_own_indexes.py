@@ -1,4 +1,4 @@
-"""What finds one row of an account, a hold or a schedule can enter no other index than its key's."""
+"""What finds one account, hold or schedule can enter no other index than its key's."""
 
 from ledgerservice.migrations.revisions import refuse_downgrade, run_sql_of
 
