@@ -497,7 +497,10 @@ def test_steps_touch_few_rows_while_the_tables_grow(database, analyzed):
     async def test() -> None:
         wire, work = await database.connect_writer(), MovementBatch()
         for turn in range(3):
-            many = [deposit(1, 1, f"{turn}-{n}") for n in range(1_000)]
+            many: list[Any] = [deposit(1, 1, f"{turn}-{n}") for n in range(1_000)]
+            many += [Hold(1, 2, "0.01", f"h {turn}-{n}") for n in range(300)]
+            many += [Schedule(1, 2, "1", soon, f"s {turn}-{n}") for n in range(300)]
+            many += [PolicyChange(2, f"p {turn}-{n}", "-1") for n in range(300)]
             await work(wire, [Group(many)])
             ids: dict[str, int] = {}
             for name in steps(turn, ids):
@@ -695,12 +698,16 @@ def step(service, kind: int, parent: int | str, *entries: tuple[int, int, int, i
     """A transaction with details, and entries: account, seq, both changes and both results."""
     new_transaction(service, kind)
     service.execute(f"{DETAILS} VALUES (1, 900, {DIGEST}, {parent})")
-    for account, seq, amount, held_change, balance, held in entries:
-        service.execute(
-            f"INSERT INTO ledger.entries ({ENTRY_COLUMNS}) SELECT 1, 1, {account}, {seq}, 900,"
-            f" {amount}, {held_change}, {balance}, {held}, recorded_at"
-            " FROM ledger.transactions WHERE id = 900"
-        )
+    for entry in entries:
+        add_entry(service, *entry)
+
+
+def add_entry(service, account, seq, amount, held_change, balance, held) -> None:
+    service.execute(
+        f"INSERT INTO ledger.entries ({ENTRY_COLUMNS}) SELECT 1, 1, {account}, {seq}, 900,"
+        f" {amount}, {held_change}, {balance}, {held}, recorded_at"
+        " FROM ledger.transactions WHERE id = 900"
+    )
 
 
 HELD_WRONG = {
@@ -709,6 +716,7 @@ HELD_WRONG = {
     "no hold at all": [5, "NULL", (1, 4, 0, 100, 1000, 400)],
     "a parent that holds nothing": [7, 1, (1, 4, 0, -100, 1000, 200)],
     "captured more than the hold": [6, 2, (1, 4, -400, -300, 600, 0)],
+    "added to by a step": [7, 2, (1, 4, 0, -300, 1000, 0), (1, 5, 0, 100, 1000, 100)],
 }
 
 
@@ -748,13 +756,58 @@ def test_a_closed_account_stays_empty_and_an_external_one_has_no_policy(beside):
         with pytest.raises(REFUSED), service.transaction():  # noqa: PT012
             new_transaction(service, 9, amount=0)
             service.execute(policy.format(-1, 1))
+        with pytest.raises(REFUSED, match="without an entry"), service.transaction():  # noqa: PT012
+            new_transaction(service, 9, amount=0)
+            service.execute(policy.format(2, 2))
         with service.transaction():
             new_transaction(service, 9, amount=0)
             service.execute(policy.format(2, 2))
+            add_entry(service, 2, 2, 0, 0, 0, 0)
         with pytest.raises(REFUSED, match="closing"), service.transaction():
             write(
-                service, [*[("t", 902, 1)], e(902, 1, 4, -30, 970, held=300), e(902, 2, 2, 30, 30)]
+                service, [*[("t", 902, 1)], e(902, 1, 4, -30, 970, held=300), e(902, 2, 3, 30, 30)]
             )
+        with pytest.raises(REFUSED, match="is closed"), service.transaction():  # noqa: PT012
+            new_transaction(service, 9, 903, amount=0)
+            opened = policy.replace("900", "903").replace("NULL, 4)", "NULL, 0)")
+            service.execute(opened.format(2, 3))
+
+
+DATED = {  # account, effective_at, seq, amount, recorded_at
+    "of another amount": ("1", "d.effective_at", "4", "-31", "t.recorded_at"),
+    "of another account": ("2", "d.effective_at", "4", "-30", "t.recorded_at"),
+    "that is not there": ("1", "d.effective_at", "5", "-30", "t.recorded_at"),
+    "to another moment": ("1", "d.effective_at - interval '1 s'", "4", "-30", "t.recorded_at"),
+    "recorded at another": ("1", "d.effective_at", "4", "-30", "t.recorded_at + interval '1 s'"),
+}
+
+
+@pytest.mark.parametrize("values", DATED.values(), ids=DATED.keys())
+def test_what_takes_effect_at_another_moment_is_an_entry(beside, values):
+    def add(service: Any, account: str, *rest: str) -> None:
+        new_transaction(service, 3, amount=30)
+        service.execute(
+            "INSERT INTO ledger.details (ledger_id, transaction_id, digest, effective_at)"
+            f" VALUES (1, 900, {DIGEST}, '2020-01-01Z')"
+        )
+        moved = "SELECT 1, 1, {}, {}, 900, {}, 0, {}, {}, recorded_at"
+        ours, theirs = moved.format(1, 4, -30, 970, 300), moved.format(2, 2, 30, 30, 0)
+        of = "FROM ledger.transactions WHERE id = 900"
+        service.execute(
+            f"INSERT INTO ledger.entries ({ENTRY_COLUMNS}) {ours} {of} UNION ALL {theirs} {of}"
+        )
+        moment, seq, amount, recorded = rest
+        service.execute(
+            f"INSERT INTO ledger.dated_entries SELECT 1, {account}, {moment}, {seq}, 900, {amount},"
+            f" {recorded} FROM ledger.transactions t"
+            " JOIN ledger.details d ON d.transaction_id = t.id WHERE t.id = 900"
+        )
+
+    with connect(beside, role=ROLE) as service:
+        with pytest.raises(REFUSED, match="no such entry"), service.transaction():
+            add(service, *values)
+        with service.transaction():  # what is right is taken, so it was not something else
+            add(service, "1", "d.effective_at", "4", "-30", "t.recorded_at")
 
 
 def test_an_account_below_its_floor_goes_no_lower(beside):
@@ -762,16 +815,17 @@ def test_an_account_below_its_floor_goes_no_lower(beside):
         with service.transaction():  # raised to 8.00 with 7.00 available
             new_transaction(service, 9, amount=0)
             service.execute("INSERT INTO ledger.policies VALUES (1, 900, 1, 4, 800, NULL, 700, 0)")
+            add_entry(service, 1, 4, 0, 0, 1000, 300)
         below = "SELECT below_floor FROM ledger.accounts WHERE id = 1"
         assert service.execute(below).fetchone() == (0,)
         with service.transaction():
-            write(service, [("t", 903, 1), e(903, 1, 4, -30, 970, held=300), e(903, 2, 2, 30, 30)])
+            write(service, [("t", 903, 1), e(903, 1, 5, -30, 970, held=300), e(903, 2, 2, 30, 30)])
         with service.transaction():
             write(
                 service,
                 [
                     ("t", 904, 1),
-                    e(904, 1, 5, 200, 1170, held=300),
+                    e(904, 1, 6, 200, 1170, held=300),
                     e(904, 2, 3, -30, 0),
                     e(904, -1, 2, -170, -1170),
                 ],
@@ -779,7 +833,7 @@ def test_an_account_below_its_floor_goes_no_lower(beside):
         assert service.execute(below).fetchone() == (None,)  # it is back, and the floor holds
         with pytest.raises(REFUSED), service.transaction():
             write(
-                service, [("t", 905, 1), e(905, 1, 6, -100, 1070, held=300), e(905, 2, 4, 100, 100)]
+                service, [("t", 905, 1), e(905, 1, 7, -100, 1070, held=300), e(905, 2, 4, 100, 100)]
             )
 
 

@@ -227,6 +227,10 @@ BROKEN = {
         ],
         ["invariant 6: account 1, ledger 1: 2 transactions have the key 't1'"],
     ),
+    "a key of openings": (
+        ["DROP INDEX ledger.accounts_reference_key"],
+        ["invariant 3: key accounts_reference_key: the guard is missing"],
+    ),
     "a constraint": ([NO_FLOOR], ["constraint accounts_available_above_floor"]),
     "a trigger that is off": (
         ["ALTER TABLE ledger.entries DISABLE TRIGGER entries_post"],

@@ -56,6 +56,13 @@ WHOLE = [
         WHERE NOT EXISTS (
             SELECT FROM pg_constraint
             WHERE connamespace = 'ledger'::regnamespace AND conname = name AND convalidated)
+        UNION ALL
+        SELECT 'key ' || name, 'the guard is missing, or not valid'
+        FROM unnest((:keys)::text[]) AS name
+        WHERE NOT EXISTS (
+            SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+            WHERE c.relnamespace = 'ledger'::regnamespace AND c.relname = name
+              AND i.indisunique AND i.indisvalid)
         """,
     ),
     Check(

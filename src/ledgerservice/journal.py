@@ -96,9 +96,16 @@ INSERT_DATED_ENTRIES = """
 INSERT INTO ledger.dated_entries (ledger_id, account_id, effective_at, seq, transaction_id,
     amount, recorded_at)
 SELECT e.ledger_id, e.account_id, d.effective_at, e.seq, e.transaction_id, e.amount, e.recorded_at
-FROM ledger.details d JOIN ledger.entries e
-  ON e.ledger_id = d.ledger_id AND e.transaction_id = d.transaction_id
-WHERE d.ledger_id = $1 AND d.transaction_id = ANY ($2::bigint[]) AND e.amount <> 0
+FROM unnest($2::bigint[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT effective_at FROM ledger.details
+    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    ORDER BY transaction_id LIMIT 1) d
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.entries
+    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    ORDER BY transaction_id) e
+WHERE e.amount <> 0
 """
 
 INSERT_ENTRIES = """

@@ -87,13 +87,23 @@ SELECT d.transaction_id, d.parent_id, d.remaining, d.deciding_balance, d.digest,
        s.account_id, s.counterparty_id, s.amount, s.execute_at,
        p.account_id, p.seq, p.floor, p.ceiling, p.restricted, p.actor, p.reason,
        c.numbers, c.codes, c.exponents
-FROM ledger.details d
-LEFT JOIN ledger.holds h
-  ON h.ledger_id = d.ledger_id AND h.transaction_id = d.transaction_id
-LEFT JOIN ledger.schedules s
-  ON s.ledger_id = d.ledger_id AND s.transaction_id = d.transaction_id
-LEFT JOIN ledger.policies p
-  ON p.ledger_id = d.ledger_id AND p.transaction_id = d.transaction_id AND p.lowest IS NULL
+FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.details
+    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    ORDER BY transaction_id LIMIT 1) d
+LEFT JOIN LATERAL (
+    SELECT * FROM ledger.holds
+    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    ORDER BY transaction_id LIMIT 1) h ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM ledger.schedules
+    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    ORDER BY transaction_id LIMIT 1) s ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM ledger.policies
+    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id AND lowest IS NULL
+    ORDER BY transaction_id LIMIT 1) p ON true
 CROSS JOIN LATERAL (
     SELECT array_agg(c.number) AS numbers, array_agg(c.code) AS codes,
            array_agg(c.exponent) AS exponents
@@ -114,31 +124,46 @@ CROSS JOIN LATERAL (
                                                      AND t.deciding_account_id
             ORDER BY id LIMIT 1) a)
 ) c
-WHERE d.ledger_id = $1 AND d.transaction_id = ANY ($2::bigint[])
 """
 
 _HOLD = """transaction_id, account_id, counterparty_id, amount, expires_at, capture_at, remaining,
 ends_at"""
 
 FIND_HOLDS = f"""
-SELECT {_HOLD} FROM ledger.holds WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[])
+SELECT {_HOLD} FROM unnest($2::bigint[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.holds
+    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    ORDER BY transaction_id LIMIT 1) h
 UNION
-SELECT {_HOLD} FROM ledger.holds
-WHERE ledger_id = $1 AND account_id = ANY ($3::bigint[]) AND remaining > 0 AND ends_at <= $4
+SELECT {_HOLD} FROM unnest($3::bigint[]) AS reserving (id)
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.holds
+    WHERE ledger_id = $1 AND account_id BETWEEN reserving.id AND reserving.id
+      AND remaining > 0 AND ends_at <= $4
+    ORDER BY account_id, ends_at) h
 """
 
 FIND_REVERSED = """
-SELECT d.parent_id, e.account_id, sum(e.amount)::bigint
-FROM ledger.details d
-JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
-JOIN ledger.entries e ON e.ledger_id = d.ledger_id AND e.transaction_id = d.transaction_id
-WHERE d.ledger_id = $1 AND d.parent_id = ANY ($2::bigint[]) AND t.kind = $3
-GROUP BY d.parent_id, e.account_id
+SELECT wanted.id, e.account_id, sum(e.amount)::bigint
+FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
+CROSS JOIN LATERAL (
+    SELECT transaction_id FROM ledger.details
+    WHERE ledger_id = $1 AND parent_id BETWEEN wanted.id AND wanted.id ORDER BY parent_id) d
+CROSS JOIN LATERAL (
+    SELECT id, kind FROM ledger.transactions
+    WHERE ledger_id = $1 AND id BETWEEN d.transaction_id AND d.transaction_id
+    ORDER BY id LIMIT 1) t
+CROSS JOIN LATERAL (
+    SELECT account_id, amount FROM ledger.entries
+    WHERE ledger_id = $1 AND transaction_id BETWEEN t.id AND t.id ORDER BY transaction_id) e
+WHERE t.kind = $3
+GROUP BY wanted.id, e.account_id
 """
 
 FIND_OPEN_SCHEDULES = """
 SELECT transaction_id FROM ledger.schedules
-WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[]) AND settled_by IS NULL
+WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[]) AND coalesce(settled_by, 0) = 0
 """
 
 

@@ -47,7 +47,9 @@ _SOURCE = "".join(
     file.read_text()
     for file in sorted((Path(__file__).parent / "migrations" / "versions").glob("*.sql"))
 )
-_TRIGGERS = dict(re.findall(r"CREATE TRIGGER (\w+)[^;]*?EXECUTE FUNCTION ledger\.(\w+)", _SOURCE))
+_TRIGGERS = dict(
+    re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)[^;]*?EXECUTE FUNCTION ledger\.(\w+)", _SOURCE)
+)
 _ALWAYS = set(re.findall(r"ENABLE ALWAYS TRIGGER (\w+)", _SOURCE))
 _FUNCTIONS = dict(
     re.findall(r"FUNCTION ledger\.(\w+)\([^;]*?AS \$\$(.*?)\$\$;", _SOURCE, re.DOTALL)
@@ -57,7 +59,7 @@ _FUNCTIONS = dict(
 def _constraints() -> list[str]:
     """The constraints that there are in the end; what was dropped may have been made again."""
     found: dict[str, None] = {}
-    for dropped, name in re.findall(r"(DROP )?CONSTRAINT (\w+)", _SOURCE):
+    for dropped, name in re.findall(r"(DROP )?CONSTRAINT (?!TRIGGER)(\w+)", _SOURCE):
         if dropped:
             found.pop(name, None)
         else:
@@ -72,6 +74,7 @@ _GUARDS: dict[str, Any] = {
     "functions": list(_TRIGGERS.values()),
     "always": [name in _ALWAYS for name in _TRIGGERS],
     "constraints": _constraints(),
+    "keys": re.findall(r"CREATE UNIQUE INDEX (\w+)", _SOURCE),
 }
 
 Progress = Callable[[int, int], None]
