@@ -1,6 +1,8 @@
 """What the routes answer, to the byte where that is promised."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -328,3 +330,17 @@ def test_the_documentation_is_there(service):
     assert {"from_account_id", "to_account_id", "amount", "idempotency_key"} <= set(
         transfer["properties"]
     )
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_docs_are_shown_without_anybody_else_s_server(service, tmp_path):
+    page = service.get("/docs").text
+    assert not re.findall(r"(?:src|href)=\"https?://", page)
+    chromium = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    chromium += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
+    shown = subprocess.run(
+        [*chromium, "--dump-dom", f"{service.base}/docs/"],
+        capture_output=True, text=True, check=True, timeout=120,
+    ).stdout  # fmt: skip
+    assert shown.count('class="opblock ') > 30
+    assert "insufficient_funds" in shown and "would fall below its floor" in shown

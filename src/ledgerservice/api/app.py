@@ -4,12 +4,15 @@ import gc
 import logging
 import re
 import traceback
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
@@ -17,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ledgerservice import __version__
 from ledgerservice.api import lists, reading, routes, writes
 from ledgerservice.api.cursors import OUTSIDE
-from ledgerservice.api.declaring import response
+from ledgerservice.api.declaring import COMPONENTS, response
 from ledgerservice.api.handlers import A_DRY_RUN, LEDGER, Call, Reply, move, problem_of
 from ledgerservice.api.instructions import FORMS, Form
 from ledgerservice.api.problems import CATALOGUE, Refused, problem
@@ -34,35 +37,60 @@ DESCRIPTION = """
 Accounts, deposits, withdrawals and transfers, on PostgreSQL.
 
 All routes work on the default ledger, and on another one below its path:
-`/ledgers/{name}/accounts`, `/ledgers/{name}/transfer`.
+`/ledgers/{name}/accounts`, `/ledgers/{name}/transfer`; choose it among the servers.
 
 Every movement carries an idempotency key: sent again, it gets the original answer and moves
 nothing. Every refusal is problem+json with a stable `code`, and says in `retry` whether sending
 again is safe.
 
-| code | status | retry |
-|---|---|---|
-""" + "\n".join(f"| {code} | {p.status.value} | {p.retry} |" for code, p in CATALOGUE.items())
+| code | status | retry | what it says |
+|---|---|---|---|
+""" + "\n".join(
+    f"| {code} | {p.status.value} | {p.retry} | {p.detail} |" for code, p in CATALOGUE.items()
+)
+
+
+PAGES = ("/docs", "/openapi.json")
+SERVERS = [
+    {"url": "/", "description": "The default ledger."},
+    {
+        "url": "/ledgers/{ledger}",
+        "description": "Another ledger.",
+        "variables": {"ledger": {"default": "default"}},
+    },
+]
 
 
 def create_api() -> FastAPI:
     """The FastAPI application; its state.runtime is set by whoever runs it."""
-    api = FastAPI(
+    api = FastAPIOffline(
+        redoc_url=None,
+        static_url="/docs/assets",
         title="Ledger service",
         version=__version__,
         description=DESCRIPTION,
         redirect_slashes=False,
+        servers=SERVERS,
     )
-    for route in [route for route in api.routes if isinstance(route, Route)]:  # /docs and others
+    for route in [route for route in api.routes if getattr(route, "path", "") in PAGES]:
+        assert isinstance(route, Route)
         api.add_route(f"{route.path}/", route.endpoint, include_in_schema=False)
     for router in ROUTERS:
         api.include_router(router)
+    api.openapi = partial(_described, api.openapi)  # type: ignore[method-assign]
     api.add_exception_handler(Refused, _fault)
     api.add_exception_handler(LedgerError, _fault)
     api.add_exception_handler(Exception, _fault)
     api.add_exception_handler(RequestValidationError, _invalid_query)
     api.add_exception_handler(HTTPException, _http)
     return api
+
+
+def _described(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The framework's description, with the schemas that it refers to and does not know."""
+    description = describe()
+    description["components"]["schemas"] |= COMPONENTS
+    return description
 
 
 async def _fault(_: Request, error: Exception) -> Response:

@@ -73,10 +73,47 @@ DryRun = Annotated[
 ]
 
 
+_PROBLEM = models.ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+COMPONENTS = {**_PROBLEM.pop("$defs"), "ProblemDetails": _PROBLEM}
+"""The schemas that the docs refer to, beside those that the framework finds."""
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Answers for the docs, each a problem."""
-    content = {"application/problem+json": {"schema": models.ProblemDetails.model_json_schema()}}
+    schema = {"$ref": "#/components/schemas/ProblemDetails"}
+    content = {"application/problem+json": {"schema": schema}}
     return {status: {"description": "Problem", "content": content} for status in statuses}
+
+
+def listed(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Answers for the docs: a page of a list, or a problem."""
+    link = {
+        "description": "The next page (RFC 8288), `rel=next`; without it this is the last.",
+        "schema": {"type": "string"},
+    }
+    return {200: {"model": list[model], "headers": {"Link": link}}, **problems(*statuses)}
+
+
+WRITTEN = {
+    "headers": {
+        "Idempotency-Replayed": {
+            "description": "true: this is the original answer to an earlier request.",
+            "schema": {"const": "true"},
+        },
+        "Dry-Run": {
+            "description": "true: nothing was written.",
+            "schema": {"const": "true"},
+        },
+    }
+}
+"""The headers of an answer to a request that writes, for the docs."""
+
+FORCE_TOKEN = {
+    "name": "Ledger-Force-Token",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": "For `force`: the token of LEDGER_FORCE_TOKEN.",
+}
 
 
 def body_of(

@@ -127,12 +127,22 @@ Moment = Annotated[
 SignedAmount = Annotated[
     str,
     BeforeValidator(_signed),
-    Schema({"type": "string", "pattern": f"^-?{AMOUNT_PATTERN}$", "examples": ["-50.00"]}),
+    Schema(
+        {
+            "anyOf": [{"type": "string", "pattern": f"^-?{AMOUNT_PATTERN}$"}, {"type": "number"}],
+            "examples": ["-50.00"],
+        }
+    ),
 ]
 Limit = Annotated[
     str,
     BeforeValidator(_limit),
-    Schema({"type": "string", "pattern": f"^-?{AMOUNT_PATTERN}$", "examples": ["-100.00"]}),
+    Schema(
+        {
+            "anyOf": [{"type": "string", "pattern": f"^-?{AMOUNT_PATTERN}$"}, {"type": "number"}],
+            "examples": ["-100.00"],
+        }
+    ),
 ]
 Rate = Annotated[
     str,

@@ -18,9 +18,9 @@ from ledgerservice.api.declaring import (
     check_query,
     invalid,
     json_response,
+    listed,
     moment_of,
     plain_integer,
-    problems,
     reader_of,
     runtime_of,
 )
@@ -49,7 +49,7 @@ AnObject = Annotated[
     "/accounts/",
     tags=["accounts"],
     summary="List accounts",
-    responses={200: {"model": list[models.Account]}, **problems(422, 503)},
+    responses=listed(models.Account, 422, 503),
 )
 async def list_accounts(
     request: Request,
@@ -105,7 +105,7 @@ _KINDS = Literal[
     "/transactions/",
     tags=["transactions"],
     summary="List transactions",
-    responses={200: {"model": list[models.Transaction]}, **problems(422, 503)},
+    responses=listed(models.Transaction, 422, 503),
 )
 async def list_transactions(
     request: Request,

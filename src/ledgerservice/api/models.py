@@ -490,6 +490,13 @@ class HistoryEntry(BaseModel):
     created_at: str
 
 
+class Fault(BaseModel):
+    """What is wrong with a field of a request."""
+
+    field: str
+    message: str
+
+
 class ProblemDetails(BaseModel):
     """Why a request was refused, and whether sending it again is safe (RFC 9457)."""
 
@@ -498,5 +505,21 @@ class ProblemDetails(BaseModel):
     status: int
     code: str
     detail: str
-    retry: Literal["same_key", "new_key", "corrected"]
+    retry: Literal["same_key", "new_key", "corrected"] = Field(
+        description="Whether it is safe, and useful, to send it again, and with which key."
+    )
     account_id: int | None = Field(default=None, description="The account at fault, if one is.")
+    errors: list[Fault] | None = Field(default=None, description="What is wrong in the request.")
+    idempotency_key: str | None = Field(default=None, description="Of a decline, which is kept.")
+    transaction_id: int | None = Field(default=None, description="The record of a decline.")
+    transaction_type: TransactionType | None = None
+    amount: str | None = None
+    currency: str | None = None
+    recorded_at: str | None = None
+    hold_id: int | None = None
+    reverses: int | None = None
+    schedule_id: int | None = None
+    decided_on: DecidedOn | None = None
+    index: int | None = Field(default=None, description="The item of a batch at fault.")
+    cause: dict[str, Any] | None = Field(default=None, description="Why that item failed.")
+    max_bytes: int | None = Field(default=None, description="The most that is accepted.")

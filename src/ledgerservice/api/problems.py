@@ -38,8 +38,8 @@ CATALOGUE: dict[str, Problem] = {
     "insufficient_funds": Problem(
         HTTPStatus.BAD_REQUEST,
         "new_key",
-        "The account's available amount is below the amount asked for. Nothing was moved, and "
-        "this key will always get this answer.",
+        "The account's available amount would fall below its floor, which is 0 unless its policy "
+        "says otherwise. Nothing was moved, and this key will always get this answer.",
     ),
     "balance_limit": Problem(
         HTTPStatus.CONFLICT,
@@ -60,17 +60,21 @@ CATALOGUE: dict[str, Problem] = {
     ),
     "hold_exceeded": _declined("The hold has less left than the amount asked for."),
     "hold_closed": _declined(
-        "Nothing is left of the hold: it was captured, released, or it expired."
+        "Nothing is left of the hold to be had: it was captured, released, or it has expired."
     ),
     "reversal_exceeded": _declined(
         "More would be reversed than is left of the original after its earlier reversals."
     ),
     "policy_conflict": _declined("The account's ceiling would be below its floor."),
     "schedule_settled": _declined(
-        "It is too late to cancel: the transfer was executed, or cancelled already."
+        "It is too late to cancel: the transfer is due, and has been or will be executed, or it "
+        "was cancelled already."
     ),
     "account_not_found": Problem(
-        HTTPStatus.NOT_FOUND, "corrected", "There is no account with that id."
+        HTTPStatus.NOT_FOUND,
+        "corrected",
+        "The ledger has no customer's account with that id; or, of a reversal by legs, it has no "
+        "part in the original. External accounts cannot be named.",
     ),
     "hold_not_found": Problem(HTTPStatus.NOT_FOUND, "corrected", "There is no hold with that id."),
     "schedule_not_found": Problem(
@@ -135,7 +139,10 @@ CATALOGUE: dict[str, Problem] = {
     ),
     "same_account": Problem(UNPROCESSABLE, "corrected", "The two accounts are one."),
     "currency_mismatch": Problem(
-        UNPROCESSABLE, "corrected", "An account is of another currency than what is to be moved."
+        UNPROCESSABLE,
+        "corrected",
+        "The accounts are of different currencies, or an account is of another one than was said. "
+        "See exchange in POST /transactions.",
     ),
     "currency_unknown": Problem(UNPROCESSABLE, "corrected", "The ledger has no such currency."),
     "currency_taken": Problem(
@@ -146,19 +153,21 @@ CATALOGUE: dict[str, Problem] = {
     "legs_unbalanced": Problem(
         UNPROCESSABLE,
         "corrected",
-        "The legs do not sum to zero in every currency; or, of a reversal, name an account twice, "
-        "or are needed because the original has more than two accounts.",
+        "The legs do not sum to zero in every currency: what rounding leaves over needs a "
+        "rounding_account_id. A reversal by legs names an account once, and an original with more "
+        "than two accounts is reversed whole or by legs, not by an amount.",
     ),
     "rate_mismatch": Problem(
         UNPROCESSABLE,
         "corrected",
-        "The amounts of the two currencies are not those of the rate, to a minor unit a leg.",
+        "What is given of the bought currency is not what was sold times the rate, to a minor "
+        "unit. Where more was moved than sold, such as a fee, say how much was sold.",
     ),
     "not_reversible": Problem(
         UNPROCESSABLE,
         "corrected",
         "Only posted deposits, withdrawals, transfers, captures and transactions of legs can be "
-        "reversed.",
+        "reversed. A hold is released, a transfer to come cancelled.",
     ),
     "expiry_passed": Problem(UNPROCESSABLE, "corrected", "The hold would have expired already."),
     "force_not_allowed": Problem(
@@ -168,10 +177,14 @@ CATALOGUE: dict[str, Problem] = {
         "Ledger-Force-Token.",
     ),
     "amount_precision": Problem(
-        UNPROCESSABLE, "corrected", "The amount has more decimals than the account's currency."
+        UNPROCESSABLE,
+        "corrected",
+        "The amount has more decimals than the account's currency, also if they are zeros.",
     ),
     "amount_limit": Problem(
-        UNPROCESSABLE, "corrected", "The amount is larger than a single movement may be."
+        UNPROCESSABLE,
+        "corrected",
+        "The amount is larger than a single movement may be: 10^15 minor units.",
     ),
     "invalid_cursor": Problem(
         UNPROCESSABLE, "corrected", "The cursor is not of this list. Follow the Link header."

@@ -25,6 +25,7 @@ from ledgerservice.api.declaring import (
     in_path,
     invalid,
     json_response,
+    listed,
     moment_of,
     page_response,
     problems,
@@ -305,7 +306,7 @@ async def get_trial_balance(request: Request, at: AMoment = None) -> Response:
     "/reports/balances",
     tags=["reports"],
     summary="Balances by owner",
-    responses={200: {"model": list[reading_models.OwnerBalance]}, **problems(422, 503)},
+    responses=listed(reading_models.OwnerBalance, 422, 503),
 )
 async def list_owner_balances(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
@@ -337,7 +338,7 @@ def _owner_balance(row: statements.OwnerBalance) -> dict[str, Any]:
     "/reports/totals",
     tags=["reports"],
     summary="Totals by a metadata key",
-    responses={200: {"model": list[reading_models.MetadataTotal]}, **problems(422, 503)},
+    responses=listed(reading_models.MetadataTotal, 422, 503),
 )
 async def list_totals(
     request: Request,

@@ -22,6 +22,7 @@ from ledgerservice.api.declaring import (
     in_path,
     json_response,
     leads_to,
+    listed,
     page_response,
     problems,
     reader_of,
@@ -42,7 +43,7 @@ router = APIRouter()
     "/currencies/",
     tags=["currencies"],
     summary="List currencies",
-    responses={200: {"model": list[models.Currency]}, **problems(422, 503)},
+    responses=listed(models.Currency, 422, 503),
 )
 async def list_currencies(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
@@ -110,7 +111,7 @@ async def get_account(
     tags=["accounts"],
     summary="An account's history",
     openapi_extra=in_path(account_id=AN_ID),
-    responses={200: {"model": list[models.HistoryEntry]}, **problems(404, 422, 503)},
+    responses=listed(models.HistoryEntry, 404, 422, 503),
 )
 async def get_history(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
@@ -191,7 +192,7 @@ async def get_transaction(request: Request) -> Response:
     tags=["accounts"],
     summary="How an account's policy changed",
     openapi_extra=in_path(account_id=AN_ID),
-    responses={200: {"model": list[models.PolicyChange]}, **problems(404, 422, 503)},
+    responses=listed(models.PolicyChange, 404, 422, 503),
 )
 async def list_policies(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
@@ -252,7 +253,7 @@ async def get_schedule(request: Request) -> Response:
     tags=["holds"],
     summary="An account's open holds",
     openapi_extra=in_path(account_id=AN_ID),
-    responses={200: {"model": list[models.Hold]}, **problems(404, 422, 503)},
+    responses=listed(models.Hold, 404, 422, 503),
 )
 async def list_holds(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
@@ -282,7 +283,7 @@ async def list_holds(
     tags=["schedules"],
     summary="The transfers to come from an account",
     openapi_extra=in_path(account_id=AN_ID),
-    responses={200: {"model": list[models.Schedule]}, **problems(404, 422, 503)},
+    responses=listed(models.Schedule, 404, 422, 503),
 )
 async def list_schedules(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
@@ -311,7 +312,7 @@ async def list_schedules(
     "/ledgers/",
     tags=["ledgers"],
     summary="List ledgers",
-    responses={200: {"model": list[models.Ledger]}, **problems(422, 503)},
+    responses=listed(models.Ledger, 422, 503),
 )
 async def list_ledgers(
     request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None

@@ -11,6 +11,8 @@ from ledgerservice.api import batches, handlers, models
 from ledgerservice.api.bodies import media_type
 from ledgerservice.api.declaring import (
     AN_ID,
+    FORCE_TOKEN,
+    WRITTEN,
     DryRun,
     IdempotencyKey,
     body_of,
@@ -50,7 +52,10 @@ def _declare_money_route(name: str, answer: Any) -> None:
         summary=str(form.model.__doc__),
         tags=["money"],
         openapi_extra=body_of(form.model),
-        responses={200: {"model": answer, **_TO_TRANSACTION}, **problems(*WRITE_PROBLEMS)},
+        responses={
+            200: {"model": answer, **WRITTEN, **_TO_TRANSACTION},
+            **problems(*WRITE_PROBLEMS),
+        },
     )(move)
 
 
@@ -71,6 +76,8 @@ class _Place(BaseModel):
     of: str | None = None
     missing: str = "not_found"
     links: dict[str, dict[str, str]] = {}
+    parameters: tuple[dict[str, Any], ...] = ()
+    statuses: tuple[int, ...] = ()
 
 
 def _declare_instruction(name: str, place: _Place) -> None:
@@ -87,6 +94,7 @@ def _declare_instruction(name: str, place: _Place) -> None:
     declared: dict[str, Any] = body_of(form.model, without=named)
     if named is not None:
         declared |= in_path(**{named: AN_ID})
+        declared["parameters"] += place.parameters
     both(
         router,
         place.method,
@@ -96,8 +104,13 @@ def _declare_instruction(name: str, place: _Place) -> None:
         tags=[place.tag],
         openapi_extra=declared,
         responses={
-            200: {"model": models.PostedDetailed, **_TO_TRANSACTION, **leads_to(**place.links)},
-            **problems(*WRITE_PROBLEMS),
+            200: {
+                "model": models.PostedDetailed,
+                **WRITTEN,
+                **_TO_TRANSACTION,
+                **leads_to(**place.links),
+            },
+            **problems(*WRITE_PROBLEMS, *place.statuses),
         },
     )(instruct)
 
@@ -118,6 +131,8 @@ _INSTRUCTIONS = {
         tag="transactions",
         of="transaction_id",
         missing="transaction_not_found",
+        parameters=(FORCE_TOKEN,),
+        statuses=(403,),
     ),
     "hold": _Place(
         method="POST", path="/holds/", operation="place_hold", tag="holds", links=_TO_HOLD
@@ -177,7 +192,8 @@ class _Stream(Response):
     "/batches/",
     tags=["money"],
     summary="Many movements in one request",
-    openapi_extra=body_of(models.Batch, {batches.NDJSON: {"schema": {"type": "string"}}}),
+    openapi_extra=body_of(models.Batch, {batches.NDJSON: {"schema": {"type": "string"}}})
+    | {"parameters": [FORCE_TOKEN]},
     responses={200: {"model": models.Results}, **problems(408, 409, 413, 415, 422, 503)},
 )
 async def post_batch(request: Request, dry_run: DryRun = None) -> Response:
@@ -208,6 +224,7 @@ async def post_batch(request: Request, dry_run: DryRun = None) -> Response:
     responses={
         201: {
             "model": models.Account,
+            **WRITTEN,
             **leads_to(get_account={"account_id": "id"}, get_history={"account_id": "id"}),
         },
         **problems(408, 409, 413, 415, 422, 503),
@@ -229,7 +246,7 @@ async def open_account(
     status_code=201,
     openapi_extra=body_of(models.AddCurrency),
     responses={
-        201: {"model": models.Currency, **leads_to(get_currency={"code": "code"})},
+        201: {"model": models.Currency, **WRITTEN, **leads_to(get_currency={"code": "code"})},
         **problems(408, 409, 413, 415, 422, 503),
     },
 )
@@ -247,7 +264,7 @@ async def add_currency(request: Request, dry_run: DryRun = None) -> Response:
     status_code=201,
     openapi_extra=body_of(models.AddLedger),
     responses={
-        201: {"model": models.Ledger, **leads_to(get_ledger={"name": "name"})},
+        201: {"model": models.Ledger, **WRITTEN, **leads_to(get_ledger={"name": "name"})},
         **problems(408, 413, 415, 422, 503),
     },
 )
