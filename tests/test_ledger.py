@@ -83,6 +83,14 @@ def test_what_http_can_read_python_can(database):
             ]
         )
         await ledger.post([PolicyChange(1, "p", "-5", actor="me", reason="so")])
+        noted = Detail("salary", metadata='{"month":"May"}')
+        assert (await ledger.deposit(opened.account_id, 7, key="n", detail=noted)).posted
+        with pytest.raises(ValueError, match="metadata"):
+            await ledger.deposit(opened.account_id, 7, key="o", detail=Detail(metadata="[]"))
+        [(total, _)] = await ledger.totals("month")
+        assert (total.value, total.amount) == ("May", 700)
+        owners = {row.owner: row.balance for row in await ledger.owner_balances()}
+        assert owners["Bob"] == 700
         assert (await ledger.hold(held.transaction.id)).remaining == 400
         assert (await ledger.schedule(scheduled.transaction.id)).settled_by is None
         for listed, one in ((ledger.holds, held), (ledger.schedules, scheduled)):

@@ -37,11 +37,20 @@ from ledgerservice.model import (
 from ledgerservice.money import is_positive_amount
 from ledgerservice.queries import AT_THE_TOP, Filter
 from ledgerservice.reads import AT_FIRST
-from ledgerservice.requests import BIGGEST_ID, Group, Instruction, Kind, Movement, is_key
+from ledgerservice.requests import BIGGEST_ID, Detail, Group, Instruction, Kind, Movement, is_key
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.schema import DEFAULT_LEDGER
 from ledgerservice.settings import Settings
-from ledgerservice.statements import AccountAt, Line, Period, Trial
+from ledgerservice.statements import (
+    BEFORE_ALL_TOTALS,
+    AccountAt,
+    Line,
+    OwnerBalance,
+    Period,
+    Total,
+    TotalsPlace,
+    Trial,
+)
 from ledgerservice.views import AccountView, HistoryEntry, HoldView, PolicyView, ScheduleView
 from ledgerservice.ways import Place
 from ledgerservice.wire import Wire
@@ -52,22 +61,31 @@ Amount = str | int | Decimal
 ALL_ACCOUNTS, ALL_TRANSACTIONS = AccountFilter(), Filter()
 
 
-def deposit(account_id: int, amount: Amount, key: str) -> Movement:
+def deposit(account_id: int, amount: Amount, key: str, detail: Detail | None = None) -> Movement:
     """Money into an account, from outside. Raises ValueError if it is no such movement."""
-    return _movement(Kind.DEPOSIT, account_id, None, amount, key)
+    return _movement(Kind.DEPOSIT, account_id, None, amount, key, detail)
 
 
-def withdrawal(account_id: int, amount: Amount, key: str) -> Movement:
+def withdrawal(account_id: int, amount: Amount, key: str, detail: Detail | None = None) -> Movement:
     """Money out of an account, to the outside. Raises ValueError if it is no such movement."""
-    return _movement(Kind.WITHDRAWAL, account_id, None, amount, key)
+    return _movement(Kind.WITHDRAWAL, account_id, None, amount, key, detail)
 
 
-def transfer(from_account_id: int, to_account_id: int, amount: Amount, key: str) -> Movement:
+def transfer(
+    from_account_id: int, to_account_id: int, amount: Amount, key: str, detail: Detail | None = None
+) -> Movement:
     """Money from one account to another. Raises ValueError if it is no such movement."""
-    return _movement(Kind.TRANSFER, from_account_id, to_account_id, amount, key)
+    return _movement(Kind.TRANSFER, from_account_id, to_account_id, amount, key, detail)
 
 
-def _movement(kind: Kind, account: int, other: int | None, amount: Amount, key: str) -> Movement:
+def _movement(
+    kind: Kind,
+    account: int,
+    other: int | None,
+    amount: Amount,
+    key: str,
+    detail: Detail | None,
+) -> Movement:
     plain = format(amount, "f") if isinstance(amount, Decimal) else amount
     if isinstance(plain, int) and not isinstance(plain, bool):
         plain = str(plain)
@@ -77,7 +95,7 @@ def _movement(kind: Kind, account: int, other: int | None, amount: Amount, key: 
         raise ValueError("a key is 1 to 255 printable ASCII characters")
     if any(type(i) is not int or abs(i) > BIGGEST_ID for i in (account, other or 0)):
         raise ValueError("an account's id is an integer of 64 bits")
-    return Movement(kind, account, other, plain, key)
+    return Movement(kind, account, other, plain, key, detail)
 
 
 class Ledger:
@@ -147,19 +165,29 @@ class Ledger:
             Opening(owner, currency, reference, key, self._ledger, metadata=metadata)
         )
 
-    async def deposit(self, account_id: int, amount: Amount, *, key: str) -> Outcome:
+    async def deposit(
+        self, account_id: int, amount: Amount, *, key: str, detail: Detail | None = None
+    ) -> Outcome:
         """Money into an account, from outside."""
-        return await self._post_one(deposit(account_id, amount, key))
+        return await self._post_one(deposit(account_id, amount, key, detail))
 
-    async def withdraw(self, account_id: int, amount: Amount, *, key: str) -> Outcome:
+    async def withdraw(
+        self, account_id: int, amount: Amount, *, key: str, detail: Detail | None = None
+    ) -> Outcome:
         """Money out of an account, to the outside."""
-        return await self._post_one(withdrawal(account_id, amount, key))
+        return await self._post_one(withdrawal(account_id, amount, key, detail))
 
     async def transfer(
-        self, from_account_id: int, to_account_id: int, amount: Amount, *, key: str
+        self,
+        from_account_id: int,
+        to_account_id: int,
+        amount: Amount,
+        *,
+        key: str,
+        detail: Detail | None = None,
     ) -> Outcome:
         """Money from one account to another of the same currency."""
-        return await self._post_one(transfer(from_account_id, to_account_id, amount, key))
+        return await self._post_one(transfer(from_account_id, to_account_id, amount, key, detail))
 
     async def _post_one(self, movement: Movement) -> Outcome:
         [outcome] = await self.post([movement])
@@ -258,6 +286,27 @@ class Ledger:
         """All balances by currency, as they stand or as of a moment, and whether they are final."""
         return await statements.trial_balance(self._reader, _with_zone(at))
 
+    async def owner_balances(
+        self, limit: int = 100, *, after: tuple[str, str] = ("", "")
+    ) -> list[OwnerBalance]:
+        """Up to `limit` balances by owner and currency, after that pair."""
+        return await statements.by_owner(self._reader, after, limit)
+
+    async def totals(
+        self,
+        key: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+        *,
+        after: TotalsPlace = BEFORE_ALL_TOTALS,
+    ) -> list[tuple[Total, TotalsPlace]]:
+        """Up to `limit` sums of what was moved in [since, until), by the values of a metadata key,
+        each with the place after which the next page begins.
+        """
+        span = _with_zone(since), _with_zone(until)
+        return await statements.by_metadata(self._reader, key, *span, after, limit)
+
     async def hold(self, transaction_id: int) -> HoldView | None:
         """The hold that a transaction placed, as it stands; or None."""
         return await self._reader.hold(transaction_id)
@@ -312,9 +361,10 @@ def _with_zone(moment: datetime | None) -> datetime | None:
 
 
 def _check(asked: Sequence[Instruction]) -> None:
-    """The functions above check movements; who makes any other instruction makes it himself."""
+    """Plain movements were checked as they were made; all else its maker has put together."""
     for one in asked:
-        if type(one) is not Movement and (fault := fault_of(one)) is not None:
+        plain = type(one) is Movement and one.detail is None
+        if not plain and (fault := fault_of(one)) is not None:
             raise ValueError(fault)
 
 
