@@ -101,11 +101,11 @@ class MovementBatch:
 
     async def _rehearse(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
         """Each group's answer if it came now, and alone. Nothing is written."""
-        locked = await journal.begin(wire, groups[0].ledger, _instructions(groups), 1)
+        locked = await self._lock(wire, groups[0].ledger, _instructions(groups), look=True)
         await journal.abandon(wire)
         answers: list[Outcomes] = []
         for group in groups:
-            ids = itertools.count(locked.blocks[0])  # what the numbers would be; they are not kept
+            ids = itertools.chain(self._spare_ids, itertools.count(1))  # they are not used up
             answers += planner.plan(
                 [group], locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
             ).answers
@@ -114,14 +114,21 @@ class MovementBatch:
     async def _decide(
         self, wire: Wire, groups: list[Group], asked: list[Instruction], *, look: bool
     ) -> planner.Plan:
-        blocks = -(-max(0, len(asked) - len(self._spare_ids)) // journal.ID_BLOCK)
-        locked = await journal.begin(wire, groups[0].ledger, asked, blocks, look=look)
-        for block in locked.blocks:
-            self._spare_ids.extend(range(block, block + journal.ID_BLOCK))
+        locked = await self._lock(wire, groups[0].ledger, asked, look=look)
         ids = iter(self._spare_ids.popleft, None)
         return planner.plan(
             groups, locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
         )
+
+    async def _lock(
+        self, wire: Wire, ledger: int, asked: list[Instruction], *, look: bool
+    ) -> journal.Locked:
+        """What is to be decided on, with ids for it."""
+        blocks = -(-max(0, len(asked) - len(self._spare_ids)) // journal.ID_BLOCK)
+        locked = await journal.begin(wire, ledger, asked, blocks, look=look)
+        for block in locked.blocks:
+            self._spare_ids.extend(range(block, block + journal.ID_BLOCK))
+        return locked
 
 
 def _instructions(groups: list[Group]) -> list[Instruction]:
