@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.client import HTTPResponse
@@ -21,10 +22,10 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 
-from ledgerservice.api.app import create_api
 from ledgerservice.api.problems import CATALOGUE
 from ledgerservice.database import Database
 from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
+from tests import routes
 from tests.conftest import RunningService, serving, url_text
 
 MARK = "zqxmark"
@@ -638,35 +639,13 @@ def test_unknown_routes_are_not_found(service: RunningService, path: str) -> Non
         check_refused(ask(service, "POST", path, b"{}"), "not_found")
 
 
+IN_PATHS = {"code": "USD", "key": "k", "name": "default"}
 ROUTES = {
-    "/deposit": {"POST"},
-    "/withdraw": {"POST"},
-    "/transfer": {"POST"},
-    "/accounts": {"GET", "HEAD", "POST"},
-    "/accounts/1": {"GET", "HEAD", "PATCH"},
-    "/accounts/1/policies": {"GET", "HEAD"},
-    "/accounts/1/holds": {"GET", "HEAD"},
-    "/accounts/1/schedules": {"GET", "HEAD"},
-    "/accounts/1/history": {"GET", "HEAD"},
-    "/accounts/1/keys/k": {"GET", "HEAD"},
-    "/transactions/1": {"GET", "HEAD"},
-    "/transactions/1/reverse": {"POST"},
-    "/holds": {"POST"},
-    "/holds/1": {"GET", "HEAD"},
-    "/holds/1/capture": {"POST"},
-    "/holds/1/release": {"POST"},
-    "/schedules/1": {"GET", "HEAD"},
-    "/schedules/1/cancel": {"POST"},
-    "/ledgers": {"GET", "HEAD", "POST"},
-    "/ledgers/default": {"GET", "HEAD"},
-    "/ledgers/default/accounts": {"GET", "HEAD", "POST"},
-    "/ledgers/default/transfer": {"POST"},
-    "/batches": {"POST"},
-    "/currencies": {"GET", "HEAD", "POST"},
-    "/currencies/USD": {"GET", "HEAD"},
-    "/health/live": {"GET", "HEAD"},
-    "/health/ready": {"GET", "HEAD"},
+    prefix + path.format_map(defaultdict(lambda: "1", IN_PATHS)): methods
+    for prefix in ("", "/ledgers/default")
+    for path, methods in routes.ROUTES.items()
 }
+"""Every route there is, with something in its path, and its methods."""
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -1068,7 +1047,7 @@ def test_requests_without_end_do_not_stay_in_memory(
 # Whatever else the description of the interface allows, or forbids
 
 
-described = schemathesis.openapi.from_dict(create_api().openapi())
+described = schemathesis.openapi.from_dict(routes.API.openapi())
 
 
 def test_the_description_is_served(service: RunningService) -> None:

@@ -10,6 +10,7 @@ import pytest
 from ledgerservice.database import Database
 from ledgerservice.verifier import verify
 from tests.conftest import RunningService, connect, serving, url_text
+from tests.routes import ROUTES
 
 
 @pytest.fixture(scope="module")
@@ -79,36 +80,100 @@ def test_accounts_of_two_ledgers_never_meet(service) -> None:
     assert [row["id"] for row in listed] == [one]
 
 
-def test_all_routes_are_below_a_ledger_s_path_too(service) -> None:
-    service.post("/ledgers/", {"name": "all"})
-    own = "/ledgers/all"
-    a, b = (
-        service.post(f"{own}/accounts", {"owner": "o", "currency": "USD"}).json()["id"]
-        for _ in range(2)
-    )
-    deposit = service.send(f"{own}/deposit/", account_id=a, amount="9").json()
-    assert service.get(f"{own}/transactions/{deposit['transaction_id']}").status_code == 200
-    assert service.send(f"{own}/accounts/{a}", "PATCH", floor="-1").status_code == 200
-    assert service.get(f"{own}/accounts/{a}/policies").status_code == 200
-    page = service.get(f"{own}/accounts/{a}/history?limit=1")
+OWN = "/ledgers/all"
+
+
+@pytest.fixture(scope="module")
+def all_of_it(house) -> RunningService:
+    """The service, with a ledger for the routes that are below its path."""
+    assert house[0].post("/ledgers/", {"name": "all"}).status_code == 201
+    return house[0]
+
+
+def one_of_each(service: RunningService) -> dict[str, Any]:
+    """What a path may name, each new in the ledger."""
+    accounts = f"{OWN}/accounts/"
+    a, b = (service.post(accounts, {"owner": "o", "currency": "USD"}).json()["id"] for _ in "ab")
+    paid = service.send(f"{OWN}/deposit", account_id=a, amount="9", idempotency_key="a/b c")
+    between = {"from_account_id": a, "to_account_id": b, "amount": "1"}
+    to_come = service.send(f"{OWN}/transfer", **between, execute_at="2099-01-01T00:00:00Z")
+    return {
+        "account_id": a,
+        "transaction_id": paid.json()["transaction_id"],
+        "hold_id": service.send(f"{OWN}/holds", account_id=a, amount="1").json()["hold_id"],
+        "schedule_id": to_come.json()["schedule_id"],
+        "key": "a/b%20c",
+        "code": "USD",
+        "name": "all",
+        "between": between,
+    }
+
+
+def bodies(ids: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is sent to each route that writes, but its key; a new one needs its own here."""
+    own = {"account_id": ids["account_id"], "amount": "1"}
+    move = {"type": "TRANSFER", "idempotency_key": "i", **ids["between"]}
+    other = {"account_id": ids["between"]["to_account_id"], "amount": "1"}
+    return {
+        "/deposit": own,
+        "/withdraw": own,
+        "/transfer": ids["between"],
+        "/transactions": {"legs": [own | {"amount": "-1"}, other]},
+        "/transactions/{transaction_id}/reverse": {"amount": "1"},
+        "/holds": own,
+        "/holds/{hold_id}/capture": {},
+        "/holds/{hold_id}/release": {},
+        "/accounts": {"owner": "Alice", "currency": "USD"},
+        "/accounts/{account_id}": {"floor": "-1", "actor": "me", "reason": "so"},
+        "/schedules/{schedule_id}/cancel": {},
+        "/batches": {"movements": [move]},
+        "/currencies": {"code": "OWN", "exponent": 1, "name": "Own"},
+        "/ledgers": {"name": "own"},
+    }
+
+
+WITHOUT_KEY = {"/accounts", "/batches", "/currencies", "/ledgers"}
+NEEDS = {"/accounts/{account_id}/balances": "?at=2099-01-01T00:00:00Z", "/reports/totals": "?key=k"}
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("path", ROUTES)
+def test_every_route_is_below_a_ledger_s_path_too(all_of_it, path, slash) -> None:
+    """What it answers there is of that ledger, and its key and legs are of accounts there."""
+    service = all_of_it
+    ids = one_of_each(service)
+    target = OWN + path.format(**ids) + slash
+    for method in ROUTES[path]:
+        if method in ("GET", "HEAD"):
+            answer = service.client.request(method, target + NEEDS.get(path, ""))
+            assert answer.status_code == 200, answer.text
+            continue
+        ids |= one_of_each(service)
+        body = bodies(ids)[path]
+        body |= {} if path in WITHOUT_KEY else {"idempotency_key": "k"}
+        answer = service.client.request(method, target, json=body)
+        assert answer.status_code in (200, 201), answer.text
+        [told] = [r["body"] for r in answer.json().get("results", [{"body": answer.json()}])]
+        if "transaction_id" in told:
+            number = told["transaction_id"]
+            assert service.get(f"{OWN}/transactions/{number}").status_code == 200
+            assert service.get(f"/transactions/{number}").status_code == 404
+
+
+def test_links_keys_and_streams_are_of_a_ledger_s_path_too(all_of_it) -> None:
+    service = all_of_it
+    account = one_of_each(service)["account_id"]
+    body = {"account_id": account, "amount": "1", "idempotency_key": "a/b c/"}
+    assert service.post(f"{OWN}/withdraw", body).status_code == 200
+    assert service.get(f"{OWN}/accounts/{account}/keys/a/b%20c//").status_code == 200
+    page = service.get(f"{OWN}/accounts/{account}/history?limit=3")
     following = page.links["next"]["url"]
-    assert following.startswith(f"{own}/accounts/{a}/history?")
+    assert following.startswith(f"{OWN}/accounts/{account}/history?")
     assert service.get(following).json()[0]["transaction_type"] == "DEPOSIT"
-    key = "a/b%20c/"
-    body = {"account_id": a, "amount": "1", "idempotency_key": "a/b c/"}
-    assert service.post(f"{own}/withdraw", body).status_code == 200
-    assert service.get(f"{own}/accounts/{a}/keys/{key}/").status_code == 200
-    item = {"type": "TRANSFER", "from_account_id": a, "to_account_id": b, "amount": "1"}
-    batch = {"movements": [item | {"idempotency_key": "i"}]}
-    [result] = service.post(f"{own}/batches", batch).json()["results"]
-    assert result["status"] == 200
-    stream = service.client.post(
-        f"{own}/batches",
-        content=b'{"type":"DEPOSIT","account_id":%d,"amount":"1","idempotency_key":"s"}\n' % a,
-        headers={"Content-Type": "application/x-ndjson"},
-    )
+    line = b'{"type":"DEPOSIT","account_id":%d,"amount":"1","idempotency_key":"s"}\n' % account
+    headers = {"Content-Type": "application/x-ndjson"}
+    stream = service.client.post(f"{OWN}/batches", content=line, headers=headers)
     assert '"status":200' in stream.text
-    assert service.get(f"{own}/health/ready").status_code == 200
 
 
 HOSTILE = ["", "A", "a b", "-a", "_a", "a" * 64, "ü", "a\n", "a/b", "..", "a;drop", 7, None]
