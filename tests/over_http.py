@@ -212,7 +212,7 @@ class ComparingOverHttp:
             if at == ledger
         }
         steps = ["REVERSAL", "CAPTURE", "RELEASE", "CANCELLATION"]
-        return Asking(data.draw, of, self.kinds(ledger), FAR, steps)
+        return Asking(data.draw, self.models[ledger], of, self.kinds(ledger), FAR, steps)
 
     def kinds(self, ledger: str) -> dict[int, str]:
         return {
@@ -380,7 +380,9 @@ class ComparingOverHttp:
             ((name, version),) = record["entries"]
             (change,) = [p for p in model.policies[name] if p["version"] == version]
             return limits_of(change, exponent) | {n: asked.get(n) for n in ("actor", "reason")}
-        return {"exchange": asked["exchange"]} if "exchange" in asked else {}
+        if "exchange" in asked:
+            return {"exchange": {"rounding_account_id": None, **asked["exchange"]}}
+        return {}
 
     def check_entries(
         self,

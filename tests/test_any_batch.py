@@ -200,7 +200,7 @@ def id_of(outcome: Recorded | Rejected) -> int | None:
 def batch_of(data: st.DataObject, both: Both, most: int = 3) -> list[tuple[list[Asked], bool]]:
     """Groups that build on what was written before them, with repeats of what was asked before."""
     parents = {n: t.kind.name for n, t in both.world.transactions.items()}
-    one = asked(CUSTOMERS, parents, both.world.now)
+    one = asked(both.model, CUSTOMERS, parents, both.world.now)
     if both.asked:
         one |= st.sampled_from(both.asked)
     group = st.tuples(st.lists(one, min_size=1, max_size=5), st.booleans())
@@ -231,7 +231,9 @@ def test_a_linked_group_that_fails_leaves_nothing(balances, data):
         both.post(batch_of(data, both))
         both.world.now += A_MINUTE
     parents = {n: t.kind.name for n, t in both.world.transactions.items()}
-    doomed = data.draw(st.lists(asked(CUSTOMERS, parents, both.world.now), min_size=1, max_size=6))
+    doomed = data.draw(
+        st.lists(asked(both.model, CUSTOMERS, parents, both.world.now), min_size=1, max_size=6)
+    )
     impossible = {"type": "WITHDRAWAL", "account_id": 1, "amount": 10**9, "idempotency_key": "no"}
     doomed = [instruction(both.model, one) for one in (*doomed, impossible)]
     others = [

@@ -38,7 +38,7 @@ from tests.over_http import (
     moment,
 )
 
-EXAMPLES = 60
+EXAMPLES = 50
 STEPS = 30
 
 # Few keys, so that they meet often; not all of them harmless in a path or a COPY.
@@ -75,20 +75,37 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
 
     @initialize(target=accounts)
     def open_with_something_to_build_on(self) -> int:
-        """Two accounts, with one of each kind between them: one in, one out, and one and other."""
-        one, _ = self.opened({"owner": "Grace", "currency": "USD"}, None)
-        other, _ = self.opened({"owner": "Heidi", "currency": "USD"}, None)
+        """Two accounts of dollars and two of rupees, with one of each kind between them: one in,
+        one out, and one and other.
+        """
+        opened = [("Grace", "USD"), ("Heidi", "USD"), ("Ravi", "INR"), ("Sita", "INR")]
+        one, other, *rupees = (
+            self.opened({"owner": owner, "currency": currency}, None)[0]
+            for owner, currency in opened
+        )
         own = {"account_id": one, "amount": 300}
         between = {"from_account_id": one, "to_account_id": other, "amount": 100}
         legs = [{"account_id": one, "amount": n} for n in (-30, -20, 10)]
+        met = {"available_at_least": 180, "balance_at_least": 180, "version": 3}
+        pairs = [(one, -20), (other, 20), (rupees[0], -30), (rupees[1], 30)]
+        rate = {"sell": "USD", "buy": "INR", "rate": "1.505"}
         items: list[Asked] = [
             {"type": "DEPOSIT", **own},
             {"type": "WITHDRAWAL", **own, "amount": 20},
             {"type": "TRANSFER", **between},
-            {"type": "TRANSACTION", "legs": [*legs, {"account_id": other, "amount": 40}]},
+            {
+                "type": "TRANSACTION",
+                "legs": [legs[0] | met, *legs[1:], {"account_id": other, "amount": 40}],
+            },
             {"type": "HOLD", **own, "amount": 50},
             {"type": "HOLD", **own, "amount": 60, "to_account_id": other, "expires_at": FAR},
             {"type": "TRANSFER", **between, "execute_at": FAR},
+            *({"type": "DEPOSIT", "account_id": account, "amount": 2_000} for account in rupees),
+            {
+                "type": "TRANSACTION",
+                "legs": [{"account_id": account, "amount": n} for account, n in pairs],
+                "exchange": rate,
+            },
         ]
         self.post_batch("", [{**item, "idempotency_key": f"b{n}"} for n, item in enumerate(items)])
         return one
@@ -210,6 +227,16 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
     def ask(self, data: st.DataObject, several: int) -> None:
         for _ in range(several):
             self.do(self.asking(data, "").any(), speller(data))
+
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(["EXCHANGE", "EXCHANGE", "TRANSACTION", "REVERSAL", "POLICY"]),
+        several=st.integers(3, 6),
+    )
+    def ask_for(self, data: st.DataObject, kind: str, several: int) -> None:
+        """What has so many parts that it is seldom right by chance, and drawn among all others."""
+        for _ in range(several):
+            self.do(self.asking(data, "").of(kind), speller(data))
 
     @rule(data=st.data())
     def ask_elsewhere(self, data: st.DataObject) -> None:
