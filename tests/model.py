@@ -63,9 +63,11 @@ STEPS = {
 """What builds on a transaction: the field that names it, and what it is without one."""
 
 REVERSIBLE = {"DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "CAPTURE"}
-LIMITS = ("floor", "ceiling", "frozen", "closed")
+UNLIMITED: dict[str, Any] = {"floor": 0, "ceiling": None, "frozen": None, "closed": False}
+LIMITS = tuple(UNLIMITED)
 AMOUNTS = {"amount", "floor", "ceiling", "available_at_least", "balance_at_least"}
 BY_THE_SERVICE = "\N{MIDDLE DOT}"
+EXPIRY = f"{BY_THE_SERVICE}expiry "
 
 
 def plainly(minor: int, exponent: int) -> Raw:
@@ -84,18 +86,21 @@ class SequentialLedger:
     numbered: dict[int | None, dict[str, Any]] = field(default_factory=dict)
     holds: dict[int | None, dict[str, Any]] = field(default_factory=dict)
     schedules: dict[int | None, dict[str, Any]] = field(default_factory=dict)
+    times: dict[Name, list[tuple[Any, Any]]] = field(default_factory=dict)
+    """When each line was recorded, and when it takes effect; an expiry does when the hold ends."""
+    at: datetime | None = None
 
     def open(self, account: int, currency: str) -> None:
         for name, floor in ((account, 0), (currency, None)):
             if name not in self.accounts:
                 figures = {"currency": currency, "balance": 0, "held": 0}
-                limits = {"floor": floor, "ceiling": None, "frozen": None, "closed": False}
-                self.accounts[name] = figures | limits
-                self.lines[name], self.policies[name] = [], []
+                self.accounts[name] = figures | UNLIMITED | {"floor": floor}
+                self.lines[name], self.policies[name], self.times[name] = [], [], []
 
     def do(self, asked: Asked, number: int | None = None, at: datetime | None = None) -> Answer:
         """Judge in the written order: syntax, key seen, existence, currency, amount, state."""
         self.expire(at)
+        self.at = self.at if at is None else at
         kind, key = self.kind(asked), asked["idempotency_key"]
         account, parent = self.scope(asked), None
         if kind in STEPS:
@@ -114,6 +119,7 @@ class SequentialLedger:
             "kind": {"EXECUTION": "TRANSFER"}.get(kind, kind),
             "account": account,
             "parent": parent,
+            "at": self.at,
             "code": "posted",
             "amount": 0,
             "moves": [],
@@ -149,7 +155,8 @@ class SequentialLedger:
         for number, hold in self.holds.items():
             over = hold["expires_at"] is not None and at is not None and hold["expires_at"] <= at
             if over and hold["remaining"]:
-                key = f"{BY_THE_SERVICE}expiry {number}"
+                key = f"{EXPIRY}{number}"
+                self.at = hold["expires_at"]
                 self.do({"type": "RELEASE", "hold_id": number, "idempotency_key": key})
                 hold["expired"] = True
 
@@ -171,6 +178,21 @@ class SequentialLedger:
     def available(self, name: Name) -> int:
         figures: int = self.accounts[name]["balance"] - self.accounts[name]["held"]
         return figures
+
+    def then(self, name: Name, at: datetime) -> dict[str, Any]:
+        """The account as of a moment, and the balance of all that takes effect by then."""
+        timed = list(zip(self.lines[name], self.times[name], strict=True))
+        past = [line for line, (recorded_at, _) in timed if recorded_at <= at]
+        changes = [c for c in self.policies[name] if self.times[name][c["version"] - 1][0] <= at]
+        limits = changes[-1] if changes else UNLIMITED
+        return {limit: limits[limit] for limit in LIMITS} | {
+            "balance": sum(line.change for line in past),
+            "held": sum(line.held_change for line in past),
+            "effective": sum(
+                line.change for line, (_, effective_at) in timed if effective_at <= at
+            ),
+            "version": len(past),
+        }
 
     # The kinds
 
@@ -408,6 +430,7 @@ class SequentialLedger:
             self.lines[name].append(
                 Line(record["kind"], record["asked"]["idempotency_key"], *after)
             )
+            self.times[name].append((self.at, record["asked"].get("effective_at", self.at)))
             record["entries"].append((name, len(self.lines[name])))
         record["moves"] = moves
 

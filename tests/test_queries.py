@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ledgerservice.database import Database
 from tests.conftest import RunningService, connect, serving, url_text
+from tests.looking_back import contains
 
 Row = dict[str, Any]
 
@@ -73,15 +74,6 @@ def house(new_database: Callable[..., Database]) -> Iterator[tuple[RunningServic
 
 def takes_part(row: Row, accounts: set[int]) -> bool:
     return row["account_id"] in accounts or any(e["account_id"] in accounts for e in row["entries"])
-
-
-def contains(whole: Any, part: Any) -> bool:
-    """Whether JSON contains JSON, as PostgreSQL's @> has it."""
-    if isinstance(part, dict):
-        return isinstance(whole, dict) and all(
-            name in whole and contains(whole[name], value) for name, value in part.items()
-        )
-    return bool(whole == part)
 
 
 def matches(row: Row, wanted: Row, owners: dict[str, set[int]]) -> bool:

@@ -24,18 +24,15 @@ from sqlalchemy import text
 
 from ledgerservice.database import Database
 from ledgerservice.money import MAX_AMOUNT_MINOR, to_major
-from ledgerservice.queries import LAST
 from ledgerservice.verifier import verify
 from tests.conftest import serving, url_text
+from tests.looking_back import LookingBack
 from tests.model import EXPONENTS, Asked
 from tests.over_http import (
     FAR,
     FORCE,
     OTHER_LEDGER,
-    ComparingOverHttp,
     check_problem,
-    limits_of,
-    moment,
 )
 
 EXAMPLES = 50
@@ -44,12 +41,26 @@ STEPS = 30
 # Few keys, so that they meet often; not all of them harmless in a path or a COPY.
 keys = st.sampled_from(["k1", "k2", "k3", "a/b/", "\\N", '100% "sure"?', "#/keys/"])
 amounts = st.integers(1, 500) | st.sampled_from([1, 50, 100, 5_000, 5_050, MAX_AMOUNT_MINOR])
+places = st.integers(0, 200)
+filters = st.fixed_dictionaries(
+    {},
+    optional={
+        "kind": st.sampled_from(
+            ["DEPOSIT", "TRANSFER", "GENERAL", "HOLD", "CAPTURE", "REVERSAL", "POLICY", "SCHEDULE"]
+        ),
+        "status": st.sampled_from(["posted", "declined"]),
+        "reference": st.sampled_from("xy"),
+        "metadata": st.sampled_from(
+            ['{"a":{}}', '{"b":[1,null,true]}', '{"a":{"ü":"\\\\N"}}', "{}"]
+        ),
+    },
+)
 unknown_accounts = st.sampled_from([0, -1, -2, 10**12, 2**63 - 1])
 
 _numbers = itertools.count(1)
 
 
-class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
+class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
     """The rules by which histories are drawn."""
 
     accounts: "Bundle[int]" = Bundle("accounts")
@@ -86,13 +97,14 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
         own = {"account_id": one, "amount": 300}
         between = {"from_account_id": one, "to_account_id": other, "amount": 100}
         legs = [{"account_id": one, "amount": n} for n in (-30, -20, 10)]
-        met = {"available_at_least": 180, "balance_at_least": 180, "version": 3}
+        met = {"available_at_least": 180, "balance_at_least": 180, "version": 4}
         pairs = [(one, -20), (other, 20), (rupees[0], -30), (rupees[1], 30)]
         rate = {"sell": "USD", "buy": "INR", "rate": "1.505"}
         items: list[Asked] = [
             {"type": "DEPOSIT", **own},
             {"type": "WITHDRAWAL", **own, "amount": 20},
             {"type": "TRANSFER", **between},
+            {"type": "POLICY", "account_id": one, "floor": -10, "actor": "me", "reason": "so"},
             {
                 "type": "TRANSACTION",
                 "legs": [legs[0] | met, *legs[1:], {"account_id": other, "amount": 40}],
@@ -256,12 +268,15 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
         data=st.data(),
         mode=st.sampled_from(["independent", "independent", "atomic"]),
         ledger=st.sampled_from(["", "", OTHER_LEDGER]),
+        dry_run=st.booleans(),
     )
-    def batch(self, data: st.DataObject, mode: str, ledger: str) -> None:
+    def batch(self, data: st.DataObject, mode: str, ledger: str, dry_run: bool) -> None:
         asking = self.asking(data, ledger)
         items: list[Any] = [asking.any() for _ in range(data.draw(st.integers(1, 4)))]
         if mode == "independent":
             items[1:1] = [[asking.any() for _ in range(data.draw(st.integers(1, 3)))]]
+        if dry_run:
+            self.rehearse_batch(ledger, items, mode)
         self.post_batch(ledger, items, mode)
 
     # What is due
@@ -327,76 +342,33 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
 
     @rule(account=accounts, limit=st.integers(1, 6))
     def read_account(self, account: int, limit: int) -> None:
-        """The account, its whole history, its policies and what is open are the model's."""
-        model, ledger = self.model(account), self.ledgers[account]
-        exponent = model.exponent(account)
-        found = self.client.get(f"{ledger}/accounts/{account}").json()
-        self.check_figures(account, found)
-        assert found["version"] == len(model.lines[account])
-        history = self.pages(f"{ledger}/accounts/{account}/history?limit={limit}", limit)
-        expected = [
-            (version, line.key, direction(line), *figures)
-            for version, line in enumerate(model.lines[account], 1)
-            for figures in [[to_major(n, exponent) for n in line[2:]]]
-        ]
-        columns = (
-            "version",
-            "idempotency_key",
-            "transaction_type",
-            "amount",
-            "balance",
-            "held_change",
-            "held",
-        )
-        assert [tuple(entry[c] for c in columns) for entry in reversed(history)] == expected
-        times = [entry["created_at"] for entry in history]
-        assert times == sorted(times, reverse=True)
-        changes = self.pages(f"{ledger}/accounts/{account}/policies?limit={limit}", limit)
-        expected_changes = []
-        for change in model.policies[account]:
-            told = limits_of(change, exponent)
-            told |= {name: change[name] for name in ("version", "actor", "reason")}
-            if "forced_to" in change:
-                told["forced_to"] = to_major(change["forced_to"], exponent)
-            expected_changes.append(told)
-        beside = ("transaction_id", "changed_at")
-        assert [
-            {name: value for name, value in change.items() if name not in beside}
-            for change in reversed(changes)
-        ] == expected_changes
-        for kind, term in (("holds", "expires_at"), ("schedules", "execute_at")):
-            listed = self.pages(f"{ledger}/accounts/{account}/{kind}?limit={limit}", limit)
-            assert [body["id"] for body in listed] == [
-                number
-                for number, one in sorted(
-                    getattr(model, kind).items(), key=lambda item: (item[1][term] or LAST, item[0])
-                )
-                if one["account"] == account
-                if (one["remaining"] if kind == "holds" else one["status"] == "pending")
-            ]
+        self.check_account(account, limit)
+
+    @rule(account=accounts, places=st.tuples(places, places), limit=st.integers(2, 6))
+    def read_then(self, account: int, places: tuple[int, int], limit: int) -> None:
+        begin, end = sorted(self.an_edge(account, place) for place in places)
+        self.check_then(account, begin)
+        self.check_then(account, end)
+        self.check_statement(account, begin, end, limit)
+
+    @rule(
+        account=st.none() | accounts,
+        filters=filters,
+        limit=st.integers(2, 9),
+        ledger=st.sampled_from(["", OTHER_LEDGER]),
+    )
+    def list_transactions(
+        self, account: int | None, filters: dict[str, Any], limit: int, ledger: str
+    ) -> None:
+        if account is not None:
+            filters, ledger = {**filters, "account_id": account}, self.ledgers[account]
+        self.check_list(ledger, filters, limit)
 
     @precondition(lambda self: any(model.holds for model in self.models.values()))
     @rule(data=st.data())
     def read_hold(self, data: st.DataObject) -> None:
         ledger, number = self.one_of(data, "holds")
-        model = self.models[ledger]
-        hold = model.holds[number]
-        found = self.client.get(f"{ledger}/holds/{number}").json()
-        exponent = model.exponent(hold["account"])
-        figures = {name: hold[name] for name in ("amount", "captured", "remaining")}
-        figures["released"] = hold["amount"] - hold["captured"] - hold["remaining"]
-        expected = {name: to_major(figure, exponent) for name, figure in figures.items()}
-        expected |= {"id": number, "account_id": hold["account"], "status": "open"}
-        expected |= {name: moment(hold[name]) for name in ("expires_at", "capture_at")}
-        if not hold["remaining"]:
-            expected["status"] = "captured" if hold["captured"] else "released"
-        if hold["expired"]:
-            expected["status"] = "expired"
-        assert {name: found[name] for name in expected} == expected
-        outside = isinstance(hold["other"], str)
-        assert (
-            (found["counterparty_id"] < 0) if outside else found["counterparty_id"] == hold["other"]
-        )
+        self.check_hold(ledger, number)
 
     @precondition(lambda self: any(model.schedules for model in self.models.values()))
     @rule(data=st.data())
@@ -474,6 +446,9 @@ class LedgerOverHttp(ComparingOverHttp, RuleBasedStateMachine):
         """The books of both sides are the same, and `verify` finds nothing in them."""
         for account in self.ledgers:
             self.read_account(account, 5)
+            halfway = self.an_edge(account, len(self.model(account).lines[account]) * 3)
+            self.check_then(account, halfway)
+            self.check_statement(account, halfway, FAR, 50)
         with self.engine.connect() as connection:
             sums = "SELECT sum(balance) FROM ledger.accounts GROUP BY ledger_id, currency"
             assert set(connection.scalars(text(sums))) <= {0}
@@ -496,12 +471,6 @@ def speller(data: st.DataObject) -> Callable[[int, int], msgspec.Raw]:
 
 def sleep_past(moment_: datetime) -> None:
     time.sleep(max(0.0, (moment_ - datetime.now(UTC)).total_seconds() + 0.001))
-
-
-def direction(line: Any) -> str:
-    if line.kind != "TRANSFER":
-        return str(line.kind)
-    return "TRANSFER_OUT" if line.change < 0 else "TRANSFER_IN"
 
 
 @pytest.fixture
