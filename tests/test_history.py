@@ -1,6 +1,5 @@
-"""An account as of any moment, as recorded and as effective; statements; reports."""
+"""An account as of a moment, statements, and reports, over HTTP."""
 
-import asyncio
 import csv
 import html
 import io
@@ -14,77 +13,11 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ledgerservice.database import Database
-from ledgerservice.model import Opening
-from ledgerservice.opening import open_accounts
-from ledgerservice.poster import MovementBatch
-from ledgerservice.reads import Reader
-from ledgerservice.requests import Detail, Group, Kind, Movement
-from ledgerservice.statements import account_at
 from tests.conftest import RunningService, connect, serving, url_text
 
 FAR = "2099-01-01T00:00:00Z"
-
-
-# As recorded and as effective, against a fold over all that was ever posted.
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-moments = st.none() | st.integers(-50, 50).map(lambda n: n / 10)
-
-
-@pytest.fixture(scope="module")
-def ledger(new_database: Callable[..., Database]) -> Database:
-    return new_database()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.lists(st.tuples(st.integers(1, 50), moments), min_size=1, max_size=4), max_size=8),
-    st.data(),
-)
-def test_as_of_any_moment_is_what_a_fold_says(ledger, batches, data) -> None:
-    """Deposits, some of which take effect seconds before or after they are recorded."""
-
-    async def run() -> None:
-        wire, batch = await ledger.connect_writer(), MovementBatch()
-        [opened] = await open_accounts(
-            wire, [Opening("o", "USD", None, f"{id(batch)} {time.time()}")]
-        )
-        account = opened.account_id
-        rows: list[tuple[datetime, datetime, int]] = []
-        for place, amounts in enumerate(batches):
-            asked = []
-            for number, (amount, shift) in enumerate(amounts):
-                detail = None
-                if shift is not None:
-                    at = datetime.now(UTC) + timedelta(seconds=shift)
-                    detail = Detail(effective_at=at)
-                key = f"{place}.{number}"
-                cents = f"0.{amount:02}"
-                asked.append(Movement(Kind.DEPOSIT, account, None, cents, key, detail))
-            [outcomes] = await batch(wire, [Group(asked)])
-            for one, (amount, _), outcome in zip(asked, amounts, outcomes, strict=True):
-                recorded_at = outcome.transaction.recorded_at
-                effective_at = one.detail.effective_at if one.detail else recorded_at
-                rows.append((recorded_at, effective_at, amount))
-        await wire.close()
-        reader = Reader(engine := ledger.read_engine(), 1, 10)
-        edges = [edge for row in rows for edge in row[:2]] or [START]
-        for _ in range(6):
-            edge = data.draw(st.sampled_from(edges))
-            at = edge + timedelta(microseconds=data.draw(st.sampled_from([-1, 0, 1])))
-            found = await account_at(reader, account, at)
-            assert found is not None
-            assert found.view.balance == sum(a for recorded, _, a in rows if recorded <= at)
-            assert found.view.version == sum(recorded <= at for recorded, _, _ in rows)
-            assert found.effective == sum(a for _, effective, a in rows if effective <= at)
-            assert found.final or at > datetime.now(UTC)
-        await engine.dispose()
-
-    asyncio.run(run())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,151 @@
+"""An account as of any moment, as recorded and as effective, is what a fold over all says."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledgerservice.database import Database
+from ledgerservice.model import Opening, Recorded, Transaction
+from ledgerservice.opening import open_accounts
+from ledgerservice.poster import MovementBatch
+from ledgerservice.reads import Reader
+from ledgerservice.requests import (
+    Capture,
+    Detail,
+    General,
+    Group,
+    Hold,
+    Instruction,
+    Kind,
+    Leg,
+    Movement,
+    Reversal,
+)
+from ledgerservice.statements import account_at
+
+moments = st.none() | st.integers(-50, 50).map(lambda n: n / 10)
+
+
+@pytest.fixture(scope="module")
+def ledger(new_database: Callable[..., Database]) -> Database:
+    return new_database()
+
+
+class Drawn(NamedTuple):
+    """What is to be asked for: of two of the accounts, and of an earlier hold or movement; and how
+    many seconds before or after its recording it takes effect.
+    """
+
+    kind: str
+    own: int
+    apart: int
+    amount: int
+    earlier: int
+    shift: float | None
+
+
+KINDS = ["DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "HOLD", "CAPTURE", "REVERSAL"]
+drawn = st.builds(
+    Drawn,
+    st.sampled_from(KINDS),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.integers(1, 50),
+    st.integers(0, 9),
+    moments,
+)
+
+
+class Told:
+    """Instructions that build on each other, and what each account's entries were said to be."""
+
+    def __init__(self, accounts: list[int]) -> None:
+        self.accounts = accounts
+        self.posted: list[Transaction] = []
+        self.rows: list[tuple[int, datetime, datetime, int, int]] = []
+
+    def instruction(self, one: Drawn, key: str) -> Instruction:
+        """What was drawn; a deposit where there is nothing yet to build on."""
+        at = None if one.shift is None else datetime.now(UTC) + timedelta(seconds=one.shift)
+        detail = None if at is None else Detail(effective_at=at)
+        own = self.accounts[one.own]
+        other, third = (self.accounts[(one.own + n * one.apart) % 3] for n in (1, 2))
+        cents = f"0.{one.amount:02}"
+        of = {Kind.HOLD} if one.kind == "CAPTURE" else set(Kind) - {Kind.HOLD, Kind.REVERSAL}
+        parents = [t.id for t in self.posted if t.kind in of]
+        parent = parents[one.earlier % len(parents)] if parents else None
+        if one.kind == "GENERAL":
+            legs = Leg(own, f"-{cents}"), Leg(own, "-0.01"), Leg(other, cents), Leg(third, "0.01")
+            return General(legs, key, detail=detail)
+        if one.kind == "HOLD":
+            return Hold(own, other, cents, key, detail=detail)
+        if one.kind == "CAPTURE" and parent is not None:
+            return Capture(parent, key, detail, cents)
+        if one.kind == "REVERSAL" and parent is not None:
+            return Reversal(parent, key, detail)
+        kind = Kind[one.kind] if one.kind in ("WITHDRAWAL", "TRANSFER") else Kind.DEPOSIT
+        return Movement(kind, own, other if kind is Kind.TRANSFER else None, cents, key, detail)
+
+    def keep(self, asked: Instruction, outcome: Recorded) -> None:
+        detail, found = asked.detail, outcome.transaction
+        if found.entries:
+            self.posted.append(found)
+        effective_at = found.recorded_at if detail is None else detail.effective_at
+        self.rows += [
+            (e.account_id, found.recorded_at, effective_at, e.amount, e.held_change)
+            for e in found.entries
+        ]
+
+    def then(self, account: int, at: datetime) -> tuple[int, ...]:
+        """Balance, held and version as recorded by then, and the balance as effective by then."""
+        own = [row[1:] for row in self.rows if row[0] == account]
+        past = [row for row in own if row[0] <= at]
+        effective = sum(amount for _, effective_at, amount, _ in own if effective_at <= at)
+        return sum(row[2] for row in past), sum(row[3] for row in past), len(past), effective
+
+
+async def told_of(ledger: Database, batches: list[list[Drawn]]) -> Told:
+    """Three accounts with some money, and what was drawn."""
+    wire, batch = await ledger.connect_writer(), MovementBatch()
+    mark = f"{id(batch)} {time.time()}"
+    openings = [Opening("o", "USD", None, f"{mark} {n}") for n in range(3)]
+    told = Told([account.account_id for account in await open_accounts(wire, openings)])
+    funding = [Drawn("DEPOSIT", n, 1, 50, 0, None) for n in range(3)]
+    for place, of_batch in enumerate([funding, *batches]):
+        asked = [told.instruction(one, f"{place}.{n}") for n, one in enumerate(of_batch)]
+        [outcomes] = await batch(wire, [Group(asked)])
+        for one, outcome in zip(asked, outcomes, strict=True):
+            if isinstance(outcome, Recorded):
+                told.keep(one, outcome)
+    await wire.close()
+    return told
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(drawn, min_size=1, max_size=4), max_size=8), st.data())
+def test_as_of_any_moment_is_what_a_fold_says(ledger, batches, data) -> None:
+    """Whatever moves money, some of which takes effect before or after it is recorded."""
+
+    async def run() -> None:
+        told = await told_of(ledger, batches)
+        reader = Reader(engine := ledger.read_engine(), 1, 10)
+        edges = [edge for row in told.rows for edge in row[1:3]]
+        for _ in range(6):
+            edge = data.draw(st.sampled_from(edges))
+            at = edge + timedelta(microseconds=data.draw(st.sampled_from([-1, 0, 1])))
+            for account in told.accounts:
+                found = await account_at(reader, account, at)
+                assert found is not None
+                view = found.view
+                figures = view.balance, view.held, view.version, found.effective
+                assert figures == told.then(account, at)
+                assert found.final or at > datetime.now(UTC)
+        await engine.dispose()
+
+    asyncio.run(run())
