@@ -89,12 +89,12 @@ def read(told: str | None) -> datetime:
 
 
 def detail_of(model: SequentialLedger, record: dict[str, Any], name: str) -> Any:
-    """A part of its detail; what the service does by itself has that of what it is due to."""
-    asked = record["asked"]
-    if not asked["idempotency_key"].startswith(BY_THE_SERVICE) or name == "effective_at":
+    """A part of its detail; what completes a hold or a transfer to come may have that of it."""
+    asked, parent = record["asked"], record["parent"]
+    completes = parent is not None and record["kind"] in ("TRANSFER", "CAPTURE")
+    if not completes or asked.keys() & set(DETAIL):
         return asked.get(name)
-    inherits = record["kind"] in ("TRANSFER", "CAPTURE")
-    return model.numbered[record["parent"]]["asked"].get(name) if inherits else None
+    return None if name == "effective_at" else model.numbered[parent]["asked"].get(name)
 
 
 def limits_of(state: dict[str, Any], exponent: int) -> dict[str, Any]:
