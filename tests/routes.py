@@ -11,8 +11,10 @@ def _routes() -> dict[str, set[str]]:
     """The methods of each path, which is written without the slash that may end it."""
     found: dict[str, set[str]] = {}
     for route in iter_route_contexts(API.routes):
+        if route.methods is None:  # the files of the docs
+            continue
         path = (route.path or "").removesuffix("/").replace(":path}", "}")
-        found.setdefault(path, set()).update(route.methods or ())
+        found.setdefault(path, set()).update(route.methods)
     return found
 
 

@@ -627,7 +627,7 @@ def test_hostile_ids_in_paths_name_nothing(service: RunningService, number: str)
         "/ACCOUNTS/",
         "/accounts/1/keys", "/accounts/../accounts/", "/./accounts/", "/%2e%2e/accounts/",
         "/accounts%00", "/health", "/health/", "/health/live//", "/%00", "/%FF",
-        "/.env", "/ledgers/default%2Faccounts", "/ledgers/a%2Fb/accounts",
+        "/.env", "/ledgers/default%2Faccounts",
         "/accounts/1/keys/a%0Ab", "*", f"/accounts/1%2F{MARK}", "/" + "a/" * 5_000,
         f"/%0d%0aLocation:%20{MARK}", f"/%5c{MARK}", f"//{MARK}.example/%2f..",
     ],

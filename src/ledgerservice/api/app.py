@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
@@ -50,7 +51,7 @@ again is safe.
 )
 
 
-PAGES = ("/docs", "/openapi.json")
+ASSETS = "/docs/assets"
 SERVERS = [
     {"url": "/", "description": "The default ledger."},
     {
@@ -64,17 +65,19 @@ SERVERS = [
 def create_api() -> FastAPI:
     """The FastAPI application; its state.runtime is set by whoever runs it."""
     api = FastAPIOffline(
+        docs_url=None,
         redoc_url=None,
-        static_url="/docs/assets",
+        static_url=ASSETS,
         title="Ledger service",
         version=__version__,
         description=DESCRIPTION,
         redirect_slashes=False,
         servers=SERVERS,
     )
-    for route in [route for route in api.routes if getattr(route, "path", "") in PAGES]:
-        assert isinstance(route, Route)
+    for route in [route for route in api.routes if isinstance(route, Route)]:  # the description's
         api.add_route(f"{route.path}/", route.endpoint, include_in_schema=False)
+    for path in ("/docs", "/docs/"):
+        api.add_route(path, _docs, include_in_schema=False)
     for router in ROUTERS:
         api.include_router(router)
     api.openapi = partial(_described, api.openapi)  # type: ignore[method-assign]
@@ -84,6 +87,18 @@ def create_api() -> FastAPI:
     api.add_exception_handler(RequestValidationError, _invalid_query)
     api.add_exception_handler(HTTPException, _http)
     return api
+
+
+async def _docs(request: Request) -> Response:
+    """The description as a page, with nothing of another server's."""
+    root = request.scope.get("root_path", "")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title="Ledger service",
+        swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
+    )
 
 
 def _described(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
