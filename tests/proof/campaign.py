@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from ledgerservice.database import parse_url
 from ledgerservice.verifier import verify
-from tests.proof import clients, faults, history, journal
+from tests.proof import choices, clients, faults, history, journal
 from tests.proof.canaries import CANARIES
 from tests.proof.checker import DOUBLED, LOST, Report, check
 from tests.proof.cluster import Broken, Disk, namespace
@@ -224,7 +224,7 @@ class WallClock:
 
 def wait_for_what_is_due(url: str) -> None:
     """Let the service do what it has promised for moments that the load chose; not for ever."""
-    time.sleep(clients.SOON_S[1])
+    time.sleep(choices.SOON_S[1])
     end_s = time.monotonic() + DUE_LIMIT_S
     while journal.due(url) and time.monotonic() < end_s:
         time.sleep(0.2)

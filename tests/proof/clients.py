@@ -8,24 +8,19 @@ import json
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
 
 from tests.proof import history
-from tests.proof.history import DRY_RUN, MOVEMENTS, PLAIN, STEPS, Attempt, Recorder, Request
-from tests.proof.judging.evidence import UNKNOWN, major, minor, outcome
+from tests.proof.bodies import body_of, item_of, route_of
+from tests.proof.choices import ACCOUNTS, Choices
+from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
+from tests.proof.judging.evidence import UNKNOWN, outcome
 
-ACCOUNTS = 8
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
-LARGEST = 300
-REPEATS, OTHER_BODY = 0.2, 0.3
-RECENT = 400
 BATCH = 60
 RESOLVED_AT_ONCE = 200
 SIZES = {
@@ -33,18 +28,7 @@ SIZES = {
     "atomic": (2, 6),  # of more there is nearly always one that is declined
 }
 
-KINDS = {
-    "transfer": 6, "deposit": 1, "withdraw": 1, "general": 1.5, "hold": 1.5, "capture": 1.5,
-    "release": 0.4, "reversal": 0.8, "schedule": 0.8, "cancellation": 0.3, "policy": 0.3,
-}  # fmt: skip
-SOON_S = (0.3, 4.0)
-PLACED = 60  # the newest holds and transactions are what is built on
-TYPES = {
-    "deposit": "DEPOSIT", "withdraw": "WITHDRAW", "transfer": "TRANSFER",
-    "general": "TRANSACTION", "hold": "HOLD", "capture": "CAPTURE", "release": "RELEASE",
-    "reversal": "REVERSAL", "schedule": "TRANSFER", "cancellation": "CANCELLATION",
-    "policy": "POLICY",
-}  # fmt: skip
+
 ACTIONS = {
     "movement": 60,
     "independent": 6,
@@ -60,87 +44,6 @@ ACTIONS = {
 }
 
 
-def route_of(request: Request) -> tuple[str, str]:
-    """Method and path of a request of its own."""
-    if request.kind == "policy":
-        return "PATCH", f"/accounts/{request.account}"
-    path = {
-        "general": "/transactions/",
-        "hold": "/holds/",
-        "capture": f"/holds/{request.parent}/capture",
-        "release": f"/holds/{request.parent}/release",
-        "reversal": f"/transactions/{request.parent}/reverse",
-        "schedule": "/transfer/",
-        "cancellation": f"/schedules/{request.parent}/cancel",
-    }.get(request.kind, f"/{request.kind}/")
-    return "POST", path
-
-
-def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
-    """The JSON of a movement; an item of a batch has what else stands in the path."""
-    body: dict[str, object] = {"idempotency_key": request.key}
-    if request.kind == "general":
-        body["legs"] = [{"account_id": a, "amount": major(n)} for a, n in request.legs]
-    elif request.amount:
-        body["amount"] = major(request.amount)
-    if request.kind in STEPS:
-        if item:
-            body[_PARENTS.get(request.kind, "hold_id")] = request.parent
-    elif request.kind == "policy":
-        body["floor"] = major(request.floor)
-        body["ceiling"] = None if request.ceiling is None else major(request.ceiling)
-        body["frozen"] = request.frozen or None
-        if item:
-            body["account_id"] = request.account
-    elif request.kind in ("transfer", "schedule"):
-        body["from_account_id"] = request.account
-    elif request.kind != "general":
-        body["account_id"] = request.account
-    if request.other is not None:
-        body["to_account_id"] = request.other
-    for name in ("final", "expires_at", "capture_at", "execute_at"):
-        if value := getattr(request, name):
-            body[name] = value
-    return body
-
-
-_PARENTS = {"reversal": "transaction_id", "cancellation": "schedule_id"}
-
-
-def item_of(request: Request) -> dict[str, object]:
-    """The JSON of a movement as an item of a batch."""
-    return {"type": TYPES[request.kind], **body_of(request, item=True)}
-
-
-def another(asked: Request, chance: random.Random) -> Request:
-    """A request with the same key and one thing changed; of a cancellation there is none."""
-    ways: list[dict[str, Any]] = [{"amount": asked.amount + 1}]
-    if asked.kind == "cancellation":
-        return asked
-    if asked.kind == "policy":
-        ways = [{"floor": asked.floor - 1}, {"frozen": "" if asked.frozen else "both"}]
-    if asked.legs:
-        (first, one), (second, two), *others = asked.legs
-        ways = [
-            {"amount": asked.amount + 1, "legs": ((first, one - 1), (second, two + 1), *others)},
-            {"legs": ((first, one), (_beside(second, first), two), *others)},
-        ]
-    if asked.other is not None:
-        ways.append({"other": _beside(asked.other, asked.account)})
-    if asked.kind == "capture":
-        ways.append({"final": not asked.final})
-    if asked.execute_at:
-        ways.append({"execute_at": _soon(chance)})
-    if asked.expires_at and not asked.capture_at:
-        ways.append({"expires_at": _soon(chance)})
-    return msgspec.structs.replace(asked, **chance.choice(ways))
-
-
-def _beside(account: int, other: int) -> int:
-    """An account that is neither."""
-    return next(n for n in (account % ACCOUNTS + 1, (account + 1) % ACCOUNTS + 1) if n != other)
-
-
 class Load:
     """Clients against services that come and go; `bases` may change at any moment."""
 
@@ -152,10 +55,7 @@ class Load:
         self._clients = clients
         self._seed = seed
         self._stopping = False
-        self._recent: deque[Request] = deque(maxlen=RECENT)
-        self._holds: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
-        self._scheduled: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
-        self._moved: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
+        self.choices = Choices()
         self._thread = threading.Thread(target=self._run, name="clients")
         self._failure: BaseException | None = None
 
@@ -197,91 +97,29 @@ class Load:
     async def _step(self, step: str, key: str, caller: "Caller", chance: random.Random) -> None:
         account = chance.randint(1, ACCOUNTS)
         if step == "movement":
-            await caller.move(self._movement(key, chance))
+            await caller.move(self.choices.movement(key, chance))
         elif step == "dry_run":
-            await caller.try_out(self._movement(key, chance, new=True))
+            await caller.try_out(self.choices.movement(key, chance, new=True))
         elif step in ("independent", "huge", "atomic", "stream", "linked"):
             size = chance.randint(*SIZES.get(step, (2, BATCH)))
-            movements = [self._movement(f"{key}.{n}", chance) for n in range(size)]
+            movements = [self.choices.movement(f"{key}.{n}", chance) for n in range(size)]
             if step == "stream":
                 await caller.stream(movements)
             elif step == "linked":
                 await caller.linked([movements[n : n + 3] for n in range(0, size, 3)])
             else:
                 await caller.batch("atomic" if step == "atomic" else "independent", movements)
-        elif step == "key" and self._recent:
-            asked = chance.choice(self._recent)
+        elif step == "key" and self.choices.recent:
+            asked = chance.choice(self.choices.recent)
             await caller.read(Request("key", asked.account, key=asked.key))
         elif step != "key":
             await caller.read(Request(step, 0 if step == "accounts" else account))
-
-    def _movement(self, key: str, chance: random.Random, *, new: bool = False) -> Request:
-        """A new movement, or one seen before, or one with a key seen before."""
-        if self._recent and not new and chance.random() < REPEATS:
-            asked = chance.choice(self._recent)
-            return another(asked, chance) if chance.random() < OTHER_BODY else asked
-        account, other, third = chance.sample(range(1, ACCOUNTS + 1), 3)
-        kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
-        amount = chance.randint(1, LARGEST)
-        request = Request("transfer", account, other, amount, key)
-        if kind in PLAIN:
-            request = Request(kind, account, other if kind == "transfer" else None, amount, key)
-        elif kind == "general":
-            part = chance.randint(0, amount - 1)
-            legs = [(account, -amount), (other, amount - part), *[(third, part)] * (part > 0)]
-            if chance.random() < 0.2:
-                legs += [(other, -1), (account, 1)]
-            request = Request(kind, account, None, amount, key, legs=tuple(legs))
-        elif kind == "hold":
-            request = self._hold(Request(kind, account, None, amount, key), other, chance)
-        elif kind == "schedule":
-            request = Request(kind, account, other, amount, key, execute_at=_soon(chance))
-        elif kind == "policy":
-            floor, ceiling = chance.choice([0, 0, -100, 50]), chance.choice([None, 1_500, 4_000])
-            frozen = chance.choice([""] * 12 + ["debits", "credits", "both"])
-            request = Request(kind, account, None, 0, key, floor=floor, ceiling=ceiling,
-                              frozen=frozen)  # fmt: skip
-        elif built_on := self._builds_on(kind):
-            parent, account, whole = chance.choice(built_on)
-            part = chance.choice([0, 0, chance.randint(1, whole), whole + 1])
-            part = 0 if kind == "cancellation" else part
-            final = kind == "capture" and chance.random() < 0.3
-            request = Request(kind, account, None, part, key, parent=parent, final=final)
-        if not new:
-            self._recent.append(request)
-        return request
-
-    def _builds_on(self, kind: str) -> deque[tuple[int, int, int]]:
-        return {"reversal": self._moved, "cancellation": self._scheduled}.get(kind, self._holds)
-
-    def _hold(self, request: Request, other: int, chance: random.Random) -> Request:
-        first, second = sorted([_soon(chance), _soon(chance)])
-        terms: dict[str, Any] = {"other": other} if chance.random() < 0.7 else {}
-        if (fate := chance.random()) < 0.4:
-            terms["expires_at"] = second
-        if 0.3 < fate < 0.6:
-            terms["capture_at"] = first
-        return msgspec.structs.replace(request, **terms)
-
-    def placed(self, request: Request, body: Any) -> None:
-        """What others may build on."""
-        there = (body["transaction_id"], request.account, minor(body["amount"]))
-        if request.kind == "hold":
-            self._holds.append(there)
-        elif request.kind == "schedule":
-            self._scheduled.append(there)
-        elif request.kind in (*PLAIN, "general", "capture"):
-            self._moved.append(there)
 
     def vanishes(self, chance: float) -> bool:
         """Whether a client is to go away in mid-request."""
         gone = chance < self.vanish_rate
         self.vanished += gone
         return gone
-
-
-def _soon(chance: random.Random) -> str:
-    return history.moment(datetime.now(UTC) + timedelta(seconds=chance.uniform(*SOON_S)))
 
 
 class Caller:
@@ -366,7 +204,7 @@ class Caller:
 
     def _told(self, request: Request, status: int, body: bytes) -> None:
         if status == 200:
-            self._load.placed(request, msgspec.json.decode(body))
+            self._load.choices.placed(request, msgspec.json.decode(body))
 
     async def read(self, request: Request) -> None:
         """A read."""

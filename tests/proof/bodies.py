@@ -1,0 +1,63 @@
+"""What is sent: the route and the JSON of a request of the load."""
+
+from tests.proof.history import STEPS, Request
+from tests.proof.judging.evidence import major
+
+TYPES = {
+    "deposit": "DEPOSIT", "withdraw": "WITHDRAW", "transfer": "TRANSFER",
+    "general": "TRANSACTION", "hold": "HOLD", "capture": "CAPTURE", "release": "RELEASE",
+    "reversal": "REVERSAL", "schedule": "TRANSFER", "cancellation": "CANCELLATION",
+    "policy": "POLICY",
+}  # fmt: skip
+
+
+def route_of(request: Request) -> tuple[str, str]:
+    """Method and path of a request of its own."""
+    if request.kind == "policy":
+        return "PATCH", f"/accounts/{request.account}"
+    path = {
+        "general": "/transactions/",
+        "hold": "/holds/",
+        "capture": f"/holds/{request.parent}/capture",
+        "release": f"/holds/{request.parent}/release",
+        "reversal": f"/transactions/{request.parent}/reverse",
+        "schedule": "/transfer/",
+        "cancellation": f"/schedules/{request.parent}/cancel",
+    }.get(request.kind, f"/{request.kind}/")
+    return "POST", path
+
+
+def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
+    """The JSON of a movement; an item of a batch has what else stands in the path."""
+    body: dict[str, object] = {"idempotency_key": request.key}
+    if request.kind == "general":
+        body["legs"] = [{"account_id": a, "amount": major(n)} for a, n in request.legs]
+    elif request.amount:
+        body["amount"] = major(request.amount)
+    if request.kind in STEPS:
+        if item:
+            body[_PARENTS.get(request.kind, "hold_id")] = request.parent
+    elif request.kind == "policy":
+        body["floor"] = major(request.floor)
+        body["ceiling"] = None if request.ceiling is None else major(request.ceiling)
+        body["frozen"] = request.frozen or None
+        if item:
+            body["account_id"] = request.account
+    elif request.kind in ("transfer", "schedule"):
+        body["from_account_id"] = request.account
+    elif request.kind != "general":
+        body["account_id"] = request.account
+    if request.other is not None:
+        body["to_account_id"] = request.other
+    for name in ("final", "expires_at", "capture_at", "execute_at"):
+        if value := getattr(request, name):
+            body[name] = value
+    return body
+
+
+_PARENTS = {"reversal": "transaction_id", "cancellation": "schedule_id"}
+
+
+def item_of(request: Request) -> dict[str, object]:
+    """The JSON of a movement as an item of a batch."""
+    return {"type": TYPES[request.kind], **body_of(request, item=True)}

@@ -1,0 +1,125 @@
+"""What the clients ask for: movements at random, of which some build on what there is."""
+
+import random
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from tests.proof import history
+from tests.proof.history import PLAIN, Request
+from tests.proof.judging.evidence import minor
+
+ACCOUNTS = 8
+LARGEST = 300
+REPEATS, OTHER_BODY = 0.2, 0.3
+RECENT = 400
+
+KINDS = {
+    "transfer": 6, "deposit": 1, "withdraw": 1, "general": 1.5, "hold": 1.5, "capture": 1.5,
+    "release": 0.4, "reversal": 0.8, "schedule": 0.8, "cancellation": 0.3, "policy": 0.3,
+}  # fmt: skip
+SOON_S = (0.3, 4.0)
+PLACED = 60  # the newest holds and transactions are what is built on
+
+
+def another(asked: Request, chance: random.Random) -> Request:
+    """A request with the same key and one thing changed; of a cancellation there is none."""
+    ways: list[dict[str, Any]] = [{"amount": asked.amount + 1}]
+    if asked.kind == "cancellation":
+        return asked
+    if asked.kind == "policy":
+        ways = [{"floor": asked.floor - 1}, {"frozen": "" if asked.frozen else "both"}]
+    if asked.legs:
+        (first, one), (second, two), *others = asked.legs
+        ways = [
+            {"amount": asked.amount + 1, "legs": ((first, one - 1), (second, two + 1), *others)},
+            {"legs": ((first, one), (_beside(second, first), two), *others)},
+        ]
+    if asked.other is not None:
+        ways.append({"other": _beside(asked.other, asked.account)})
+    if asked.kind == "capture":
+        ways.append({"final": not asked.final})
+    if asked.execute_at:
+        ways.append({"execute_at": _soon(chance)})
+    if asked.expires_at and not asked.capture_at:
+        ways.append({"expires_at": _soon(chance)})
+    return msgspec.structs.replace(asked, **chance.choice(ways))
+
+
+def _beside(account: int, other: int) -> int:
+    """An account that is neither."""
+    return next(n for n in (account % ACCOUNTS + 1, (account + 1) % ACCOUNTS + 1) if n != other)
+
+
+class Choices:
+    """What was asked for and what is there, and what to ask for next."""
+
+    def __init__(self) -> None:
+        self.recent: deque[Request] = deque(maxlen=RECENT)
+        self._holds: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
+        self._scheduled: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
+        self._moved: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
+
+    def movement(self, key: str, chance: random.Random, *, new: bool = False) -> Request:
+        """A new movement, or one seen before, or one with a key seen before."""
+        if self.recent and not new and chance.random() < REPEATS:
+            asked = chance.choice(self.recent)
+            return another(asked, chance) if chance.random() < OTHER_BODY else asked
+        account, other, third = chance.sample(range(1, ACCOUNTS + 1), 3)
+        kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
+        amount = chance.randint(1, LARGEST)
+        request = Request("transfer", account, other, amount, key)
+        if kind in PLAIN:
+            request = Request(kind, account, other if kind == "transfer" else None, amount, key)
+        elif kind == "general":
+            part = chance.randint(0, amount - 1)
+            legs = [(account, -amount), (other, amount - part), *[(third, part)] * (part > 0)]
+            if chance.random() < 0.2:
+                legs += [(other, -1), (account, 1)]
+            request = Request(kind, account, None, amount, key, legs=tuple(legs))
+        elif kind == "hold":
+            request = self._hold(Request(kind, account, None, amount, key), other, chance)
+        elif kind == "schedule":
+            request = Request(kind, account, other, amount, key, execute_at=_soon(chance))
+        elif kind == "policy":
+            floor, ceiling = chance.choice([0, 0, -100, 50]), chance.choice([None, 1_500, 4_000])
+            frozen = chance.choice([""] * 12 + ["debits", "credits", "both"])
+            request = Request(kind, account, None, 0, key, floor=floor, ceiling=ceiling,
+                              frozen=frozen)  # fmt: skip
+        elif built_on := self._builds_on(kind):
+            parent, account, whole = chance.choice(built_on)
+            part = chance.choice([0, 0, chance.randint(1, whole), whole + 1])
+            part = 0 if kind == "cancellation" else part
+            final = kind == "capture" and chance.random() < 0.3
+            request = Request(kind, account, None, part, key, parent=parent, final=final)
+        if not new:
+            self.recent.append(request)
+        return request
+
+    def _builds_on(self, kind: str) -> deque[tuple[int, int, int]]:
+        return {"reversal": self._moved, "cancellation": self._scheduled}.get(kind, self._holds)
+
+    def _hold(self, request: Request, other: int, chance: random.Random) -> Request:
+        first, second = sorted([_soon(chance), _soon(chance)])
+        terms: dict[str, Any] = {"other": other} if chance.random() < 0.7 else {}
+        if (fate := chance.random()) < 0.4:
+            terms["expires_at"] = second
+        if 0.3 < fate < 0.6:
+            terms["capture_at"] = first
+        return msgspec.structs.replace(request, **terms)
+
+    def placed(self, request: Request, body: Any) -> None:
+        """What others may build on."""
+        there = (body["transaction_id"], request.account, minor(body["amount"]))
+        if request.kind == "hold":
+            self._holds.append(there)
+        elif request.kind == "schedule":
+            self._scheduled.append(there)
+        elif request.kind in (*PLAIN, "general", "capture"):
+            self._moved.append(there)
+
+
+def _soon(chance: random.Random) -> str:
+    return history.moment(datetime.now(UTC) + timedelta(seconds=chance.uniform(*SOON_S)))
