@@ -162,6 +162,14 @@ def a_dry_run_that_wrote(d: Doctor) -> None:
     d.attempts.append(Attempt("rehearsing", 1, replace(asked, kind=DRY_RUN)))
 
 
+def answered_another_balance(d: Doctor) -> None:
+    declined = d.decline().body["transaction_id"]
+    for a in d.attempts:
+        if isinstance(a.body, dict) and a.body.get("transaction_id") == declined:
+            decided_on = {**a.body["decided_on"], "balance": "77.77"}
+            a.body = {**a.body, "decided_on": decided_on}
+
+
 DOCTORED: dict[Callable[[Doctor], None], str] = {
     lost_acknowledgement: "lost",
     lost_decline: "decline_lost",
@@ -183,5 +191,6 @@ DOCTORED: dict[Callable[[Doctor], None], str] = {
     refused_after_it_was_acknowledged: "answers_differ",
     a_step_called_another_after_it_was_acknowledged: "answers_differ",
     answered_another_reason: "content_differs",
+    answered_another_balance: "content_differs",
     a_dry_run_that_wrote: "dry_run_written",
 }

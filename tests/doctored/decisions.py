@@ -5,7 +5,8 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from tests.doctored.doctor import Doctor, another_account, ask_otherwise, whole_group
-from tests.proof.judging.evidence import OK, outcome
+from tests.proof.journal import Transaction
+from tests.proof.judging.evidence import DECLINED, OK, outcome
 
 
 def applied_twice(d: Doctor) -> None:
@@ -57,7 +58,11 @@ def declined_though_there_was_something_to_reverse(d: Doctor) -> None:
 
 
 def declined_legs_that_there_was_enough_for(d: Doctor) -> None:
-    row = next(t for t in d.journal.transactions if t.kind == "general" and t.reason)
+    row = next(
+        t
+        for t in d.journal.transactions
+        if t.kind == "general" and t.reason not in (None, "condition_failed")
+    )
     attempts = [a for a in d.attempts if a.request.key == row.key and a.status == 400]
     for attempt in attempts:
         (first, _), (second, _) = attempt.request.legs
@@ -141,6 +146,49 @@ def declined_to_reverse_what_there_was_enough_for(d: Doctor) -> None:
     row.amount = 1
 
 
+def _demanding(d: Doctor, *, declined: bool) -> Transaction:
+    """A transaction of legs that demanded something, and was the only one with its key."""
+    in_question = [
+        a
+        for a in d.attempts
+        if a.request.conditions and outcome(a) == (DECLINED if declined else OK) and not a.replayed
+    ]
+    rows = map(d.row, in_question)
+    return d.chance.choice([t for t in rows if t.reason in (None, "condition_failed")])
+
+
+def posted_with_less_available_than_demanded(d: Doctor) -> None:
+    row = _demanding(d, declined=False)
+    ask_otherwise(d, row, conditions=((row.account, "available_at_least", 10**9),))
+
+
+def posted_at_a_lower_balance_than_demanded(d: Doctor) -> None:
+    row = _demanding(d, declined=False)
+    ask_otherwise(d, row, conditions=((row.account, "balance_at_least", 10**9),))
+
+
+def posted_at_another_version_than_demanded(d: Doctor) -> None:
+    """At the one after: what the transaction itself made of the account."""
+    row = _demanding(d, declined=False)
+    own = next(leg for leg in d.legs(row) if leg.account == row.account)
+    ask_otherwise(d, row, conditions=((row.account, "version", own.seq),))
+
+
+def declined_for_a_condition_that_was_met(d: Doctor) -> None:
+    row = _demanding(d, declined=True)
+    conditions = (
+        (row.deciding_account, "available_at_least", row.deciding_available),
+        (row.deciding_account, "version", row.deciding_version),
+    )
+    ask_otherwise(d, row, conditions=conditions)
+
+
+def declined_for_a_condition_of_another_account(d: Doctor) -> None:
+    row = _demanding(d, declined=True)
+    stranger = another_account(row.deciding_account)
+    ask_otherwise(d, row, conditions=((stranger, "balance_at_least", 10**9),))
+
+
 DOCTORED: dict[Callable[[Doctor], None], str] = {
     applied_twice: "key_twice",
     nobody_asked: "unasked",
@@ -161,4 +209,9 @@ DOCTORED: dict[Callable[[Doctor], None], str] = {
     called_above_a_ceiling_that_is_none: "decline_unjust",
     declined_on_a_stranger: "decline_unjust",
     declined_to_reverse_what_there_was_enough_for: "decline_unjust",
+    posted_with_less_available_than_demanded: "condition_not_met",
+    posted_at_a_lower_balance_than_demanded: "condition_not_met",
+    posted_at_another_version_than_demanded: "condition_not_met",
+    declined_for_a_condition_that_was_met: "decline_unjust",
+    declined_for_a_condition_of_another_account: "decline_unjust",
 }

@@ -31,7 +31,7 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
     """The JSON of a movement; an item of a batch has what else stands in the path."""
     body: dict[str, object] = {"idempotency_key": request.key}
     if request.kind == "general":
-        body["legs"] = [{"account_id": a, "amount": major(n)} for a, n in request.legs]
+        body["legs"] = _legs(request)
     elif request.amount:
         body["amount"] = major(request.amount)
     if request.kind in STEPS:
@@ -53,6 +53,18 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
         if value := getattr(request, name):
             body[name] = value
     return body
+
+
+def _legs(request: Request) -> list[dict[str, object]]:
+    """The legs; the first of an account demands what is demanded of it."""
+    demanded: dict[int, dict[str, object]] = {}
+    for account, name, value in request.conditions:
+        given = value if name == "version" else major(value)
+        demanded.setdefault(account, {})[name] = given
+    return [
+        {"account_id": account, "amount": major(amount), **demanded.pop(account, {})}
+        for account, amount in request.legs
+    ]
 
 
 _PARENTS = {"reversal": "transaction_id", "cancellation": "schedule_id"}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tests.proof.history import Attempt
 from tests.proof.journal import Journal
-from tests.proof.judging import accounts, answers, decisions, moments, reads
+from tests.proof.judging import accounts, answers, conditions, decisions, moments, reads
 from tests.proof.judging.evidence import Case, Clock, outcome
 
 PROMISES = (
@@ -18,6 +18,7 @@ PROMISES = (
     accounts.accounts_continue,
     accounts.policies_are_kept,
     accounts.reversals_are_bounded,
+    conditions.conditions_are_met,
     moments.holds_are_kept,
     moments.schedules_are_settled_once,
     decisions.groups_are_whole,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tests.proof import history
-from tests.proof.history import PLAIN, Request
+from tests.proof.history import CONDITIONS, PLAIN, Request
 from tests.proof.judging.evidence import minor
 
 ACCOUNTS = 8
@@ -35,7 +35,8 @@ def another(asked: Request, chance: random.Random) -> Request:
         (first, one), (second, two), *others = asked.legs
         ways = [
             {"amount": asked.amount + 1, "legs": ((first, one - 1), (second, two + 1), *others)},
-            {"legs": ((first, one), (_beside(second, first), two), *others)},
+            {"legs": ((first, one), (_beside(second, first), two), *others), "conditions": ()},
+            {"conditions": ((first, "balance_at_least", asked.amount + 7),)},
         ]
     if asked.other is not None:
         ways.append({"other": _beside(asked.other, asked.account)})
@@ -58,6 +59,7 @@ class Choices:
 
     def __init__(self) -> None:
         self.recent: deque[Request] = deque(maxlen=RECENT)
+        self._versions: dict[int, int] = {}
         self._holds: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
         self._scheduled: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
         self._moved: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
@@ -78,7 +80,10 @@ class Choices:
             legs = [(account, -amount), (other, amount - part), *[(third, part)] * (part > 0)]
             if chance.random() < 0.2:
                 legs += [(other, -1), (account, 1)]
-            request = Request(kind, account, None, amount, key, legs=tuple(legs))
+            conditions = self._conditions(chance.choice([account, other]), chance)
+            request = Request(
+                kind, account, None, amount, key, legs=tuple(legs), conditions=conditions
+            )
         elif kind == "hold":
             request = self._hold(Request(kind, account, None, amount, key), other, chance)
         elif kind == "schedule":
@@ -98,6 +103,15 @@ class Choices:
             self.recent.append(request)
         return request
 
+    def _conditions(self, account: int, chance: random.Random) -> tuple[tuple[int, str, int], ...]:
+        """None, one, or all of what a leg can demand, of which about half is so."""
+        known = self._versions.get(account, 0) + chance.choice([0, 0, 0, 1])
+        values = dict(
+            zip(CONDITIONS, (chance.randint(0, 600), chance.randint(0, 900), known), strict=True)
+        )
+        names = chance.choice([(), (), (), *((name,) for name in CONDITIONS), CONDITIONS])
+        return tuple((account, name, values[name]) for name in names)
+
     def _builds_on(self, kind: str) -> deque[tuple[int, int, int]]:
         return {"reversal": self._moved, "cancellation": self._scheduled}.get(kind, self._holds)
 
@@ -112,6 +126,9 @@ class Choices:
 
     def placed(self, request: Request, body: Any) -> None:
         """What others may build on."""
+        for entry in body["entries"]:
+            account = entry["account_id"]
+            self._versions[account] = max(entry["version"], self._versions.get(account, 0))
         there = (body["transaction_id"], request.account, minor(body["amount"]))
         if request.kind == "hold":
             self._holds.append(there)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tests.proof.history import PLAIN, STEPS, Attempt, Request
+from tests.proof.history import CONDITIONS, PLAIN, STEPS, Attempt, Request
 from tests.proof.journal import Account, Entry, Hold, Journal, Schedule, Transaction
 from tests.proof.judging.evidence import CREDITS, DEBITS, FROZEN, OWN, major
 
@@ -67,30 +67,54 @@ class Fabricated:
             self._move(self._movement(account, other, f"k{number}"))
 
     def _movement(self, account: int, other: int, key: str) -> Request:
-        kinds = ["deposit", "withdraw", "transfer", "transfer", "general", "hold", "schedule"]
-        kinds += [*STEPS, "policy"]
+        kinds = [*PLAIN, "deposit", "general", "general", "hold", "hold", *STEPS, "reversal"]
+        kinds += ["schedule", "policy"]
         kind = self._random.choice(kinds)
         amount = self._random.randint(1, 50)
         if kind == "general":
             legs = ((account, -amount), (other, amount))
-            return Request(kind, account, None, amount, key, legs=legs)
+            conditions = self._conditions(self._random.choice([account, other]))
+            return Request(kind, account, None, amount, key, legs=legs, conditions=conditions)
         if kind == "hold":
             terms = {"expires_at": self._moment(30)} if self._random.random() < 0.3 else {}
             return Request(kind, account, other, amount, key, **terms)
         if kind == "schedule":
             return Request(kind, account, other, amount, key, execute_at=self._moment(20))
         if kind == "policy":
-            floor, ceiling = self._random.choice([0, 0, -20, 30]), self._random.choice([None, 90])
-            frozen = self._random.choice([""] * 9 + ["debits", "credits", "both"])
+            floor, ceiling = (
+                self._random.choice([0, 0, -20, 30]),
+                self._random.choice([None, None, 150]),
+            )
+            frozen = self._random.choice([""] * 20 + ["debits", "credits", "both"])
             return Request(kind, account, None, 0, key, floor=floor, ceiling=ceiling, frozen=frozen)
         moved = [t for t in self.journal.transactions if t.kind == "transfer" and not t.reason]
         there: dict[str, list[Any]] = {"reversal": moved, "cancellation": self.journal.schedules}
         if kind in STEPS and (built_on := there.get(kind, self.journal.holds)):
-            parent = self._random.choice(built_on[-20:])
-            part = 0 if kind == "cancellation" else self._random.choice([0, amount])
+            parent = self._random.choice(built_on[-4 if kind == "cancellation" else -20 :])
+            parts = [0] if kind == "cancellation" else [0, amount, amount // 4 + 1]
+            part = self._random.choice(parts)
             return Request(kind, parent.account, None, part, key, parent=parent.id)
         kind = kind if kind in PLAIN else "transfer"
         return Request(kind, account, other if kind == "transfer" else None, amount, key)
+
+    def _conditions(self, account: int) -> tuple[tuple[int, str, int], ...]:
+        now = self._accounts[account]
+        known = {"available_at_least": 20, "balance_at_least": 30, "version": now.version}
+        names = [name for name in CONDITIONS if self._random.random() < 0.3]
+        return tuple((account, n, known[n] + self._random.choice([0, 0, 20])) for n in names)
+
+    def _unmet(self, request: Request) -> Account | None:
+        """The account of which something is demanded that is not so."""
+        for number, name, value in request.conditions:
+            now = self._accounts[number]
+            met = {
+                "available_at_least": now.balance - now.held >= value,
+                "balance_at_least": now.balance >= value,
+                "version": now.version == value,
+            }
+            if not met[name]:
+                return now
+        return None
 
     def _moment(self, later: int = 0) -> str:
         return f"{self._now + later * STEP_NS:020}"
@@ -186,6 +210,8 @@ class Fabricated:
         }
         self.journal.transactions.append(row)
         decider = self._accounts[row.account] if reason else None
+        if decider is None and (decider := self._unmet(request)) is not None:
+            reason = "condition_failed"
         if decider is None and (refused := self._refused(moves)) is not None:
             decider, reason = refused
         if decider is None:
@@ -200,6 +226,7 @@ class Fabricated:
             "account_id": decider.id,
             "version": decider.version,
             "available": major(row.deciding_available),
+            "balance": major(decider.balance),
         }
         return 400, {**body, "code": row.reason, "decided_on": decided_on}
 

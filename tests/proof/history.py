@@ -16,6 +16,7 @@ PLAIN = ("deposit", "withdraw", "transfer")
 STEPS = ("capture", "release", "reversal", "cancellation")
 MOVEMENTS = (*PLAIN, "general", "hold", "schedule", "policy", *STEPS)
 DRY_RUN = "dry_run"
+CONDITIONS = ("available_at_least", "balance_at_least", "version")
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -24,7 +25,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     `kind` is one of MOVEMENTS, a DRY_RUN of one of them, or a read: `account` (its state),
     `accounts` (the state of all), `history` (its newest page) or `key` (what became of a key).
     `amount` is in minor units; of a step 0 is all that is left. A step names its `parent`, whose
-    account is `account`; a general transaction has `legs` of account and amount; a hold may have
+    account is `account`. A general transaction has `legs` of account and amount, and `conditions`
+    of account, what is demanded (CONDITIONS), and how much or which version. A hold may have
     moments at which it expires, or is captured by the service; a schedule is a transfer that the
     service executes at its moment. A policy is an account's floor, its ceiling, and what it is
     `frozen` for.
@@ -38,6 +40,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     parent: int = 0
     final: bool = False
     legs: tuple[tuple[int, int], ...] = ()
+    conditions: tuple[tuple[int, str, int], ...] = ()
     expires_at: str = ""
     capture_at: str = ""
     execute_at: str = ""

@@ -85,9 +85,19 @@ def answer_is_kept(case: Case, attempt: Attempt, rows: list[Transaction], where:
         return
     if attempt.request.kind != "key" and not asks_for(case, attempt.request, row):
         yield "content_differs", f"{where}: kept is another request's transaction {row.id}"
+    if not _is_as_it_was(case, attempt.body.get("decided_on", {})):
+        yield "content_differs", f"{where}: declined on another balance"
     kept = _content(case, row)
     if (answered := _told(attempt.body)) != kept:
         yield "content_differs", f"{where}: answered {answered}, kept {kept}"
+
+
+def _is_as_it_was(case: Case, decided_on: Any) -> bool:
+    """Whether a decline's figures are the account's; a plain movement's have no balance."""
+    if "balance" not in decided_on:
+        return True
+    state = case.state(decided_on["account_id"], decided_on["version"])
+    return state is not None and minor(decided_on["balance"]) == state[0]
 
 
 def _told(body: Any) -> tuple[Any, ...]:

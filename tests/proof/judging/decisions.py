@@ -5,8 +5,9 @@ from collections import defaultdict
 from tests.proof.history import PLAIN, Attempt
 from tests.proof.journal import Transaction
 from tests.proof.judging.accounts import frozen
+from tests.proof.judging.conditions import fails
 from tests.proof.judging.evidence import DECLINED, OK, OWN, REFUSED, Case, Found, outcome
-from tests.proof.judging.matching import asks_for, moved_back
+from tests.proof.judging.matching import asks_for, moved_back, requests_of
 from tests.proof.judging.moments import own_is_due
 
 
@@ -83,6 +84,8 @@ def _is_just(case: Case, t: Transaction) -> bool:
     decider, version = t.deciding_account or 0, t.deciding_version or 0
     if t.reason in ("insufficient_funds", "balance_ceiling", "account_frozen"):
         return decider > 0 and _is_not_allowed(case, t)
+    if t.reason == "condition_failed":
+        return any(fails(case, request, decider, version) for request in requests_of(case, t))
     if decider != t.account:
         return False
     if t.reason == "schedule_settled":
@@ -104,12 +107,11 @@ def _is_just(case: Case, t: Transaction) -> bool:
 def _is_not_allowed(case: Case, t: Transaction) -> bool:
     """Whether the policy of the account that decided it forbids what it was to do.
 
-    The row does not tell the legs, and keys are used for other legs too: any that were asked for.
+    The row does not tell the legs, and keys are used for other legs too.
     """
     decider, version = t.deciding_account or 0, t.deciding_version or 0
     floor, ceiling, restricted = case.policy(decider, version)
-    asked = case.asked.get((t.account, t.key), [])
-    requests = {a.request for a in asked if asks_for(case, a.request, t)}
+    requests = requests_of(case, t)
     if not requests and t.kind in ("general", "reversal"):
         return t.reason != "balance_ceiling" or ceiling is not None  # a stranger's
     balance, _ = case.state(decider, version) or (0, 0)

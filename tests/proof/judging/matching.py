@@ -4,7 +4,7 @@ from collections import Counter
 
 from tests.proof.history import STEPS, Request
 from tests.proof.journal import Transaction
-from tests.proof.judging.evidence import FROZEN, Case, Policy
+from tests.proof.judging.evidence import DECLINED, FROZEN, OK, Case, Policy, outcome
 
 
 def asks_for(case: Case, request: Request, row: Transaction) -> bool:
@@ -17,6 +17,17 @@ def asks_for(case: Case, request: Request, row: Transaction) -> bool:
         and (request.parent or None) == row.parent
         and (row.reason is not None or is_done(case, request, row))
     )
+
+
+def requests_of(case: Case, row: Transaction) -> set[Request]:
+    """The requests that a transaction was the answer to; where there is none, all that it can be.
+
+    A row does not tell all that was asked for, and some keys are used for another request too.
+    """
+    asked = case.asked.get((row.account, row.key), [])
+    same = [attempt for attempt in asked if asks_for(case, attempt.request, row)]
+    told = {attempt.request for attempt in same if outcome(attempt) in (OK, DECLINED)}
+    return told or {attempt.request for attempt in same}
 
 
 def is_done(case: Case, request: Request, row: Transaction) -> bool:
