@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from tests.doctored.doctor import Doctor, another_account
 from tests.proof.history import Attempt, Request
-from tests.proof.judging.evidence import OK, major, outcome
+from tests.proof.judging.evidence import CLOSED, OK, major, outcome
 
 
 def _state(d: Doctor, number: int, version: int) -> dict[str, object]:
@@ -27,7 +27,8 @@ def _state(d: Doctor, number: int, version: int) -> dict[str, object]:
         "available": major(row.balance - row.held),
         "floor": major(floor),
         "ceiling": None if ceiling is None else major(ceiling),
-        "frozen": [None, "debits", "credits", "both"][restricted],
+        "frozen": [None, "debits", "credits", "both"][restricted & ~CLOSED],
+        "closed": restricted & CLOSED > 0,
     }
 
 
@@ -149,6 +150,11 @@ def a_history_of_other_amounts(d: Doctor) -> None:
     reading.body = [{**row, "amount": "77.77"} for row in reading.body]
 
 
+def a_read_of_a_closed_account_that_is_open(d: Doctor) -> None:
+    reading = d.reading("account")
+    reading.body = {**reading.body, "closed": not reading.body["closed"]}
+
+
 DOCTORED: dict[Callable[[Doctor], None], str] = {
     stale_read: "real_time",
     stale_history: "real_time",
@@ -165,6 +171,7 @@ DOCTORED: dict[Callable[[Doctor], None], str] = {
     read_of_another_account: "read_of_nothing",
     read_of_all_but_one: "read_of_nothing",
     a_read_that_finds_no_account: "refusal_unjust",
+    a_read_of_a_closed_account_that_is_open: "read_of_nothing",
     a_key_that_tells_something_else: "content_differs",
     a_key_that_was_taken_back: "lost",
     a_history_of_other_amounts: "read_of_nothing",

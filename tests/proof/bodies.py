@@ -41,6 +41,8 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
         body["floor"] = major(request.floor)
         body["ceiling"] = None if request.ceiling is None else major(request.ceiling)
         body["frozen"] = request.frozen or None
+        if request.closed:
+            body["closed"] = True
         if item:
             body["account_id"] = request.account
     elif request.kind in ("transfer", "schedule"):
@@ -49,7 +51,7 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
         body["account_id"] = request.account
     if request.other is not None:
         body["to_account_id"] = request.other
-    for name in ("final", "expires_at", "capture_at", "execute_at"):
+    for name in ("final", "expires_at", "capture_at", "execute_at", "actor", "reason"):
         if value := getattr(request, name):
             body[name] = value
     return body

@@ -17,6 +17,7 @@ PROMISES = (
     accounts.transactions_balance,
     accounts.accounts_continue,
     accounts.policies_are_kept,
+    accounts.closings_are_final,
     accounts.reversals_are_bounded,
     conditions.conditions_are_met,
     moments.holds_are_kept,

@@ -11,15 +11,17 @@ from tests.proof import history
 from tests.proof.history import CONDITIONS, PLAIN, Request
 from tests.proof.judging.evidence import minor
 
-ACCOUNTS = 8
+ACCOUNTS = 8  # which most of the money moves between
+SMALL = range(ACCOUNTS + 1, ACCOUNTS + 33)  # with next to nothing, so that they can be closed
 LARGEST = 300
 REPEATS, OTHER_BODY = 0.2, 0.3
 RECENT = 400
 
 KINDS = {
     "transfer": 6, "deposit": 1, "withdraw": 1, "general": 1.5, "hold": 1.5, "capture": 1.5,
-    "release": 0.4, "reversal": 0.8, "schedule": 0.8, "cancellation": 0.3, "policy": 0.3,
+    "release": 0.4, "reversal": 0.8, "schedule": 0.8, "cancellation": 0.3, "policy": 0.4,
 }  # fmt: skip
+A_SMALL = 0.06  # of the movements are on one of these
 SOON_S = (0.3, 4.0)
 PLACED = 60  # the newest holds and transactions are what is built on
 
@@ -31,6 +33,7 @@ def another(asked: Request, chance: random.Random) -> Request:
         return asked
     if asked.kind == "policy":
         ways = [{"floor": asked.floor - 1}, {"frozen": "" if asked.frozen else "both"}]
+        ways += [{"actor": "another"}, {"reason": "another"}]
     if asked.legs:
         (first, one), (second, two), *others = asked.legs
         ways = [
@@ -72,6 +75,9 @@ class Choices:
         account, other, third = chance.sample(range(1, ACCOUNTS + 1), 3)
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
         amount = chance.randint(1, LARGEST)
+        if chance.random() < A_SMALL:
+            account, amount = chance.choice(SMALL), chance.randint(1, 3)
+            account, other = chance.choice([(account, other), (other, account)])
         request = Request("transfer", account, other, amount, key)
         if kind in PLAIN:
             request = Request(kind, account, other if kind == "transfer" else None, amount, key)
@@ -89,10 +95,7 @@ class Choices:
         elif kind == "schedule":
             request = Request(kind, account, other, amount, key, execute_at=_soon(chance))
         elif kind == "policy":
-            floor, ceiling = chance.choice([0, 0, -100, 50]), chance.choice([None, 1_500, 4_000])
-            frozen = chance.choice([""] * 12 + ["debits", "credits", "both"])
-            request = Request(kind, account, None, 0, key, floor=floor, ceiling=ceiling,
-                              frozen=frozen)  # fmt: skip
+            request = self._policy(Request(kind, account, None, 0, key), chance)
         elif built_on := self._builds_on(kind):
             parent, account, whole = chance.choice(built_on)
             part = chance.choice([0, 0, chance.randint(1, whole), whole + 1])
@@ -102,6 +105,18 @@ class Choices:
         if not new:
             self.recent.append(request)
         return request
+
+    def _policy(self, request: Request, chance: random.Random) -> Request:
+        """Of the accounts that the money moves between none is closed, for that is for ever."""
+        return msgspec.structs.replace(
+            request,
+            floor=chance.choice([0, 0, -100, 50]),
+            ceiling=chance.choice([None, None, 1_500, 1_500, 4_000, 20]),
+            frozen=chance.choice([""] * 12 + ["debits", "credits", "both"]),
+            closed=request.account in SMALL and chance.random() < 0.6,
+            actor=chance.choice(["credit desk", "risk"]),
+            reason=chance.choice(["as agreed", "too many complaints"]),
+        )
 
     def _conditions(self, account: int, chance: random.Random) -> tuple[tuple[int, str, int], ...]:
         """None, one, or all of what a leg can demand, of which about half is so."""

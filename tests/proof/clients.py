@@ -16,7 +16,7 @@ import msgspec
 
 from tests.proof import history
 from tests.proof.bodies import body_of, item_of, route_of
-from tests.proof.choices import ACCOUNTS, Choices
+from tests.proof.choices import ACCOUNTS, SMALL, Choices
 from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
 from tests.proof.judging.evidence import UNKNOWN, outcome
 
@@ -248,9 +248,9 @@ def _item(number: int, result: dict[str, object]) -> tuple[int, int, bytes, bool
 
 
 def fund(folder: Path, base: str) -> None:
-    """Open the accounts, 1 to ACCOUNTS, and put a little money into each."""
+    """Open the accounts, and put a little money into those it is to move between."""
     with httpx.Client(base_url=base, timeout=30) as http:
-        for number in range(1, ACCOUNTS + 1):
+        for number in (*range(1, ACCOUNTS + 1), *SMALL):
             body = {"owner": f"owner {number}", "currency": "USD"}
             answer = http.post("/accounts/", json=body, headers={"Idempotency-Key": f"{number}"})
             assert answer.json()["id"] == number, answer.text
@@ -289,7 +289,7 @@ async def _resolve(folder: Path, base: str, end_s: float) -> None:
             for start in range(0, len(pending), RESOLVED_AT_ONCE):
                 await caller.batch("independent", pending[start : start + RESOLVED_AT_ONCE])
             pending = list(unknown(history.read(folder)))
-        for number in range(1, ACCOUNTS + 1):
+        for number in (*range(1, ACCOUNTS + 1), *SMALL):
             await caller.read(Request("account", number))
             await caller.read(Request("history", number))
         await caller.read(Request("accounts"))

@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 
 from tests.proof.history import CONDITIONS, PLAIN, STEPS, Attempt, Request
-from tests.proof.journal import Account, Entry, Hold, Journal, Schedule, Transaction
-from tests.proof.judging.evidence import CREDITS, DEBITS, FROZEN, OWN, major
+from tests.proof.journal import Account, Entry, Hold, Journal, Policy, Schedule, Transaction
+from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, OWN, major
+from tests.proof.judging.matching import asked_policy
 
 STEP_NS = 1_000
+SMALL = range(101, 113)  # accounts with next to nothing, which are closed
 OUTSIDE = -1
 
 
@@ -27,15 +29,13 @@ class Fabricated:
         self.attempts: list[Attempt] = []
         self.journal = Journal(
             [Account(OUTSIDE, 1, 0, 0, 0, None)]
-            + [Account(n, 1, 0, 0, 0, 0) for n in range(1, accounts + 1)],
-            [],
-            [],
+            + [Account(n, 1, 0, 0, 0, 0) for n in (*range(1, accounts + 1), *SMALL)],
             [],
             [],
         )
         self._accounts = {account.id: account for account in self.journal.accounts}
         self._rows: dict[int, list[Entry]] = {account: [] for account in self._accounts}
-        self._customers = [account for account in self._accounts if account > 0]
+        self._customers = list(range(1, accounts + 1))
         self._answers: dict[tuple[int, str], tuple[Request, int, dict[str, Any]]] = {}
         for number in range(operations):
             self._now += STEP_NS
@@ -54,7 +54,9 @@ class Fabricated:
         if chance < 0.1:
             self._attempt(Request("account", account), 200, self._state(account))
         elif chance < 0.15:
-            self._attempt(Request("accounts"), 200, [self._state(a) for a in self._customers])
+            self._attempt(
+                Request("accounts"), 200, [self._state(a) for a in (*self._customers, *SMALL)]
+            )
         elif chance < 0.2:
             self._attempt(Request("history", account), 200, self._page(account))
         elif chance < 0.25:
@@ -71,6 +73,11 @@ class Fabricated:
         kinds += ["schedule", "policy"]
         kind = self._random.choice(kinds)
         amount = self._random.randint(1, 50)
+        if self._random.random() < 0.15:
+            account, amount = self._random.choice(SMALL), self._random.randint(1, 2)
+            kind = self._random.choice([*PLAIN, "deposit", "hold", "policy", "policy", "schedule"])
+            if kind in ("transfer", "schedule") and self._random.random() < 0.5:
+                account, other = other, account
         if kind == "general":
             legs = ((account, -amount), (other, amount))
             conditions = self._conditions(self._random.choice([account, other]))
@@ -85,8 +92,14 @@ class Fabricated:
                 self._random.choice([0, 0, -20, 30]),
                 self._random.choice([None, None, 150]),
             )
-            frozen = self._random.choice([""] * 20 + ["debits", "credits", "both"])
-            return Request(kind, account, None, 0, key, floor=floor, ceiling=ceiling, frozen=frozen)
+            frozen = self._random.choice([""] * 12 + ["debits", "credits", "both"])
+            closed = account in SMALL and self._random.random() < 0.6
+            if self._random.random() < 0.1:
+                floor, ceiling = 30, 20
+            return Request(
+                kind, account, None, 0, key, floor=floor, ceiling=ceiling, frozen=frozen,
+                closed=closed, actor=self._random.choice(["ann", "bob"]), reason="as agreed",
+            )  # fmt: skip
         moved = [t for t in self.journal.transactions if t.kind == "transfer" and not t.reason]
         there: dict[str, list[Any]] = {"reversal": moved, "cancellation": self.journal.schedules}
         if kind in STEPS and (built_on := there.get(kind, self.journal.holds)):
@@ -102,6 +115,23 @@ class Fabricated:
         known = {"available_at_least": 20, "balance_at_least": 30, "version": now.version}
         names = [name for name in CONDITIONS if self._random.random() < 0.3]
         return tuple((account, n, known[n] + self._random.choice([0, 0, 20])) for n in names)
+
+    def _objection(self, request: Request) -> tuple[Account, str] | None:
+        """Why it cannot be, whatever it is to move."""
+        own = self._accounts[request.account]
+        if request.kind == "policy":
+            if own.restricted & CLOSED:
+                return own, "account_closed"
+            if request.closed and (own.balance or own.held):
+                return own, "balance_not_zero"
+            if request.ceiling is not None and request.ceiling < request.floor:
+                return own, "policy_conflict"
+        if request.kind == "schedule":
+            sides = [own, self._accounts[request.other or 0]]
+            closed = next((side for side in sides if side.restricted & CLOSED), None)
+            return None if closed is None else (closed, "account_closed")
+        unmet = self._unmet(request)
+        return None if unmet is None else (unmet, "condition_failed")
 
     def _unmet(self, request: Request) -> Account | None:
         """The account of which something is demanded that is not so."""
@@ -188,7 +218,7 @@ class Fabricated:
 
     def _row(self, request: Request, moves: list[tuple[int, int, int]], amount: int) -> Transaction:
         other = moves[1][0] if request.kind in PLAIN else request.other or 0
-        policy = (request.floor, request.ceiling, FROZEN[request.frozen])
+        policy = asked_policy(request)
         return Transaction(
             len(self.journal.transactions) + 1, request.kind, request.account, other, amount,
             request.key, self._moment(), None, None, None, None, request.parent or None,
@@ -210,8 +240,8 @@ class Fabricated:
         }
         self.journal.transactions.append(row)
         decider = self._accounts[row.account] if reason else None
-        if decider is None and (decider := self._unmet(request)) is not None:
-            reason = "condition_failed"
+        if decider is None and (objection := self._objection(request)) is not None:
+            decider, reason = objection
         if decider is None and (refused := self._refused(moves)) is not None:
             decider, reason = refused
         if decider is None:
@@ -220,6 +250,8 @@ class Fabricated:
             self._step_hold(row)
             return 200, {**body, "entries": entries}
         row.reason, row.deciding_account, row.policy = reason, decider.id, None
+        if row.kind in ("hold", "schedule"):
+            row.other = 0  # it has no terms that would tell
         row.deciding_version = decider.version
         row.deciding_available = decider.balance - decider.held
         decided_on = {
@@ -244,6 +276,9 @@ class Fabricated:
         elif row.policy is not None:
             account = self._accounts[row.account]
             account.floor, account.ceiling, account.restricted = row.policy
+            asked_by = request.actor or None, request.reason or None
+            change = Policy(row.id, row.account, account.version + 1, *row.policy, *asked_by)
+            self.journal.policies.append(change)
 
     def _schedule(self, number: int | None) -> Schedule:
         return next(s for s in self.journal.schedules if s.id == number)
@@ -261,10 +296,10 @@ class Fabricated:
 
     def _release_expired(self, request: Request) -> None:
         """What has expired on the accounts that are to move is released first."""
-        touched = {account for account, *_ in self._moves(request)[0]}
+        touched = {account for account, *_ in self._moves(request)[0]} | {request.other}
         for hold in self.journal.holds:
             due = hold.expires_at is not None and hold.expires_at <= self._moment()
-            if hold.remaining and due and {hold.account, hold.other} & touched:
+            if hold.remaining and due and hold.account in touched:
                 self._post_release(hold)
 
     def _post_release(self, hold: Hold) -> None:
@@ -325,6 +360,8 @@ class Fabricated:
             debit = change < 0 or held_change > 0
             if account.floor is None:
                 continue
+            if account.restricted & CLOSED and (debit or change > 0):
+                return account, "account_closed"
             if (debit and account.restricted & DEBITS) or (
                 change > 0 and account.restricted & CREDITS
             ):
@@ -366,7 +403,8 @@ class Fabricated:
         return {
             "id": number, "version": account.version, "available": major(available),
             "balance": major(account.balance), "held": major(account.balance - available),
-            "floor": major(account.floor or 0), "frozen": frozen[account.restricted],
+            "floor": major(account.floor or 0), "frozen": frozen[account.restricted & ~CLOSED],
+            "closed": account.restricted & CLOSED > 0,
             "ceiling": None if account.ceiling is None else major(account.ceiling),
         }  # fmt: skip
 

@@ -28,8 +28,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     account is `account`. A general transaction has `legs` of account and amount, and `conditions`
     of account, what is demanded (CONDITIONS), and how much or which version. A hold may have
     moments at which it expires, or is captured by the service; a schedule is a transfer that the
-    service executes at its moment. A policy is an account's floor, its ceiling, and what it is
-    `frozen` for.
+    service executes at its moment. A policy is an account's floor, its ceiling, what it is
+    `frozen` for, and whether it is to be `closed`, with the `actor` and the `reason`.
     """
 
     kind: str
@@ -47,6 +47,9 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     floor: int = 0
     ceiling: int | None = None
     frozen: str = ""
+    closed: bool = False
+    actor: str = ""
+    reason: str = ""
 
 
 class Sent(msgspec.Struct, frozen=True, tag="sent", omit_defaults=True, gc=False):

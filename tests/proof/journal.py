@@ -55,6 +55,19 @@ class Entry(msgspec.Struct, gc=False):
     held_change: int = 0
 
 
+class Policy(msgspec.Struct, gc=False):
+    """A change of an account's policy, at the version that it made."""
+
+    transaction: int
+    account: int
+    seq: int
+    floor: int
+    ceiling: int | None
+    restricted: int
+    actor: str | None
+    reason: str | None
+
+
 class Hold(msgspec.Struct, gc=False):
     """A hold's row; its `id` is that of the transaction that placed it."""
 
@@ -87,6 +100,7 @@ class Journal(msgspec.Struct):
     entries: list[Entry]
     holds: list[Hold] = []
     schedules: list[Schedule] = []
+    policies: list[Policy] = []
 
 
 def _moment(column: str) -> str:
@@ -132,6 +146,10 @@ _SCHEDULES = f"""
 SELECT transaction_id, account_id, counterparty_id, amount, {_moment("execute_at")}, settled_by
 FROM ledger.schedules WHERE ledger_id = 1 ORDER BY transaction_id
 """
+_POLICIES = """
+SELECT transaction_id, account_id, seq, floor, ceiling, restricted, actor, reason
+FROM ledger.policies WHERE ledger_id = 1 AND lowest IS NULL ORDER BY account_id, seq
+"""
 _DUE = """
 SELECT (SELECT count(*) FROM ledger.schedules
         WHERE settled_by IS NULL AND execute_at < clock_timestamp())
@@ -161,6 +179,7 @@ def dump(url: str) -> Journal:
             _rows(connection, _ENTRIES, Entry),
             _rows(connection, _HOLDS, Hold),
             _rows(connection, _SCHEDULES, Schedule),
+            _rows(connection, _POLICIES, Policy),
         )
 
 

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from tests.proof.history import PLAIN
 from tests.proof.journal import Account, Entry, Transaction
-from tests.proof.judging.evidence import CREDITS, DEBITS, Case, Found
+from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, Case, Found
 
 
 def transactions_balance(case: Case) -> Found:
@@ -113,6 +113,28 @@ def policies_are_kept(case: Case) -> Found:
                 yield "above_ceiling", f"{where}: {last.balance}"
             if any(frozen(restricted, e.amount, e.held_change) for e in entries):
                 yield "moved_while_frozen", where
+            if restricted & CLOSED and any(e.amount or e.held_change > 0 for e in entries):
+                yield "moved_after_closing", where
+
+
+def closings_are_final(case: Case) -> Found:
+    """What is closed has nothing, and nothing is asked of it again; and no policy contradicts
+    itself.
+    """
+    for t in case.journal.transactions:
+        entry = next(iter(case.legs.get(t.id, [])), None)
+        if t.kind not in ("policy", "schedule") or entry is None:
+            continue
+        where = f"account {t.account}, transaction {t.id}"
+        if case.policy(t.account, entry.seq - 1)[2] & CLOSED:
+            yield "moved_after_closing", where
+        if t.policy is None:
+            continue
+        floor, ceiling, restricted = t.policy
+        if restricted & CLOSED and (entry.balance or entry.held):
+            yield "closed_with_money", where
+        if ceiling is not None and ceiling < floor:
+            yield "policy_conflicts", where
 
 
 def frozen(restricted: int, amount: int, held_change: int) -> bool:

@@ -6,7 +6,18 @@ from tests.proof.history import PLAIN, Attempt
 from tests.proof.journal import Transaction
 from tests.proof.judging.accounts import frozen
 from tests.proof.judging.conditions import fails
-from tests.proof.judging.evidence import DECLINED, OK, OWN, REFUSED, Case, Found, outcome
+from tests.proof.judging.evidence import (
+    CLOSED,
+    CREDITS,
+    DEBITS,
+    DECLINED,
+    OK,
+    OWN,
+    REFUSED,
+    Case,
+    Found,
+    outcome,
+)
 from tests.proof.judging.matching import asks_for, moved_back, requests_of
 from tests.proof.judging.moments import own_is_due
 
@@ -82,7 +93,12 @@ def declines_are_just(case: Case) -> Found:
 def _is_just(case: Case, t: Transaction) -> bool:
     """Whether what was asked for was indeed not to be had."""
     decider, version = t.deciding_account or 0, t.deciding_version or 0
-    if t.reason in ("insufficient_funds", "balance_ceiling", "account_frozen"):
+    closed = bool(case.policy(decider, version)[2] & CLOSED)
+    if t.kind in ("policy", "schedule"):
+        return _is_not_to_be_changed(case, t, closed=closed)
+    if t.reason == "account_frozen" and closed:
+        return False
+    if t.reason in MOVING:
         return decider > 0 and _is_not_allowed(case, t)
     if t.reason == "condition_failed":
         return any(fails(case, request, decider, version) for request in requests_of(case, t))
@@ -104,6 +120,25 @@ def _is_just(case: Case, t: Transaction) -> bool:
     return False
 
 
+MOVING = ("insufficient_funds", "balance_ceiling", "account_frozen", "account_closed")
+
+
+def _is_not_to_be_changed(case: Case, t: Transaction, *, closed: bool) -> bool:
+    """Whether a policy, or a transfer to come, is rightly declined."""
+    decider = t.deciding_account or 0
+    requests = requests_of(case, t)
+    if t.kind == "schedule" or t.reason == "account_closed":
+        takes_part = decider in {t.account, *(request.other for request in requests)}
+        return t.reason == "account_closed" and takes_part and closed
+    if decider != t.account or closed:
+        return False
+    if t.reason == "balance_not_zero":
+        has_some = case.state(decider, t.deciding_version or 0) != (0, 0)
+        return has_some and any(request.closed for request in requests)
+    conflicts = (r.ceiling is not None and r.ceiling < r.floor for r in requests)
+    return t.reason == "policy_conflict" and any(conflicts)
+
+
 def _is_not_allowed(case: Case, t: Transaction) -> bool:
     """Whether the policy of the account that decided it forbids what it was to do.
 
@@ -118,10 +153,13 @@ def _is_not_allowed(case: Case, t: Transaction) -> bool:
     for legs in {request.legs for request in requests} or {()}:
         amount, held_change = _changes(case, t, legs).get(decider, (0, 0))
         lowered = amount - held_change
+        # Of legs that make up for each other either may be what it is frozen for.
+        parts = [(n, 0) for account, n in legs if account == decider] or [(amount, held_change)]
         if t.reason == "account_frozen":
-            # Of legs that make up for each other either may be what it is frozen for.
-            some = any(account == decider for account, _ in legs)
-            just = (some and restricted > 0) or frozen(restricted, amount, held_change)
+            just = any(frozen(restricted, *part) for part in parts)
+        elif t.reason == "account_closed":
+            moves = any(frozen(DEBITS | CREDITS, *part) for part in parts)
+            just = moves and restricted & CLOSED > 0
         elif t.reason == "insufficient_funds":
             just = lowered < 0 and (t.deciding_available or 0) + lowered < floor
         else:

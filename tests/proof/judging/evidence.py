@@ -18,6 +18,7 @@ OK, DECLINED, REFUSED, UNKNOWN = "ok", "declined", "refused", "unknown"
 
 Policy = tuple[int, int | None, int]
 DEBITS, CREDITS = 1, 2  # what an account can be frozen for
+CLOSED = 4
 FROZEN = {"": 0, "debits": DEBITS, "credits": CREDITS, "both": DEBITS | CREDITS}
 
 Key = tuple[int, str]
@@ -85,6 +86,7 @@ class Case:
         for t in journal.transactions:
             if t.parent in self.schedules and (t.kind == "transfer" or t.reason is None):
                 self.settlers[t.parent].append(t)
+        self.changes = {change.transaction: change for change in journal.policies}
         self.policies: dict[int, list[tuple[int, Policy]]] = defaultdict(list)  # by account
         self.hold_steps: dict[int, list[Entry]] = defaultdict(list)  # by hold, in order
         self.reversed: dict[int, list[Entry]] = defaultdict(list)  # by what they reverse

@@ -4,7 +4,7 @@ from collections import Counter
 
 from tests.proof.history import STEPS, Request
 from tests.proof.journal import Transaction
-from tests.proof.judging.evidence import DECLINED, FROZEN, OK, Case, Policy, outcome
+from tests.proof.judging.evidence import CLOSED, DECLINED, FROZEN, OK, Case, Policy, outcome
 
 
 def asks_for(case: Case, request: Request, row: Transaction) -> bool:
@@ -13,7 +13,10 @@ def asks_for(case: Case, request: Request, row: Transaction) -> bool:
         and request.amount in (row.amount, 0)
         and (request.amount != 0 or request.kind in (*STEPS, "policy"))
         and (row.policy is None or row.policy == asked_policy(request))
-        and (request.other in (None, row.other) or (row.kind, row.other) == ("hold", 0))
+        and (
+            request.other in (None, row.other)
+            or (row.kind in ("hold", "schedule") and row.other == 0)
+        )
         and (request.parent or None) == row.parent
         and (row.reason is not None or is_done(case, request, row))
     )
@@ -58,11 +61,16 @@ def is_done(case: Case, request: Request, row: Transaction) -> bool:
         sides = case.to_reverse(row.parent or 0, own.account, own.seq - 1)
         moved = {leg.account: leg.amount for leg in legs}
         return moved == moved_back(sides, request.amount) and abs(own.amount) == row.amount
-    return row.kind in ("transfer", "policy", "cancellation")
+    if row.kind == "policy":
+        change = case.changes.get(row.id)
+        asked_by = request.actor or None, request.reason or None
+        return change is not None and (change.actor, change.reason) == asked_by
+    return row.kind in ("transfer", "cancellation")
 
 
 def asked_policy(request: Request) -> Policy:
-    return request.floor, request.ceiling, FROZEN[request.frozen]
+    restricted = FROZEN[request.frozen] | (CLOSED if request.closed else 0)
+    return request.floor, request.ceiling, restricted
 
 
 def moved_back(left: dict[int, int], amount: int) -> dict[int, int]:

@@ -8,6 +8,7 @@ from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt
 from tests.proof.journal import Transaction
 from tests.proof.judging.answers import answer_is_kept
 from tests.proof.judging.evidence import (
+    CLOSED,
     DECLINED,
     EVER,
     FROZEN,
@@ -101,7 +102,7 @@ def _is_state(case: Case, row: Any) -> bool:
     state = case.state(row["id"], row["version"])
     balance = minor(row["balance"])
     ceiling = None if row["ceiling"] is None else minor(row["ceiling"])
-    frozen = FROZEN[row["frozen"] or ""]
+    frozen = FROZEN[row["frozen"] or ""] | (CLOSED if row["closed"] else 0)
     return (
         state is not None
         and balance == state[0]
