@@ -5,13 +5,13 @@ from typing import Any
 
 import msgspec
 
-from tests.proof.history import CONDITIONS, PLAIN, STEPS, Attempt, Request
+from tests.proof.history import PLAIN, Attempt, Request
+from tests.proof.inventions import SMALL, Inventions
 from tests.proof.journal import Account, Entry, Hold, Journal, Policy, Schedule, Transaction
 from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, OWN, major
 from tests.proof.judging.matching import asked_policy
 
 STEP_NS = 1_000
-SMALL = range(101, 113)  # accounts with next to nothing, which are closed
 OUTSIDE = -1
 
 
@@ -35,6 +35,7 @@ class Fabricated:
         )
         self._accounts = {account.id: account for account in self.journal.accounts}
         self._rows: dict[int, list[Entry]] = {account: [] for account in self._accounts}
+        self._inventions = Inventions(self._random, self.journal, self._accounts)
         self._customers = list(range(1, accounts + 1))
         self._answers: dict[tuple[int, str], tuple[Request, int, dict[str, Any]]] = {}
         for number in range(operations):
@@ -66,55 +67,8 @@ class Fabricated:
         elif chance < 0.43:
             self._group(number)
         else:
-            self._move(self._movement(account, other, f"k{number}"))
-
-    def _movement(self, account: int, other: int, key: str) -> Request:
-        kinds = [*PLAIN, "deposit", "general", "general", "hold", "hold", *STEPS, "reversal"]
-        kinds += ["schedule", "policy"]
-        kind = self._random.choice(kinds)
-        amount = self._random.randint(1, 50)
-        if self._random.random() < 0.15:
-            account, amount = self._random.choice(SMALL), self._random.randint(1, 2)
-            kind = self._random.choice([*PLAIN, "deposit", "hold", "policy", "policy", "schedule"])
-            if kind in ("transfer", "schedule") and self._random.random() < 0.5:
-                account, other = other, account
-        if kind == "general":
-            legs = ((account, -amount), (other, amount))
-            conditions = self._conditions(self._random.choice([account, other]))
-            return Request(kind, account, None, amount, key, legs=legs, conditions=conditions)
-        if kind == "hold":
-            terms = {"expires_at": self._moment(30)} if self._random.random() < 0.3 else {}
-            return Request(kind, account, other, amount, key, **terms)
-        if kind == "schedule":
-            return Request(kind, account, other, amount, key, execute_at=self._moment(20))
-        if kind == "policy":
-            floor, ceiling = (
-                self._random.choice([0, 0, -20, 30]),
-                self._random.choice([None, None, 150]),
-            )
-            frozen = self._random.choice([""] * 12 + ["debits", "credits", "both"])
-            closed = account in SMALL and self._random.random() < 0.6
-            if self._random.random() < 0.1:
-                floor, ceiling = 30, 20
-            return Request(
-                kind, account, None, 0, key, floor=floor, ceiling=ceiling, frozen=frozen,
-                closed=closed, actor=self._random.choice(["ann", "bob"]), reason="as agreed",
-            )  # fmt: skip
-        moved = [t for t in self.journal.transactions if t.kind == "transfer" and not t.reason]
-        there: dict[str, list[Any]] = {"reversal": moved, "cancellation": self.journal.schedules}
-        if kind in STEPS and (built_on := there.get(kind, self.journal.holds)):
-            parent = self._random.choice(built_on[-4 if kind == "cancellation" else -20 :])
-            parts = [0] if kind == "cancellation" else [0, amount, amount // 4 + 1]
-            part = self._random.choice(parts)
-            return Request(kind, parent.account, None, part, key, parent=parent.id)
-        kind = kind if kind in PLAIN else "transfer"
-        return Request(kind, account, other if kind == "transfer" else None, amount, key)
-
-    def _conditions(self, account: int) -> tuple[tuple[int, str, int], ...]:
-        now = self._accounts[account]
-        known = {"available_at_least": 20, "balance_at_least": 30, "version": now.version}
-        names = [name for name in CONDITIONS if self._random.random() < 0.3]
-        return tuple((account, n, known[n] + self._random.choice([0, 0, 20])) for n in names)
+            asked = self._inventions.movement(account, other, f"k{number}", self._moment)
+            self._move(asked)
 
     def _objection(self, request: Request) -> tuple[Account, str] | None:
         """Why it cannot be, whatever it is to move."""
