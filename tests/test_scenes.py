@@ -274,3 +274,49 @@ def test_legs_may_be_declined_whose_key_others_were_asked_for_with() -> None:
     s.case._attempt(others, 422, {"code": "idempotency_key_reused"})
     s.case.attempts.insert(0, s.case.attempts.pop())
     assert s.codes() == set()
+
+
+def _three_legs(s: Scene) -> int:
+    s.go("deposit", 1, 100)
+    attempt = s.go("general", 1, 50, legs=((1, -50), (2, 30), (3, 20)))
+    return attempt.body["transaction_id"]
+
+
+def test_legs_are_reversed_beside_the_account_that_the_key_is_of() -> None:
+    """What is left on the others is told by their versions, and by nothing of the first one's."""
+    s = Scene()
+    number = _three_legs(s)
+    assert s.go("reversal", 1, parent=number, legs=((3, -20), (2, 20))).status == 400
+    between = s.go("general", 1, 10, legs=((1, -10), (2, -5), (3, 15)))
+    number = between.body["transaction_id"]
+    assert s.go("reversal", 1, parent=number, legs=((2, 5), (3, -5))).status == 200
+    assert s.go("reversal", 1, parent=number, legs=((2, 5), (3, -5))).status == 400
+    assert s.go("reversal", 1, parent=number).status == 200
+    assert s.go("reversal", 1, parent=number).status == 400
+    assert s.codes() == set()
+
+
+def test_legs_are_reversed_beyond_what_is_left() -> None:
+    """The service forgets what was moved back already."""
+    s = Scene()
+    number = _three_legs(s)
+    s.go("reversal", 1, parent=number, legs=((1, 15), (3, -15)))
+    s.go("deposit", 3, 50)
+    s.case._back.clear()
+    assert s.go("reversal", 1, parent=number, legs=((1, 15), (3, -15))).status == 200
+    assert "reversal_exceeded" in s.codes()
+
+
+def test_what_was_forced_gives_nothing_until_it_is_back() -> None:
+    s = Scene()
+    number = s.go("deposit", 1, 100).body["transaction_id"]
+    s.go("transfer", 1, 80, 2)
+    assert s.go("reversal", 1, parent=number).status == 400
+    forced = {"force": True, "actor": "ann", "description": "stolen"}
+    assert s.go("reversal", 1, parent=number, **forced).status == 200
+    assert s.go("withdraw", 1, 1).status == 400
+    s.go("deposit", 1, 50)
+    assert s.codes() == set()
+    s.case._refused = lambda *_: None
+    s.go("withdraw", 1, 1)
+    assert s.codes() == {"overdrawn"}

@@ -7,8 +7,7 @@ from msgspec.structs import replace
 from tests.doctored.doctor import Doctor, another_account, ask_otherwise
 from tests.proof.fabricated import STEP_NS
 from tests.proof.history import DRY_RUN, Attempt, Request
-from tests.proof.journal import Transaction
-from tests.proof.judging.evidence import OK, major, outcome
+from tests.proof.judging.evidence import OK, outcome
 
 
 def _later(d: Doctor) -> int:
@@ -86,9 +85,11 @@ def a_policy_of_its_own(d: Doctor) -> None:
 
 def legs_on_another_account(d: Doctor) -> None:
     row = d.step("general")
-    legs = sorted((e.account, e.amount) for e in d.legs(row))
-    (first, amount), (second, back) = sorted(legs, key=lambda leg: leg[0] != row.account)
-    ask_otherwise(d, row, legs=((first, amount), (another_account(first, second), back)))
+    first, *others = sorted(
+        ((e.account, e.amount) for e in d.legs(row)), key=lambda leg: leg[0] != row.account
+    )
+    stranger = another_account(first[0], *(account for account, _ in others))
+    ask_otherwise(d, row, legs=(first, (stranger, others[0][1]), *others[1:]))
 
 
 def withdrawn_to_another_customer(d: Doctor) -> None:
@@ -99,32 +100,6 @@ def withdrawn_to_another_customer(d: Doctor) -> None:
         if isinstance(a.body, dict) and a.body.get("transaction_id") == row.id:
             a.body = {**a.body, "transaction_type": "WITHDRAWAL"}
     row.kind = "withdraw"
-
-
-def reversed_a_part_of_all(d: Doctor) -> None:
-    """The last reversal of what is not reversed whole."""
-    back: dict[int, list[Transaction]] = {}
-    for t in d.journal.transactions:
-        if t.kind == "reversal" and t.reason is None:
-            back.setdefault(t.parent or 0, []).append(t)
-    parts = [
-        steps[-1]
-        for parent, steps in back.items()
-        if sum(step.amount for step in steps) < d.journal.transactions[parent - 1].amount
-    ]
-    ask_otherwise(d, d.chance.choice(parts), amount=0)
-
-
-def reversed_less_than_it_says(d: Doctor) -> None:
-    row = d.step("reversal")
-    for a in d.attempts:
-        if isinstance(a.body, dict) and a.body.get("transaction_id") == row.id:
-            a.body = {**a.body, "amount": major(row.amount + 1)}
-    asked = [a for a in d.attempts if (a.request.account, a.request.key) == (row.account, row.key)]
-    for a in asked:
-        if a.request.amount == row.amount:
-            a.request = replace(a.request, amount=row.amount + 1)
-    row.amount += 1
 
 
 def a_hold_that_is_not_found(d: Doctor) -> None:
@@ -185,8 +160,6 @@ DOCTORED: dict[Callable[[Doctor], None], str] = {
     a_policy_of_its_own: "content_differs",
     legs_on_another_account: "content_differs",
     withdrawn_to_another_customer: "content_differs",
-    reversed_a_part_of_all: "content_differs",
-    reversed_less_than_it_says: "content_differs",
     a_hold_that_is_not_found: "refusal_unjust",
     refused_after_it_was_acknowledged: "answers_differ",
     a_step_called_another_after_it_was_acknowledged: "answers_differ",

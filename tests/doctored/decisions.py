@@ -65,8 +65,8 @@ def declined_legs_that_there_was_enough_for(d: Doctor) -> None:
     )
     attempts = [a for a in d.attempts if a.request.key == row.key and a.status == 400]
     for attempt in attempts:
-        (first, _), (second, _) = attempt.request.legs
-        attempt.request = replace(attempt.request, legs=((first, 0), (second, 0)))
+        legs = tuple((account, 0) for account, _ in attempt.request.legs)
+        attempt.request = replace(attempt.request, legs=legs)
 
 
 def declined_for_no_reason(d: Doctor) -> None:
@@ -137,9 +137,10 @@ def declined_to_reverse_what_there_was_enough_for(d: Doctor) -> None:
         for t in d.journal.transactions
         if t.reason == "insufficient_funds"
         and t.kind == "reversal"
+        and len(d.legs(d.journal.transactions[t.parent - 1])) == 2
         and t.deciding_available - policy(t) >= 1
     )
-    ask_otherwise(d, row, amount=1)
+    ask_otherwise(d, row, amount=1, legs=())
     for a in d.attempts:
         if isinstance(a.body, dict) and a.body.get("transaction_id") == row.id:
             a.body = {**a.body, "amount": "0.01"}

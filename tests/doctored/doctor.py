@@ -11,7 +11,7 @@ from tests.proof.history import PLAIN, Attempt
 from tests.proof.journal import Entry, Hold, Schedule, Transaction
 from tests.proof.judging.evidence import DECLINED, OK, outcome
 
-OPERATIONS = 1_200
+OPERATIONS = 1_400
 
 
 class Doctor:

@@ -30,7 +30,7 @@ def route_of(request: Request) -> tuple[str, str]:
 def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
     """The JSON of a movement; an item of a batch has what else stands in the path."""
     body: dict[str, object] = {"idempotency_key": request.key}
-    if request.kind == "general":
+    if request.legs:
         body["legs"] = _legs(request)
     elif request.amount:
         body["amount"] = major(request.amount)
@@ -51,7 +51,16 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
         body["account_id"] = request.account
     if request.other is not None:
         body["to_account_id"] = request.other
-    for name in ("final", "expires_at", "capture_at", "execute_at", "actor", "reason"):
+    for name in (
+        "final",
+        "force",
+        "description",
+        "expires_at",
+        "capture_at",
+        "execute_at",
+        "actor",
+        "reason",
+    ):
         if value := getattr(request, name):
             body[name] = value
     return body

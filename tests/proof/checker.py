@@ -18,6 +18,7 @@ PROMISES = (
     accounts.accounts_continue,
     accounts.policies_are_kept,
     accounts.closings_are_final,
+    accounts.forced_reversals_are_told,
     accounts.reversals_are_bounded,
     conditions.conditions_are_met,
     moments.holds_are_kept,

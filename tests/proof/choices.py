@@ -3,7 +3,7 @@
 import random
 from collections import deque
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,13 +34,20 @@ def another(asked: Request, chance: random.Random) -> Request:
     if asked.kind == "policy":
         ways = [{"floor": asked.floor - 1}, {"frozen": "" if asked.frozen else "both"}]
         ways += [{"actor": "another"}, {"reason": "another"}]
-    if asked.legs:
+    if asked.kind == "reversal" and asked.legs:
+        (first, one), (second, two) = asked.legs
+        ways = [{"legs": ((first, one - 1), (second, two + 1))}]
+    elif asked.legs:
         (first, one), (second, two), *others = asked.legs
         ways = [
             {"amount": asked.amount + 1, "legs": ((first, one - 1), (second, two + 1), *others)},
             {"legs": ((first, one), (_beside(second, first), two), *others), "conditions": ()},
             {"conditions": ((first, "balance_at_least", asked.amount + 7),)},
         ]
+    if asked.kind == "reversal":
+        ways.append(UNFORCED if asked.force else FORCED)
+    if asked.force:
+        ways += [{"actor": "another"}, {"description": "another"}]
     if asked.other is not None:
         ways.append({"other": _beside(asked.other, asked.account)})
     if asked.kind == "capture":
@@ -57,15 +64,24 @@ def _beside(account: int, other: int) -> int:
     return next(n for n in (account % ACCOUNTS + 1, (account + 1) % ACCOUNTS + 1) if n != other)
 
 
+class Placed(NamedTuple):
+    """What can be built on: a transaction, its account and amount, and what it moved by account."""
+
+    number: int
+    account: int
+    amount: int
+    sides: tuple[tuple[int, int], ...]
+
+
 class Choices:
     """What was asked for and what is there, and what to ask for next."""
 
     def __init__(self) -> None:
         self.recent: deque[Request] = deque(maxlen=RECENT)
         self._versions: dict[int, int] = {}
-        self._holds: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
-        self._scheduled: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
-        self._moved: deque[tuple[int, int, int]] = deque(maxlen=PLACED)
+        self._holds: deque[Placed] = deque(maxlen=PLACED)
+        self._scheduled: deque[Placed] = deque(maxlen=PLACED)
+        self._moved: deque[Placed] = deque(maxlen=PLACED)
 
     def movement(self, key: str, chance: random.Random, *, new: bool = False) -> Request:
         """A new movement, or one seen before, or one with a key seen before."""
@@ -97,11 +113,13 @@ class Choices:
         elif kind == "policy":
             request = self._policy(Request(kind, account, None, 0, key), chance)
         elif built_on := self._builds_on(kind):
-            parent, account, whole = chance.choice(built_on)
+            parent, account, whole, sides = chance.choice(built_on)
             part = chance.choice([0, 0, chance.randint(1, whole), whole + 1])
             part = 0 if kind == "cancellation" else part
             final = kind == "capture" and chance.random() < 0.3
             request = Request(kind, account, None, part, key, parent=parent, final=final)
+            if kind == "reversal":
+                request = _reversal(request, sides, chance)
         if not new:
             self.recent.append(request)
         return request
@@ -127,7 +145,7 @@ class Choices:
         names = chance.choice([(), (), (), *((name,) for name in CONDITIONS), CONDITIONS])
         return tuple((account, name, values[name]) for name in names)
 
-    def _builds_on(self, kind: str) -> deque[tuple[int, int, int]]:
+    def _builds_on(self, kind: str) -> deque[Placed]:
         return {"reversal": self._moved, "cancellation": self._scheduled}.get(kind, self._holds)
 
     def _hold(self, request: Request, other: int, chance: random.Random) -> Request:
@@ -144,13 +162,35 @@ class Choices:
         for entry in body["entries"]:
             account = entry["account_id"]
             self._versions[account] = max(entry["version"], self._versions.get(account, 0))
-        there = (body["transaction_id"], request.account, minor(body["amount"]))
+        sides = tuple((e["account_id"], minor(e["amount"])) for e in body["entries"])
+        amount = minor(body["amount"])
+        there = Placed(body["transaction_id"], request.account, amount, sides)
         if request.kind == "hold":
             self._holds.append(there)
         elif request.kind == "schedule":
             self._scheduled.append(there)
         elif request.kind in (*PLAIN, "general", "capture"):
             self._moved.append(there)
+
+
+def _reversal(
+    request: Request, sides: tuple[tuple[int, int], ...], chance: random.Random
+) -> Request:
+    """By legs or not, forced or not. An external account is not to be named."""
+    terms: dict[str, Any] = {}
+    gained = [(account, n) for account, n in sides if account > 0 and n > 0]
+    given = [(account, n) for account, n in sides if account > 0 and n < 0]
+    if gained and given and chance.random() < 0.4:
+        (one, most), (other, least) = chance.choice(gained), chance.choice(given)
+        part = min(chance.choice([1, most, most // 2 + 1, most + 1]), 1 - least)
+        terms = {"amount": 0, "legs": ((one, -part), (other, part))}
+    if chance.random() < 0.3:
+        terms |= FORCED
+    return msgspec.structs.replace(request, **terms)
+
+
+FORCED = {"force": True, "actor": "risk", "description": "it was stolen"}
+UNFORCED = {"force": False, "actor": "", "description": ""}
 
 
 def _soon(chance: random.Random) -> str:

@@ -17,10 +17,12 @@ import msgspec
 from tests.proof import history
 from tests.proof.bodies import body_of, item_of, route_of
 from tests.proof.choices import ACCOUNTS, SMALL, Choices
+from tests.proof.cluster import FORCE_TOKEN
 from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
 from tests.proof.judging.evidence import UNKNOWN, outcome
 
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
+FORCING = {"Ledger-Force-Token": FORCE_TOKEN}
 BATCH = 60
 RESOLVED_AT_ONCE = 200
 SIZES = {
@@ -85,7 +87,7 @@ class Load:
         name = f"client{number:02}"
         recorder = Recorder(self._folder, name)
         counter = 0
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(headers=FORCING) as http:
             caller = Caller(http, recorder, self, random.Random(f"{name}/{self._seed}"))
             while not self._stopping:
                 counter += 1
@@ -278,7 +280,7 @@ def resolve(folder: Path, base: str, limit_s: float) -> float:
 
 async def _resolve(folder: Path, base: str, end_s: float) -> None:
     recorder = Recorder(folder, "resolver")
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(headers=FORCING) as http:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         caller.patience_s = 10
         while (groups := open_groups(history.read(folder))) and time.monotonic() < end_s:

@@ -1,15 +1,16 @@
 """Histories that nobody lived: of a ledger that keeps all promises, for the checker's own tests."""
 
 import random
+from collections import defaultdict
 from typing import Any
 
 import msgspec
 
 from tests.proof.history import PLAIN, Attempt, Request
-from tests.proof.inventions import SMALL, Inventions
+from tests.proof.inventions import RARE, SMALL, Inventions
 from tests.proof.journal import Account, Entry, Hold, Journal, Policy, Schedule, Transaction
 from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, OWN, major
-from tests.proof.judging.matching import asked_policy
+from tests.proof.judging.matching import asked_policy, moved_back
 
 STEP_NS = 1_000
 OUTSIDE = -1
@@ -29,7 +30,7 @@ class Fabricated:
         self.attempts: list[Attempt] = []
         self.journal = Journal(
             [Account(OUTSIDE, 1, 0, 0, 0, None)]
-            + [Account(n, 1, 0, 0, 0, 0) for n in (*range(1, accounts + 1), *SMALL)],
+            + [Account(n, 1, 0, 0, 0, 0) for n in (*range(1, accounts + 1), *SMALL, *RARE)],
             [],
             [],
         )
@@ -37,15 +38,23 @@ class Fabricated:
         self._rows: dict[int, list[Entry]] = {account: [] for account in self._accounts}
         self._inventions = Inventions(self._random, self.journal, self._accounts)
         self._customers = list(range(1, accounts + 1))
+        self._legs: dict[int, list[Entry]] = defaultdict(list)  # by transaction
+        self._back: dict[int, list[Entry]] = defaultdict(list)  # by what they reverse
         self._answers: dict[tuple[int, str], tuple[Request, int, dict[str, Any]]] = {}
         for number in range(operations):
             self._now += STEP_NS
             self._step(number)
+        for request in self._inventions.rare(self._number_of) if operations else ():
+            self._now += STEP_NS
+            self._move(request)
         self._now += 1_000 * STEP_NS  # whatever was to be done at some moment is done
         self._execute_due()
         for hold in self.journal.holds:
             if hold.expires_at is not None and hold.remaining:
                 self._post_release(hold)
+
+    def _number_of(self, key: str) -> int:
+        return next(t.id for t in self.journal.transactions if t.key == key)
 
     def _step(self, number: int) -> None:
         chance = self._random.random()
@@ -56,7 +65,9 @@ class Fabricated:
             self._attempt(Request("account", account), 200, self._state(account))
         elif chance < 0.15:
             self._attempt(
-                Request("accounts"), 200, [self._state(a) for a in (*self._customers, *SMALL)]
+                Request("accounts"),
+                200,
+                [self._state(a) for a in (*self._customers, *SMALL, *RARE)],
             )
         elif chance < 0.2:
             self._attempt(Request("history", account), 200, self._page(account))
@@ -196,12 +207,16 @@ class Fabricated:
         decider = self._accounts[row.account] if reason else None
         if decider is None and (objection := self._objection(request)) is not None:
             decider, reason = objection
-        if decider is None and (refused := self._refused(moves)) is not None:
+        if decider is None and (refused := self._refused(moves, request.force)) is not None:
             decider, reason = refused
         if decider is None:
             self._place(row, request)
             entries = [self._enter(*move, row.id, row.recorded_at) for move in moves]
             self._step_hold(row)
+            if row.kind == "reversal":
+                self._back[row.parent or 0] += self._legs[row.id]
+            if request.force:
+                self._tell(row, request)
             return 200, {**body, "entries": entries}
         row.reason, row.deciding_account, row.policy = reason, decider.id, None
         if row.kind in ("hold", "schedule"):
@@ -250,7 +265,10 @@ class Fabricated:
 
     def _release_expired(self, request: Request) -> None:
         """What has expired on the accounts that are to move is released first."""
-        touched = {account for account, *_ in self._moves(request)[0]} | {request.other}
+        touched = {account for account, *_ in self._moves(request)[0]} | {
+            request.account,
+            request.other,
+        }
         for hold in self.journal.holds:
             due = hold.expires_at is not None and hold.expires_at <= self._moment()
             if hold.remaining and due and hold.account in touched:
@@ -283,14 +301,7 @@ class Fabricated:
         if request.kind == "hold":
             return [(account, 0, amount)], amount, None
         if request.kind == "reversal":
-            original = self.journal.transactions[request.parent - 1]
-            left = original.amount - sum(
-                t.amount for t in self.journal.transactions
-                if t.parent == original.id and t.reason is None
-            )  # fmt: skip
-            meant = amount or left
-            reason = "reversal_exceeded" if not left or meant > left else None
-            return [(account, meant, 0), (original.other, -meant, 0)], meant, reason
+            return self._reversal(request)
         [hold] = [hold for hold in self.journal.holds if hold.id == request.parent]
         meant = amount or hold.remaining
         reason = "hold_exceeded" if meant > hold.remaining else None
@@ -300,6 +311,29 @@ class Fabricated:
             return [(account, 0, -meant)], meant, reason
         return [(account, -meant, -meant), (hold.other, meant, 0)], meant, reason
 
+    def _reversal(self, request: Request) -> tuple[list[tuple[int, int, int]], int, str | None]:
+        left: dict[int, int] = {}
+        for entry in (*self._legs[request.parent], *self._back[request.parent]):
+            left[entry.account] = left.get(entry.account, 0) + entry.amount
+        moves = dict(request.legs) or moved_back(left, request.amount)
+        exceeded = not moves or any(
+            n * left[a] >= 0 or abs(n) > abs(left[a]) for a, n in moves.items()
+        )
+        amount = abs(moves.get(request.account, 0))
+        reason = "reversal_exceeded" if exceeded else None
+        return [(account, n, 0) for account, n in moves.items()], amount, reason
+
+    def _tell(self, row: Transaction, request: Request) -> None:
+        """Of what was forced it is kept who took an account below its floor, and why."""
+        for entry in self._legs[row.id]:
+            account = self._accounts[entry.account]
+            available = account.balance - account.held
+            if entry.amount < 0 and account.floor is not None and available < account.floor:
+                policy = account.floor, account.ceiling, account.restricted
+                told = request.actor, request.description, available
+                change = Policy(row.id, account.id, account.version, *policy, *told)
+                self.journal.policies.append(change)
+
     def _step_hold(self, row: Transaction) -> None:
         for hold in self.journal.holds:
             if hold.id in (row.id, row.parent):
@@ -307,7 +341,9 @@ class Fabricated:
                 hold.remaining += sign * row.amount
                 hold.captured += row.amount if row.kind == "capture" else 0
 
-    def _refused(self, moves: list[tuple[int, int, int]]) -> tuple[Account, str] | None:
+    def _refused(
+        self, moves: list[tuple[int, int, int]], forced: bool
+    ) -> tuple[Account, str] | None:
         for number, change, held_change in moves:
             account = self._accounts[number]
             balance = account.balance + change
@@ -320,7 +356,8 @@ class Fabricated:
                 change > 0 and account.restricted & CREDITS
             ):
                 return account, "account_frozen"
-            if change < held_change and balance - account.held - held_change < account.floor:
+            below = balance - account.held - held_change < account.floor
+            if change < held_change and below and not forced:
                 return account, "insufficient_funds"
             if change > 0 and account.ceiling is not None and balance > account.ceiling:
                 return account, "balance_ceiling"
@@ -339,6 +376,7 @@ class Fabricated:
         )  # fmt: skip
         self.journal.entries.append(entry)
         self._rows[of].append(entry)
+        self._legs[number].append(entry)
         return {
             "account_id": account.id,
             "amount": major(change),

@@ -29,7 +29,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     of account, what is demanded (CONDITIONS), and how much or which version. A hold may have
     moments at which it expires, or is captured by the service; a schedule is a transfer that the
     service executes at its moment. A policy is an account's floor, its ceiling, what it is
-    `frozen` for, and whether it is to be `closed`, with the `actor` and the `reason`.
+    `frozen` for, and whether it is to be `closed`, with the `actor` and the `reason`. A reversal
+    may have `legs` too, and may be forced, by an `actor` and with a `description`.
     """
 
     kind: str
@@ -50,6 +51,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     closed: bool = False
     actor: str = ""
     reason: str = ""
+    force: bool = False
+    description: str = ""
 
 
 class Sent(msgspec.Struct, frozen=True, tag="sent", omit_defaults=True, gc=False):

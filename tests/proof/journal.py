@@ -56,7 +56,9 @@ class Entry(msgspec.Struct, gc=False):
 
 
 class Policy(msgspec.Struct, gc=False):
-    """A change of an account's policy, at the version that it made."""
+    """A change of an account's policy, at the version that it made; or, if it has what was the
+    `lowest` available, the record that a reversal was forced past the account's floor.
+    """
 
     transaction: int
     account: int
@@ -66,6 +68,7 @@ class Policy(msgspec.Struct, gc=False):
     restricted: int
     actor: str | None
     reason: str | None
+    lowest: int | None = None
 
 
 class Hold(msgspec.Struct, gc=False):
@@ -147,8 +150,8 @@ SELECT transaction_id, account_id, counterparty_id, amount, {_moment("execute_at
 FROM ledger.schedules WHERE ledger_id = 1 ORDER BY transaction_id
 """
 _POLICIES = """
-SELECT transaction_id, account_id, seq, floor, ceiling, restricted, actor, reason
-FROM ledger.policies WHERE ledger_id = 1 AND lowest IS NULL ORDER BY account_id, seq
+SELECT transaction_id, account_id, seq, floor, ceiling, restricted, actor, reason, lowest
+FROM ledger.policies WHERE ledger_id = 1 ORDER BY account_id, seq
 """
 _DUE = """
 SELECT (SELECT count(*) FROM ledger.schedules

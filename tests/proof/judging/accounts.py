@@ -6,6 +6,7 @@ from itertools import groupby
 from tests.proof.history import PLAIN
 from tests.proof.journal import Account, Entry, Transaction
 from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, Case, Found
+from tests.proof.judging.matching import requests_of
 
 
 def transactions_balance(case: Case) -> Found:
@@ -107,7 +108,8 @@ def policies_are_kept(case: Case) -> Found:
             held_change = sum(entry.held_change for entry in entries)
             floor, ceiling, restricted = case.policy(number, last.seq)
             where = f"account {number}, transaction {transaction}"
-            if amount < held_change and last.balance - last.held < floor:
+            below = amount < held_change and last.balance - last.held < floor
+            if below and (transaction, number) not in case.forced:
                 yield "overdrawn", f"{where}: {last.balance} less {last.held} held"
             if amount > 0 and ceiling is not None and last.balance > ceiling:
                 yield "above_ceiling", f"{where}: {last.balance}"
@@ -140,6 +142,25 @@ def closings_are_final(case: Case) -> Found:
 def frozen(restricted: int, amount: int, held_change: int) -> bool:
     debit = amount < 0 or held_change > 0
     return bool((debit and restricted & DEBITS) or (amount > 0 and restricted & CREDITS))
+
+
+def forced_reversals_are_told(case: Case) -> Found:
+    """An account is below its floor by what somebody forced, and his name and reason are kept."""
+    for (number, account), kept in case.forced.items():
+        t, where = case.transactions.get(number), f"account {account}, transaction {number}"
+        legs = [leg for leg in case.legs.get(number, []) if leg.account == account]
+        forced = [] if t is None else [r for r in requests_of(case, t) if r.force]
+        if t is None or t.kind != "reversal" or not legs or not forced:
+            yield "forced_unasked", where
+            continue
+        if (kept.actor, kept.reason) not in [(r.actor, r.description) for r in forced]:
+            yield "content_differs", f"{where}: {kept.actor}, {kept.reason}"
+        policy, last = case.policy(account, kept.seq), legs[-1]
+        available = last.balance - last.held
+        lowered = sum(leg.amount for leg in legs) < 0 and available < policy[0]
+        told = kept.seq, kept.lowest, (kept.floor, kept.ceiling, kept.restricted)
+        if not lowered or told != (last.seq, available, policy):
+            yield "forced_differs", where
 
 
 def reversals_are_bounded(case: Case) -> Found:

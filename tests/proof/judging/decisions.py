@@ -18,7 +18,7 @@ from tests.proof.judging.evidence import (
     Found,
     outcome,
 )
-from tests.proof.judging.matching import asks_for, moved_back, requests_of
+from tests.proof.judging.matching import asks_for, moved_back, requests_of, to_move_back
 from tests.proof.judging.moments import own_is_due
 
 
@@ -101,7 +101,8 @@ def _is_just(case: Case, t: Transaction) -> bool:
     if t.reason in MOVING:
         return decider > 0 and _is_not_allowed(case, t)
     if t.reason == "condition_failed":
-        return any(fails(case, request, decider, version) for request in requests_of(case, t))
+        requests = requests_of(case, t)
+        return not requests or any(fails(case, r, decider, version) for r in requests)
     if decider != t.account:
         return False
     if t.reason == "schedule_settled":
@@ -115,9 +116,19 @@ def _is_just(case: Case, t: Transaction) -> bool:
         left = sum(e.held_change for e in steps if e.seq <= version)
         return left == 0 if t.reason == "hold_closed" else 0 < left < t.amount
     if t.reason == "reversal_exceeded":
-        left = case.to_reverse(t.parent or 0, decider, version).get(decider, 0)
-        return left == 0 or abs(left) < t.amount
+        return _is_too_much(case, t)
     return False
+
+
+def _is_too_much(case: Case, t: Transaction) -> bool:
+    """Whether more was to be moved back than was left, on any account; or nothing is left."""
+    left = case.to_reverse(t)
+    requests = requests_of(case, t)
+    asked = [to_move_back(case, request, t) for request in requests]
+    return any(
+        not moves or any(n * left.get(a, 0) >= 0 or abs(n) > abs(left[a]) for a, n in moves.items())
+        for moves in asked or [moved_back(left, t.amount)]
+    )
 
 
 MOVING = ("insufficient_funds", "balance_ceiling", "account_frozen", "account_closed")
@@ -132,6 +143,8 @@ def _is_not_to_be_changed(case: Case, t: Transaction, *, closed: bool) -> bool:
         return t.reason == "account_closed" and takes_part and closed
     if decider != t.account or closed:
         return False
+    if not requests:
+        return t.reason in ("balance_not_zero", "policy_conflict")  # a stranger's
     if t.reason == "balance_not_zero":
         has_some = case.state(decider, t.deciding_version or 0) != (0, 0)
         return has_some and any(request.closed for request in requests)
@@ -150,7 +163,8 @@ def _is_not_allowed(case: Case, t: Transaction) -> bool:
     if not requests and t.kind in ("general", "reversal"):
         return t.reason != "balance_ceiling" or ceiling is not None  # a stranger's
     balance, _ = case.state(decider, version) or (0, 0)
-    for legs in {request.legs for request in requests} or {()}:
+    asked = {(r.legs, r.force) for r in requests} or {((), False)}
+    for legs, forced in asked:
         amount, held_change = _changes(case, t, legs).get(decider, (0, 0))
         lowered = amount - held_change
         # Of legs that make up for each other either may be what it is frozen for.
@@ -161,7 +175,7 @@ def _is_not_allowed(case: Case, t: Transaction) -> bool:
             moves = any(frozen(DEBITS | CREDITS, *part) for part in parts)
             just = moves and restricted & CLOSED > 0
         elif t.reason == "insufficient_funds":
-            just = lowered < 0 and (t.deciding_available or 0) + lowered < floor
+            just = not forced and lowered < 0 and (t.deciding_available or 0) + lowered < floor
         else:
             just = ceiling is not None and amount > 0 and balance + amount > ceiling
         if just:
@@ -175,13 +189,13 @@ def _changes(
     """What a declined transaction would have done, by account: by how much it would have changed
     the balance, and what is held.
     """
-    if t.kind == "general":
+    if legs:
         nets: dict[int, int] = defaultdict(int)
         for account, n in legs:
             nets[account] += n
         return {account: (n, 0) for account, n in nets.items()}
     if t.kind == "reversal":
-        left = case.to_reverse(t.parent or 0, t.deciding_account or 0, t.deciding_version or 0)
+        left = case.to_reverse(t)
         return {account: (n, 0) for account, n in moved_back(left, t.amount).items()}
     if t.kind in ("hold", "release"):
         return {t.account: (0, t.amount if t.kind == "hold" else -t.amount)}

@@ -86,10 +86,16 @@ class Case:
         for t in journal.transactions:
             if t.parent in self.schedules and (t.kind == "transfer" or t.reason is None):
                 self.settlers[t.parent].append(t)
-        self.changes = {change.transaction: change for change in journal.policies}
+        self.changes = {c.transaction: c for c in journal.policies if c.lowest is None}
+        self.forced = {
+            (change.transaction, change.account): change
+            for change in journal.policies
+            if change.lowest is not None
+        }
         self.policies: dict[int, list[tuple[int, Policy]]] = defaultdict(list)  # by account
         self.hold_steps: dict[int, list[Entry]] = defaultdict(list)  # by hold, in order
-        self.reversed: dict[int, list[Entry]] = defaultdict(list)  # by what they reverse
+        # By what they reverse, and by transaction.
+        self.reversed: dict[int, dict[int, list[Entry]]] = defaultdict(dict)
         self.expiring: dict[int, list[Hold]] = defaultdict(list)  # by account
         self.tried: dict[int, list[Hold]] = defaultdict(list)  # by account, of those that expire
         for hold in sorted(journal.holds, key=lambda hold: hold.expires_at or ""):
@@ -107,7 +113,7 @@ class Case:
                 if t is not None and t.policy is not None:
                     self.policies[entry.account].append((entry.seq, t.policy))
                 if t is not None and t.kind == "reversal":
-                    self.reversed[t.parent or 0].append(entry)
+                    self.reversed[t.parent or 0].setdefault(t.id, []).append(entry)
         self.declines: dict[int, list[tuple[int, str]]] = defaultdict(list)  # by account, in order
         for row in journal.transactions:
             if row.reason is not None:
@@ -168,13 +174,24 @@ class Case:
         steps = self.hold_steps[hold.id]
         return sum(entry.held_change for entry in steps if entry.seq <= version)
 
-    def to_reverse(self, parent: int, account: int, version: int) -> dict[int, int]:
-        """What of a transaction was not moved back, by account, at a version of one of them."""
-        back = self.reversed.get(parent, [])
-        before = {e.transaction for e in back if e.account == account and e.seq <= version}
+    def to_reverse(self, row: Transaction) -> dict[int, int]:
+        """What of its original was not moved back, by account, when a reversal was decided.
+
+        What came before it is told by the versions of the accounts that it moved, or that it was
+        declined on; of what moved none of these, by the moments, which go on along locked accounts.
+        """
+        seen = {leg.account: leg.seq - 1 for leg in self.legs.get(row.id, [])}
+        if row.reason is not None:
+            seen = {row.deciding_account or 0: row.deciding_version or 0}
         left: dict[int, int] = defaultdict(int)
-        for entry in (*self.legs.get(parent, []), *(e for e in back if e.transaction in before)):
+        for entry in self.legs.get(row.parent or 0, []):
             left[entry.account] += entry.amount
+        for legs in self.reversed.get(row.parent or 0, {}).values():
+            before = next((e.seq <= seen[e.account] for e in legs if e.account in seen), None)
+            if before is None:
+                before = legs[0].recorded_at <= row.recorded_at
+            for entry in legs if before else ():
+                left[entry.account] += entry.amount
         return dict(left)
 
     def ends_at(self, hold: Hold) -> str | None:

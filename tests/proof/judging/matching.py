@@ -57,10 +57,10 @@ def is_done(case: Case, request: Request, row: Transaction) -> bool:
         amount = request.amount or left
         freed = left if request.final else amount
         return (row.amount, own.held_change) == (amount, -freed)
-    if row.kind == "reversal" and own is not None:
-        sides = case.to_reverse(row.parent or 0, own.account, own.seq - 1)
+    if row.kind == "reversal":
         moved = {leg.account: leg.amount for leg in legs}
-        return moved == moved_back(sides, request.amount) and abs(own.amount) == row.amount
+        asked_for = moved == to_move_back(case, request, row)
+        return asked_for and abs(moved.get(row.account, 0)) == row.amount
     if row.kind == "policy":
         change = case.changes.get(row.id)
         asked_by = request.actor or None, request.reason or None
@@ -71,6 +71,11 @@ def is_done(case: Case, request: Request, row: Transaction) -> bool:
 def asked_policy(request: Request) -> Policy:
     restricted = FROZEN[request.frozen] | (CLOSED if request.closed else 0)
     return request.floor, request.ceiling, restricted
+
+
+def to_move_back(case: Case, request: Request, row: Transaction) -> dict[int, int]:
+    """What a request to reverse moves, when `row` was decided: its legs, or of what was left."""
+    return dict(request.legs) or moved_back(case.to_reverse(row), request.amount)
 
 
 def moved_back(left: dict[int, int], amount: int) -> dict[int, int]:
