@@ -4,7 +4,16 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.doctored import accounts, answers, decisions, moments, policies, reads, reversals
+from tests.doctored import (
+    accounts,
+    answers,
+    decisions,
+    exchanges,
+    moments,
+    policies,
+    reads,
+    reversals,
+)
 from tests.doctored.doctor import OPERATIONS, Doctor
 from tests.proof.checker import check
 from tests.proof.fabricated import Fabricated
@@ -39,7 +48,7 @@ def test_a_history_is_kept_on_disk(tmp_path) -> None:
 
 DOCTORED = {
     doctor: code
-    for room in (accounts, policies, reversals, moments, decisions, answers, reads)
+    for room in (accounts, policies, reversals, exchanges, moments, decisions, answers, reads)
     for doctor, code in room.DOCTORED.items()
 }
 

@@ -1,6 +1,6 @@
 """What is sent: the route and the JSON of a request of the load."""
 
-from tests.proof.history import STEPS, Request
+from tests.proof.history import STEPS, Exchange, Request
 from tests.proof.judging.evidence import major
 
 TYPES = {
@@ -32,6 +32,8 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
     body: dict[str, object] = {"idempotency_key": request.key}
     if request.legs:
         body["legs"] = _legs(request)
+        if request.exchange is not None:
+            body["exchange"] = _exchange(request.exchange)
     elif request.amount:
         body["amount"] = major(request.amount)
     if request.kind in STEPS:
@@ -63,6 +65,15 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
     ):
         if value := getattr(request, name):
             body[name] = value
+    return body
+
+
+def _exchange(exchange: Exchange) -> dict[str, object]:
+    body: dict[str, object] = {"sell": exchange.sell, "buy": exchange.buy, "rate": exchange.rate}
+    if exchange.rounding is not None:
+        body["rounding_account_id"] = exchange.rounding
+    if exchange.sold:
+        body["sold"] = exchange.sold
     return body
 
 

@@ -15,6 +15,7 @@ from tests.proof.judging.evidence import Case, Clock, outcome
 
 PROMISES = (
     accounts.transactions_balance,
+    accounts.exchanges_are_fair,
     accounts.accounts_continue,
     accounts.policies_are_kept,
     accounts.closings_are_final,

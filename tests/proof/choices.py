@@ -3,13 +3,14 @@
 import random
 from collections import deque
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tests.proof import history
-from tests.proof.history import CONDITIONS, PLAIN, Request
-from tests.proof.judging.evidence import minor
+from tests.proof.history import CONDITIONS, PLAIN, Exchange, Request
+from tests.proof.judging.evidence import major, minor
 
 ACCOUNTS = 8  # which most of the money moves between
 SMALL = range(ACCOUNTS + 1, ACCOUNTS + 33)  # with next to nothing, so that they can be closed
@@ -18,9 +19,13 @@ REPEATS, OTHER_BODY = 0.2, 0.3
 RECENT = 400
 
 KINDS = {
-    "transfer": 6, "deposit": 1, "withdraw": 1, "general": 1.5, "hold": 1.5, "capture": 1.5,
-    "release": 0.4, "reversal": 0.8, "schedule": 0.8, "cancellation": 0.3, "policy": 0.4,
+    "transfer": 6, "deposit": 1, "withdraw": 1, "general": 1.5, "exchange": 0.6, "hold": 1.5,
+    "capture": 1.5, "release": 0.4, "reversal": 0.8, "schedule": 0.8,
+    "cancellation": 0.3, "policy": 0.4,
 }  # fmt: skip
+RUPEES = range(SMALL.stop, SMALL.stop + 4)
+OPENED = range(1, RUPEES.stop)
+IN_RUPEES = 0.12
 A_SMALL = 0.06  # of the movements are on one of these
 SOON_S = (0.3, 4.0)
 PLACED = 60  # the newest holds and transactions are what is built on
@@ -44,6 +49,8 @@ def another(asked: Request, chance: random.Random) -> Request:
             {"legs": ((first, one), (_beside(second, first), two), *others), "conditions": ()},
             {"conditions": ((first, "balance_at_least", asked.amount + 7),)},
         ]
+    if asked.exchange is not None:
+        ways.append({"exchange": msgspec.structs.replace(asked.exchange, rate="85.5")})
     if asked.kind == "reversal":
         ways.append(UNFORCED if asked.force else FORCED)
     if asked.force:
@@ -61,7 +68,8 @@ def another(asked: Request, chance: random.Random) -> Request:
 
 def _beside(account: int, other: int) -> int:
     """An account that is neither."""
-    return next(n for n in (account % ACCOUNTS + 1, (account + 1) % ACCOUNTS + 1) if n != other)
+    pool = RUPEES if account in RUPEES else range(1, ACCOUNTS + 1)
+    return next(n for n in (*pool[account % len(pool) :], *pool) if n not in (account, other))
 
 
 class Placed(NamedTuple):
@@ -88,12 +96,14 @@ class Choices:
         if self.recent and not new and chance.random() < REPEATS:
             asked = chance.choice(self.recent)
             return another(asked, chance) if chance.random() < OTHER_BODY else asked
-        account, other, third = chance.sample(range(1, ACCOUNTS + 1), 3)
+        pool = RUPEES if chance.random() < IN_RUPEES else range(1, ACCOUNTS + 1)
+        account, other, third = chance.sample(pool, 3)
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
-        amount = chance.randint(1, LARGEST)
-        if chance.random() < A_SMALL:
+        amount = chance.randint(1, LARGEST * (50 if pool is RUPEES else 1))
+        if pool is not RUPEES and chance.random() < A_SMALL:
             account, amount = chance.choice(SMALL), chance.randint(1, 3)
             account, other = chance.choice([(account, other), (other, account)])
+            kind = "policy" if account in SMALL and chance.random() < 0.3 else kind
         request = Request("transfer", account, other, amount, key)
         if kind in PLAIN:
             request = Request(kind, account, other if kind == "transfer" else None, amount, key)
@@ -106,6 +116,8 @@ class Choices:
             request = Request(
                 kind, account, None, amount, key, legs=tuple(legs), conditions=conditions
             )
+        elif kind == "exchange":
+            request = _exchange(key, chance)
         elif kind == "hold":
             request = self._hold(Request(kind, account, None, amount, key), other, chance)
         elif kind == "schedule":
@@ -126,10 +138,12 @@ class Choices:
 
     def _policy(self, request: Request, chance: random.Random) -> Request:
         """Of the accounts that the money moves between none is closed, for that is for ever."""
+        worth = 80 if request.account in RUPEES else 1
+        ceiling = chance.choice([0, 0, 1_500, 1_500, 4_000, 20])
         return msgspec.structs.replace(
             request,
-            floor=chance.choice([0, 0, -100, 50]),
-            ceiling=chance.choice([None, None, 1_500, 1_500, 4_000, 20]),
+            floor=chance.choice([0, 0, -100, 50]) * worth,
+            ceiling=ceiling * worth or None,
             frozen=chance.choice([""] * 12 + ["debits", "credits", "both"]),
             closed=request.account in SMALL and chance.random() < 0.6,
             actor=chance.choice(["credit desk", "risk"]),
@@ -178,8 +192,10 @@ def _reversal(
 ) -> Request:
     """By legs or not, forced or not. An external account is not to be named."""
     terms: dict[str, Any] = {}
-    gained = [(account, n) for account, n in sides if account > 0 and n > 0]
-    given = [(account, n) for account, n in sides if account > 0 and n < 0]
+    rupees = chance.random() < 0.5
+    own = [(account, n) for account, n in sides if account > 0 and (account in RUPEES) == rupees]
+    gained = [(account, n) for account, n in own if n > 0]
+    given = [(account, n) for account, n in own if n < 0]
     if gained and given and chance.random() < 0.4:
         (one, most), (other, least) = chance.choice(gained), chance.choice(given)
         part = min(chance.choice([1, most, most // 2 + 1, most + 1]), 1 - least)
@@ -187,6 +203,27 @@ def _reversal(
     if chance.random() < 0.3:
         terms |= FORCED
     return msgspec.structs.replace(request, **terms)
+
+
+def _exchange(key: str, chance: random.Random) -> Request:
+    """Dollars for rupees or back, now and then with a fee, or at a rate that is none.
+
+    What rounding leaves over, at most one minor unit, is given to an account, or taken from it.
+    """
+    sellers, buyers = chance.sample(range(1, ACCOUNTS + 1), 3), chance.sample(RUPEES, 3)
+    sell, buy, rate, most = "USD", "INR", f"{chance.uniform(80, 90):.4f}", 60
+    if chance.random() < 0.4:
+        sellers, buyers = buyers, sellers
+        sell, buy, rate, most = "INR", "USD", f"{chance.uniform(0.011, 0.013):.6f}", 6_000
+    sold, fee = chance.randint(most // 10, most), chance.choice([0, 0, 3])
+    given = int(Fraction(rate) * sold) + chance.choice([0, 1])
+    given = max(given, 1) + chance.choice([0] * 9 + [2])
+    got = max(given + chance.choice([0, 0, -1, 1]), 1)
+    legs = [(sellers[0], -sold - fee), (sellers[1], sold), (buyers[0], -given), (buyers[1], got)]
+    legs += [(sellers[2], fee)] * (fee > 0)
+    exchange = Exchange(sell, buy, rate, buyers[2], major(sold) if fee else "")
+    amount = sold + fee
+    return Request("general", sellers[0], None, amount, key, legs=tuple(legs), exchange=exchange)
 
 
 FORCED = {"force": True, "actor": "risk", "description": "it was stolen"}

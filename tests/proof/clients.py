@@ -16,7 +16,7 @@ import msgspec
 
 from tests.proof import history
 from tests.proof.bodies import body_of, item_of, route_of
-from tests.proof.choices import ACCOUNTS, SMALL, Choices
+from tests.proof.choices import ACCOUNTS, OPENED, RUPEES, SMALL, Choices
 from tests.proof.cluster import FORCE_TOKEN
 from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
 from tests.proof.judging.evidence import UNKNOWN, outcome
@@ -97,7 +97,8 @@ class Load:
         recorder.close()
 
     async def _step(self, step: str, key: str, caller: "Caller", chance: random.Random) -> None:
-        account = chance.randint(1, ACCOUNTS)
+        of = chance.choices([range(1, ACCOUNTS + 1), RUPEES, SMALL], [6, 2, 1])[0]
+        account = chance.choice(of)
         if step == "movement":
             await caller.move(self.choices.movement(key, chance))
         elif step == "dry_run":
@@ -252,8 +253,9 @@ def _item(number: int, result: dict[str, object]) -> tuple[int, int, bytes, bool
 def fund(folder: Path, base: str) -> None:
     """Open the accounts, and put a little money into those it is to move between."""
     with httpx.Client(base_url=base, timeout=30) as http:
-        for number in (*range(1, ACCOUNTS + 1), *SMALL):
-            body = {"owner": f"owner {number}", "currency": "USD"}
+        for number in OPENED:
+            currency = "INR" if number in RUPEES else "USD"
+            body = {"owner": f"owner {number}", "currency": currency}
             answer = http.post("/accounts/", json=body, headers={"Idempotency-Key": f"{number}"})
             assert answer.json()["id"] == number, answer.text
     asyncio.run(_fund(folder, base))
@@ -265,6 +267,8 @@ async def _fund(folder: Path, base: str) -> None:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         for number in range(1, ACCOUNTS + 1):
             await caller.move(Request("deposit", number, None, FUNDS, "funding"))
+        for number in RUPEES:
+            await caller.move(Request("deposit", number, None, FUNDS * 100, "funding"))
     recorder.close()
 
 
@@ -291,7 +295,7 @@ async def _resolve(folder: Path, base: str, end_s: float) -> None:
             for start in range(0, len(pending), RESOLVED_AT_ONCE):
                 await caller.batch("independent", pending[start : start + RESOLVED_AT_ONCE])
             pending = list(unknown(history.read(folder)))
-        for number in (*range(1, ACCOUNTS + 1), *SMALL):
+        for number in OPENED:
             await caller.read(Request("account", number))
             await caller.read(Request("history", number))
         await caller.read(Request("accounts"))

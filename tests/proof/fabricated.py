@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 
 from tests.proof.history import PLAIN, Attempt, Request
-from tests.proof.inventions import RARE, SMALL, Inventions
+from tests.proof.inventions import RARE, RUPEES, SMALL, Inventions
 from tests.proof.journal import Account, Entry, Hold, Journal, Policy, Schedule, Transaction
 from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, OWN, major
+from tests.proof.judging.exchanges import legs_of
 from tests.proof.judging.matching import asked_policy, moved_back
 
 STEP_NS = 1_000
-OUTSIDE = -1
+OUTSIDE, OUTSIDE_INDIA = -1, -2
 
 
 class Fabricated:
@@ -30,17 +31,22 @@ class Fabricated:
         self.attempts: list[Attempt] = []
         self.journal = Journal(
             [Account(OUTSIDE, 1, 0, 0, 0, None)]
+            + [Account(OUTSIDE_INDIA, 2, 0, 0, 0, None, currency="INR")]
+            + [Account(n, 2, 0, 0, 0, 0, currency="INR") for n in RUPEES]
             + [Account(n, 1, 0, 0, 0, 0) for n in (*range(1, accounts + 1), *SMALL, *RARE)],
             [],
             [],
         )
         self._accounts = {account.id: account for account in self.journal.accounts}
+        self._currencies = {account.id: account.currency for account in self.journal.accounts}
         self._rows: dict[int, list[Entry]] = {account: [] for account in self._accounts}
         self._inventions = Inventions(self._random, self.journal, self._accounts)
         self._customers = list(range(1, accounts + 1))
         self._legs: dict[int, list[Entry]] = defaultdict(list)  # by transaction
         self._back: dict[int, list[Entry]] = defaultdict(list)  # by what they reverse
         self._answers: dict[tuple[int, str], tuple[Request, int, dict[str, Any]]] = {}
+        for request in self._inventions.funds():
+            self._move(request)
         for number in range(operations):
             self._now += STEP_NS
             self._step(number)
@@ -52,6 +58,9 @@ class Fabricated:
         for hold in self.journal.holds:
             if hold.expires_at is not None and hold.remaining:
                 self._post_release(hold)
+
+    def _outside(self, account: int) -> int:
+        return OUTSIDE if self._accounts[account].currency == "USD" else OUTSIDE_INDIA
 
     def _number_of(self, key: str) -> int:
         return next(t.id for t in self.journal.transactions if t.key == key)
@@ -67,7 +76,7 @@ class Fabricated:
             self._attempt(
                 Request("accounts"),
                 200,
-                [self._state(a) for a in (*self._customers, *SMALL, *RARE)],
+                [self._state(a) for a in (*self._customers, *SMALL, *RARE, *RUPEES)],
             )
         elif chance < 0.2:
             self._attempt(Request("history", account), 200, self._page(account))
@@ -187,7 +196,7 @@ class Fabricated:
         return Transaction(
             len(self.journal.transactions) + 1, request.kind, request.account, other, amount,
             request.key, self._moment(), None, None, None, None, request.parent or None,
-            policy if request.kind == "policy" else None,
+            policy if request.kind == "policy" else None, request.exchange,
         )  # fmt: skip
 
     def _post(
@@ -219,6 +228,7 @@ class Fabricated:
                 self._tell(row, request)
             return 200, {**body, "entries": entries}
         row.reason, row.deciding_account, row.policy = reason, decider.id, None
+        row.exchange = None
         if row.kind in ("hold", "schedule"):
             row.other = 0  # it has no terms that would tell
         row.deciding_version = decider.version
@@ -234,8 +244,9 @@ class Fabricated:
     def _place(self, row: Transaction, request: Request) -> None:
         """What a posted transaction leaves beside its entries."""
         if row.kind == "hold":
-            terms = (row.other or OUTSIDE, row.amount, 0, 0, request.expires_at or None, None)
-            self.journal.holds.append(Hold(row.id, row.account, *terms))
+            sides = row.account, row.other or self._outside(row.account)
+            terms = (row.amount, 0, 0, request.expires_at or None, None)
+            self.journal.holds.append(Hold(row.id, *sides, *terms))
         elif row.kind == "schedule":
             when = (request.execute_at, None)
             schedule = Schedule(row.id, row.account, row.other, row.amount, *when)
@@ -295,9 +306,11 @@ class Fabricated:
             return [(account, 0, 0)], 0, "schedule_settled" if late else None
         if request.kind in PLAIN:
             change = amount if request.kind == "deposit" else -amount
-            return [(account, change, 0), (request.other or OUTSIDE, -change, 0)], amount, None
+            other = request.other or self._outside(account)
+            return [(account, change, 0), (other, -change, 0)], amount, None
         if request.kind == "general":
-            return [(a, n, 0) for a, n in request.legs], amount, None
+            legs = legs_of(request, self._currencies)
+            return [(a, n, 0) for a, n in legs], amount, None
         if request.kind == "hold":
             return [(account, 0, amount)], amount, None
         if request.kind == "reversal":
@@ -371,8 +384,8 @@ class Fabricated:
         account.held += held_change
         account.version += 1
         entry = Entry(
-            account.id, account.version, number, 1, change, account.balance, account.held, moment,
-            held_change,
+            account.id, account.version, number, account.currency_number, change,
+            account.balance, account.held, moment, held_change,
         )  # fmt: skip
         self.journal.entries.append(entry)
         self._rows[of].append(entry)

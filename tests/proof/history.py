@@ -19,18 +19,32 @@ DRY_RUN = "dry_run"
 CONDITIONS = ("available_at_least", "balance_at_least", "version")
 
 
+class Exchange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A rate of two currencies with two decimals: so many of `buy` for one of `sell`.
+
+    `rounding` is the account that gets what is left over. `sold` is how much is exchanged, where
+    more of `sell` is moved.
+    """
+
+    sell: str
+    buy: str
+    rate: str
+    rounding: int | None = None
+    sold: str = ""
+
+
 class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What was asked.
 
     `kind` is one of MOVEMENTS, a DRY_RUN of one of them, or a read: `account` (its state),
     `accounts` (the state of all), `history` (its newest page) or `key` (what became of a key).
     `amount` is in minor units; of a step 0 is all that is left. A step names its `parent`, whose
-    account is `account`. A general transaction has `legs` of account and amount, and `conditions`
-    of account, what is demanded (CONDITIONS), and how much or which version. A hold may have
-    moments at which it expires, or is captured by the service; a schedule is a transfer that the
-    service executes at its moment. A policy is an account's floor, its ceiling, what it is
-    `frozen` for, and whether it is to be `closed`, with the `actor` and the `reason`. A reversal
-    may have `legs` too, and may be forced, by an `actor` and with a `description`.
+    account is `account`. A general transaction has `legs` of account and amount, `conditions` of
+    account, what is demanded (CONDITIONS), and how much or which version, and may `exchange`. A
+    hold may have moments at which it expires, or is captured by the service; a schedule is a
+    transfer that the service executes at its moment. A policy is an account's floor, its ceiling,
+    what it is `frozen` for, and whether it is to be `closed`, with the `actor` and the `reason`. A
+    reversal may have `legs` too, and may be forced, by an `actor` and with a `description`.
     """
 
     kind: str
@@ -42,6 +56,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     final: bool = False
     legs: tuple[tuple[int, int], ...] = ()
     conditions: tuple[tuple[int, str, int], ...] = ()
+    exchange: Exchange | None = None
     expires_at: str = ""
     capture_at: str = ""
     execute_at: str = ""

@@ -2,14 +2,17 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 import msgspec
 
-from tests.proof.history import CONDITIONS, PLAIN, STEPS, Request
+from tests.proof.history import CONDITIONS, PLAIN, STEPS, Exchange, Request
 from tests.proof.journal import Account, Journal
+from tests.proof.judging.evidence import major
 
 SMALL = range(101, 113)  # accounts with next to nothing, which are closed
+RUPEES = range(301, 305)
 RARE = 201, 202  # for what is rare
 
 Moment = Callable[[int], str]
@@ -28,7 +31,7 @@ class Inventions:
 
     def movement(self, account: int, other: int, key: str, moment: Moment) -> Request:
         kinds = [*PLAIN, "general", "general", "hold", "hold", *STEPS, "reversal"]
-        kinds += ["reversal", "schedule", "policy"]
+        kinds += ["exchange", "reversal", "schedule", "policy"]
         kind = self._random.choice(kinds)
         amount = self._random.randint(1, 50)
         if self._random.random() < 0.2:
@@ -38,13 +41,15 @@ class Inventions:
                 account, other = other, account
         if kind == "general":
             legs = ((account, -amount), (other, amount))
-            thirds = [n for n in self._accounts if n not in (account, other, *SMALL) and n > 0]
+            thirds = [n for n in self._accounts if n not in (account, other) and 0 < n < SMALL[0]]
             if thirds and amount > 1 and self._random.random() < 0.5:
                 part = self._random.randint(1, amount - 1)
                 third = self._random.choice(thirds)
                 legs = ((account, -amount), (other, amount - part), (third, part))
             conditions = self._conditions(self._random.choice([account, other]))
             return Request(kind, account, None, amount, key, legs=legs, conditions=conditions)
+        if kind == "exchange":
+            return self._exchange(account, other, amount, key)
         if kind == "hold":
             terms = {"expires_at": moment(30)} if self._random.random() < 0.3 else {}
             return Request(kind, account, other, amount, key, **terms)
@@ -75,6 +80,23 @@ class Inventions:
         kind = kind if kind in PLAIN else "transfer"
         return Request(kind, account, other if kind == "transfer" else None, amount, key)
 
+    def _exchange(self, account: int, other: int, sold: int, key: str) -> Request:
+        """Dollars for rupees, of which rounding may leave one over, or take it."""
+        dealer, buyer, rounding = self._random.sample(RUPEES, 3)
+        rate = f"{self._random.uniform(80, 90):.3f}"
+        given = int(Fraction(rate) * sold) + self._random.choice([0, 1])
+        got = given + self._random.choice([0, -1, 1])
+        fee = self._random.choice([0, 0, 2])
+        legs = ((account, -sold - fee), (other, sold + fee), (dealer, -given), (buyer, got))
+        exchange = Exchange("USD", "INR", rate, rounding, major(sold) if fee else "")
+        amount = sold + fee
+        return Request("general", account, None, amount, key, legs=legs, exchange=exchange)
+
+    def funds(self) -> Iterator[Request]:
+        """What there is to be exchanged."""
+        for number in RUPEES:
+            yield Request("deposit", number, None, 50_000, "rupees")
+
     def rare(self, of: Callable[[str], int]) -> Iterator[Request]:
         """What no history shall be without; `of` a key, the transaction that it made."""
         one, two = RARE
@@ -98,7 +120,9 @@ class Inventions:
         terms: dict[str, Any] = {} if len(entries) == 2 else {"amount": 0}
         if self._random.random() < 0.5:
             gained = self._random.choice([e for e in entries if e.amount > 0])
-            given = self._random.choice([e for e in entries if e.amount < 0])
+            given = self._random.choice(
+                [e for e in entries if e.amount < 0 and e.currency_number == gained.currency_number]
+            )
             part = self._random.randint(1, gained.amount // 2 + 1)
             terms = {"amount": 0, "legs": ((gained.account, -part), (given.account, part))}
         if self._random.random() < 0.4:

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import psycopg
 
+from tests.proof.history import Exchange
+
 
 class Account(msgspec.Struct, gc=False):
     """An account's row."""
@@ -19,6 +21,7 @@ class Account(msgspec.Struct, gc=False):
     floor: int | None
     ceiling: int | None = None
     restricted: int = 0
+    currency: str = "USD"
 
 
 class Transaction(msgspec.Struct, gc=False):
@@ -39,6 +42,7 @@ class Transaction(msgspec.Struct, gc=False):
     deciding_available: int | None
     parent: int | None = None
     policy: tuple[int, int | None, int] | None = None
+    exchange: Exchange | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -116,14 +120,14 @@ KINDS = (
 )  # fmt: skip
 _MOMENT = _moment("recorded_at")
 _ACCOUNTS = """
-SELECT id, currency_number, balance, held, version, floor, ceiling, restricted
+SELECT id, currency_number, balance, held, version, floor, ceiling, restricted, currency
 FROM ledger.accounts WHERE ledger_id = 1 ORDER BY id
 """
 _TRANSACTIONS = f"""
 SELECT t.id, (ARRAY{list(KINDS)})[kind], t.account_id,
        coalesce(t.counterparty_id, h.counterparty_id, s.counterparty_id, 0), t.amount,
        idempotency_key, {_MOMENT}, decline_reason, deciding_account_id, deciding_version,
-       deciding_available, d.parent_id, p.floor, p.ceiling, p.restricted
+       deciding_available, d.parent_id, d.exchange, p.floor, p.ceiling, p.restricted
 FROM ledger.transactions t LEFT JOIN ledger.details d
   ON d.ledger_id = t.ledger_id AND d.transaction_id = t.id
 LEFT JOIN ledger.holds h ON h.ledger_id = t.ledger_id AND h.transaction_id = t.id
@@ -187,9 +191,16 @@ def dump(url: str) -> Journal:
 
 
 def _transaction(*row: Any) -> Transaction:
-    *fields, floor, ceiling, restricted = row
+    *fields, exchange, floor, ceiling, restricted = row
     policy = None if floor is None else (floor, ceiling, restricted)
-    return Transaction(*fields, policy=policy)
+    return Transaction(*fields, policy=policy, exchange=_exchange(exchange))
+
+
+def _exchange(kept: Any) -> Exchange | None:
+    if kept is None:
+        return None
+    sides = kept["sell"], kept["buy"], kept["rate"]
+    return Exchange(*sides, kept["rounding_account_id"], kept.get("sold", ""))
 
 
 def _rows(connection: "psycopg.Connection[Any]", query: str, row: Any) -> list[Any]:

@@ -6,6 +6,7 @@ from itertools import groupby
 from tests.proof.history import PLAIN
 from tests.proof.journal import Account, Entry, Transaction
 from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, Case, Found
+from tests.proof.judging.exchanges import is_at_its_rate, is_rounded
 from tests.proof.judging.matching import requests_of
 
 
@@ -59,6 +60,18 @@ def _is_what_it_says(case: Case, t: Transaction, legs: list[Entry]) -> bool:
     )
 
 
+def exchanges_are_fair(case: Case) -> Found:
+    """Money of two currencies is exchanged at the rate that is told, and no rounding is lost."""
+    for t in case.journal.transactions:
+        if t.kind != "general" or t.reason is not None:
+            continue
+        requests = requests_of(case, t)
+        if requests and not any(is_at_its_rate(r, case.currencies) for r in requests):
+            yield "rate_broken", f"transaction {t.id}"
+        if requests and not any(is_rounded(r, case.currencies) for r in requests):
+            yield "rounding_broken", f"transaction {t.id}"
+
+
 def accounts_continue(case: Case) -> Found:
     totals: dict[int, int] = defaultdict(int)
     for account in case.journal.accounts:
@@ -83,6 +96,8 @@ def _account_continues(account: Account, rows: list[Entry]) -> Found:
             yield "balance_broken", f"{where}: {entry.balance} instead of {balance}"
         if entry.held != held or held < 0:
             yield "held_broken", f"{where}: {entry.held} instead of {held}"
+        if entry.currency_number != account.currency_number:
+            yield "currency_broken", where
         if entry.recorded_at < moment:
             yield "time_backwards", where
         balance, held, moment = entry.balance, entry.held, entry.recorded_at

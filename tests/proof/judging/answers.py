@@ -14,6 +14,7 @@ from tests.proof.judging.evidence import (
     minor,
     outcome,
 )
+from tests.proof.judging.exchanges import is_at_its_rate
 from tests.proof.judging.matching import asks_for
 from tests.proof.order import NEVER
 
@@ -55,6 +56,8 @@ def _may_be_refused(case: Case, attempt: Attempt) -> bool:
     if code == "legs_unbalanced":
         sides = {leg.account for leg in case.legs.get(request.parent, [])}
         return request.kind == "reversal" and request.amount > 0 and len(sides) != 2
+    if code == "rate_mismatch":
+        return not is_at_its_rate(request, case.currencies)
     if code in ("overloaded", "idempotency_key_reused"):
         return True
     return (

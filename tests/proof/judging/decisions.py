@@ -18,6 +18,7 @@ from tests.proof.judging.evidence import (
     Found,
     outcome,
 )
+from tests.proof.judging.exchanges import legs_of
 from tests.proof.judging.matching import asks_for, moved_back, requests_of, to_move_back
 from tests.proof.judging.moments import own_is_due
 
@@ -163,7 +164,7 @@ def _is_not_allowed(case: Case, t: Transaction) -> bool:
     if not requests and t.kind in ("general", "reversal"):
         return t.reason != "balance_ceiling" or ceiling is not None  # a stranger's
     balance, _ = case.state(decider, version) or (0, 0)
-    asked = {(r.legs, r.force) for r in requests} or {((), False)}
+    asked = {(legs_of(r, case.currencies), r.force) for r in requests} or {((), False)}
     for legs, forced in asked:
         amount, held_change = _changes(case, t, legs).get(decider, (0, 0))
         lowered = amount - held_change

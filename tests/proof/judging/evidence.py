@@ -70,6 +70,7 @@ class Case:
         self.strangers = strangers
         self._clock = clock
         self.accounts = {account.id: account for account in journal.accounts}
+        self.currencies = {account.id: account.currency for account in journal.accounts}
         self.transactions = {t.id: t for t in journal.transactions}
         self.journal = journal
         self.by_key: dict[Key, list[Transaction]] = defaultdict(list)

@@ -5,6 +5,7 @@ from collections import Counter
 from tests.proof.history import STEPS, Request
 from tests.proof.journal import Transaction
 from tests.proof.judging.evidence import CLOSED, DECLINED, FROZEN, OK, Case, Policy, outcome
+from tests.proof.judging.exchanges import legs_of
 
 
 def asks_for(case: Case, request: Request, row: Transaction) -> bool:
@@ -39,7 +40,9 @@ def is_done(case: Case, request: Request, row: Transaction) -> bool:
     if row.kind in ("deposit", "withdraw"):
         return row.other < 0
     if row.kind == "general":
-        return Counter(request.legs) == Counter((leg.account, leg.amount) for leg in legs)
+        asked_legs = Counter(legs_of(request, case.currencies))
+        moved = asked_legs == Counter((leg.account, leg.amount) for leg in legs)
+        return moved and row.exchange == request.exchange
     if row.kind == "hold":
         hold = case.holds.get(row.id)
         asked = request.expires_at or None, request.capture_at or None
