@@ -264,6 +264,21 @@ def test_a_final_capture_that_keeps_the_rest_held() -> None:
     assert "content_differs" in s.codes()
 
 
+def test_what_is_closed_is_not_asked_for_again() -> None:
+    """Neither scheduled from nor changed, though neither moves money."""
+    for kind, more in (
+        ("schedule", {"other": 1, "amount": 5, "execute_at": f"{10**12:020}"}),
+        ("policy", {"floor": -5}),
+    ):
+        s = Scene()
+        s.go("policy", 3, closed=True)
+        assert s.go("policy", 3).status == 400
+        assert s.codes() == set()
+        s.case._objection = lambda _: None
+        s.go(kind, 3, **more)
+        assert "moved_after_closing" in s.codes()
+
+
 def test_legs_may_be_declined_whose_key_others_were_asked_for_with() -> None:
     s = Scene()
     s.go("deposit", 1, 100)

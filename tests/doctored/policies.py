@@ -50,7 +50,7 @@ def a_policy_that_contradicts_itself(d: Doctor) -> None:
 
 
 def _change(d: Doctor) -> Policy:
-    return d.chance.choice(d.journal.policies)
+    return d.chance.choice([change for change in d.journal.policies if change.lowest is None])
 
 
 def changed_by_somebody_else(d: Doctor) -> None:
@@ -66,23 +66,21 @@ def _declined(d: Doctor, reason: str, *kinds: str) -> Transaction:
     return d.chance.choice(found)
 
 
-def _open(d: Doctor, row: Transaction) -> None:
-    """The account that decided it was never closed."""
-    for t in d.journal.transactions:
-        if t.policy is not None and t.account == row.deciding_account:
-            t.policy = (*t.policy[:2], t.policy[2] & ~CLOSED)
+def _open(row: Transaction) -> None:
+    """It was decided before the account was closed."""
+    row.deciding_version = row.deciding_available = 0
 
 
 def called_closed_that_was_open(d: Doctor) -> None:
-    _open(d, _declined(d, "account_closed", "deposit", "withdraw", "transfer"))
+    _open(_declined(d, "account_closed", "deposit", "withdraw", "transfer"))
 
 
 def called_closed_that_could_be_changed(d: Doctor) -> None:
-    _open(d, _declined(d, "account_closed", "policy"))
+    _open(_declined(d, "account_closed", "policy"))
 
 
 def called_closed_that_could_be_scheduled(d: Doctor) -> None:
-    _open(d, _declined(d, "account_closed", "schedule"))
+    _open(_declined(d, "account_closed", "schedule"))
 
 
 def called_closed_that_is_for_somebody_else(d: Doctor) -> None:

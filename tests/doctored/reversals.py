@@ -113,8 +113,11 @@ def forced_where_there_was_enough(d: Doctor) -> None:
     """It is told of an account that gained."""
     _, row = _forced(d)
     leg = next(leg for leg in d.legs(row) if leg.amount > 0)
-    told = leg.account, leg.seq, 0, None, 0, "ann", "stolen", leg.balance - leg.held
-    d.journal.policies.append(Policy(row.id, *told))
+    changes = [p for p in d.journal.policies if p.account == leg.account and p.lowest is None]
+    last = next((p for p in reversed(changes) if p.seq <= leg.seq), None)
+    policy = (0, None, 0) if last is None else (last.floor, last.ceiling, last.restricted)
+    told = "ann", "stolen", leg.balance - leg.held
+    d.journal.policies.append(Policy(row.id, leg.account, leg.seq, *policy, *told))
 
 
 def declined_though_it_was_forced(d: Doctor) -> None:
