@@ -8,6 +8,7 @@ from tests.doctored import (
     accounts,
     answers,
     decisions,
+    details,
     exchanges,
     moments,
     policies,
@@ -46,11 +47,18 @@ def test_a_history_is_kept_on_disk(tmp_path) -> None:
     assert load(tmp_path / "journal") == journal
 
 
-DOCTORED = {
-    doctor: code
-    for room in (accounts, policies, reversals, exchanges, moments, decisions, answers, reads)
-    for doctor, code in room.DOCTORED.items()
-}
+ROOMS = (
+    accounts,
+    policies,
+    reversals,
+    exchanges,
+    details,
+    moments,
+    decisions,
+    answers,
+    reads,
+)
+DOCTORED = {doctor: code for room in ROOMS for doctor, code in room.DOCTORED.items()}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

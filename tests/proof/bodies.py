@@ -1,5 +1,9 @@
 """What is sent: the route and the JSON of a request of the load."""
 
+from typing import Any
+
+import msgspec
+
 from tests.proof.history import STEPS, Exchange, Request
 from tests.proof.judging.evidence import major
 
@@ -53,10 +57,12 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
         body["account_id"] = request.account
     if request.other is not None:
         body["to_account_id"] = request.other
+    if request.metadata:
+        body["metadata"] = msgspec.Raw(request.metadata.encode())
     for name in (
         "final",
         "force",
-        "description",
+        *DETAIL,
         "expires_at",
         "capture_at",
         "execute_at",
@@ -90,6 +96,14 @@ def _legs(request: Request) -> list[dict[str, object]]:
 
 
 _PARENTS = {"reversal": "transaction_id", "cancellation": "schedule_id"}
+
+
+def encoded(body: object) -> dict[str, Any]:
+    """What is sent, to the letter: metadata keeps its digits."""
+    return {"content": msgspec.json.encode(body), "headers": {"Content-Type": "application/json"}}
+
+
+DETAIL = ("description", "reference", "effective_at")
 
 
 def item_of(request: Request) -> dict[str, object]:

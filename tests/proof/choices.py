@@ -49,6 +49,8 @@ def another(asked: Request, chance: random.Random) -> Request:
             {"legs": ((first, one), (_beside(second, first), two), *others), "conditions": ()},
             {"conditions": ((first, "balance_at_least", asked.amount + 7),)},
         ]
+    if asked.kind != "policy":
+        ways.append({"reference": "another"})
     if asked.exchange is not None:
         ways.append({"exchange": msgspec.structs.replace(asked.exchange, rate="85.5")})
     if asked.kind == "reversal":
@@ -132,6 +134,8 @@ class Choices:
             request = Request(kind, account, None, part, key, parent=parent, final=final)
             if kind == "reversal":
                 request = _reversal(request, sides, chance)
+        if request.kind != "policy" and not request.force and chance.random() < 0.25:
+            request = _detailed(request, chance)
         if not new:
             self.recent.append(request)
         return request
@@ -224,6 +228,19 @@ def _exchange(key: str, chance: random.Random) -> Request:
     exchange = Exchange(sell, buy, rate, buyers[2], major(sold) if fee else "")
     amount = sold + fee
     return Request("general", sellers[0], None, amount, key, legs=tuple(legs), exchange=exchange)
+
+
+def _detailed(request: Request, chance: random.Random) -> Request:
+    """With some of what a caller may add; money that is still to move is not effective before."""
+    past = datetime.now(UTC) - timedelta(seconds=chance.uniform(0, 86_400))
+    detail = {
+        "description": "Ein Stück Käse \N{EURO SIGN} 4",
+        "reference": f"order {chance.randint(1, 99)}",
+        "metadata": '{"z":1.50,"a":[1,{"b":null}],"c":"\N{SNOWMAN}"}',
+        "effective_at": "" if request.kind == "schedule" else history.moment(past),
+    }
+    names = chance.sample(list(detail), chance.randint(1, len(detail)))
+    return msgspec.structs.replace(request, **{name: detail[name] for name in names})
 
 
 FORCED = {"force": True, "actor": "risk", "description": "it was stolen"}

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from tests.proof import history
-from tests.proof.bodies import body_of, item_of, route_of
+from tests.proof.bodies import body_of, encoded, item_of, route_of
 from tests.proof.choices import ACCOUNTS, OPENED, RUPEES, SMALL, Choices
 from tests.proof.cluster import FORCE_TOKEN
 from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
@@ -140,7 +140,7 @@ class Caller:
     async def move(self, request: Request) -> None:
         """One movement."""
         (number,) = self._recorder.sent(request)
-        answer = await self._send(*route_of(request), json=body_of(request))
+        answer = await self._send(*route_of(request), **encoded(body_of(request)))
         if answer is not None:
             self._told(request, answer.status_code, answer.content)
             replayed = "idempotency-replayed" in answer.headers
@@ -150,7 +150,7 @@ class Caller:
         """A dry run, of whose key nothing may ever be found. Nor is it known what it is told."""
         (number,) = self._recorder.sent(msgspec.structs.replace(request, kind=DRY_RUN))
         method, path = route_of(request)
-        answer = await self._send(method, f"{path}?dry_run=true", json=body_of(request))
+        answer = await self._send(method, f"{path}?dry_run=true", **encoded(body_of(request)))
         if answer is not None:
             self._recorder.got([(number, answer.status_code, b"", False)])
 
@@ -158,7 +158,7 @@ class Caller:
         """Many groups in one call, each of which is posted together or not at all."""
         numbers = [self._recorder.sent(*group, together=True) for group in groups]
         movements = [{"linked": [item_of(request) for request in group]} for group in groups]
-        answer = await self._send("POST", "/batches/", json={"movements": movements})
+        answer = await self._send("POST", "/batches/", **encoded({"movements": movements}))
         if answer is None:
             return
         refused = answer.status_code != 200
@@ -182,7 +182,9 @@ class Caller:
         """Many movements in one call."""
         numbers = self._recorder.sent(*requests, together=mode == "atomic")
         movements = [item_of(request) for request in requests]
-        answer = await self._send("POST", "/batches/", json={"movements": movements, "mode": mode})
+        answer = await self._send(
+            "POST", "/batches/", **encoded({"movements": movements, "mode": mode})
+        )
         if answer is None:
             return
         if answer.status_code != 200:
@@ -198,7 +200,7 @@ class Caller:
     async def stream(self, requests: Sequence[Request]) -> None:
         """Many movements as lines, answered one by one."""
         numbers = self._recorder.sent(*requests)
-        lines = "".join(json.dumps(item_of(request)) + "\n" for request in requests)
+        lines = b"".join(msgspec.json.encode(item_of(request)) + b"\n" for request in requests)
         kind = {"Content-Type": "application/x-ndjson"}
         answer = await self._send("POST", "/batches/", content=lines, headers=kind)
         if answer is not None and answer.status_code == 200:

@@ -8,7 +8,7 @@ import msgspec
 
 from tests.proof.history import PLAIN, Attempt, Request
 from tests.proof.inventions import RARE, RUPEES, SMALL, Inventions
-from tests.proof.journal import Account, Entry, Hold, Journal, Policy, Schedule, Transaction
+from tests.proof.journal import Account, Detail, Entry, Hold, Journal, Policy, Schedule, Transaction
 from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, OWN, major
 from tests.proof.judging.exchanges import legs_of
 from tests.proof.judging.matching import asked_policy, moved_back
@@ -59,6 +59,11 @@ class Fabricated:
             if hold.expires_at is not None and hold.remaining:
                 self._post_release(hold)
 
+    def _detail_of(self, request: Request) -> Detail:
+        if request.key.startswith(OWN):
+            return (*self.journal.transactions[request.parent - 1].detail[:3], "")
+        return request.description, request.reference, request.metadata, request.effective_at
+
     def _outside(self, account: int) -> int:
         return OUTSIDE if self._accounts[account].currency == "USD" else OUTSIDE_INDIA
 
@@ -88,7 +93,7 @@ class Fabricated:
             self._group(number)
         else:
             asked = self._inventions.movement(account, other, f"k{number}", self._moment)
-            self._move(asked)
+            self._move(self._inventions.detailed(asked))
 
     def _objection(self, request: Request) -> tuple[Account, str] | None:
         """Why it cannot be, whatever it is to move."""
@@ -197,6 +202,7 @@ class Fabricated:
             len(self.journal.transactions) + 1, request.kind, request.account, other, amount,
             request.key, self._moment(), None, None, None, None, request.parent or None,
             policy if request.kind == "policy" else None, request.exchange,
+            self._detail_of(request),
         )  # fmt: skip
 
     def _post(
@@ -226,7 +232,7 @@ class Fabricated:
                 self._back[row.parent or 0] += self._legs[row.id]
             if request.force:
                 self._tell(row, request)
-            return 200, {**body, "entries": entries}
+            return 200, {**body, **_told(row.detail), "entries": entries}
         row.reason, row.deciding_account, row.policy = reason, decider.id, None
         row.exchange = None
         if row.kind in ("hold", "schedule"):
@@ -426,3 +432,12 @@ class Fabricated:
             }
             for e in newest
         ]
+
+
+def _told(detail: Detail) -> dict[str, Any]:
+    """What an answer tells of what was added."""
+    description, reference, metadata, effective_at = detail
+    told = {"description": description, "reference": reference, "effective_at": effective_at}
+    if metadata:
+        told["metadata"] = msgspec.json.decode(metadata)
+    return {name: value for name, value in told.items() if value}

@@ -45,6 +45,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     transfer that the service executes at its moment. A policy is an account's floor, its ceiling,
     what it is `frozen` for, and whether it is to be `closed`, with the `actor` and the `reason`. A
     reversal may have `legs` too, and may be forced, by an `actor` and with a `description`.
+    All but a policy may have a `description`, a `reference`, `metadata` (the text of a JSON object)
+    and, but for a schedule, a moment at which it is effective.
     """
 
     kind: str
@@ -68,6 +70,9 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reason: str = ""
     force: bool = False
     description: str = ""
+    reference: str = ""
+    metadata: str = ""
+    effective_at: str = ""
 
 
 class Sent(msgspec.Struct, frozen=True, tag="sent", omit_defaults=True, gc=False):

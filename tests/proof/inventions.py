@@ -80,6 +80,14 @@ class Inventions:
         kind = kind if kind in PLAIN else "transfer"
         return Request(kind, account, other if kind == "transfer" else None, amount, key)
 
+    def detailed(self, request: Request) -> Request:
+        """A third of them have something added."""
+        if request.kind == "policy" or request.force or self._random.random() < 0.7:
+            return request
+        detail = {"description": "cheese", "reference": "order 7", "metadata": '{"b":1,"a":1.50}'}
+        when = {} if request.kind == "schedule" else {"effective_at": f"{7:020}"}
+        return msgspec.structs.replace(request, **detail, **when)
+
     def _exchange(self, account: int, other: int, sold: int, key: str) -> Request:
         """Dollars for rupees, of which rounding may leave one over, or take it."""
         dealer, buyer, rounding = self._random.sample(RUPEES, 3)

@@ -9,6 +9,11 @@ import psycopg
 
 from tests.proof.history import Exchange
 
+Detail = tuple[str, str, str, str]
+"""Description, reference, the text of metadata, and when it is effective; "" where there is none.
+"""
+NO_DETAIL: Detail = ("", "", "", "")
+
 
 class Account(msgspec.Struct, gc=False):
     """An account's row."""
@@ -43,6 +48,7 @@ class Transaction(msgspec.Struct, gc=False):
     parent: int | None = None
     policy: tuple[int, int | None, int] | None = None
     exchange: Exchange | None = None
+    detail: Detail = NO_DETAIL
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -127,7 +133,9 @@ _TRANSACTIONS = f"""
 SELECT t.id, (ARRAY{list(KINDS)})[kind], t.account_id,
        coalesce(t.counterparty_id, h.counterparty_id, s.counterparty_id, 0), t.amount,
        idempotency_key, {_MOMENT}, decline_reason, deciding_account_id, deciding_version,
-       deciding_available, d.parent_id, d.exchange, p.floor, p.ceiling, p.restricted
+       deciding_available, d.parent_id, coalesce(d.description, ''),
+       coalesce(d.reference, ''), coalesce(d.metadata::text, ''),
+       coalesce({_moment("d.effective_at")}, ''), d.exchange, p.floor, p.ceiling, p.restricted
 FROM ledger.transactions t LEFT JOIN ledger.details d
   ON d.ledger_id = t.ledger_id AND d.transaction_id = t.id
 LEFT JOIN ledger.holds h ON h.ledger_id = t.ledger_id AND h.transaction_id = t.id
@@ -191,9 +199,11 @@ def dump(url: str) -> Journal:
 
 
 def _transaction(*row: Any) -> Transaction:
-    *fields, exchange, floor, ceiling, restricted = row
+    *fields, description, reference, metadata, effective_at = row[:-4]
+    exchange, floor, ceiling, restricted = row[-4:]
+    detail = description, reference, metadata, effective_at
     policy = None if floor is None else (floor, ceiling, restricted)
-    return Transaction(*fields, policy=policy, exchange=_exchange(exchange))
+    return Transaction(*fields, policy=policy, exchange=_exchange(exchange), detail=detail)
 
 
 def _exchange(kept: Any) -> Exchange | None:

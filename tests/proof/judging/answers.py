@@ -1,5 +1,6 @@
 """What the clients were told of what they asked for: it is kept, and told again."""
 
+import json
 from typing import Any
 
 from tests.proof.history import DRY_RUN, PLAIN, Attempt, Request
@@ -88,11 +89,21 @@ def answer_is_kept(case: Case, attempt: Attempt, rows: list[Transaction], where:
         return
     if attempt.request.kind != "key" and not asks_for(case, attempt.request, row):
         yield "content_differs", f"{where}: kept is another request's transaction {row.id}"
+    if "decided_on" not in attempt.body and not _tells_all(attempt.body, row):
+        yield "content_differs", f"{where}: answered without {row.detail}"
     if not _is_as_it_was(case, attempt.body.get("decided_on", {})):
         yield "content_differs", f"{where}: declined on another balance"
     kept = _content(case, row)
     if (answered := _told(attempt.body)) != kept:
         yield "content_differs", f"{where}: answered {answered}, kept {kept}"
+
+
+def _tells_all(body: Any, row: Transaction) -> bool:
+    """Whether an answer tells what was added, and no more. A decline's does not."""
+    description, reference, metadata, effective_at = row.detail
+    kept = description or None, reference or None, effective_at or None
+    told = body.get("description"), body.get("reference"), body.get("effective_at")
+    return told == kept and body.get("metadata") == (json.loads(metadata) if metadata else None)
 
 
 def _is_as_it_was(case: Case, decided_on: Any) -> bool:

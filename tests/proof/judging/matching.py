@@ -3,7 +3,7 @@
 from collections import Counter
 
 from tests.proof.history import STEPS, Request
-from tests.proof.journal import Transaction
+from tests.proof.journal import NO_DETAIL, Detail, Transaction
 from tests.proof.judging.evidence import CLOSED, DECLINED, FROZEN, OK, Case, Policy, outcome
 from tests.proof.judging.exchanges import legs_of
 
@@ -19,8 +19,23 @@ def asks_for(case: Case, request: Request, row: Transaction) -> bool:
             or (row.kind in ("hold", "schedule") and row.other == 0)
         )
         and (request.parent or None) == row.parent
+        and is_told(case, request, row)
         and (row.reason is not None or is_done(case, request, row))
     )
+
+
+def is_told(case: Case, request: Request, row: Transaction) -> bool:
+    """Whether what was added is kept to the letter; a capture without may have its hold's."""
+    asked = request.description, request.reference, request.metadata, request.effective_at
+    if asked == NO_DETAIL and row.kind == "capture":
+        return row.detail in (NO_DETAIL, inherited(case, row))
+    return row.detail == asked
+
+
+def inherited(case: Case, row: Transaction) -> Detail:
+    """What a transaction has from the one that it builds on, which was effective by itself."""
+    parent = case.transactions.get(row.parent or 0)
+    return NO_DETAIL if parent is None else (*parent.detail[:3], "")
 
 
 def requests_of(case: Case, row: Transaction) -> set[Request]:

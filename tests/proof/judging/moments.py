@@ -4,9 +4,9 @@ from bisect import bisect_left
 from collections import defaultdict
 
 from tests.proof.history import Request
-from tests.proof.journal import Hold, Schedule, Transaction
+from tests.proof.journal import NO_DETAIL, Hold, Schedule, Transaction
 from tests.proof.judging.evidence import OWN, Case, Found
-from tests.proof.judging.matching import is_done
+from tests.proof.judging.matching import inherited, is_done
 
 
 def holds_are_kept(case: Case) -> Found:
@@ -114,7 +114,11 @@ def own_is_due(case: Case, row: Transaction) -> Found:
         execution = row.parent in case.schedules and row.kind == "transfer"
         if not execution or row.key != f"{OWN}execution {row.parent}":
             yield "unasked", where
+        elif row.detail != inherited(case, row):
+            yield "content_broken", f"{where}: {row.detail}"
     elif not is_due(case, hold, row):
         yield "too_early", where
+    elif row.detail != (inherited(case, row) if row.kind == "capture" else NO_DETAIL):
+        yield "content_broken", f"{where}: {row.detail}"
     elif row.reason is None and not is_done(case, Request(row.kind, final=True), row):
         yield "content_broken", f"{where}: it is not all that was left"
