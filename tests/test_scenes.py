@@ -335,3 +335,31 @@ def test_what_was_forced_gives_nothing_until_it_is_back() -> None:
     s.case._refused = lambda *_: None
     s.go("withdraw", 1, 1)
     assert s.codes() == {"overdrawn"}
+
+
+def _captured_at(moment_of_expiry: int) -> Scene:
+    """A hold is captured; then it is made to have expired so many steps after its placing."""
+    s = Scene()
+    s.go("deposit", 1, 100)
+    hold = s.go("hold", 1, 80, 2, expires_at=s.later(moment_of_expiry))
+    s.go("capture", 1, 80, parent=hold.body["transaction_id"])
+    return s
+
+
+def test_a_capture_before_and_after_the_hold_has_expired() -> None:
+    assert _captured_at(9).codes() == set()
+    s = _captured_at(9)
+    s.case.journal.holds[0].expires_at = s.later(-1)
+    assert "captured_late" in s.codes()
+
+
+def test_a_moment_that_had_to_be_later_than_another_tells_no_time() -> None:
+    """The clock was ahead, left its moment on the account, and was put right."""
+    s = _captured_at(9)
+    placed, captured = s.case.journal.entries[-3], s.case.journal.entries[-2:]
+    ahead = f"{int(placed.recorded_at) + 10**15:020}"
+    pushed = f"{int(ahead) + 1:020}"
+    for entry, moment in ((placed, ahead), *((entry, pushed) for entry in captured)):
+        entry.recorded_at = moment
+    codes = s.codes()
+    assert "captured_late" not in codes

@@ -115,7 +115,11 @@ def _is_just(case: Case, t: Transaction) -> bool:
     if t.reason in ("hold_closed", "hold_exceeded"):
         steps = case.hold_steps.get(t.parent or 0, [])
         left = sum(e.held_change for e in steps if e.seq <= version)
-        return left == 0 if t.reason == "hold_closed" else 0 < left < t.amount
+        expires_at = case.holds[t.parent].expires_at if t.parent in case.holds else None
+        expired = expires_at is not None and expires_at <= t.recorded_at
+        if t.reason == "hold_closed":  # to all but the service it is, once it has expired
+            return left == 0 or (t.kind == "capture" and expired and not t.key.startswith(OWN))
+        return 0 < left < t.amount
     if t.reason == "reversal_exceeded":
         return _is_too_much(case, t)
     return False

@@ -6,6 +6,7 @@ All amounts are in minor units of currencies with two decimals.
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from tests.proof.history import MOVEMENTS, Attempt
 from tests.proof.journal import Entry, Hold, Journal, Transaction
@@ -54,6 +55,13 @@ def major(amount: int) -> str:
     """Minor units as requests and answers have them."""
     sign = "-" if amount < 0 else ""
     return f"{sign}{abs(amount) // 100}.{abs(amount) % 100:02}"
+
+
+_NO_DIGITS = {ord(character): None for character in "-T:.Z "}
+
+
+def _digits(moment: str) -> int:
+    return int(moment.translate(_NO_DIGITS))
 
 
 class Case:
@@ -105,8 +113,12 @@ class Case:
                 self.tried[hold.account].append(hold)
             elif not tried and self.ends_at(hold) is not None:
                 self.expiring[hold.account].append(hold)
+        # Moments that come right after one of an account: the clock may not have been there yet.
+        self.pushed: set[str] = set()
         for rows in self.entries.values():
             rows.sort(key=lambda entry: entry.seq)
+            moments = [entry.recorded_at for entry in rows]
+            self.pushed.update(b for a, b in pairwise(moments) if _digits(b) == _digits(a) + 1)
             for entry in rows:
                 t = self.transactions.get(entry.transaction)
                 if t is not None and entry.held_change:

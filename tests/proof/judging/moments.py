@@ -21,10 +21,10 @@ def holds_are_kept(case: Case) -> Found:
             t = case.transactions[entry.transaction]
             if remaining < 0 or captured > hold.amount:
                 yield "hold_exceeded", where
-            ends_at = case.ends_at(hold)
-            # Of one batch, what comes before the service's own try is in time.
-            late = ends_at is not None and entry.recorded_at >= ends_at
-            if late and t.kind == "capture" and entry.recorded_at != case.tried_at(hold):
+            # What the service is to capture it may capture later; nobody else may.
+            late = hold.expires_at is not None and entry.recorded_at >= hold.expires_at
+            in_time = t.key.startswith(OWN) or entry.recorded_at in case.pushed
+            if late and t.kind == "capture" and not in_time:
                 yield "captured_late", f"{where}: transaction {t.id}"
         if _is_given_back_late(case, hold):
             yield "released_late", where
@@ -51,8 +51,8 @@ def _is_given_back_late(case: Case, hold: Hold) -> bool:
     if before.recorded_at < closed.recorded_at:
         moments.append(before.recorded_at)
     # In the batch of the service's own try it counts until that.
-    tried_at = case.tried_at(hold)
-    return any(moment >= ends_at and moment != tried_at for moment in moments)
+    moments = [m for m in moments if m != case.tried_at(hold) and m not in case.pushed]
+    return any(moment >= ends_at for moment in moments)
 
 
 def _is_forgotten(case: Case, hold: Hold) -> bool:
