@@ -8,6 +8,8 @@ from tests.doctored.doctor import Doctor, settled
 from tests.proof.journal import NO_DETAIL, Transaction
 from tests.proof.judging.evidence import OK, OWN, outcome
 
+_NAMES = ("description", "reference", "metadata", "effective_at")
+
 
 def _detailed(d: Doctor, *, declined: bool = False) -> Transaction:
     return d.chance.choice(
@@ -79,16 +81,17 @@ def expired_with_a_detail(d: Doctor) -> None:
 
 def captured_with_another_detail(d: Doctor) -> None:
     """It has none of its own, and neither has its hold."""
-    row = d.step("capture")
-    hold = d.journal.transactions[(row.parent or 0) - 1]
-    hold.detail = NO_DETAIL
+    rows = d.journal.transactions
+    captures = [t for t in rows if t.kind == "capture" and t.reason is None]
+    row = next(t for t in captures if rows[(t.parent or 0) - 1].detail == NO_DETAIL)
     row.detail = ("butter", "", "", "")
     for attempt in d.attempts:
         request = attempt.request
         if (request.account, request.key) == (row.account, row.key):
-            attempt.request = replace(
-                request, description="", reference="", metadata="", effective_at=""
-            )
+            attempt.request = replace(request, **dict.fromkeys(_NAMES, ""))
+        if isinstance(attempt.body, dict) and attempt.body.get("transaction_id") == row.id:
+            told = {name: value for name, value in attempt.body.items() if name not in _NAMES}
+            attempt.body = {**told, "description": "butter"}
 
 
 DOCTORED: dict[Callable[[Doctor], None], str] = {
