@@ -180,9 +180,12 @@ class Choices:
         for entry in body["entries"]:
             account = entry["account_id"]
             self._versions[account] = max(entry["version"], self._versions.get(account, 0))
-        sides = tuple((e["account_id"], minor(e["amount"])) for e in body["entries"])
+        nets: dict[int, int] = {}  # an account may have come twice
+        for entry in body["entries"]:
+            account = entry["account_id"]
+            nets[account] = nets.get(account, 0) + minor(entry["amount"])
         amount = minor(body["amount"])
-        there = Placed(body["transaction_id"], request.account, amount, sides)
+        there = Placed(body["transaction_id"], request.account, amount, tuple(nets.items()))
         if request.kind == "hold":
             self._holds.append(there)
         elif request.kind == "schedule":
