@@ -24,10 +24,28 @@ class LookingBack(ComparingOverHttp):
         self.begun_at = datetime.now(UTC)
 
     def an_edge(self, account: int, place: int) -> datetime:
-        """About a moment at which something of the account was recorded, or takes effect."""
+        """About a moment at which something of the account was recorded, or takes effect: before
+        it, at it and after it, by the place's remainder of three.
+        """
         edges = sorted(edge for both in self.model(account).times[account] for edge in both)
         near = [edge + nudge * A_MOMENT for edge in edges for nudge in (-1, 0, 1)]
         return near[place % len(near)] if near else self.begun_at
+
+    def look_back(self, ledger: str) -> None:
+        """Of the busiest account, at the very moments; and what tells transactions apart."""
+        lines = self.models[ledger].lines
+        own = [account for account, home in self.ledgers.items() if home == ledger]
+        account = max(own, key=lambda number: len(lines[number]))
+        edges = 2 * len(lines[account])
+        first, halfway, last = (
+            self.an_edge(account, 3 * n + 1) for n in (0, edges // 2, edges - 1)
+        )
+        self.check_then(account, first)
+        self.check_then(account, halfway)
+        self.check_statement(account, halfway, last, 50)
+        self.check_list(ledger, {"account_id": account, "status": "declined"}, 50)
+        for query in ({"reference": "x"}, {"metadata": '{"a":{}}'}, {"kind": "HOLD"}):
+            self.check_list(ledger, query, 50)
 
     def check_account(self, account: int, limit: int) -> None:
         """The account, its whole history, its policies and what is open are the model's."""
