@@ -382,6 +382,7 @@ BY_TRANSACTION = [
                CASE WHEN h.transaction_id IS NULL THEN 'its terms are missing'
                     WHEN t.id IS NULL THEN 'no transaction reserved it'
                     WHEN h.capture_tried_at IS DISTINCT FROM own.recorded_at
+                     AND (h.capture_tried_at < own.recorded_at) IS NOT TRUE
                     THEN 'it does not say when the service tried to capture it'
                     ELSE format('remaining %s and captured %s of %s are not the %s and %s of its '
                                 'entries, or its accounts are not theirs', h.remaining,
@@ -407,7 +408,9 @@ BY_TRANSACTION = [
           ON own.ledger_id = h.ledger_id AND own.account_id = h.account_id
          AND own.idempotency_key = chr(183) || 'capture ' || h.transaction_id
         WHERE h.transaction_id IS NULL OR t.id IS NULL OR s.strange
+           -- Earlier, where the moment had to be later than the clock.
            OR h.capture_tried_at IS DISTINCT FROM own.recorded_at
+              AND (h.capture_tried_at < own.recorded_at) IS NOT TRUE
            OR (h.remaining, h.captured, h.account_id, h.amount)
               IS DISTINCT FROM (s.remaining, s.captured, t.account_id, t.amount)
         """,
