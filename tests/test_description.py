@@ -30,11 +30,11 @@ def service(new_database) -> Iterator[RunningService]:
 
 
 def test_every_code_of_the_catalogue_is_described(service) -> None:
-    """With its status, and whether the request may be sent again."""
+    """With its status, whether the request may be sent again, and what it says."""
     lines = service.get("/openapi.json").json()["info"]["description"].splitlines()
-    told = {tuple(line.strip("| ").split(" | ")) for line in lines if line.count(" | ") == 2}
-    expected = {(code, str(p.status.value), p.retry) for code, p in CATALOGUE.items()}
-    assert told == expected | {("code", "status", "retry")}
+    told = {tuple(line.strip("| ").split(" | ")) for line in lines if line.count(" | ") == 3}
+    expected = {(code, str(p.status.value), p.retry, p.detail) for code, p in CATALOGUE.items()}
+    assert told == expected | {("code", "status", "retry", "what it says")}
 
 
 class Sent(NamedTuple):

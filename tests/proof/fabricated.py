@@ -8,7 +8,17 @@ import msgspec
 
 from tests.proof.history import PLAIN, Attempt, Request
 from tests.proof.inventions import RARE, RUPEES, SMALL, Inventions
-from tests.proof.journal import Account, Detail, Entry, Hold, Journal, Policy, Schedule, Transaction
+from tests.proof.journal import (
+    NO_DETAIL,
+    Account,
+    Detail,
+    Entry,
+    Hold,
+    Journal,
+    Policy,
+    Schedule,
+    Transaction,
+)
 from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, OWN, major
 from tests.proof.judging.exchanges import legs_of
 from tests.proof.judging.matching import asked_policy, moved_back
@@ -60,9 +70,11 @@ class Fabricated:
                 self._post_release(hold)
 
     def _detail_of(self, request: Request) -> Detail:
-        if request.key.startswith(OWN):
+        own = request.description, request.reference, request.metadata, request.effective_at
+        completes = request.kind == "capture" and own == NO_DETAIL
+        if completes or request.key.startswith(OWN):
             return (*self.journal.transactions[request.parent - 1].detail[:3], "")
-        return request.description, request.reference, request.metadata, request.effective_at
+        return own
 
     def _outside(self, account: int) -> int:
         return OUTSIDE if self._accounts[account].currency == "USD" else OUTSIDE_INDIA

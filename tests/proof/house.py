@@ -82,6 +82,7 @@ class House:
                 self._program,
                 LEDGER_ALLOW_UNSAFE_DURABILITY="true",
                 LEDGER_DATA_FOLDER=str(self.folder / "embedded"),
+                LEDGER_SWEEP_INTERVAL_S=str(self._broken.sweep_s if self._broken else 1.0),
             )
             self._stack.callback(service.kill)
             service.start()

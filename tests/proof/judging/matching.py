@@ -25,11 +25,10 @@ def asks_for(case: Case, request: Request, row: Transaction) -> bool:
 
 
 def is_told(case: Case, request: Request, row: Transaction) -> bool:
-    """Whether what was added is kept to the letter; a capture without may have its hold's."""
+    """Whether what was added is kept to the letter; a capture without any has its hold's."""
     asked = request.description, request.reference, request.metadata, request.effective_at
-    if asked == NO_DETAIL and row.kind == "capture":
-        return row.detail in (NO_DETAIL, inherited(case, row))
-    return row.detail == asked
+    inherits = asked == NO_DETAIL and row.kind == "capture"
+    return row.detail == (inherited(case, row) if inherits else asked)
 
 
 def inherited(case: Case, row: Transaction) -> Detail:
