@@ -165,6 +165,12 @@ def declines(m: Made) -> list[Case]:
             {"transaction_id": m.passed_on},
             {"amount": "2"},
         ),
+        (
+            403,
+            "/transactions/{transaction_id}/reverse",
+            {"transaction_id": m.passed_on},
+            {"force": True, "actor": "me", "description": "by order"},
+        ),
         (400, "/holds", {}, {"account_id": m.own, "amount": "9"}),
         (409, "/holds", {}, {"account_id": m.frozen, "amount": "9"}),
         (409, "/holds/{hold_id}/capture", hold, {"amount": "2"}),

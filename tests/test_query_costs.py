@@ -153,9 +153,12 @@ RACES = {
 
 
 def rows_read(plan: dict[str, Any], uncounted: str = "") -> float:
-    """Rows that the plan's scans have looked at, those that a filter threw away included."""
+    """Rows that the plan's scans have looked at, those that a filter threw away included; and the
+    entries of an index that a bitmap is made of, which may be many more than are then looked at.
+    """
     read = 0.0
-    if plan.get("Relation Name", uncounted) != uncounted:
+    of = plan.get("Relation Name") or plan.get("Index Name")
+    if of is not None and not (uncounted and of.startswith(uncounted)):
         removed = plan.get("Rows Removed by Filter", 0)
         removed += plan.get("Rows Removed by Index Recheck", 0)
         read = (plan["Actual Rows"] + removed) * plan["Actual Loops"]
@@ -201,7 +204,7 @@ def test_a_page_costs_a_page(large, wanted, after) -> None:
 def test_a_page_of_several_filters_costs_some_tries(large, wanted, after) -> None:
     """A few times what the best way to it costs; the worst one reads all 120,000, with what they
     have."""
-    assert rows_of_transactions(large, wanted, after) < 25 * ways.FIRST_BUDGET_ROWS
+    assert rows_of_transactions(large, wanted, after) < 30 * ways.FIRST_BUDGET_ROWS
 
 
 CHOICES: dict[str, list[Any]] = {
@@ -350,7 +353,7 @@ def test_a_page_of_accounts_costs_a_page(town, wanted, place) -> None:
 @pytest.mark.parametrize("place", ACCOUNT_PLACES)
 @pytest.mark.parametrize("wanted", ACCOUNT_RACES.values(), ids=ACCOUNT_RACES.keys())
 def test_a_page_of_some_accounts_costs_some_tries(town, wanted, place) -> None:
-    assert rows_of_accounts(town, wanted, place) < 25 * ways.FIRST_BUDGET_ROWS
+    assert rows_of_accounts(town, wanted, place) < 30 * ways.FIRST_BUDGET_ROWS
 
 
 def test_a_page_is_given_up_when_it_has_cost_enough(town, monkeypatch) -> None:
