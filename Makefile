@@ -9,7 +9,7 @@ export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/.cache
 
 PROOF_HOURS ?= 2
 
-.PHONY: serve demo verify test check proof proof-long bench bench-growth bench-soak lock
+.PHONY: serve demo verify test check proof proof-long bench bench-against bench-growth bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -33,6 +33,10 @@ proof-long: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+# This tree beside another commit's, in turns: make bench-against BASE=HEAD~1
+bench-against: $(VENV)/.dev
+	$(BIN)/python benchmarks/against.py $(BASE) $(BENCH_ARGS)
 
 bench-growth: $(VENV)/.dev
 	$(BIN)/python benchmarks/growth.py $(BENCH_ARGS)
