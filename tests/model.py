@@ -329,9 +329,9 @@ class SequentialLedger:
         if not moves or not all(left[n] and 0 < Fraction(-c, left[n]) <= 1 for n, c, _ in moves):
             raise Refused("reversal_exceeded", own)
         self.post(record, moves, forced=asked.get("force", False))
-        for name, *_ in moves if asked.get("force") else ():
+        for name, change, _ in moves if asked.get("force") else ():
             floor = self.accounts[name]["floor"]
-            if floor is not None and self.available(name) < floor:
+            if change < 0 and floor is not None and self.available(name) < floor:
                 by = {"actor": asked.get("actor"), "reason": asked.get("description")}
                 self.note(name, **by, forced_to=self.available(name))
 
