@@ -76,7 +76,7 @@ def expired(database: Database) -> Database:
     they have; and account 3, which takes nothing, so that the second was declined.
     """
     now = datetime.now(UTC)
-    capture_at, expires_at = now, now + timedelta(seconds=1)
+    capture_at, expires_at = now, now + timedelta(seconds=2)
     open_accounts(database, "USD", "USD", "USD")
     takers = {POSTED: 2, DECLINED: 3, UNTRIED: 2, CALLED: 2}
     post(
