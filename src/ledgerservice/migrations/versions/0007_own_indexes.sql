@@ -197,30 +197,32 @@ BEGIN
             'floor, closing and time are checked)', stray));
     END IF;
 
-    FOR step IN
-        SELECT e.ledger_id, e.account_id, coalesce(d.parent_id, e.transaction_id) AS hold_id,
-               sum(e.held_change)::bigint AS held_change,
-               coalesce(sum(e.amount) FILTER (WHERE e.held_change < 0), 0)::bigint AS amount,
-               bool_or(e.held_change > 0 AND d.parent_id IS NOT NULL) AS adds
-        FROM new_entries e
-        LEFT JOIN LATERAL (
-            SELECT parent_id FROM ledger.details
-            WHERE ledger_id = e.ledger_id AND transaction_id BETWEEN e.transaction_id
-                                                                 AND e.transaction_id
-            ORDER BY transaction_id LIMIT 1) d ON true
-        WHERE e.held_change <> 0
-        GROUP BY 1, 2, 3
-    LOOP
-        UPDATE ledger.holds
-        SET remaining = remaining + step.held_change, captured = captured - step.amount
-        WHERE ledger_id = step.ledger_id AND transaction_id = step.hold_id
-          AND account_id = step.account_id AND NOT step.adds;
-        IF NOT FOUND THEN
-            PERFORM ledger.refuse('entries_hold', format(
-                'hold %s does not exist on the account of an entry that changes it, or was to be '
-                'added to', step.hold_id));
-        END IF;
-    END LOOP;
+    IF EXISTS (SELECT FROM new_entries WHERE held_change <> 0) THEN
+        FOR step IN
+            SELECT e.ledger_id, e.account_id, coalesce(d.parent_id, e.transaction_id) AS hold_id,
+                   sum(e.held_change)::bigint AS held_change,
+                   coalesce(sum(e.amount) FILTER (WHERE e.held_change < 0), 0)::bigint AS amount,
+                   bool_or(e.held_change > 0 AND d.parent_id IS NOT NULL) AS adds
+            FROM new_entries e
+            LEFT JOIN LATERAL (
+                SELECT parent_id FROM ledger.details
+                WHERE ledger_id = e.ledger_id AND transaction_id BETWEEN e.transaction_id
+                                                                     AND e.transaction_id
+                ORDER BY transaction_id LIMIT 1) d ON true
+            WHERE e.held_change <> 0
+            GROUP BY 1, 2, 3
+        LOOP
+            UPDATE ledger.holds
+            SET remaining = remaining + step.held_change, captured = captured - step.amount
+            WHERE ledger_id = step.ledger_id AND transaction_id = step.hold_id
+              AND account_id = step.account_id AND NOT step.adds;
+            IF NOT FOUND THEN
+                PERFORM ledger.refuse('entries_hold', format(
+                    'hold %s does not exist on the account of an entry that changes it, or was to be '
+                    'added to', step.hold_id));
+            END IF;
+        END LOOP;
+    END IF;
     RETURN NULL;
 END $$;
 
