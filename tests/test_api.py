@@ -172,8 +172,9 @@ def test_the_answer_s_form_never_changes_for_a_renderer_version(service, alice, 
     facts = declined.json()
     assert declined.text == (
         '{"type":"urn:ledgerservice:problem:insufficient_funds","title":"Insufficient funds",'
-        '"status":400,"code":"insufficient_funds","detail":"The account\'s available amount is '
-        'below the amount asked for. Nothing was moved, and this key will always get this answer."'
+        '"status":400,"code":"insufficient_funds","detail":"The account\'s available amount would '
+        "fall below its floor, which is 0 unless its policy says otherwise. Nothing was moved, and "
+        'this key will always get this answer."'
         ',"retry":"new_key","idempotency_key":"\\"\\\\","transaction_id":%d,"transaction_type":'
         '"WITHDRAWAL","amount":"99.01","currency":"USD","recorded_at":"%s","decided_on":'
         '{"account_id":%d,"available":"99.00","version":2}}'
