@@ -280,12 +280,14 @@ def test_cursors_are_of_the_database_and_of_all_its_processes(new_database) -> N
         assert stranger.get(link).json()["code"] == "invalid_cursor"
 
 
+MANY_VALUES = 'metadata={"a":%s}' % [*range(10, 31)]  # each is looked for in each row's array
 HOSTILE = [
     "account_id=x", "account_id=1.5", "account_id=1_0", "account_id=%201", "limit=1_0",
     "account_id=9223372036854775808", "account_id=",
     "kind=deposit", "kind=99", "status=2", "min_amount=1", "max_amount=1",
     "currency=USD&min_amount=x", "currency=USD&min_amount=-1", "currency=USD&min_amount=1e3",
     "currency=USD&max_amount=NaN", "currency=USD&max_amount=0.001", "currency=XXX&max_amount=1",
+    MANY_VALUES,
     "metadata=x", "metadata=[]", "metadata=1", 'metadata={"a":NaN}', 'metadata={"a":1,"a":2}',
     "metadata=" + "[" * 2000, 'metadata={"a":1e400}', "owner=a%00", "reference=%00",
     "owner=a&owner=b", "limit=0", "limit=-1", "limit=1001", "limit=x", "unknown=1", "offset=5",
@@ -296,6 +298,7 @@ HOSTILE = [
 HOSTILE_TO_ACCOUNTS = [
     "min_balance=1", "currency=USD&min_balance=x", "currency=USD&max_balance=--1",
     "currency=USD&max_balance=+1", "currency=USD&max_balance=0.001", "status=open",
+    MANY_VALUES,
     "currency=XXX&max_balance=1", "metadata=[]", 'metadata={"a":NaN}', "from=yesterday", "to=",
     "kind=DEPOSIT", "min_amount=1", "limit=1_0", "owner=a&owner=b", "reference=%00",
 ]  # fmt: skip
