@@ -6,7 +6,6 @@ All amounts are in minor units of currencies with two decimals.
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 from tests.proof.history import MOVEMENTS, Attempt
 from tests.proof.journal import Entry, Hold, Journal, Transaction
@@ -113,12 +112,12 @@ class Case:
                 self.tried[hold.account].append(hold)
             elif not tried and self.ends_at(hold) is not None:
                 self.expiring[hold.account].append(hold)
-        # Moments that come right after one of an account: the clock may not have been there yet.
-        self.pushed: set[str] = set()
+        # Moments that come right after another: the clock may not have been there yet. The account
+        # of the other was locked with these, and need not have moved.
+        moments = {_digits(moment): moment for moment in {e.recorded_at for e in journal.entries}}
+        self.pushed = {moment for number, moment in moments.items() if number - 1 in moments}
         for rows in self.entries.values():
             rows.sort(key=lambda entry: entry.seq)
-            moments = [entry.recorded_at for entry in rows]
-            self.pushed.update(b for a, b in pairwise(moments) if _digits(b) == _digits(a) + 1)
             for entry in rows:
                 t = self.transactions.get(entry.transaction)
                 if t is not None and entry.held_change:
