@@ -33,7 +33,7 @@ import machine
 import servers
 from bench import SETTLE_S, WARM_UP, stop_at_sigterm
 from bulk import Clock
-from ledgerservice.embedded import EmbeddedServer
+from ledgerservice.embedded.server import EmbeddedServer
 from servers import LEDGER, ROOT
 
 ACCOUNTS = 10_000

@@ -23,10 +23,11 @@ import psutil
 import psycopg
 
 import load
-from ledgerservice import journal, planner
+from ledgerservice.domain import planner
+from ledgerservice.domain.instructions import Group, Movement
+from ledgerservice.domain.transactions import Account, Recorded
 from ledgerservice.ledger import Ledger, transfer
-from ledgerservice.model import Account, Recorded
-from ledgerservice.requests import Group, Movement
+from ledgerservice.postgres import journal
 from servers import LEDGER
 
 CALL = 8_000

@@ -26,8 +26,8 @@ import machine
 import proof
 import servers
 from bench import stop_at_sigterm
-from ledgerservice.embedded import EmbeddedServer
-from ledgerservice.migrations import upgrade
+from ledgerservice.embedded.server import EmbeddedServer
+from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.runtime import prepared
 from servers import LEDGER
 

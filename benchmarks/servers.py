@@ -17,10 +17,10 @@ import psycopg
 from sqlalchemy import make_url
 
 import yardstick
-from ledgerservice.database import Database, parse_url
-from ledgerservice.embedded import EmbeddedServer
+from ledgerservice.domain.transactions import Opened
+from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.ledger import Ledger, deposit
-from ledgerservice.model import Opened
+from ledgerservice.postgres.connections import Database, parse_url
 from ledgerservice.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.model import BY_THE_SERVICE, REVERSIBLE, Asked, SequentialLedger, sums
+from tests.oracle.model import BY_THE_SERVICE, REVERSIBLE, Asked, SequentialLedger, sums
 
 A_MINUTE = timedelta(minutes=1)
 STEPS = ["REVERSAL", "CAPTURE", "RELEASE", "CANCELLATION", "EXECUTION"]

@@ -25,11 +25,11 @@ import pytest
 from sqlalchemy import URL, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from ledgerservice.database import Database, parse_url, usable_role
-from ledgerservice.embedded import EmbeddedServer
-from ledgerservice.migrations import upgrade
+from ledgerservice.embedded.server import EmbeddedServer
+from ledgerservice.postgres.connections import Database, parse_url, usable_role
+from ledgerservice.postgres.migrations import upgrade
+from ledgerservice.postgres.verification import verify
 from ledgerservice.settings import Settings
-from ledgerservice.verifier import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "ledger_template"

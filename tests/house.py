@@ -11,16 +11,16 @@ from pathlib import Path
 
 import psycopg
 
-from ledgerservice import embedded
-from ledgerservice.embedded import EmbeddedServer
+from ledgerservice.embedded import server as embedded
+from ledgerservice.embedded.server import EmbeddedServer
 
-SOURCE = Path(embedded.__file__).parents[1]
+SOURCE = Path(embedded.__file__).parents[2]
 
 # A service that does one check for each line it is sent, and stops at the end of its input.
 SERVICE = """
 import sys
 from pathlib import Path
-from ledgerservice import embedded, programs
+from ledgerservice.embedded import programs, server as embedded
 
 if sys.argv[2:] == ["without death signal"]:
     programs.LIBC = None

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from ledgerservice.money import to_major
-from ledgerservice.queries import LAST
-from tests.model import EXPIRY, SequentialLedger
-from tests.over_http import ComparingOverHttp, detail_of, limits_of, moment
+from ledgerservice.domain.amounts import to_major
+from ledgerservice.postgres.queries.transactions import LAST
+from tests.oracle.model import EXPIRY, SequentialLedger
+from tests.oracle.over_http import ComparingOverHttp, detail_of, limits_of, moment
 
 A_MOMENT = timedelta(microseconds=1)
 Query = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Raw
 
-from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, to_major
+from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, to_major
 
 # HOURS is a unit of our own, which the tests add.
 EXPONENTS = {"USD": 2, "INR": 2, "JPY": 0, "HOURS": 3}

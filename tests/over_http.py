@@ -13,11 +13,11 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from ledgerservice.api.problems import CATALOGUE
-from ledgerservice.money import to_major
-from tests.asking import Asking
-from tests.house import wait_for
-from tests.model import (
+from ledgerservice.api.http.problems import CATALOGUE
+from ledgerservice.domain.amounts import to_major
+from tests.embedded.house import wait_for
+from tests.oracle.asking import Asking
+from tests.oracle.model import (
     BY_THE_SERVICE,
     DECLINES,
     EXPONENTS,

@@ -2,7 +2,7 @@
 
 from fastapi.routing import iter_route_contexts
 
-from ledgerservice.api.app import create_api
+from ledgerservice.api.application import create_api
 
 API = create_api()
 

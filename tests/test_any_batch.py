@@ -8,13 +8,13 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledgerservice.api.movements import read_item
-from ledgerservice.model import Failed, Recorded, Rejected
-from ledgerservice.requests import Execution, Group
-from tests.asking import asked
-from tests.model import Asked, Name, SequentialLedger
-from tests.rules.making import BOTH, CREDITS, DEBITS, INR, USD, account, world
-from tests.world import A_MINUTE, NOW
+from ledgerservice.api.movements.parsing import read_item
+from ledgerservice.domain.instructions import Execution, Group
+from ledgerservice.domain.transactions import Failed, Recorded, Rejected
+from tests.domain.rules.making import BOTH, CREDITS, DEBITS, INR, USD, account, world
+from tests.domain.world import A_MINUTE, NOW
+from tests.oracle.asking import asked
+from tests.oracle.model import Asked, Name, SequentialLedger
 
 CUSTOMERS = {1: "USD", 2: "USD", 3: "USD", 4: "INR", 5: "INR"}
 EXTERNAL = {"USD": -USD, "INR": -INR}

@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledgerservice.database import Database
-from ledgerservice.model import Opening, Recorded, Transaction
-from ledgerservice.opening import open_accounts
-from ledgerservice.poster import MovementBatch
-from ledgerservice.reads import Reader
-from ledgerservice.requests import (
+from ledgerservice.domain.instructions import (
     Capture,
     Detail,
     General,
@@ -27,7 +22,12 @@ from ledgerservice.requests import (
     Movement,
     Reversal,
 )
-from ledgerservice.statements import account_at
+from ledgerservice.domain.transactions import Opening, Recorded, Transaction
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.queries.statements import account_at
+from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.registration import open_accounts
+from ledgerservice.posting.poster import MovementBatch
 
 moments = st.none() | st.integers(-50, 50).map(lambda n: n / 10)
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgerservice.api import movements
-from ledgerservice.api.instructions import BY_TYPE, FORMS
-from ledgerservice.api.problems import Refused
+from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.movements import parsing as movements
+from ledgerservice.api.movements.forms import BY_TYPE, FORMS
 from tests.conftest import RunningService, serving, url_text
 
 MANY = 200_000

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.doctored import (
+from tests.proof.checker import check
+from tests.proof.doctored import (
     accounts,
     answers,
     decisions,
@@ -15,8 +16,7 @@ from tests.doctored import (
     reads,
     reversals,
 )
-from tests.doctored.doctor import OPERATIONS, Doctor
-from tests.proof.checker import check
+from tests.proof.doctored.doctor import OPERATIONS, Doctor
 from tests.proof.fabricated import Fabricated
 from tests.proof.history import Recorder, Request, read
 from tests.proof.journal import load, save

@@ -17,11 +17,12 @@ import psutil
 import psycopg
 import pytest
 
-from ledgerservice import database as databases
-from ledgerservice import embedded, server_settings
-from ledgerservice.database import Database, check_server, parse_url
+from ledgerservice.embedded import configuration as server_settings
+from ledgerservice.embedded import server as embedded
 from ledgerservice.errors import ServerTooOld
-from ledgerservice.migrations import HEAD, MIGRATION_LOCK
+from ledgerservice.postgres import connections as databases
+from ledgerservice.postgres.connections import Database, check_server, parse_url
+from ledgerservice.postgres.migrations import HEAD, MIGRATION_LOCK
 from tests.conftest import (
     ROOT,
     RunningService,
@@ -32,7 +33,7 @@ from tests.conftest import (
     settings_for_tests,
     url_text,
 )
-from tests.house import wait_for
+from tests.embedded.house import wait_for
 
 
 def cli(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import iso4217
 import pytest
 
-from ledgerservice.model import Currency
-from ledgerservice.opening import add_currencies
-from ledgerservice.poster import Limits, Poster
+from ledgerservice.domain.transactions import Currency
+from ledgerservice.postgres.registration import add_currencies
+from ledgerservice.posting.poster import Limits, Poster
 from tests.conftest import RunningService, connect
 
 BITCOIN = {"code": "BTC", "exponent": 8, "name": "Bitcoin"}

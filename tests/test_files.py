@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ledgerservice import Ledger, importing
+from ledgerservice import Ledger
 from ledgerservice.errors import ImportFault, Unavailable
-from ledgerservice.importing import Format, Totals, rows_of
+from ledgerservice.files import importer as importing
+from ledgerservice.files.importer import Format, Totals, rows_of
 from tests.conftest import ROOT, connect, environment, url_text
-from tests.test_guards import open_accounts
+from tests.postgres.test_guards import open_accounts
 
 HEADER = "type,account_id,from_account_id,to_account_id,amount,idempotency_key\n"
 

@@ -15,15 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from ledgerservice import database as databases
-from ledgerservice import migrations
-from ledgerservice.database import Database, usable_role
-from ledgerservice.errors import SchemaMissing, SchemaTooNew
-from ledgerservice.migrations import check, upgrade
-from ledgerservice.model import Opening
-from ledgerservice.opening import open_accounts as open_accounts_of
-from ledgerservice.poster import MovementBatch
-from ledgerservice.requests import (
+from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
     General,
@@ -38,11 +30,19 @@ from ledgerservice.requests import (
     Reversal,
     Schedule,
 )
-from ledgerservice.schema import SCHEMA, metadata
-from ledgerservice.verifier import verify
-from ledgerservice.wire import Request, Wire
+from ledgerservice.domain.transactions import Opening
+from ledgerservice.errors import SchemaMissing, SchemaTooNew
+from ledgerservice.postgres import connections as databases
+from ledgerservice.postgres import migrations
+from ledgerservice.postgres.connections import Database, usable_role
+from ledgerservice.postgres.migrations import check, upgrade
+from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.postgres.registration import open_accounts as open_accounts_of
+from ledgerservice.postgres.tables import SCHEMA, metadata
+from ledgerservice.postgres.verification import verify
+from ledgerservice.posting.poster import MovementBatch
 from tests.conftest import administer, connect, settings_for_tests
-from tests.house import wait_for
+from tests.embedded.house import wait_for
 
 DENIED = psycopg.errors.InsufficientPrivilege
 REFUSED = psycopg.errors.CheckViolation

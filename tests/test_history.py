@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ledgerservice.database import Database
+from ledgerservice.postgres.connections import Database
 from tests.conftest import RunningService, connect, serving, url_text
 
 FAR = "2099-01-01T00:00:00Z"

@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from ledgerservice.database import Database
+from ledgerservice.domain.instructions import Group, Schedule
 from ledgerservice.errors import Overloaded
-from ledgerservice.poster import MovementBatch
-from ledgerservice.requests import Group, Schedule
-from ledgerservice.sweeper import sweep
-from ledgerservice.verifier import verify
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.verification import verify
+from ledgerservice.posting.due import sweep
+from ledgerservice.posting.poster import MovementBatch
 from tests.conftest import RunningService, connect, serving, url_text
-from tests.test_guards import open_accounts
+from tests.postgres.test_guards import open_accounts
 
 FAR = "2099-01-01T00:00:00.000000Z"
 

@@ -22,10 +22,10 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 
-from ledgerservice.api.problems import CATALOGUE
-from ledgerservice.database import Database
-from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
-from tests import routes
+from ledgerservice.api.http.problems import CATALOGUE
+from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
+from ledgerservice.postgres.connections import Database
+from tests.api import routes
 from tests.conftest import RunningService, serving, url_text
 
 MARK = "zqxmark"

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
-from ledgerservice.verifier import verify
+from ledgerservice.postgres.verification import verify
+from tests.api.routes import ROUTES, queries_of
 from tests.conftest import RunningService, serving, url_text
-from tests.routes import ROUTES, queries_of
 
 FAR = "2099-01-01T00:00:00Z"
 LONG_AGO = "2020-01-01T00:00:00Z"

@@ -11,13 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ledgerservice import Ledger, deposit, transfer, ways, withdrawal
-from ledgerservice.checking import fault_of
-from ledgerservice.directory import AccountFilter
-from ledgerservice.errors import CannotJoin
-from ledgerservice.model import Decline, Failed, Opened, Recorded, Reject, Rejected
-from ledgerservice.queries import Filter
-from ledgerservice.requests import (
+from ledgerservice import Ledger, deposit, transfer, withdrawal
+from ledgerservice.domain.instructions import (
     Capture,
     Detail,
     Exchange,
@@ -30,6 +25,12 @@ from ledgerservice.requests import (
     Reversal,
     Schedule,
 )
+from ledgerservice.domain.transactions import Decline, Failed, Opened, Recorded, Reject, Rejected
+from ledgerservice.domain.validation import fault_of
+from ledgerservice.errors import CannotJoin
+from ledgerservice.postgres import search as ways
+from ledgerservice.postgres.queries.accounts import AccountFilter
+from ledgerservice.postgres.queries.transactions import Filter
 from tests.conftest import connect, url_text
 
 

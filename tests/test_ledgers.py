@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ledgerservice.database import Database
-from ledgerservice.verifier import verify
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.verification import verify
+from tests.api.routes import ROUTES
 from tests.conftest import RunningService, connect, serving, url_text
-from tests.routes import ROUTES
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgerservice.model import (
+from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, is_positive_amount, to_major, to_minor
+from ledgerservice.domain.instructions import Group, Kind, Movement
+from ledgerservice.domain.planner import A_MOMENT, plan
+from ledgerservice.domain.registration import settle_openings
+from ledgerservice.domain.transactions import (
     Account,
     Decline,
     Failed,
@@ -18,10 +22,6 @@ from ledgerservice.model import (
     Reject,
     Rejected,
 )
-from ledgerservice.money import MAX_BALANCE_MINOR, is_positive_amount, to_major, to_minor
-from ledgerservice.planner import A_MOMENT, plan
-from ledgerservice.requests import Group, Kind, Movement
-from ledgerservice.settling import settle_openings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 USD, INR = 1, 2

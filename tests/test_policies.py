@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ledgerservice.verifier import verify
+from ledgerservice.postgres.verification import verify
 from tests.conftest import RunningService, serving, url_text
 
 

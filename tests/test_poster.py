@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from ledgerservice import journal
-from ledgerservice.database import Database
+from ledgerservice.domain.instructions import Group, Kind, Movement
+from ledgerservice.domain.transactions import Opened, Opening, Recorded, Rejected
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
-from ledgerservice.model import Opened, Opening, Recorded, Rejected
-from ledgerservice.opening import open_accounts
-from ledgerservice.poster import Limits, MovementBatch, Poster
-from ledgerservice.requests import Group, Kind, Movement
-from ledgerservice.wire import Request
+from ledgerservice.postgres import journal
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.pipeline import Request
+from ledgerservice.postgres.registration import open_accounts
+from ledgerservice.posting.poster import Limits, MovementBatch, Poster
 from tests.conftest import administer, connect
 
 LEDGER = 1

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledgerservice.database import Database
+from ledgerservice.postgres.connections import Database
 from tests.conftest import RunningService, connect, serving, url_text
-from tests.looking_back import contains
+from tests.oracle.looking_back import contains
 
 Row = dict[str, Any]
 

@@ -12,13 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from ledgerservice import directory, queries, statements, ways
-from ledgerservice.database import Database
-from ledgerservice.directory import AccountFilter
-from ledgerservice.model import Status
-from ledgerservice.queries import Filter
-from ledgerservice.reads import AT_FIRST, LIST_HOLDS, LIST_SCHEDULES, Reader
-from ledgerservice.requests import Kind
+from ledgerservice.domain.instructions import Kind
+from ledgerservice.domain.transactions import Status
+from ledgerservice.postgres import search as ways
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.queries import accounts as directory
+from ledgerservice.postgres.queries import statements
+from ledgerservice.postgres.queries import transactions as queries
+from ledgerservice.postgres.queries.accounts import AccountFilter
+from ledgerservice.postgres.queries.transactions import Filter
+from ledgerservice.postgres.reader import AT_FIRST, LIST_HOLDS, LIST_SCHEDULES, Reader
 from tests.conftest import connect
 
 ACCOUNTS, TRANSACTIONS = 2_000, 120_000

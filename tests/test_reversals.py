@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ledgerservice.postgres.verification import verify
 from ledgerservice.settings import Settings
-from ledgerservice.verifier import verify
 from tests.conftest import RunningService, serving, url_text
 
 TOKEN = "let me"

@@ -6,16 +6,15 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from ledgerservice.model import Parents
-from ledgerservice.money import MAX_BALANCE_MINOR
-from ledgerservice.planner import DETAILED, RENDERER, plan
-from ledgerservice.requests import Capture, Detail, Execution, Group, Kind, Leg, Release
-from tests.model import BY_THE_SERVICE
-from tests.rules.holds import HOLDS
-from tests.rules.keys import KEYS, NOTED
-from tests.rules.legs import EXCHANGES, LEGS, SPLIT
-from tests.rules.linked import LINKED
-from tests.rules.making import (
+from ledgerservice.domain.amounts import MAX_BALANCE_MINOR
+from ledgerservice.domain.instructions import Capture, Detail, Execution, Group, Kind, Leg, Release
+from ledgerservice.domain.planner import DETAILED, RENDERER, plan
+from ledgerservice.domain.transactions import Parents
+from tests.domain.rules.holds import HOLDS
+from tests.domain.rules.keys import KEYS, NOTED
+from tests.domain.rules.legs import EXCHANGES, LEGS, SPLIT
+from tests.domain.rules.linked import LINKED
+from tests.domain.rules.making import (
     CREDITS,
     DEBITS,
     FUNDED,
@@ -41,10 +40,11 @@ from tests.rules.making import (
     withdraw,
     world,
 )
-from tests.rules.policies import POLICIES
-from tests.rules.reversals import REVERSALS
-from tests.rules.schedules import SCHEDULES
-from tests.world import A_MINUTE, NOW, verdict
+from tests.domain.rules.policies import POLICIES
+from tests.domain.rules.reversals import REVERSALS
+from tests.domain.rules.schedules import SCHEDULES
+from tests.domain.world import A_MINUTE, NOW, verdict
+from tests.oracle.model import BY_THE_SERVICE
 
 TABLES = {
     "legs": LEGS,

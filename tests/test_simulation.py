@@ -17,12 +17,12 @@ import looptime
 import pytest
 import tenacity
 
-from ledgerservice.api import rendering
-from ledgerservice.api.problems import problem
+from ledgerservice.api.http.problems import problem
+from ledgerservice.api.movements import answers as rendering
+from ledgerservice.domain.instructions import Group, Kind, Movement
+from ledgerservice.domain.transactions import Failed, Outcome, Recorded
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.model import Failed, Outcome, Recorded
-from ledgerservice.poster import Limits, MovementBatch, Poster, weight_of
-from ledgerservice.requests import Group, Kind, Movement
+from ledgerservice.posting.poster import Limits, MovementBatch, Poster, weight_of
 from tests.proof.checker import check
 from tests.proof.history import Attempt, Request
 from tests.proof.judging.evidence import UNKNOWN, major, outcome

@@ -22,18 +22,13 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from ledgerservice.database import Database
-from ledgerservice.money import MAX_AMOUNT_MINOR, to_major
-from ledgerservice.verifier import verify
+from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, to_major
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.verification import verify
 from tests.conftest import serving, url_text
-from tests.looking_back import LookingBack
-from tests.model import EXPONENTS, Asked
-from tests.over_http import (
-    FAR,
-    FORCE,
-    OTHER_LEDGER,
-    check_problem,
-)
+from tests.oracle.looking_back import LookingBack
+from tests.oracle.model import EXPONENTS, Asked
+from tests.oracle.over_http import FAR, FORCE, OTHER_LEDGER, check_problem
 
 EXAMPLES = 50
 STEPS = 30

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ledgerservice.verifier import verify
+from ledgerservice.postgres.verification import verify
 from tests.conftest import RunningService, connect, serving, url_text
 
 

@@ -8,15 +8,15 @@ from alembic import command
 from psycopg import sql
 from sqlalchemy import text
 
-from ledgerservice import migrations
-from ledgerservice.database import Database, usable_role
-from ledgerservice.migrations import upgrade
-from ledgerservice.requests import OWN_KEY_MARK, Capture, Hold, PolicyChange
-from ledgerservice.verifier import verify
+from ledgerservice.domain.instructions import OWN_KEY_MARK, Capture, Hold, PolicyChange
+from ledgerservice.postgres import migrations
+from ledgerservice.postgres.connections import Database, usable_role
+from ledgerservice.postgres.migrations import upgrade
+from ledgerservice.postgres.verification import verify
 from tests.conftest import RunningService, connect, serving, url_text
-from tests.house import wait_for
-from tests.test_guards import ROLE, deposit, empty_database, open_accounts, post
-from tests.test_state_machine import sleep_past
+from tests.embedded.house import wait_for
+from tests.oracle.test_state_machine import sleep_past
+from tests.postgres.test_guards import ROLE, deposit, empty_database, open_accounts, post
 
 POSTED, DECLINED, UNTRIED, CALLED = 2, 3, 4, 5
 """The holds, by their transactions' ids: how the service's own capture ended, or a caller's."""

@@ -5,9 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ledgerservice import verifier
-from ledgerservice.database import Database
-from ledgerservice.requests import (
+from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
     Detail,
@@ -20,9 +18,11 @@ from ledgerservice.requests import (
     Reversal,
     Schedule,
 )
-from ledgerservice.verifier import verify
+from ledgerservice.postgres import verification as verifier
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.verification import verify
 from tests.conftest import connect
-from tests.test_guards import deposit, open_accounts, post
+from tests.postgres.test_guards import deposit, open_accounts, post
 
 BYPASS = "SET session_replication_role = replica"
 

@@ -8,22 +8,8 @@ from typing import Any
 
 import msgspec
 
-from ledgerservice.lookups import named, touched
-from ledgerservice.model import (
-    Account,
-    Failed,
-    HoldState,
-    HoldTerms,
-    Outcome,
-    Outcomes,
-    Parents,
-    Recorded,
-    Rejected,
-    Transaction,
-)
-from ledgerservice.money import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
-from ledgerservice.planner import Plan, moment_of, plan
-from ledgerservice.requests import (
+from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
+from ledgerservice.domain.instructions import (
     OWN_KEY_MARK,
     Cancellation,
     Capture,
@@ -37,6 +23,20 @@ from ledgerservice.requests import (
     Reversal,
     Step,
 )
+from ledgerservice.domain.planner import Plan, moment_of, plan
+from ledgerservice.domain.transactions import (
+    Account,
+    Failed,
+    HoldState,
+    HoldTerms,
+    Outcome,
+    Outcomes,
+    Parents,
+    Recorded,
+    Rejected,
+    Transaction,
+)
+from ledgerservice.postgres.locking import named, touched
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 A_MINUTE = timedelta(minutes=1)

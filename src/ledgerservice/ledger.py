@@ -18,11 +18,18 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledgerservice import directory, journal, lookups, planner, queries, statements
-from ledgerservice.checking import fault_of, metadata_fault
-from ledgerservice.directory import AccountFilter
-from ledgerservice.errors import CannotJoin
-from ledgerservice.model import (
+from ledgerservice.domain import planner
+from ledgerservice.domain.amounts import is_positive_amount
+from ledgerservice.domain.instructions import (
+    BIGGEST_ID,
+    Detail,
+    Group,
+    Instruction,
+    Kind,
+    Movement,
+    is_key,
+)
+from ledgerservice.domain.transactions import (
     Currency,
     NewLedger,
     Opened,
@@ -34,14 +41,17 @@ from ledgerservice.model import (
     is_currency,
     is_ledger_name,
 )
-from ledgerservice.money import is_positive_amount
-from ledgerservice.queries import AT_THE_TOP, Filter
-from ledgerservice.reads import AT_FIRST
-from ledgerservice.requests import BIGGEST_ID, Detail, Group, Instruction, Kind, Movement, is_key
-from ledgerservice.runtime import Runtime, running
-from ledgerservice.schema import DEFAULT_LEDGER
-from ledgerservice.settings import Settings
-from ledgerservice.statements import (
+from ledgerservice.domain.validation import fault_of, metadata_fault
+from ledgerservice.domain.views import AccountView, HistoryEntry, HoldView, PolicyView, ScheduleView
+from ledgerservice.errors import CannotJoin
+from ledgerservice.postgres import journal
+from ledgerservice.postgres import locking as lookups
+from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.postgres.queries import accounts as directory
+from ledgerservice.postgres.queries import statements
+from ledgerservice.postgres.queries import transactions as queries
+from ledgerservice.postgres.queries.accounts import AccountFilter
+from ledgerservice.postgres.queries.statements import (
     BEFORE_ALL_TOTALS,
     AccountAt,
     Line,
@@ -51,9 +61,12 @@ from ledgerservice.statements import (
     TotalsPlace,
     Trial,
 )
-from ledgerservice.views import AccountView, HistoryEntry, HoldView, PolicyView, ScheduleView
-from ledgerservice.ways import Place
-from ledgerservice.wire import Wire
+from ledgerservice.postgres.queries.transactions import AT_THE_TOP, Filter
+from ledgerservice.postgres.reader import AT_FIRST
+from ledgerservice.postgres.search import Place
+from ledgerservice.postgres.tables import DEFAULT_LEDGER
+from ledgerservice.runtime import Runtime, running
+from ledgerservice.settings import Settings
 
 Amount = str | int | Decimal
 """A positive amount in major units: "50.00", 50 or Decimal("50.00"); never a float."""

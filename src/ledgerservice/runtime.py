@@ -7,10 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from ledgerservice import migrations
-from ledgerservice.database import Database, check_server, explained, parse_url, usable_role
-from ledgerservice.embedded import EmbeddedServer, bundled_binaries
-from ledgerservice.model import (
+from ledgerservice.domain.instructions import Group
+from ledgerservice.domain.transactions import (
     Currency,
     NewLedger,
     Opened,
@@ -19,18 +17,21 @@ from ledgerservice.model import (
     Rejected,
     is_ledger_name,
 )
-from ledgerservice.opening import add_currencies, add_ledgers, open_accounts
-from ledgerservice.poster import (
-    Limits,
-    MovementBatch,
-    Poster,
-    weight_of,
+from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
+from ledgerservice.postgres import migrations
+from ledgerservice.postgres.connections import (
+    Database,
+    check_server,
+    explained,
+    parse_url,
+    usable_role,
 )
-from ledgerservice.reads import CURSOR_SECRET, Reader
-from ledgerservice.requests import Group
-from ledgerservice.schema import DEFAULT_LEDGER
+from ledgerservice.postgres.reader import CURSOR_SECRET, Reader
+from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
+from ledgerservice.postgres.tables import DEFAULT_LEDGER
+from ledgerservice.posting.due import keep_sweeping
+from ledgerservice.posting.poster import Limits, MovementBatch, Poster, weight_of
 from ledgerservice.settings import Settings
-from ledgerservice.sweeper import keep_sweeping
 
 log = logging.getLogger(__name__)
 

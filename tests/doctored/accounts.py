@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 
-from tests.doctored.doctor import Doctor
+from tests.proof.doctored.doctor import Doctor
 from tests.proof.fabricated import OUTSIDE
 from tests.proof.judging.evidence import OK, outcome
 

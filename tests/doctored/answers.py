@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from tests.doctored.doctor import Doctor, another_account, ask_otherwise
+from tests.proof.doctored.doctor import Doctor, another_account, ask_otherwise
 from tests.proof.fabricated import STEP_NS
 from tests.proof.history import DRY_RUN, Attempt, Request
 from tests.proof.judging.evidence import OK, outcome

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from tests.doctored.doctor import Doctor, another_account, ask_otherwise, whole_group
+from tests.proof.doctored.doctor import Doctor, another_account, ask_otherwise, whole_group
 from tests.proof.journal import Transaction
 from tests.proof.judging.evidence import DECLINED, OK, outcome
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from tests.doctored.doctor import Doctor, settled
+from tests.proof.doctored.doctor import Doctor, settled
 from tests.proof.journal import NO_DETAIL, Transaction
 from tests.proof.judging.evidence import OK, OWN, outcome
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tests.doctored.doctor import Doctor, ask_otherwise
+from tests.proof.doctored.doctor import Doctor, ask_otherwise
 from tests.proof.history import Attempt, Exchange
 from tests.proof.journal import Transaction
 from tests.proof.judging.evidence import OK, outcome

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from tests.doctored.doctor import Doctor, ask_otherwise, settled
+from tests.proof.doctored.doctor import Doctor, ask_otherwise, settled
 from tests.proof.journal import Transaction
 from tests.proof.judging.evidence import OWN
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import combinations
 
-from tests.doctored.doctor import Doctor, after_a_policy, another_account, ask_otherwise
+from tests.proof.doctored.doctor import Doctor, after_a_policy, another_account, ask_otherwise
 from tests.proof.journal import Policy, Transaction
 from tests.proof.judging.evidence import CLOSED, DEBITS
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from tests.doctored.doctor import Doctor, another_account
+from tests.proof.doctored.doctor import Doctor, another_account
 from tests.proof.history import Attempt, Request
 from tests.proof.judging.evidence import CLOSED, OK, major, outcome
 

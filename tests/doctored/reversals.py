@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from tests.doctored.doctor import Doctor, ask_otherwise
+from tests.proof.doctored.doctor import Doctor, ask_otherwise
 from tests.proof.history import Request
 from tests.proof.journal import Policy, Transaction
 from tests.proof.judging.evidence import major

@@ -18,8 +18,8 @@ from pathlib import Path
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ledgerservice.database import parse_url
-from ledgerservice.verifier import verify
+from ledgerservice.postgres.connections import parse_url
+from ledgerservice.postgres.verification import verify
 from tests.proof import choices, clients, faults, history, journal
 from tests.proof.canaries import CANARIES
 from tests.proof.checker import DOUBLED, LOST, Report, check

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from ledgerservice import cli, journal, lookups, planner, rules
-from ledgerservice.requests import Capture
-from ledgerservice.wire import Request, Wire
+from ledgerservice import cli
+from ledgerservice.domain import planner, rules
+from ledgerservice.domain.instructions import Capture
+from ledgerservice.postgres import journal
+from ledgerservice.postgres import locking as lookups
+from ledgerservice.postgres.pipeline import Request, Wire
 
 
 class Canary(NamedTuple):

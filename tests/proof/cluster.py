@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from ledgerservice.embedded import EmbeddedServer, bundled_binaries
+from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = bundled_binaries()

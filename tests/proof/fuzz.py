@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 import atheris
 import psutil
 
-with atheris.instrument_imports(include=["ledgerservice.money", "ledgerservice.api"]):
-    from ledgerservice import money
-    from ledgerservice.api import batches, movements
-    from ledgerservice.api.instructions import FORMS
-    from ledgerservice.api.problems import Refused
-    from ledgerservice.requests import Movement
+with atheris.instrument_imports(include=["ledgerservice.domain.amounts", "ledgerservice.api"]):
+    from ledgerservice.api.http.problems import Refused
+    from ledgerservice.api.movements import batches
+    from ledgerservice.api.movements import parsing as movements
+    from ledgerservice.api.movements.forms import FORMS
+    from ledgerservice.domain import amounts as money
+    from ledgerservice.domain.instructions import Movement
 
 ANSWER_LIMIT_S = 3.0
 CPU_LIMIT_S = 1.0  # of the service, while it answers one; others are answered meanwhile

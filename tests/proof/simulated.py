@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import errors
 
-from ledgerservice import journal, lookups
-from ledgerservice.model import Account, Entry
-from ledgerservice.wire import Request, Result
+from ledgerservice.domain.transactions import Account, Entry
+from ledgerservice.postgres import journal
+from ledgerservice.postgres import locking as lookups
+from ledgerservice.postgres.pipeline import Request, Result
 from tests.proof.journal import Account as AccountRow
 from tests.proof.journal import Entry as EntryRow
 from tests.proof.journal import Journal
@@ -123,7 +124,7 @@ def _text(moment: datetime) -> str:
 
 
 class Connection:
-    """The port that the write path speaks to, in place of `ledgerservice.wire.Wire`."""
+    """The port that the write path speaks to, in place of `pipeline.Wire`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from tests.rules.making import (
+from tests.domain.rules.making import (
     DEBITS,
     USD,
     capture,
@@ -14,7 +14,7 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
-from tests.world import A_MINUTE, NOW
+from tests.domain.world import A_MINUTE, NOW
 
 HOLDS = {
     "what is to be captured first does not expire before that": (

@@ -3,8 +3,8 @@
 from datetime import timedelta, timezone
 from typing import Any
 
-from ledgerservice.requests import Detail, Leg
-from tests.rules.making import (
+from ledgerservice.domain.instructions import Detail, Leg
+from tests.domain.rules.making import (
     LATER,
     TO_RUPEES,
     by_leg,
@@ -22,7 +22,7 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
-from tests.world import A_MINUTE, NOW
+from tests.domain.world import A_MINUTE, NOW
 
 NOTED = Detail("rent", "r-1", NOW, '{"a":1}')
 OTHERWISE = [

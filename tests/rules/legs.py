@@ -1,7 +1,7 @@
 """Transactions of many legs, their conditions, and exchanges."""
 
-from ledgerservice.requests import Exchange, Leg
-from tests.rules.making import TO_RUPEES, exchanged, general, hold, rate, reverse, transfer
+from ledgerservice.domain.instructions import Exchange, Leg
+from tests.domain.rules.making import TO_RUPEES, exchanged, general, hold, rate, reverse, transfer
 
 
 def fee(sold: str) -> Exchange:

@@ -1,6 +1,6 @@
 """All or none."""
 
-from tests.rules.making import (
+from tests.domain.rules.making import (
     BOTH,
     LATER,
     cancel,
@@ -15,7 +15,7 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
-from tests.world import A_MINUTE, NOW
+from tests.domain.world import A_MINUTE, NOW
 
 LINKED = {
     "all of them": (

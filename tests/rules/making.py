@@ -4,8 +4,7 @@ import itertools
 from datetime import timedelta
 from typing import Any
 
-from ledgerservice.model import Account
-from ledgerservice.requests import (
+from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
     Exchange,
@@ -21,8 +20,9 @@ from ledgerservice.requests import (
     Reversal,
     Schedule,
 )
-from tests.model import BY_THE_SERVICE
-from tests.world import A_MINUTE, NOW, World, verdict
+from ledgerservice.domain.transactions import Account
+from tests.domain.world import A_MINUTE, NOW, World, verdict
+from tests.oracle.model import BY_THE_SERVICE
 
 USD, INR, JPY = 1, 2, 3
 DEBITS, CREDITS, BOTH = 1, 2, 3

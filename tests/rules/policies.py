@@ -1,6 +1,6 @@
 """Policies of accounts, and what they allow."""
 
-from tests.rules.making import (
+from tests.domain.rules.making import (
     BOTH,
     CREDITS,
     DEBITS,
@@ -14,7 +14,7 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
-from tests.world import A_MINUTE, NOW
+from tests.domain.world import A_MINUTE, NOW
 
 POLICIES = {
     "an overdraft": (

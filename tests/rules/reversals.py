@@ -1,7 +1,7 @@
 """Reversals, whole, in part and by leg."""
 
-from tests.rules.legs import SPLIT
-from tests.rules.making import (
+from tests.domain.rules.legs import SPLIT
+from tests.domain.rules.making import (
     LATER,
     USD,
     by_leg,

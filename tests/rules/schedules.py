@@ -1,7 +1,7 @@
 """Transfers to come."""
 
-from ledgerservice.requests import Execution
-from tests.rules.making import (
+from ledgerservice.domain.instructions import Execution
+from tests.domain.rules.making import (
     DEBITS,
     LATER,
     cancel,
@@ -14,7 +14,7 @@ from tests.rules.making import (
     transfer,
     withdraw,
 )
-from tests.world import NOW
+from tests.domain.world import NOW
 
 SCHEDULES = {
     "executed": (

@@ -5,16 +5,7 @@ from typing import Any
 
 from tests.proof.history import DRY_RUN, PLAIN, Attempt, Request
 from tests.proof.journal import Transaction
-from tests.proof.judging.evidence import (
-    DECLINED,
-    OK,
-    REFUSED,
-    UNKNOWN,
-    Case,
-    Found,
-    minor,
-    outcome,
-)
+from tests.proof.judging.evidence import DECLINED, OK, REFUSED, UNKNOWN, Case, Found, minor, outcome
 from tests.proof.judging.exchanges import is_at_its_rate
 from tests.proof.judging.matching import asks_for
 from tests.proof.order import NEVER

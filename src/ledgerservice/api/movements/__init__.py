@@ -1,0 +1,1 @@
+"""The routes that move money, and batches of them."""

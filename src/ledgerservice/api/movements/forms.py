@@ -1,0 +1,161 @@
+"""What each kind of body asks for: its model, and the instruction that it becomes.
+
+A route and an item of a batch take the same bodies; a route puts the ids of its path in.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from msgspec import UNSET
+
+from ledgerservice.api.movements import models
+from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
+    Detail,
+    Exchange,
+    Frozen,
+    General,
+    Hold,
+    Instruction,
+    Kind,
+    Leg,
+    Movement,
+    PolicyChange,
+    Release,
+    Reversal,
+    Schedule,
+)
+
+
+class Form(NamedTuple):
+    """A kind of body: its model, what it becomes with a key, and, of a plain one, the kind."""
+
+    model: type[Any]
+    instruct: Callable[[Any, str], Instruction]
+    kind: Kind | None = None
+
+
+def _detail(body: models.Detailed) -> Detail | None:
+    given = (body.description, body.reference, body.effective_at, body.metadata)
+    return None if given == (None, None, None, None) else Detail(*given)
+
+
+def _own(kind: Kind) -> Callable[[Any, str], Movement]:
+    def instruct(body: models.Deposit | models.Withdrawal, key: str) -> Movement:
+        return Movement(kind, body.account_id, None, body.amount, key, _detail(body))
+
+    return instruct
+
+
+def _transfer(body: models.Transfer, key: str) -> Movement | Schedule:
+    sides = body.from_account_id, body.to_account_id
+    if body.execute_at is not None:
+        return Schedule(*sides, body.amount, body.execute_at, key, _detail(body))
+    return Movement(Kind.TRANSFER, *sides, body.amount, key, _detail(body))
+
+
+def _legs(legs: list[models.Leg]) -> tuple[Leg, ...]:
+    return tuple(
+        Leg(
+            leg.account_id,
+            leg.amount,
+            leg.currency,
+            leg.available_at_least,
+            leg.balance_at_least,
+            leg.version,
+        )
+        for leg in legs
+    )
+
+
+def _general(body: models.PostTransaction, key: str) -> General:
+    exchange = None
+    if body.exchange is not None:
+        rate = body.exchange
+        exchange = Exchange(rate.sell, rate.buy, rate.rate, rate.rounding_account_id, rate.sold)
+    return General(_legs(body.legs), key, exchange, _detail(body))
+
+
+def _hold(body: models.PlaceHold, key: str) -> Hold:
+    return Hold(
+        body.account_id,
+        body.to_account_id,
+        body.amount,
+        key,
+        body.expires_at,
+        body.capture_at,
+        _detail(body),
+    )
+
+
+def _capture(body: models.CaptureHold, key: str) -> Capture:
+    return Capture(body.hold_id, key, _detail(body), body.amount, body.final)
+
+
+def _release(body: models.ReleaseHold, key: str) -> Release:
+    return Release(body.hold_id, key, _detail(body), body.amount)
+
+
+def _reverse(body: models.ReverseTransaction, key: str) -> Reversal:
+    legs = (
+        None if body.legs is None else tuple(Leg(leg.account_id, leg.amount) for leg in body.legs)
+    )
+    return Reversal(
+        body.transaction_id, key, _detail(body), body.amount, legs, body.force, body.actor
+    )
+
+
+_FROZEN = {
+    None: 0,
+    "debits": Frozen.DEBITS.value,
+    "credits": Frozen.CREDITS.value,
+    "both": Frozen.DEBITS | Frozen.CREDITS,
+}
+
+
+def _policy(body: models.ChangePolicy, key: str) -> PolicyChange:
+    given = body.model_fields_set
+    return PolicyChange(
+        body.account_id,
+        key,
+        body.floor if body.floor is not None else UNSET,
+        body.ceiling if "ceiling" in given else UNSET,
+        int(_FROZEN[body.frozen]) if "frozen" in given else UNSET,
+        body.closed is True,
+        body.actor,
+        body.reason,
+    )
+
+
+def _cancel(body: models.CancelSchedule, key: str) -> Cancellation:
+    return Cancellation(body.schedule_id, key, _detail(body))
+
+
+FORMS = {
+    "deposit": Form(models.Deposit, _own(Kind.DEPOSIT), Kind.DEPOSIT),
+    "withdraw": Form(models.Withdrawal, _own(Kind.WITHDRAWAL), Kind.WITHDRAWAL),
+    "transfer": Form(models.Transfer, _transfer, Kind.TRANSFER),
+    "transaction": Form(models.PostTransaction, _general),
+    "hold": Form(models.PlaceHold, _hold),
+    "capture": Form(models.CaptureHold, _capture),
+    "release": Form(models.ReleaseHold, _release),
+    "reverse": Form(models.ReverseTransaction, _reverse),
+    "policy": Form(models.ChangePolicy, _policy),
+    "cancel": Form(models.CancelSchedule, _cancel),
+}
+
+BY_TYPE = {
+    "DEPOSIT": FORMS["deposit"],
+    "WITHDRAWAL": FORMS["withdraw"],
+    "WITHDRAW": FORMS["withdraw"],
+    "TRANSFER": FORMS["transfer"],
+    "TRANSACTION": FORMS["transaction"],
+    "HOLD": FORMS["hold"],
+    "CAPTURE": FORMS["capture"],
+    "RELEASE": FORMS["release"],
+    "REVERSAL": FORMS["reverse"],
+    "POLICY": FORMS["policy"],
+    "CANCELLATION": FORMS["cancel"],
+}
+"""The forms by the `type` of an item of a batch."""

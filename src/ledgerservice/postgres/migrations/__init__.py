@@ -1,0 +1,134 @@
+"""Bringing a database's schema up to date, and the service's role with it."""
+
+import logging
+from pathlib import Path
+
+import iso4217
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg import sql
+from sqlalchemy import Connection, Engine, text
+
+from ledgerservice.errors import SchemaMissing, SchemaTooNew
+from ledgerservice.postgres.tables import SCHEMA
+
+log = logging.getLogger(__name__)
+
+MIGRATION_LOCK = 0x1ED6E2  # any constant that other programs on the database do not lock
+
+_GRANTS = (Path(__file__).parent / "grants.sql").read_text()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
+
+
+_scripts = ScriptDirectory.from_config(_config())
+HEAD = _scripts.get_current_head()
+"""The revision that this release expects."""
+
+WRITABLE_REVISION = text(
+    f"SELECT version_num FROM {SCHEMA}.alembic_version"
+    " WHERE current_setting('transaction_read_only') = 'off'"
+)
+CURRENT_REVISION = text(f"SELECT version_num FROM {SCHEMA}.alembic_version")
+VERSION_TABLE = text(f"SELECT to_regclass('{SCHEMA}.alembic_version')")
+
+
+def revision(connection: Connection) -> str | None:
+    """The database's revision; None where there is no ledger."""
+    if connection.scalar(VERSION_TABLE) is None:
+        return None
+    found = connection.scalar(CURRENT_REVISION)
+    return None if found is None else str(found)
+
+
+def check(connection: Connection) -> None:
+    """Raise SchemaTooNew or SchemaMissing where the schema is not the expected one."""
+    found = revision(connection)
+    if found == HEAD:
+        return
+    if found is not None and found not in {script.revision for script in _scripts.walk_revisions()}:
+        raise SchemaTooNew(f"It is at revision {found}; this release knows {HEAD}.")
+    raise SchemaMissing(f"It is at revision {found or 'none'}; this release needs {HEAD}.")
+
+
+def upgrade(engine: Engine, role: str | None) -> bool:
+    """Bring the schema to this release's revision; True if anything changed.
+
+    One database transaction under an advisory lock, so that processes that start together
+    migrate once. Raises SchemaTooNew.
+    """
+    with engine.begin() as connection:
+        if not connection.scalar(_TRY_LOCK, {"key": MIGRATION_LOCK}):
+            log.warning("waiting for another process that migrates this database")
+            connection.execute(_LOCK, {"key": MIGRATION_LOCK})
+        try:
+            check(connection)
+            migrated = False
+        except SchemaMissing:
+            _run(connection)
+            migrated = True
+        if role is not None and (migrated or not connection.scalar(_IS_GRANTED, {"role": role})):
+            _grant(connection, role)
+        return migrated
+
+
+def _run(connection: Connection) -> None:
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    connection.execute(_ADD_CURRENCY, _iso_4217())
+
+
+def _iso_4217() -> list[dict[str, object]]:
+    """The currencies of ISO 4217 that have a minor unit; gold and test codes have none."""
+    return [
+        {
+            "code": currency.code,
+            "number": currency.number,
+            "exponent": currency.exponent,
+            "name": currency.currency_name,
+        }
+        for currency in iso4217.Currency
+        if currency.exponent is not None
+    ]
+
+
+def _grant(connection: Connection, role: str) -> None:
+    """Create the service's least-privilege role where that is allowed, and give it its rights.
+
+    Where the role is not to be had the service runs as the user of DATABASE_URL; the triggers
+    hold all the same.
+    """
+    if connection.scalar(_ROLE, {"role": role}) is None:
+        if not connection.scalar(_MAY_CREATE_ROLES):
+            return
+        connection.exec_driver_sql(_statement("CREATE ROLE {role} NOLOGIN", role))
+        connection.exec_driver_sql(_statement("GRANT {role} TO CURRENT_USER", role))
+    connection.exec_driver_sql(_statement(_GRANTS, role))
+
+
+# What is there already stays as it is: an exponent is for ever.
+_ADD_CURRENCY = text(
+    f"INSERT INTO {SCHEMA}.currencies (code, number, exponent, name)"
+    " VALUES (:code, :number, :exponent, :name) ON CONFLICT DO NOTHING"
+)
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+_ROLE = text("SELECT to_regrole(:role)::text")
+_IS_GRANTED = text(
+    "SELECT has_table_privilege(oid, 'ledger.entries', 'INSERT') FROM pg_roles"
+    " WHERE rolname = :role"
+)
+_MAY_CREATE_ROLES = text(
+    "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+)
+
+
+def _statement(template: str, role: str) -> str:
+    return sql.SQL(template).format(role=sql.Identifier(role)).as_string()

@@ -1,0 +1,1 @@
+"""What the service reads: find and list, one resource a file."""

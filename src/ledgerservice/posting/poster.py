@@ -1,0 +1,401 @@
+"""Group commit: what arrives while a commit is in flight is the next batch.
+
+A poster keeps one connection and one batch in flight. Idle, it posts at once; busy, it gathers.
+There is no timer. Its answers are given after the COMMIT, never before.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from tenacity import (
+    AsyncRetrying,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from ledgerservice.domain import planner
+from ledgerservice.domain.instructions import General, Group, Instruction, Movement
+from ledgerservice.domain.transactions import Outcomes
+from ledgerservice.errors import InternalFault, Overloaded, Unavailable
+from ledgerservice.postgres import journal
+from ledgerservice.postgres.pipeline import Wire
+
+log = logging.getLogger(__name__)
+
+CUT_S = 0.1  # for whoever waits on a connection to notice that it was cut
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+Work = Callable[[Wire, list[Request]], Awaitable[list[Answer]]]
+
+
+LEGS_OF_A_MOVEMENT = 2
+
+
+def weight_of(group: Group) -> int:
+    """How many movements a group weighs; what has many legs weighs as many as these would."""
+    asked = group.instructions()
+    weight = len(asked)
+    if General in set(map(type, asked)):
+        legs = sum(len(one.legs) for one in asked if isinstance(one, General))
+        weight += legs // LEGS_OF_A_MOVEMENT
+    return weight
+
+
+class MovementBatch:
+    """Posts one batch of instructions: lock, decide, write, commit, for each ledger in turn.
+
+    A large batch of plain movements is posted without looking for its keys, a tenth of the server's
+    work, as long as they are all new: then each writes a row, and the unique key judges it. After a
+    batch with a repeat or a rejection, which write none, the next one looks first.
+    """
+
+    def __init__(self) -> None:
+        self._spare_ids: deque[int] = deque()
+        self._all_new = True
+
+    async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        """The answers to `groups`, in order, durable; those of dry runs are only answers."""
+        try:
+            return await self._post_in_turn(wire, groups)
+        except BaseException:
+            # A server that crashed may hand out again what it gave to a transaction that failed.
+            self._spare_ids.clear()
+            raise
+
+    async def _post_in_turn(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        first = groups[0]
+        if all(g.ledger == first.ledger and g.dry_run == first.dry_run for g in groups):
+            return await self._post(wire, groups)
+        parts: dict[tuple[int, bool], list[int]] = {}
+        for place, group in enumerate(groups):
+            parts.setdefault((group.ledger, group.dry_run), []).append(place)
+        answers: dict[int, Outcomes] = {}
+        for places in parts.values():
+            found = await self._post(wire, [groups[place] for place in places])
+            answers.update(zip(places, found, strict=True))
+        return [answers[place] for place in range(len(groups))]
+
+    async def _post(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        ledger, asked = groups[0].ledger, _instructions(groups)
+        if groups[0].dry_run:
+            return await self._rehearse(wire, groups)
+        plan = None
+        many = len(asked) >= journal.COPY_FROM_TRANSACTIONS
+        if many and self._all_new and set(map(type, asked)) == {Movement}:
+            plan = await self._decide(wire, groups, asked, look=False)
+            if not await journal.record_new(wire, ledger, plan, len(asked)):
+                plan = None
+        if plan is None:
+            plan = await self._decide(wire, groups, asked, look=True)
+            await journal.record(wire, ledger, plan)
+        self._all_new = len(plan.transactions) - plan.own == len(asked)
+        return plan.answers
+
+    async def _rehearse(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        """Each group's answer if it came now, and alone. Nothing is written."""
+        locked = await self._lock(wire, groups[0].ledger, _instructions(groups), look=True)
+        await journal.abandon(wire)
+        answers: list[Outcomes] = []
+        for group in groups:
+            ids = itertools.chain(self._spare_ids, itertools.count(1))  # they are not used up
+            answers += planner.plan(
+                [group], locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
+            ).answers
+        return answers
+
+    async def _decide(
+        self, wire: Wire, groups: list[Group], asked: list[Instruction], *, look: bool
+    ) -> planner.Plan:
+        locked = await self._lock(wire, groups[0].ledger, asked, look=look)
+        ids = iter(self._spare_ids.popleft, None)
+        return planner.plan(
+            groups, locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
+        )
+
+    async def _lock(
+        self, wire: Wire, ledger: int, asked: list[Instruction], *, look: bool
+    ) -> journal.Locked:
+        """What is to be decided on, with ids for it."""
+        blocks = -(-max(0, len(asked) - len(self._spare_ids)) // journal.ID_BLOCK)
+        locked = await journal.begin(wire, ledger, asked, blocks, look=look)
+        for block in locked.blocks:
+            self._spare_ids.extend(range(block, block + journal.ID_BLOCK))
+        return locked
+
+
+def _instructions(groups: list[Group]) -> list[Instruction]:
+    return [asked for group in groups for asked in group.instructions()]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a poster: requests waiting, requests in a batch, seconds to an answer.
+
+    A group counts as many requests as it has movements.
+    """
+
+    queue_requests: int
+    batch_requests: int
+    deadline_s: float
+
+
+class _Waiting(Generic[Request, Answer]):
+    __slots__ = ("answer", "request", "weight")
+
+    def __init__(self, request: Request, answer: asyncio.Future[Answer], weight: int) -> None:
+        self.request = request
+        self.answer = answer
+        self.weight = weight
+
+
+class _Deadlines:
+    """Fails what is unanswered after a while. One timer for all: they fall due in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float) -> None:
+        self._loop = loop
+        self._patience_s = patience_s
+        self._due: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, answer: asyncio.Future[Any]) -> None:
+        while self._due and self._due[0][1].done():
+            self._due.popleft()
+        due = self._loop.time() + self._patience_s
+        self._due.append((due, answer))
+        if self._timer is None:
+            self._timer = self._loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        while self._due and (self._due[0][1].done() or self._due[0][0] <= now):
+            _, answer = self._due.popleft()
+            if not answer.done():
+                answer.set_exception(Unavailable())
+        if self._due:
+            self._timer = self._loop.call_at(self._due[0][0], self._expire)
+
+
+class Poster(Generic[Request, Answer]):
+    """Gathers requests into batches and posts them, one batch at a time.
+
+    Requests come from the event loop that it is made in. The writer runs in `writer_loop`, which
+    may be another thread's: then no crowd of requests keeps it from its database.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Wire]],
+        work: Work[Request, Answer],
+        limits: Limits,
+        weigh: Callable[[Request], int] = lambda _: 1,
+        writer_loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._connect = connect
+        self._work = work
+        self._limits = limits
+        self._weigh = weigh
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = _Deadlines(self._loop, limits.deadline_s)
+        self._closing = False
+        # What both sides touch: each is written by one of them only, or is a deque.
+        self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._entered = 0
+        self._taken = 0
+        self._idle = False
+        # The writer's.
+        self._writer_loop = writer_loop or self._loop
+        self._arrived = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._wire: Wire | None = None
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception(is_passing),
+            stop=stop_after_delay(limits.deadline_s),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            before_sleep=before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        )
+        self._writer = asyncio.run_coroutine_threadsafe(self._write(), self._writer_loop)
+
+    async def post(self, request: Request) -> Answer:
+        """The durable answer to `request`.
+
+        Raises Overloaded (nothing was done), Unavailable (the outcome is not known in time; the
+        same key may be sent again) or InternalFault.
+        """
+        return await self.enter(request)
+
+    def enter(self, request: Request) -> asyncio.Future[Answer]:
+        """Queue `request` behind all that entered before; its answer to come. Raises Overloaded."""
+        self.check_room()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        waiting = _Waiting(request, answer, self._weigh(request))
+        self._entered += waiting.weight
+        self._queue.append(waiting)
+        # After the append: the writer looks at the queue once more when it has said it is idle.
+        if self._idle:
+            self._wake()
+        self._deadlines.add(answer)
+        return answer
+
+    def check_room(self) -> None:
+        """Raise Overloaded if a request would be refused now."""
+        if self._closing or self._entered - self._taken >= self._limits.queue_requests:
+            raise Overloaded
+
+    async def close(self) -> None:
+        """Answer what is waiting, then stop; what the database withholds for longer than the
+        deadline has had its 503 by then, and is left to the database.
+        """
+        self._closing = True
+        self._wake()
+        try:
+            await asyncio.wait_for(self._ended.wait(), self._limits.deadline_s)
+        except TimeoutError:
+            log.warning("the database does not answer; leaving a batch to it")
+            # Cut first: a cancelled psycopg call would cancel a COMMIT in the server.
+            self._writer_loop.call_soon_threadsafe(self._cut)
+            await asyncio.sleep(CUT_S)
+            self._writer.cancel()
+            await self._ended.wait()
+
+    def _wake(self) -> None:
+        self._idle = False
+        self._writer_loop.call_soon_threadsafe(self._arrived.set)
+
+    def _cut(self) -> None:
+        if self._wire is not None:
+            self._wire.cut()
+
+    async def _write(self) -> None:
+        try:
+            while batch := await self._gather():
+                await self._settle(batch)
+            await self._disconnect()
+        finally:
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def _gather(self) -> list[_Waiting[Request, Answer]]:
+        """The next batch; waits for it. Nothing when all is done."""
+        while not (batch := self._next_batch()):
+            self._arrived.clear()
+            self._idle = True
+            # What came before it was idle did not wake it.
+            if not self._queue:
+                if self._closing:
+                    break
+                await self._arrived.wait()
+            self._idle = False
+        return batch
+
+    def _next_batch(self) -> list[_Waiting[Request, Answer]]:
+        """The oldest requests whose callers still wait; one that is too large goes alone."""
+        batch: list[_Waiting[Request, Answer]] = []
+        room = self._limits.batch_requests
+        while self._queue and (not batch or self._queue[0].weight <= room):
+            waiting = self._queue.popleft()
+            self._taken += waiting.weight
+            if not waiting.answer.done():
+                batch.append(waiting)
+                room -= waiting.weight
+        return batch
+
+    async def _settle(self, batch: list[_Waiting[Request, Answer]]) -> None:
+        try:
+            answers = await self._post([one.request for one in batch])
+        except Exception as error:  # noqa: BLE001  (the writer must outlive every fault)
+            waiting = [one for one in batch if not one.answer.done()]
+            if is_poison(error) and len(waiting) > 1:
+                half = len(waiting) // 2
+                await self._settle(waiting[:half])
+                await self._settle(waiting[half:])
+            else:
+                self._loop.call_soon_threadsafe(_fail, batch, _fault(error, len(batch)))
+            return
+        self._loop.call_soon_threadsafe(_answer, batch, answers)
+
+    async def _post(self, requests: list[Request]) -> list[Answer]:
+        """Run the batch; after a passing fault run it again, on a new connection.
+
+        What an earlier run had committed comes back as a replay, because the locks make the
+        later run wait for it. The first run is outside of the retrying, which costs time.
+        """
+        try:
+            return await self._attempt(requests)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            log.warning("a batch of %d is run again: %s", len(requests), error)
+        return await self._retrying(self._attempt, requests)
+
+    async def _attempt(self, requests: list[Request]) -> list[Answer]:
+        try:
+            if self._wire is None:
+                self._wire = await self._connect()
+            return await self._work(self._wire, requests)
+        except BaseException:
+            await self._disconnect()
+            raise
+
+    async def _disconnect(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+
+def _answer(batch: list[_Waiting[Request, Answer]], answers: list[Answer]) -> None:
+    for waiting, answer in zip(batch, answers, strict=True):
+        if not waiting.answer.done():
+            waiting.answer.set_result(answer)
+
+
+def _fail(batch: list[_Waiting[Request, Answer]], fault: Exception) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(fault)
+
+
+def _fault(error: Exception, requests: int) -> Exception:
+    """What the callers of a batch are told of `error`, which goes to the log."""
+    if is_passing(error):
+        log.error("a batch of %d was given up: %s", requests, error)
+        return Unavailable()
+    log.error("a batch of %d failed", requests, exc_info=error)
+    return InternalFault()
+
+
+PASSING_STATES = frozenset({"25P03", "25006"})  # frozen too long in a transaction; a standby
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same batch may succeed on a new connection.
+
+    psycopg calls lost connections, shut-downs, cancelled statements, deadlocks, serialization
+    failures and exhausted resources OperationalError, some of them without a SQLSTATE. A key that
+    is there already means that another run won: the next one replays it.
+    """
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return error.diag.constraint_name == "transactions_idempotency_key"
+    if isinstance(error, psycopg.OperationalError):
+        return True
+    return isinstance(error, psycopg.Error) and error.sqlstate in PASSING_STATES
+
+
+def is_poison(error: BaseException) -> bool:
+    """Whether one request of a batch may be at fault: what the database refuses, or what our own
+    code has no answer to, which must not be the neighbours' loss. What a part of the batch had
+    committed comes back as a replay.
+    """
+    if isinstance(error, psycopg.Error):
+        refused = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+        return refused and not is_passing(error)
+    return not isinstance(error, OSError)
