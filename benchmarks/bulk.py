@@ -24,8 +24,9 @@ import psycopg
 
 import load
 from ledgerservice.domain import planner
+from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.instructions import Group, Movement
-from ledgerservice.domain.transactions import Account, Recorded
+from ledgerservice.domain.transactions import Recorded
 from ledgerservice.ledger import Ledger, transfer
 from ledgerservice.postgres import journal
 from servers import LEDGER

@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import make_url
 
 import yardstick
-from ledgerservice.domain.transactions import Opened
+from ledgerservice.domain.accounts import Opened
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.ledger import Ledger, deposit
 from ledgerservice.postgres.connections import Database, parse_url

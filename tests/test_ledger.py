@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledgerservice import Ledger, deposit, transfer, withdrawal
+from ledgerservice.domain.accounts import Opened
 from ledgerservice.domain.instructions import (
     Capture,
     Detail,
@@ -25,7 +26,7 @@ from ledgerservice.domain.instructions import (
     Reversal,
     Schedule,
 )
-from ledgerservice.domain.transactions import Decline, Failed, Opened, Recorded, Reject, Rejected
+from ledgerservice.domain.transactions import DeclineReason, Failed, Recorded, Rejected, Rejection
 from ledgerservice.domain.validation import fault_of
 from ledgerservice.errors import CannotJoin
 from ledgerservice.postgres import search as ways
@@ -60,8 +61,8 @@ def test_money_moves_and_outcomes_are_values(database, no_violations):
         assert (await ledger.outcome_of(1, "t")).id == moved.transaction.id
         assert (await ledger.transaction(moved.transaction.id)).amount == 250
         declined = await ledger.withdraw(2, 3, key="w")
-        assert declined.transaction.refusal.reason is Decline.INSUFFICIENT_FUNDS
-        assert (await ledger.deposit(99, 1, key="d")).reason is Reject.ACCOUNT_NOT_FOUND
+        assert declined.transaction.refusal.reason is DeclineReason.INSUFFICIENT_FUNDS
+        assert (await ledger.deposit(99, 1, key="d")).reason is Rejection.ACCOUNT_NOT_FOUND
         assert [entry.amount for entry in await ledger.history(1)] == [-250, 1000]
         assert await balances(ledger) == [750, 250]
 
@@ -210,7 +211,7 @@ def test_a_key_seen_before_is_found_among_many_new_ones(
         if same:
             assert single[0] == Recorded(seen[0].transaction, replayed=True)
         else:
-            assert single[0] == Rejected(Reject.KEY_REUSED, 1)
+            assert single[0] == Rejected(Rejection.KEY_REUSED, 1)
 
     with_ledger(database, test)
     no_violations(database)
@@ -226,7 +227,7 @@ def test_linked_movements_are_all_posted_or_none(database, no_violations):
         assert await balances(ledger) == [1000, 0]
         assert [await ledger.outcome_of(1, key) for key in "ac"] == [None, None]
         missing = await ledger.post([pay[0], deposit(99, 1, "z")], linked=True)
-        assert (missing.index, missing.outcome.reason) == (1, Reject.ACCOUNT_NOT_FOUND)
+        assert (missing.index, missing.outcome.reason) == (1, Rejection.ACCOUNT_NOT_FOUND)
         await ledger.deposit(1, 1, key="more")
         assert all(outcome.posted for outcome in await ledger.post(pay, linked=True))
         assert all(outcome.replayed for outcome in await ledger.post(pay, linked=True))

@@ -66,8 +66,11 @@ class SchemaMissing(LedgerError):
     """The database has no ledger schema, or an older one. Run `ledgerservice migrate`."""
 
 
-class SchemaTooNew(LedgerError):
-    """The database's schema is newer than this program. Start the release that migrated it."""
+class SchemaUnknown(LedgerError):
+    """This release does not know the database's schema. If a newer release migrated it, start that
+    one. A database of a development version before the first release cannot be upgraded: use a new
+    database.
+    """
 
 
 class BackupError(LedgerError):

@@ -11,15 +11,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, Self, overload
+from typing import Literal, Self, overload
 
-import psycopg
 from pydantic import SecretStr
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledgerservice.domain import planner
+from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.amounts import is_positive_amount
+from ledgerservice.domain.currencies import Currency, CurrencyRequest, is_valid
 from ledgerservice.domain.instructions import (
     BIGGEST_ID,
     Detail,
@@ -29,24 +28,10 @@ from ledgerservice.domain.instructions import (
     Movement,
     is_key,
 )
-from ledgerservice.domain.transactions import (
-    Currency,
-    NewLedger,
-    Opened,
-    Opening,
-    Outcome,
-    Outcomes,
-    Rejected,
-    Transaction,
-    is_currency,
-    is_ledger_name,
-)
+from ledgerservice.domain.ledgers import LedgerRequest, is_ledger_name
+from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
 from ledgerservice.domain.validation import fault_of, metadata_fault
 from ledgerservice.domain.views import AccountView, HistoryEntry, HoldView, PolicyView, ScheduleView
-from ledgerservice.errors import CannotJoin
-from ledgerservice.postgres import journal
-from ledgerservice.postgres import locking as lookups
-from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.queries import accounts as directory
 from ledgerservice.postgres.queries import statements
 from ledgerservice.postgres.queries import transactions as queries
@@ -65,6 +50,7 @@ from ledgerservice.postgres.queries.transactions import AT_THE_TOP, Filter
 from ledgerservice.postgres.reader import AT_FIRST
 from ledgerservice.postgres.search import Place
 from ledgerservice.postgres.tables import DEFAULT_LEDGER
+from ledgerservice.posting.movements import post_in
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
 
@@ -136,21 +122,21 @@ class Ledger:
     async def add_currency(self, code: str, exponent: int, name: str) -> Currency | Rejected:
         """Add a currency; the same again is harmless, another of the code is rejected.
 
-        Raises ValueError if it is none: see `ledgerservice.model.is_currency`.
+        Raises ValueError if it is none: see `ledgerservice.domain.currencies`.
         """
-        currency = Currency(code, exponent, name)
-        if not is_currency(currency):
+        currency = CurrencyRequest(code, exponent, name)
+        if not is_valid(currency):
             raise ValueError("a currency has a code like BTC, 0 to 12 decimals, and a short name")
         return await self._runtime.currencies.post(currency)
 
     async def add_ledger(self, name: str) -> Self:
         """The ledger of that name, which is added if it is not there.
 
-        Raises ValueError if it is none: see `ledgerservice.model.is_ledger_name`.
+        Raises ValueError if it is none: see `ledgerservice.domain.ledgers`.
         """
         if not is_ledger_name(name):
             raise ValueError("a ledger's name is up to 63 small letters, digits, - and _")
-        added = await self._runtime.ledgers.post(NewLedger(name))
+        added = await self._runtime.ledgers.post(LedgerRequest(name))
         return type(self)(self._runtime, added.id)
 
     async def ledger(self, name: str) -> Self | None:
@@ -173,7 +159,7 @@ class Ledger:
         """
         fault = None if metadata is None else metadata_fault(metadata)
         if fault is not None:
-            raise ValueError(fault)
+            raise ValueError(f"metadata: {fault}")
         return await self._runtime.openings.post(
             Opening(owner, currency, reference, key, self._ledger, metadata=metadata)
         )
@@ -225,9 +211,9 @@ class Ledger:
 
         `linked`: all are posted or none. If one fails, the answer is `Failed`: nothing was moved,
         no key is recorded, and the same may be sent again. Some thousand a call are fastest.
-        Besides movements there are all instructions of `ledgerservice.requests`: holds, reversals,
-        transactions of many legs. `dry_run`: the outcomes are what they would be, and nothing is
-        written. Raises ValueError if one is not well formed.
+        Besides movements there are all instructions of `ledgerservice.domain.instructions`: holds,
+        reversals, transactions of many legs. `dry_run`: the outcomes are what they would be, and
+        nothing is written. Raises ValueError if one is not well formed.
         """
         _check(movements)
         return await self._runtime.movements.post(Group(movements, linked, self._ledger, dry_run))
@@ -244,17 +230,8 @@ class Ledger:
         Raises CannotJoin, or psycopg's errors.
         """
         _check(movements)
-        wire = Wire(await _join(connection), lasting=False)
-        try:
-            return await _post_in(wire, Group(movements, linked, self._ledger))
-        except psycopg.Error:
-            raise
-        except BaseException:
-            # Left in mid-exchange, it is of no use to anyone.
-            await connection.invalidate()
-            raise
-        finally:
-            wire.release()
+        schema = self._runtime.settings.schema_name
+        return await post_in(connection, schema, Group(movements, linked, self._ledger))
 
     # What is read has amounts in minor units. A moment without a zone raises ValueError.
 
@@ -379,31 +356,3 @@ def _check(asked: Sequence[Instruction]) -> None:
         plain = type(one) is Movement and one.detail is None
         if not plain and (fault := fault_of(one)) is not None:
             raise ValueError(fault)
-
-
-async def _join(connection: AsyncConnection) -> "psycopg.AsyncConnection[Any]":
-    """The driver's connection. Raises CannotJoin if its transaction is none to post in."""
-    driver = (await connection.get_raw_connection()).driver_connection
-    if not isinstance(driver, psycopg.AsyncConnection):
-        raise CannotJoin("Its driver is not psycopg (postgresql+psycopg://).")
-    row: Any = (await connection.execute(text(journal.JOIN_TRANSACTION))).one()
-    if row.isolation != "read committed":
-        raise CannotJoin(f"It is at {row.isolation.upper()}, not at READ COMMITTED.")
-    if row.posted:
-        raise CannotJoin("It has been posted in once; a second time could deadlock.")
-    if driver.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-        raise CannotJoin("It is in autocommit: there is no transaction to join.")
-    return driver
-
-
-async def _post_in(wire: Wire, group: Group) -> Outcomes:
-    asked, ledger = group.instructions(), group.ledger
-    blocks = -(-len(asked) // journal.ID_BLOCK)
-    parents = await lookups.find_parents(wire, ledger, asked)
-    locked = await journal.lock(wire, ledger, asked, parents, blocks)
-    ids = (number for block in locked.blocks for number in range(block, block + journal.ID_BLOCK))
-    plan = planner.plan(
-        [group], locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
-    )
-    await journal.write(wire, ledger, plan)
-    return plan.answers[0]

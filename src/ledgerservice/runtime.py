@@ -7,16 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
+from ledgerservice.domain.accounts import Opened, Opening
+from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
-from ledgerservice.domain.transactions import (
-    Currency,
-    NewLedger,
-    Opened,
-    Opening,
-    Outcomes,
-    Rejected,
-    is_ledger_name,
-)
+from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_name
+from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import (
@@ -30,7 +25,8 @@ from ledgerservice.postgres.reader import CURSOR_SECRET, Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.tables import DEFAULT_LEDGER
 from ledgerservice.posting.due import keep_sweeping
-from ledgerservice.posting.poster import Limits, MovementBatch, Poster, weight_of
+from ledgerservice.posting.movements import MovementBatch, weight_of
+from ledgerservice.posting.poster import Limits, Poster
 from ledgerservice.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -59,7 +55,9 @@ def prepared(database: Database) -> Database:
     with explained():
         check_server(database)
         if settings.auto_migrate:
-            migrations.upgrade(database.owner_engine(), settings.service_role or None)
+            migrations.upgrade(
+                database.owner_engine(), settings.service_role or None, settings.schema_name
+            )
         with database.owner_engine().connect() as connection:
             migrations.check(connection)
         return replace(database, role=usable_role(database))
@@ -72,8 +70,8 @@ class Runtime:
     settings: Settings
     movements: Poster[Group, Outcomes]
     openings: Poster[Opening, Opened | Rejected]
-    currencies: Poster[Currency, Currency | Rejected]
-    ledgers: Poster[NewLedger, NewLedger]
+    currencies: Poster[CurrencyRequest, Currency | Rejected]
+    ledgers: Poster[LedgerRequest, LedgerRecord]
     reader: Reader
     cursor_key: bytes = b""
     ledger_ids: dict[str, int] = field(default_factory=dict)

@@ -38,6 +38,12 @@ class Settings(BaseSettings):
         validation_alias="DATABASE_URL",
         description="PostgreSQL 15 to 18. Not set: the embedded server.",
     )
+    schema_name: str = Field(
+        default="ledger",
+        validation_alias="LEDGER_SCHEMA",
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        description="Schema of the ledger's tables in the database.",
+    )
     data_folder: Path = Field(
         default_factory=default_data_folder, description="Data of the embedded server."
     )

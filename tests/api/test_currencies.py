@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import iso4217
 import pytest
 
-from ledgerservice.domain.transactions import Currency
+from ledgerservice.domain.currencies import Currency
 from ledgerservice.postgres.registration import add_currencies
 from ledgerservice.posting.poster import Limits, Poster
 from tests.conftest import RunningService, connect

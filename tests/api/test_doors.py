@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from ledgerservice.api.application import MONEY_PATHS, Service
-from ledgerservice.domain.transactions import Opening
+from ledgerservice.domain.accounts import Opening
 
 JSON = {"Content-Type": "application/json"}
 GOOD = {"account_id": 1, "amount": "5.00", "idempotency_key": "k"}

@@ -15,7 +15,7 @@ from ledgerservice.errors import Overloaded
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
 from ledgerservice.posting.due import sweep
-from ledgerservice.posting.poster import MovementBatch
+from ledgerservice.posting.movements import MovementBatch
 from tests.conftest import RunningService, connect, serving, url_text
 from tests.postgres.test_guards import open_accounts
 

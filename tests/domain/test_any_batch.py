@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledgerservice.api.movements.parsing import read_item
-from ledgerservice.domain.instructions import Execution, Group
+from ledgerservice.domain.instructions import Execution, Group, Origin
 from ledgerservice.domain.transactions import Failed, Recorded, Rejected
 from tests.domain.rules.making import BOTH, CREDITS, DEBITS, INR, USD, account, world
 from tests.domain.world import A_MINUTE, NOW
@@ -24,7 +24,7 @@ RESTRICTED = {None: 0, "debits": DEBITS, "credits": CREDITS, "both": BOTH}
 def instruction(model: SequentialLedger, made: Asked) -> Any:
     """An instruction as the API would read it."""
     if made["type"] == "EXECUTION":
-        return Execution(made["schedule_id"], made["idempotency_key"])
+        return Execution(made["schedule_id"], made["idempotency_key"], origin=Origin.EXECUTION)
     return read_item(msgspec.json.encode(model.sent(made)))
 
 
@@ -120,7 +120,7 @@ class Both:
         planned = self.world.plan(asked)
         self.world.write(planned)
         self.model.expire(planned.recorded_at)
-        for own in planned.transactions[: planned.own]:
+        for own in planned.transactions[: planned.service_initiated]:
             self.model.numbered[own.id] = self.model.records[own.account_id, own.key]
         for (items, linked), answer in zip(groups, planned.answers, strict=True):
             if not linked:
@@ -244,8 +244,8 @@ def test_a_linked_group_that_fails_leaves_nothing(balances, data):
     assert isinstance(failed.answers[0], Failed)
     without = both.world.plan(others)
     assert numberless(failed.answers[1:]) == numberless(without.answers)
-    assert numberless(failed.transactions[failed.own :]) == numberless(
-        without.transactions[without.own :]
+    assert numberless(failed.transactions[failed.service_initiated :]) == numberless(
+        without.transactions[without.service_initiated :]
     )
 
 

@@ -8,22 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledgerservice.domain.accounts import Account, Opened, Opening
 from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, is_positive_amount, to_major, to_minor
-from ledgerservice.domain.instructions import Group, Kind, Movement
-from ledgerservice.domain.planner import A_MOMENT, plan
-from ledgerservice.domain.registration import settle_openings
-from ledgerservice.domain.transactions import (
-    Account,
-    Decline,
-    Failed,
-    Opened,
-    Opening,
-    Recorded,
-    Reject,
-    Rejected,
-)
+from ledgerservice.domain.instructions import Group, Kind, Movement, Origin
+from ledgerservice.domain.planner import MICROSECOND, plan
+from ledgerservice.domain.registration import answer_openings
+from ledgerservice.domain.transactions import DeclineReason, Failed, Recorded, Rejected, Rejection
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SALTS = itertools.repeat(b"salt of 16 bytes")
 USD, INR = 1, 2
 
 
@@ -140,15 +133,17 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_each_movement_gets_its_verdict(case):
     states, movements, expected = case
-    decided = plan([Group(movements)], states, {}, NOW, itertools.count(1))
+    decided = plan([Group(movements)], states, {}, NOW, itertools.count(1), salts=SALTS)
     assert [verdict(outcome) for outcome in decided.answers[0]] == expected
-    recorded = [v for v in expected if v in {"posted", *Decline}]
+    recorded = [v for v in expected if v in {"posted", *DeclineReason}]
     assert len(decided.transactions) == len(recorded)
-    assert all(v not in set(Reject) for v in recorded)
+    assert all(v not in set(Rejection) for v in recorded)
 
 
 def test_a_decline_tells_the_state_it_was_decided_on():
-    ((outcome,),) = plan([Group([withdraw(4, "1")])], FUNDED, {}, NOW, itertools.count(1)).answers
+    ((outcome,),) = plan(
+        [Group([withdraw(4, "1")])], FUNDED, {}, NOW, itertools.count(1), salts=SALTS
+    ).answers
     refusal = outcome.transaction.refusal
     assert (refusal.account_id, refusal.version, refusal.available) == (4, 7, 40)
 
@@ -156,9 +151,11 @@ def test_a_decline_tells_the_state_it_was_decided_on():
 def test_time_never_runs_backwards_along_an_account():
     ahead = NOW + timedelta(seconds=3)
     late = Account(1, "USD", USD, 2, 5, 0, 7, 0, ahead)
-    decided = plan([Group([deposit(1, "1")])], accounts(late), {}, NOW, itertools.count(1))
-    assert decided.recorded_at == ahead + A_MOMENT
-    assert decided.transactions[0].recorded_at == ahead + A_MOMENT
+    decided = plan(
+        [Group([deposit(1, "1")])], accounts(late), {}, NOW, itertools.count(1), salts=SALTS
+    )
+    assert decided.recorded_at == ahead + MICROSECOND
+    assert decided.transactions[0].recorded_at == ahead + MICROSECOND
 
 
 # Any batch, cut anywhere, against the sequential model.
@@ -225,14 +222,14 @@ def test_a_batch_is_decided_like_one_movement_after_another(batches, balances):
     model = Sequential({a.id: a.balance for a in states.values()})
     records, transaction_ids = {}, itertools.count(1)
     for batch in batches:
-        decided = plan(batch, states, records, NOW, transaction_ids)
+        decided = plan(batch, states, records, NOW, transaction_ids, salts=SALTS)
         assert [verdicts(answer) for answer in decided.answers] == [model.post(g) for g in batch]
-        records |= {(t.account_id, t.key): t for t in decided.transactions}
+        records |= {(t.account_id, t.origin, t.key): t for t in decided.transactions}
         states = _written(states, decided)
     assert {a.id: a.balance for a in states.values() if a.id != -INR} == {
         i: b for i, b in model.balances.items() if i != -INR
     }
-    assert records.keys() == model.seen.keys()
+    assert {(account, key) for account, _, key in records} == model.seen.keys()
 
 
 def verdicts(answer):
@@ -290,9 +287,18 @@ def test_an_amount_is_a_plain_positive_decimal(text, positive):
 ALICE = Opened(1, "Alice", "USD", 2, "r1", "k1", NOW)
 
 OPENINGS = {
+    "its key of another origin": (
+        Opening("Alice", "USD", None, "k1", origin=Origin.UNKEYED),
+        [],
+        "currency_unknown",
+    ),
     "a new account": (Opening("Alice", "USD", "r1", "k1"), [1], "opened"),
     "its key again": (Opening("Alice", "USD", "r1", "k1"), [], "replayed"),
-    "its reference again": (Opening("Alice", "USD", "r1", "·made up"), [], "replayed"),
+    "its reference again": (
+        Opening("Alice", "USD", "r1", "made up", origin=Origin.UNKEYED),
+        [],
+        "replayed",
+    ),
     "its reference, another key": (Opening("Alice", "USD", "r1", "k9"), [], "reference_taken"),
     "its key with metadata": (
         Opening("Alice", "USD", "r1", "k1", metadata="{}"),
@@ -308,7 +314,7 @@ OPENINGS = {
 @pytest.mark.parametrize("case", OPENINGS.values(), ids=OPENINGS.keys())
 def test_each_opening_gets_its_verdict(case):
     opening, fresh, expected = case
-    (answer,) = settle_openings([opening], [ALICE], fresh)
+    (answer,) = answer_openings([opening], [ALICE], fresh)
     if isinstance(answer, Opened):
         assert expected == ("replayed" if answer.replayed else "opened")
     else:
@@ -316,5 +322,5 @@ def test_each_opening_gets_its_verdict(case):
 
 
 def test_the_same_opening_twice_in_a_batch_opens_one_account():
-    first, second = settle_openings([Opening("Alice", "USD", "r1", "k1")] * 2, [ALICE], [1])
+    first, second = answer_openings([Opening("Alice", "USD", "r1", "k1")] * 2, [ALICE], [1])
     assert (first.replayed, second.replayed) == (False, True)

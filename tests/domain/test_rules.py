@@ -7,8 +7,17 @@ import msgspec
 import pytest
 
 from ledgerservice.domain.amounts import MAX_BALANCE_MINOR
-from ledgerservice.domain.instructions import Capture, Detail, Execution, Group, Kind, Leg, Release
-from ledgerservice.domain.planner import DETAILED, RENDERER, plan
+from ledgerservice.domain.instructions import (
+    Capture,
+    Detail,
+    Execution,
+    Group,
+    Kind,
+    Leg,
+    Origin,
+    Release,
+)
+from ledgerservice.domain.planner import plan
 from ledgerservice.domain.transactions import Parents
 from tests.domain.rules.holds import HOLDS
 from tests.domain.rules.keys import KEYS, NOTED
@@ -43,8 +52,7 @@ from tests.domain.rules.making import (
 from tests.domain.rules.policies import POLICIES
 from tests.domain.rules.reversals import REVERSALS
 from tests.domain.rules.schedules import SCHEDULES
-from tests.domain.world import A_MINUTE, NOW, verdict
-from tests.oracle.model import BY_THE_SERVICE
+from tests.domain.world import A_MINUTE, NOW, SALTS, verdict
 
 TABLES = {
     "legs": LEGS,
@@ -149,10 +157,10 @@ def test_what_a_transaction_tells_beside_its_entries():
     assert rated.extra.currencies == {USD: ("USD", 2), INR: ("INR", 2)}
 
 
-def test_a_detail_asks_for_the_later_form_of_answer():
+def test_all_but_plain_movements_have_side_rows():
     there = world(*FUNDED)
     kinds = [deposit(1, "1"), deposit(1, "1", detail=NOTED), hold(1, "1")]
-    assert [there.record(one).renderer for one in kinds] == [RENDERER, DETAILED, DETAILED]
+    assert [there.record(one).extra is None for one in kinds] == [True, False, False]
 
 
 def test_what_a_decline_tells():
@@ -227,7 +235,7 @@ def test_a_plan_changes_nothing_that_it_is_given():
     there.one(reverse(original.id, "1"))
     given = Parents({original.id: original}, reversed={original.id: {1: 1_00, 2: -1_00}})
     groups = [Group([reverse(original.id, "2")])]
-    decided = plan(groups, there.accounts, {}, NOW, itertools.count(99), parents=given)
+    decided = plan(groups, there.accounts, {}, NOW, itertools.count(99), salts=SALTS, parents=given)
     assert verdict(decided.answers[0]) == ["posted"]
     assert given.reversed == {original.id: {1: 1_00, 2: -1_00}}
 
@@ -245,17 +253,17 @@ def test_what_expired_is_released_first_by_the_service_itself():
     there.one(hold(1, "30", expires_at=LATER + A_MINUTE))
     there.now = LATER
     planned = there.plan([Group([transfer(1, 4, "1")])])
-    assert planned.own == 2
+    assert planned.service_initiated == 2
     kinds = [t.kind for t in planned.transactions]
     assert kinds == [Kind.RELEASE, Kind.RELEASE, Kind.TRANSFER]
-    assert [t.key for t in planned.transactions[:2]] == [
-        f"{BY_THE_SERVICE}expiry 1",
-        f"{BY_THE_SERVICE}expiry 2",
+    assert [(t.origin, t.key) for t in planned.transactions[:2]] == [
+        (Origin.EXPIRY, "expiry 1"),
+        (Origin.EXPIRY, "expiry 2"),
     ]
     there.write(planned)
-    assert there.plan([Group([transfer(1, 4, "1")])]).own == 0
-    assert verdict(there.one(Release(1, f"{BY_THE_SERVICE}expiry 1"))) == "replayed"
-    assert there.plan([Group([deposit(2, "1")])]).own == 0
+    assert there.plan([Group([transfer(1, 4, "1")])]).service_initiated == 0
+    assert verdict(there.one(Release(1, "expiry 1", origin=Origin.EXPIRY))) == "replayed"
+    assert there.plan([Group([deposit(2, "1")])]).service_initiated == 0
 
 
 def test_a_hold_is_not_found_in_the_batch_that_makes_it():
@@ -287,9 +295,9 @@ def test_the_service_does_nothing_before_its_time_though_the_clock_is_put_back()
     there.one(hold(1, "10", 2, expires_at=LATER + A_MINUTE, capture_at=LATER))
     there.one(schedule(1, 2, "5", at=LATER))
     early = [
-        Release(1, f"{BY_THE_SERVICE}expiry 1"),
-        Capture(1, f"{BY_THE_SERVICE}capture 1", final=True),
-        Execution(2, f"{BY_THE_SERVICE}execution 2"),
+        Release(1, "expiry 1", origin=Origin.EXPIRY),
+        Capture(1, "capture 1", final=True, origin=Origin.CAPTURE),
+        Execution(2, "execution 2", origin=Origin.EXECUTION),
     ]
     verdicts = [verdict(there.one(asked)) for asked in early]
     assert verdicts == ["hold_not_found", "hold_not_found", "schedule_not_found"]

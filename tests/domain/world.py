@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
 from ledgerservice.domain.instructions import (
-    OWN_KEY_MARK,
     Cancellation,
     Capture,
     Execution,
@@ -19,13 +19,14 @@ from ledgerservice.domain.instructions import (
     Instruction,
     Kind,
     Movement,
+    Origin,
     Release,
     Reversal,
     Step,
 )
-from ledgerservice.domain.planner import Plan, moment_of, plan
+from ledgerservice.domain.planner import Plan, plan, recording_time
+from ledgerservice.domain.rules import RULES
 from ledgerservice.domain.transactions import (
-    Account,
     Failed,
     HoldState,
     HoldTerms,
@@ -36,10 +37,11 @@ from ledgerservice.domain.transactions import (
     Rejected,
     Transaction,
 )
-from ledgerservice.postgres.locking import named, touched
+from ledgerservice.postgres.locking import accounts_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 A_MINUTE = timedelta(minutes=1)
+SALTS = itertools.repeat(b"salt of 16 bytes")
 
 
 def verdict(outcome: Outcome | Failed | list[Outcome]) -> Any:
@@ -76,23 +78,24 @@ class World:
             for number in sorted(self._touched(asked, parents))
             if number in self.accounts
         }
-        moment = moment_of(self.now, locked)
+        moment = recording_time(self.now, locked)
         holds = {
             number: hold
             for number, hold in self.holds().items()
             if any(isinstance(one, Capture | Release) and one.parent_id == number for one in asked)
             or (hold.terms.account_id in locked and hold.remaining and _over(hold, moment))
         }
-        keys = {(t.account_id, t.key): t for t in self.transactions.values()}
+        keys = {(t.account_id, t.origin, t.key): t for t in self.transactions.values()}
         scopes = {one.account_id if not isinstance(one, Step) else None for one in asked}
         scopes |= {parent.account_id for parent in parents.values()}
         wanted = {one.key for one in asked}
         return plan(
             groups,
             locked,
-            {place: t for place, t in keys.items() if place[0] in scopes and place[1] in wanted},
+            {place: t for place, t in keys.items() if place[0] in scopes and place[2] in wanted},
             self.now,
             self._ids,
+            salts=SALTS,
             parents=Parents(
                 parents | self._named(holds),
                 holds,
@@ -131,8 +134,10 @@ class World:
     def write(self, planned: Plan) -> None:
         """Write a plan, and make the journal's own checks."""
         for transaction in planned.transactions:
-            place = transaction.account_id, transaction.key
-            assert place not in {(t.account_id, t.key) for t in self.transactions.values()}
+            place = transaction.account_id, transaction.origin, transaction.key
+            assert place not in {
+                (t.account_id, t.origin, t.key) for t in self.transactions.values()
+            }
             assert transaction.id not in self.transactions
             assert (transaction.refusal is None) == bool(transaction.entries)
             assert transaction.recorded_at == planned.recorded_at
@@ -186,9 +191,9 @@ class World:
                 elif one.account_id in self.accounts:
                     yield self.accounts[one.account_id].external_id
             else:
-                yield from named(one)
+                yield from RULES[type(one)].names(one)
         for parent in parents.values():
-            yield from touched(parent)
+            yield from accounts_of(parent)
 
     def _named(self, numbers: Iterable[int]) -> dict[int, Transaction]:
         return {n: self.transactions[n] for n in numbers if n in self.transactions}
@@ -216,8 +221,8 @@ class World:
         """What is to be captured by the service first does not expire before that was tried."""
         if not (terms.capture_at and terms.expires_at and terms.capture_at < terms.expires_at):
             return terms.expires_at
-        key = f"{OWN_KEY_MARK}capture {hold}"
-        tried = [t.recorded_at for t in self.transactions.values() if t.key == key]
+        steps = self._steps(Kind.CAPTURE, hold)
+        tried = [t.recorded_at for t in steps if t.origin is Origin.CAPTURE]
         return max(terms.expires_at, *tried) if tried else None
 
     def _reversed(self, numbers: Iterable[int]) -> dict[int, dict[int, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.oracle.model import BY_THE_SERVICE, REVERSIBLE, Asked, SequentialLedger, sums
+from tests.oracle.model import REVERSIBLE, Asked, SequentialLedger, sums
 
 A_MINUTE = timedelta(minutes=1)
 STEPS = ["REVERSAL", "CAPTURE", "RELEASE", "CANCELLATION", "EXECUTION"]
@@ -95,7 +95,7 @@ class Asking:
         parent = self.parent(wanted.get(kind, {"SCHEDULE"}), by_legs)
         made: Asked = {names.get(kind, "schedule_id"): parent}
         if kind == "EXECUTION":
-            made["idempotency_key"] = f"{BY_THE_SERVICE}execution {parent}"
+            made["idempotency_key"] = f"execution {parent}"
         amount = None if by_legs else self.draw(st.none() | amounts)
         if kind in names and amount is not None:
             made["amount"] = amount

@@ -66,8 +66,9 @@ REVERSIBLE = {"DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "CAPTURE"}
 UNLIMITED: dict[str, Any] = {"floor": 0, "ceiling": None, "frozen": None, "closed": False}
 LIMITS = tuple(UNLIMITED)
 AMOUNTS = {"amount", "floor", "ceiling", "available_at_least", "balance_at_least"}
-BY_THE_SERVICE = "\N{MIDDLE DOT}"
-EXPIRY = f"{BY_THE_SERVICE}expiry "
+BY_THE_SERVICE = ("expiry ", "capture ", "execution ")
+"""How the keys of the service's own instructions begin; here no caller uses such a key."""
+EXPIRY = "expiry "
 
 
 def plainly(minor: int, exponent: int) -> Raw:

@@ -249,7 +249,7 @@ class ComparingOverHttp:
     def settle(self, key: str, *, of: int, ledger: str) -> None:
         """Wait until the service has done what is due, and do it in the model."""
         model, found = self.models[ledger], []
-        values = {"key": BY_THE_SERVICE + key, "account": model.numbered[of]["account"]}
+        values = {"key": key, "account": model.numbered[of]["account"]}
 
         def done() -> bool:
             with self.engine.connect() as connection:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledgerservice.domain.accounts import Opening
 from ledgerservice.domain.instructions import (
     Capture,
     Detail,
@@ -22,12 +23,12 @@ from ledgerservice.domain.instructions import (
     Movement,
     Reversal,
 )
-from ledgerservice.domain.transactions import Opening, Recorded, Transaction
+from ledgerservice.domain.transactions import Recorded, Transaction
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.queries.statements import account_at
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import open_accounts
-from ledgerservice.posting.poster import MovementBatch
+from ledgerservice.posting.movements import MovementBatch
 
 moments = st.none() | st.integers(-50, 50).map(lambda n: n / 10)
 

@@ -15,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
+from ledgerservice.domain.accounts import Opening
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
@@ -30,7 +31,6 @@ from ledgerservice.domain.instructions import (
     Reversal,
     Schedule,
 )
-from ledgerservice.domain.transactions import Opening
 from ledgerservice.errors import SchemaMissing, SchemaTooNew
 from ledgerservice.postgres import connections as databases
 from ledgerservice.postgres import migrations
@@ -40,7 +40,7 @@ from ledgerservice.postgres.pipeline import Request, Wire
 from ledgerservice.postgres.registration import open_accounts as open_accounts_of
 from ledgerservice.postgres.tables import SCHEMA, metadata
 from ledgerservice.postgres.verification import verify
-from ledgerservice.posting.poster import MovementBatch
+from ledgerservice.posting.movements import MovementBatch
 from tests.conftest import administer, connect, settings_for_tests
 from tests.embedded.house import wait_for
 

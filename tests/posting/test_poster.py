@@ -7,14 +7,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.instructions import Group, Kind, Movement
-from ledgerservice.domain.transactions import Opened, Opening, Recorded, Rejected
+from ledgerservice.domain.transactions import Recorded, Rejected
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
 from ledgerservice.postgres import journal
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Request
 from ledgerservice.postgres.registration import open_accounts
-from ledgerservice.posting.poster import Limits, MovementBatch, Poster
+from ledgerservice.posting.movements import MovementBatch
+from ledgerservice.posting.poster import Limits, Poster
 from tests.conftest import administer, connect
 
 LEDGER = 1

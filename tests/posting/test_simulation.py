@@ -22,7 +22,8 @@ from ledgerservice.api.movements import answers as rendering
 from ledgerservice.domain.instructions import Group, Kind, Movement
 from ledgerservice.domain.transactions import Failed, Outcome, Recorded
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.posting.poster import Limits, MovementBatch, Poster, weight_of
+from ledgerservice.posting.movements import MovementBatch, weight_of
+from ledgerservice.posting.poster import Limits, Poster
 from tests.proof.checker import check
 from tests.proof.history import Attempt, Request
 from tests.proof.judging.evidence import UNKNOWN, major, outcome

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from ledgerservice import cli
-from ledgerservice.domain import planner, rules
+from ledgerservice.domain import planner
 from ledgerservice.domain.instructions import Capture
-from ledgerservice.postgres import journal
-from ledgerservice.postgres import locking as lookups
+from ledgerservice.domain.rules import RULES
+from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.pipeline import Request, Wire
 
 
@@ -55,22 +55,21 @@ CANARIES = {
 
 def keys_not_unique() -> None:
     """No key is ever found; the constraint that would object is gone too."""
-    find = lookups.earlier
-    lookups.earlier = lambda ledger, _asked, parents: find(ledger, (), parents)
+    find = locking._find_earlier
+    locking._find_earlier = lambda ledger, _instructions, parents: find(ledger, (), parents)
 
 
 def answer_before_commit() -> None:
     """A batch is committed when the next one begins."""
 
-    async def begin(
-        wire: Wire, ledger: int, asked: Any, blocks: int, *, look: bool = True
-    ) -> journal.Locked:
-        before = [] if wire.idle else [Request(journal.COMMIT)]
-        parents = await lookups.find_parents(wire, ledger, asked)
-        begun = [*before, Request(journal.BEGIN)]
-        return await journal.lock(wire, ledger, asked, parents, blocks, *begun, look=look)
+    lock = locking.lock
 
-    journal.begin = begin
+    async def commit_and_lock(wire: Wire, *arguments: Any, **options: Any) -> locking.Locked:
+        ledger, instructions, parents, blocks, *begin = arguments
+        before = [] if wire.idle else [Request(journal.COMMIT)]
+        return await lock(wire, ledger, instructions, parents, blocks, *before, *begin, **options)
+
+    locking.lock = commit_and_lock
     journal.record = journal.write
 
 
@@ -81,13 +80,15 @@ def expiry_late() -> None:
 
 def final_ignored() -> None:
     """A final capture goes on reserving the rest."""
-    capture = rules.RULES[Capture]
-    rules.RULES[Capture] = lambda asked, book: capture(replace(asked, final=False), book)
+    rule = RULES[Capture]
+    RULES[Capture] = replace(
+        rule, decide=lambda capture, state: rule.decide(replace(capture, final=False), state)
+    )
 
 
 def groups_torn() -> None:
     """What came before the first decline of a group stays."""
-    planner._Batch._undo = lambda *_: None
+    planner._Batch._revert_to = lambda *_: None
 
 
 PATCHES: dict[str, Callable[[], None]] = {

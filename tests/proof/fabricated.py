@@ -284,7 +284,7 @@ class Fabricated:
     def _execute_due(self) -> None:
         for schedule in self.journal.schedules:
             if schedule.settled_by is None and schedule.execute_at <= self._moment():
-                key = f"{OWN}execution {schedule.id}"
+                key = f"execution {schedule.id}"
                 request = Request(
                     "transfer", schedule.account, schedule.other, schedule.amount, key,
                     parent=schedule.id,
@@ -306,7 +306,7 @@ class Fabricated:
     def _post_release(self, hold: Hold) -> None:
         number, moment = len(self.journal.transactions) + 1, self._moment()
         row = Transaction(
-            number, "release", hold.account, 0, hold.remaining, f"{OWN}expiry {hold.id}", moment,
+            number, "release", hold.account, 0, hold.remaining, f"expiry {hold.id}", moment,
             None, None, None, None, hold.id,
         )  # fmt: skip
         self.journal.transactions.append(row)

@@ -6,6 +6,7 @@ key and commit; what it refuses, delays, loses and leaves in doubt comes from a 
 
 import asyncio
 import random
+from collections import namedtuple
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -14,10 +15,11 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import errors
 
-from ledgerservice.domain.transactions import Account, Entry
-from ledgerservice.postgres import journal
-from ledgerservice.postgres import locking as lookups
+from ledgerservice.domain.accounts import Account
+from ledgerservice.domain.transactions import Entry
+from ledgerservice.postgres import journal, locking, rows
 from ledgerservice.postgres.pipeline import Request, Result
+from ledgerservice.postgres.rows import FIND_DETAILS, FIND_ENTRIES, WRITTEN
 from tests.proof.journal import Account as AccountRow
 from tests.proof.journal import Entry as EntryRow
 from tests.proof.journal import Journal
@@ -54,22 +56,8 @@ class Faults(NamedTuple):
     commit: float = 0.0
 
 
-class Row(NamedTuple):
-    """A stored transaction: the columns of COPY_TRANSACTIONS, without the ledger."""
-
-    id: int
-    kind: int
-    status: int
-    account: int
-    other: int
-    amount: int
-    moment: datetime
-    renderer: int
-    key: str
-    reason: str | None
-    deciding_account: int | None
-    deciding_version: int | None
-    deciding_available: int | None
+Row: Any = namedtuple("Row", ["recorded_at", *WRITTEN])
+"""A stored transaction, without its ledger."""
 
 
 class Database:
@@ -106,8 +94,9 @@ class Database:
             ],
             [
                 TransactionRow(
-                    r.id, KINDS[r.kind], r.account, r.other, r.amount, r.key, _text(r.moment),
-                    r.reason, r.deciding_account, r.deciding_version, r.deciding_available,
+                    r.id, KINDS[r.kind], r.account_id, r.counterparty_id, r.amount,
+                    r.idempotency_key, _text(r.recorded_at), r.decline_reason,
+                    r.deciding_account_id, r.deciding_version, r.deciding_available,
                 )
                 for r in self.rows.values()
             ],
@@ -279,8 +268,9 @@ class _Session:
     def _apply(self) -> None:
         database = self._database
         for row in self._rows:
-            assert (row.account, row.key) not in database.rows
-            database.rows[row.account, row.key] = row
+            place = row.account_id, row.idempotency_key
+            assert place not in database.rows
+            database.rows[place] = row
         for entry, moment in self._entries:
             account = database.accounts[entry.account_id]
             assert (entry.seq, entry.balance) == (
@@ -301,19 +291,19 @@ class _Session:
             self.open = True
         elif statement == journal.ROLLBACK:
             self._end()
-        elif statement == journal.LOCK_ACCOUNTS:
+        elif statement == locking.LOCK_ACCOUNTS:
             return Result(await self._lock(*map(_numbers, parameters[1:])), "SELECT")
-        elif statement == lookups.FIND_EARLIER:
-            wanted = zip(_numbers(parameters[1]), _texts(parameters[2]), strict=True)
+        elif statement == locking.FIND_EARLIER:
+            wanted = zip(_numbers(parameters[1]), _texts(parameters[3]), strict=True)
             rows = [database.rows[key] for key in wanted if key in database.rows]
             return Result([_found(row) for row in dict.fromkeys(rows)], "SELECT")
-        elif statement == lookups.FIND_ENTRIES:
+        elif statement == FIND_ENTRIES:
             ids = set(_numbers(parameters[1]))
             found = [entry for entry, _ in database.entries if entry.transaction_id in ids]
             return Result([_entry(entry) for entry in found], "SELECT")
-        elif statement == lookups.FIND_DETAILS:
+        elif statement == FIND_DETAILS:
             return Result([], "SELECT")
-        elif statement == journal.TAKE_CLOCK_AND_IDS:
+        elif statement == locking.TAKE_CLOCK_AND_IDS:
             blocks = range(database.blocks, database.blocks + int(parameters[0] or 0))
             database.blocks = blocks.stop
             return Result([(database.now(), [block * 100 + 1 for block in blocks])], "SELECT")
@@ -342,7 +332,7 @@ class _Session:
             self._add(_inserted_rows(parameters))
         elif statement == journal.COPY_ENTRIES:
             for line in _lines(parameters):
-                *columns, moment = line.split("\t")[1:]
+                _, moment, *columns = line.split("\t")
                 entry = Entry(*map(int, columns))
                 self._entries.append((entry, datetime.fromisoformat(moment)))
         elif statement == journal.INSERT_ENTRIES:
@@ -354,7 +344,7 @@ class _Session:
 
     def _add(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            if (row.account, row.key) in self._database.rows:
+            if (row.account_id, row.idempotency_key) in self._database.rows:
                 raise KeyTaken("the key is there")
             self._rows.append(row)
 
@@ -375,39 +365,38 @@ def _lines(parameters: Any) -> list[str]:
     return str(parameters[0].decode()).splitlines()
 
 
-def _optional(text: str) -> int | None:
-    return None if text == "\\N" else int(text)
-
-
 def _copied_row(columns: list[str]) -> Row:
-    _, number, kind, status, account, other, amount, moment, renderer, key, reason, *decided = (
-        columns
-    )
-    return Row(
-        int(number), int(kind), int(status), int(account), int(other), int(amount),
-        datetime.fromisoformat(moment), int(renderer), key,
-        None if reason == "\\N" else reason, *map(_optional, decided),
-    )  # fmt: skip
+    _, moment, *texts = columns
+    values = [_value(kind, text) for kind, text in zip(WRITTEN.values(), texts, strict=True)]
+    return Row(datetime.fromisoformat(moment), *values)
+
+
+def _value(kind: str, text: str) -> Any:
+    if text == "\\N":
+        return None
+    if kind == "boolean":
+        return text == "t"
+    return text if kind == "text" else int(text)
 
 
 def _inserted_rows(parameters: Any) -> Iterable[Row]:
     moment = datetime.fromisoformat(parameters[1].decode())
-    texts = {7: _texts, 8: _texts}  # the key and the reason
-    columns = [texts.get(n, _numbers)(values) for n, values in enumerate(parameters[2:])]
-    for number, kind, status, account, other, amount, renderer, key, reason, *decided in zip(
-        *columns, strict=True
-    ):
-        yield Row(
-            number, kind, status, account, other, amount, moment, renderer, key, reason, *decided
-        )
+    columns = [
+        _numbers(values) if kind in ("bigint", "smallint") else _texts(values)
+        for kind, values in zip(WRITTEN.values(), parameters[2:], strict=True)
+    ]
+    for values in zip(*columns, strict=True):
+        row = Row(moment, *values)
+        yield row._replace(has_details=row.has_details == "t")
 
 
 def _found(row: Row) -> tuple[Any, ...]:
-    return (
-        row.id, row.kind, row.account, row.other, row.key, row.amount, CURRENCY[0], CURRENCY[2],
-        row.moment, row.renderer, row.reason, row.deciding_account, row.deciding_version,
-        row.deciding_available,
-    )  # fmt: skip
+    values = row._asdict() | {
+        "key": row.idempotency_key,
+        "currency": CURRENCY[0],
+        "exponent": CURRENCY[2],
+    }
+    return tuple(values[name] for name in rows.TransactionRow._fields)
 
 
 def _entry(e: Entry) -> tuple[Any, ...]:

@@ -5,7 +5,6 @@ from msgspec.structs import replace
 from tests.proof.checker import check
 from tests.proof.fabricated import STEP_NS, Fabricated
 from tests.proof.history import Attempt, Request
-from tests.proof.judging.evidence import OWN
 
 
 class Scene:
@@ -129,7 +128,7 @@ def test_the_service_tries_to_capture_too_early() -> None:
     hold = s.go("hold", 1, 80, 2, capture_at=f"{10**12:020}")
     s.case.journal.holds[0].capture_at = f"{10**12:020}"
     s.go("policy", 2, frozen="credits")
-    key = f"{OWN}capture {hold.body['transaction_id']}"
+    key = f"capture {hold.body['transaction_id']}"
     request = Request("capture", 1, None, 0, key, parent=hold.body["transaction_id"])
     s.case._now += STEP_NS
     status, _ = s.case._decide(request)
@@ -142,7 +141,7 @@ def test_the_service_cancels_what_nobody_cancelled() -> None:
     s.go("deposit", 1, 100)
     asked = s.go("schedule", 1, 50, 2, execute_at=s.later(50))
     number = asked.body["transaction_id"]
-    s.case._decide(Request("cancellation", 1, None, 0, f"{OWN}execution {number}", parent=number))
+    s.case._decide(Request("cancellation", 1, None, 0, f"execution {number}", parent=number))
     assert s.codes()
 
 
@@ -150,7 +149,7 @@ def test_the_service_pays_for_a_hold_by_itself() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     number = s.go("hold", 1, 50, 2).body["transaction_id"]
-    s.case._decide(Request("transfer", 1, 3, 20, f"{OWN}bonus", parent=number))
+    s.case._decide(Request("transfer", 1, 3, 20, "bonus", parent=number))
     assert s.codes()
 
 
@@ -166,7 +165,7 @@ def test_the_service_captures_a_part_by_itself() -> None:
     s.case.attempts[-1].request = Request(
         "hold", 1, 2, 50, "k2", capture_at=hold.capture_at, expires_at=hold.expires_at
     )
-    s.case._decide(Request("capture", 1, None, 20, f"{OWN}capture {number}", parent=number))
+    s.case._decide(Request("capture", 1, None, 20, f"capture {number}", parent=number))
     s.case._now += 10 * STEP_NS
     s.case._post_release(hold)
     assert s.codes()
@@ -220,7 +219,7 @@ def test_a_read_while_a_capture_waits_for_its_commit_is_right() -> None:
     )
     s.case.attempts.append(read)
     s.case._now += 5 * STEP_NS  # recorded here, committed after the read
-    s.case._decide(Request("capture", 1, None, 30, f"{OWN}capture {number}", parent=number))
+    s.case._decide(Request("capture", 1, None, 30, f"capture {number}", parent=number))
     s.case._now += 20 * STEP_NS
     s.case._post_release(s.case.journal.holds[1])
     assert s.codes() == set()

@@ -27,9 +27,10 @@ from uvicorn.supervisors import Multiprocess
 from ledgerservice import __version__
 from ledgerservice.api.application import Service
 from ledgerservice.api.http.protocol import BoundedHttp
+from ledgerservice.domain.accounts import Opened
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.instructions import Movement
-from ledgerservice.domain.transactions import Opened, Recorded
+from ledgerservice.domain.transactions import Recorded
 from ledgerservice.embedded.server import bundled_binaries
 from ledgerservice.errors import BackupError, EmbeddedServerError, ImportFault, LedgerError
 from ledgerservice.files.backup import backup as write_backup
@@ -183,7 +184,9 @@ def migrate() -> None:
     settings = Settings.load()
     with opened_database(settings) as (database, _), explained():
         check_server(database)
-        changed = migrations.upgrade(database.owner_engine(), settings.service_role or None)
+        changed = migrations.upgrade(
+            database.owner_engine(), settings.service_role or None, settings.schema_name
+        )
     console.print(f"The schema is at revision {migrations.HEAD}{'.' if changed else ' already.'}")
 
 
@@ -196,7 +199,9 @@ def verify() -> None:
         task = bar.add_task("Verifying", total=None)
         engine = database.owner_engine()
         for violation in find_violations(
-            engine, lambda done, of: bar.update(task, completed=done, total=of)
+            engine,
+            lambda done, of: bar.update(task, completed=done, total=of),
+            database.settings.schema_name,
         ):
             found += 1
             if found <= SHOWN_VIOLATIONS:
@@ -234,7 +239,7 @@ def backup(
         raise BackupError(f"{file} exists already.")
     with opened_database(settings) as (database, _), explained():
         _check_schema(database)
-        write_backup(_tools(settings), database.url, file)
+        write_backup(_tools(settings), database.url, settings.schema_name, file)
     console.print(f"Backed up into {file} ({file.stat().st_size:,} bytes).")
 
 
@@ -246,9 +251,9 @@ def restore(
     settings = Settings.load()
     with opened_database(settings) as (database, _), explained():
         engine = database.owner_engine()
-        read_backup(_tools(settings), database.url, engine, file)
-        migrations.upgrade(engine, settings.service_role or None)
-        broken = sum(1 for _ in find_violations(engine))
+        read_backup(_tools(settings), database.url, engine, settings.schema_name, file)
+        migrations.upgrade(engine, settings.service_role or None, settings.schema_name)
+        broken = sum(1 for _ in find_violations(engine, schema=settings.schema_name))
     if broken:
         raise BackupError(f"Restored, but verify finds {broken} violations.")
     console.print(f"Restored from {file}; all invariants hold.")

@@ -1,23 +1,24 @@
-"""The accounts, and what instructions build on, as they stand within a batch."""
+"""The state within a batch: accounts, holds and schedules as the earlier decisions left them."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 import msgspec
 
+from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.instructions import Kind
 from ledgerservice.domain.transactions import (
-    Account,
-    Decline,
+    DeclineReason,
     Entry,
     HoldState,
     Parents,
+    Policy,
     Refusal,
     Transaction,
 )
 
 
-class Live:
+class AccountState:
     """An account's state within a batch."""
 
     __slots__ = ("account", "balance", "before", "held", "version")
@@ -31,11 +32,11 @@ class Live:
 
     @property
     def available(self) -> int:
-        """What the account can give."""
+        """The amount that the account can give."""
         return self.balance - self.held
 
     def move(self, transaction_id: int, amount: int, held_change: int = 0) -> Entry:
-        """The account's next entry; the account moves with it."""
+        """Move the account and return its next entry."""
         account = self.account
         self.balance = balance = self.balance + amount
         self.held = held = self.held + held_change
@@ -45,68 +46,94 @@ class Live:
             account.id, version, transaction_id, number, amount, held_change, balance, held
         )
 
-    def refuse(self, reason: Decline) -> Refusal:
-        """A refusal that tells this account's state."""
+    def take_back(self, entry: Entry) -> None:
+        """Undo the account's last entry."""
+        self.balance -= entry.amount
+        self.held -= entry.held_change
+        self.version -= 1
+
+    def refuse(self, reason: DeclineReason) -> Refusal:
+        """A refusal with this account's state."""
         return Refusal(reason, self.account.id, self.version, self.available, self.balance)
 
+    def change_policy(self, policy: Policy) -> None:
+        """Put a policy into effect."""
+        self.before += (self.account,)
+        self.account = msgspec.structs.replace(
+            self.account,
+            floor=policy.floor,
+            ceiling=policy.ceiling,
+            restricted=policy.restricted,
+        )
 
-class Book:
-    """The accounts, and what instructions build on, as they stand within a batch.
+    def restore_policy(self) -> None:
+        """Undo the last change of policy."""
+        *earlier, self.account = self.before
+        self.before = tuple(earlier)
 
-    What is due or expired is so by the clock, `now`, and not by the moment of recording, which is
-    after all that was recorded on the accounts: a clock that was ahead once, and was put right,
-    would otherwise go on ending holds, on every account that met one of that time.
+
+class BatchState:
+    """The accounts, and the state that instructions build on, within a batch.
+
+    Whether something is due or has expired is judged by the clock, `now`, and not by the batch's
+    `recorded_at`, which never runs backwards along an account: a clock that was ahead once and was
+    put right would go on ending holds too early.
     """
 
     def __init__(self, accounts: Mapping[int, Account], parents: Parents, now: datetime) -> None:
-        self.accounts = {number: Live(account) for number, account in accounts.items()}
+        self.accounts = {number: AccountState(account) for number, account in accounts.items()}
         self.transactions = parents.transactions
         self.holds = dict(parents.holds)
         self.reversed = {number: dict(sums) for number, sums in parents.reversed.items()}
         self.open_schedules = set(parents.open_schedules)
         self.now = now
 
-    def customer(self, account_id: int) -> Live | None:
-        """The customer's account of that id; an external one is not to be named."""
+    def customer(self, account_id: int) -> AccountState | None:
+        """The customer account of that id. External accounts cannot be named."""
         return self.accounts.get(account_id) if account_id > 0 else None
 
-    def expired(self) -> Iterator[HoldState]:
-        """Holds that still reserve something, though their time is over."""
-        for hold in self.holds.values():
-            if hold.has_expired(self.now):
-                yield hold
+    def expired_holds(self) -> Iterator[HoldState]:
+        """The holds that have ended and still count as held."""
+        return (hold for hold in self.holds.values() if hold.has_expired(self.now))
 
-    def follow(self, transaction: Transaction, way: int) -> None:
-        """Do (way 1) or undo (-1) what a transaction does beyond its entries' own accounts."""
+    def apply(self, transaction: Transaction) -> None:
+        """Carry a transaction's effects beyond its entries' accounts into the state."""
         extra = transaction.extra
-        if extra is None:
-            return
-        parent = transaction.id if extra.parent_id is None else extra.parent_id
-        if transaction.kind in (Kind.TRANSFER, Kind.CANCELLATION) and parent != transaction.id:
-            self._settle(parent, transaction, way)
+        if extra is not None:
+            self._follow(transaction, 1)
+            for policy in extra.policies:
+                self.accounts[policy.account_id].change_policy(policy)
+
+    def revert(self, transaction: Transaction) -> None:
+        """Undo the last transaction, its entries included."""
+        extra = transaction.extra
+        if extra is not None:
+            self._follow(transaction, -1)
+            for policy in extra.policies:
+                self.accounts[policy.account_id].restore_policy()
         for entry in transaction.entries:
-            if entry.held_change and parent in self.holds:
+            self.accounts[entry.account_id].take_back(entry)
+
+    def _follow(self, transaction: Transaction, sign: int) -> None:
+        """Add (sign 1) or subtract (-1) what a transaction does to the one that it builds on."""
+        parent = transaction.extra.parent_id if transaction.extra is not None else None
+        if parent is None:
+            return
+        if transaction.kind in (Kind.TRANSFER, Kind.CANCELLATION):
+            self._end_schedule(parent, transaction, sign)
+        for entry in transaction.entries:
+            if entry.held_change:
                 hold = self.holds[parent]
-                remaining = hold.remaining + way * entry.held_change
+                remaining = hold.remaining + sign * entry.held_change
                 self.holds[parent] = msgspec.structs.replace(hold, remaining=remaining)
             if transaction.kind is Kind.REVERSAL:
                 sums = self.reversed.setdefault(parent, {})
-                sums[entry.account_id] = sums.get(entry.account_id, 0) + way * entry.amount
-        for policy in extra.policies:
-            live = self.accounts[policy.account_id]
-            if way < 0:
-                *earlier, live.account = live.before
-                live.before = tuple(earlier)
-                continue
-            live.before += (live.account,)
-            limits = {"floor": policy.floor, "ceiling": policy.ceiling}
-            changed = {**limits, "restricted": policy.restricted}
-            live.account = msgspec.structs.replace(live.account, **changed)
+                sums[entry.account_id] = sums.get(entry.account_id, 0) + sign * entry.amount
 
-    def _settle(self, schedule: int, transaction: Transaction, way: int) -> None:
+    def _end_schedule(self, schedule: int, transaction: Transaction, sign: int) -> None:
         if transaction.kind is Kind.CANCELLATION and transaction.refusal is not None:
             return
-        if way > 0:
+        if sign > 0:
             self.open_schedules.discard(schedule)
         else:
             self.open_schedules.add(schedule)

@@ -1,24 +1,22 @@
-"""What can be asked of the ledger, as frozen types; the syntax of each is already checked.
+"""What callers and the service can ask of the ledger, as frozen types with checked syntax.
 
-Amounts are plain decimals in major units, as text: which currency's digits they may have is known
-only when their account is locked. None of these can be part of a cycle, so the garbage collector
-need not know them (`gc=False`): there are tens of thousands in a batch.
+Amounts are plain decimals in major units, as text. The number of decimals that a currency allows
+is known only when the account is locked. The types cannot be part of a reference cycle, so the
+garbage collector does not track them (`gc=False`): a batch has tens of thousands.
 """
 
-import hashlib
-import json
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from enum import IntEnum, IntFlag
-from typing import Any
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from enum import Enum, IntEnum, IntFlag, auto
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 
 class Kind(IntEnum):
-    """What a transaction is, as stored."""
+    """The kind of a transaction. The values are stored; never change one."""
 
     DEPOSIT = 1
     WITHDRAWAL = 2
@@ -31,6 +29,31 @@ class Kind(IntEnum):
     POLICY = 9
     SCHEDULE = 10
     CANCELLATION = 11
+
+
+class Origin(IntEnum):
+    """Who made a request. The values are stored; never change one.
+
+    Idempotency keys of different origins are different keys. A caller's key therefore never meets
+    a key of the service, and callers see only their own.
+    """
+
+    CALLER = 0
+    SETUP = 1
+    """The service, when it set up the database: the default ledger and the currencies."""
+    UNKEYED = 2
+    """A caller who opened an account without a key; the service made one up."""
+    EXPIRY = 3
+    """The service, to release a hold that has expired."""
+    CAPTURE = 4
+    """The service, to capture a hold at its `capture_at`."""
+    EXECUTION = 5
+    """The service, to execute a scheduled transfer."""
+
+
+def service_key(origin: Origin, parent_id: int) -> str:
+    """The key of a service-initiated instruction on a hold or schedule: each is done once."""
+    return f"{origin.name.lower()} {parent_id}"
 
 
 BIGGEST_ID = 2**63 - 1
@@ -46,54 +69,83 @@ def is_key(text: str) -> bool:
     return _is_key(text) is not None
 
 
-class Detail(msgspec.Struct, frozen=True, gc=False):
-    """What a caller adds to a transaction. `metadata` is the text of a JSON object."""
+class FieldType(Enum):
+    """The meaning of a field, by which it is checked (`validation`) and digested (`digests`)."""
 
-    description: str | None = None
-    reference: str | None = None
-    effective_at: datetime | None = None
-    metadata: str | None = None
+    ID = auto()
+    AMOUNT = auto()
+    SIGNED_AMOUNT = auto()
+    LIMIT = auto()
+    RATE = auto()
+    TIME = auto()
+    NAME = auto()
+    TEXT = auto()
+    METADATA = auto()
+
+
+Id = Annotated[int, FieldType.ID]
+Amount = Annotated[str, FieldType.AMOUNT]
+"""A positive plain decimal in major units."""
+SignedAmount = Annotated[str, FieldType.SIGNED_AMOUNT]
+Limit = Annotated[str, FieldType.LIMIT]
+"""A plain decimal in major units, of either sign, or zero."""
+Rate = Annotated[str, FieldType.RATE]
+Time = Annotated[datetime, FieldType.TIME]
+"""A timestamp with its zone."""
+Name = Annotated[str, FieldType.NAME]
+Text = Annotated[str, FieldType.TEXT]
+Metadata = Annotated[str, FieldType.METADATA]
+"""The text of a JSON object."""
+
+
+class Detail(msgspec.Struct, frozen=True, gc=False):
+    """The texts that a caller adds to a transaction. `metadata` is the text of a JSON object."""
+
+    description: Text | None = None
+    reference: Name | None = None
+    effective_at: Time | None = None
+    metadata: Metadata | None = None
 
 
 class Movement(msgspec.Struct, frozen=True, gc=False):
-    """A request to move money, its syntax already checked.
+    """A deposit, a withdrawal or a transfer.
 
-    `account_id` is the account debited, or deposited to: the scope of `key`. `counterparty_id`
-    is the account a transfer credits, else None. `amount` is a positive plain decimal in major
-    units (`money.is_positive_amount`).
+    `account_id` is the account that is debited or deposited to; it is the scope of `key`.
+    `counterparty_id` is the account that a transfer credits, else None. `amount` is a positive
+    plain decimal in major units (`amounts.is_positive_amount`).
     """
 
     kind: Kind
-    account_id: int
-    counterparty_id: int | None
-    amount: str
+    account_id: Id
+    counterparty_id: Id | None
+    amount: Amount
     key: str
     detail: Detail | None = None
 
 
 class Leg(msgspec.Struct, frozen=True, gc=False):
-    """A signed amount on an account, and what must be true of the account before it moves."""
+    """A signed amount on an account, and the conditions on the account before it moves."""
 
-    account_id: int
-    amount: str
+    account_id: Id
+    amount: SignedAmount
     currency: str | None = None
-    available_at_least: str | None = None
-    balance_at_least: str | None = None
-    version: int | None = None
+    available_at_least: Limit | None = None
+    balance_at_least: Limit | None = None
+    version: Id | None = None
 
 
 class Exchange(msgspec.Struct, frozen=True, gc=False):
-    """The rate of a transaction of two currencies: one unit of `sell` for `rate` units of `buy`.
+    """The rate of a transaction in two currencies: one unit of `sell` buys `rate` units of `buy`.
 
-    What is left over by rounding goes to `rounding_account_id`, which is of the currency `buy`.
-    `sold` is how much is exchanged, where more of `sell` is moved, such as a fee.
+    The rounding difference goes to `rounding_account_id`, an account in the currency `buy`.
+    `sold` is the amount exchanged, if more of `sell` is moved, for example a fee.
     """
 
     sell: str
     buy: str
-    rate: str
-    rounding_account_id: int | None = None
-    sold: str | None = None
+    rate: Rate
+    rounding_account_id: Id | None = None
+    sold: Amount | None = None
 
 
 class General(msgspec.Struct, frozen=True, gc=False):
@@ -111,63 +163,69 @@ class General(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hold(msgspec.Struct, frozen=True, gc=False):
-    """Reserve an amount, for `counterparty_id` or (None) to be withdrawn.
+    """Reserve an amount, to be captured for `counterparty_id` or (None) to be withdrawn.
 
-    It expires at `expires_at`; at `capture_at` the service captures what remains.
+    The hold expires at `expires_at`. At `capture_at` the service captures the remaining amount.
     """
 
-    account_id: int
-    counterparty_id: int | None
-    amount: str
+    account_id: Id
+    counterparty_id: Id | None
+    amount: Amount
     key: str
-    expires_at: datetime | None = None
-    capture_at: datetime | None = None
+    expires_at: Time | None = None
+    capture_at: Time | None = None
     detail: Detail | None = None
 
 
-class Step(msgspec.Struct, frozen=True, gc=False):
-    """An instruction that builds on a transaction, whose account is the scope of its key."""
+class Initiated(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """An instruction of a caller, or of the service on its own initiative."""
 
-    parent_id: int
+    origin: Origin = Origin.CALLER
+
+
+class Step(Initiated, frozen=True, gc=False):
+    """An instruction that builds on an earlier transaction, whose account is the scope of `key`."""
+
+    parent_id: Id
     key: str
     detail: Detail | None = None
 
 
 class Capture(Step, frozen=True, gc=False):
-    """Move held money; None is all that remains. `final` releases the rest."""
+    """Move held money; None is the whole remaining amount. `final` releases the rest."""
 
-    amount: str | None = None
+    amount: Amount | None = None
     final: bool = False
 
 
 class Release(Step, frozen=True, gc=False):
-    """Give held money back to its account; None is all that remains."""
+    """Return held money to its account; None is the whole remaining amount."""
 
-    amount: str | None = None
+    amount: Amount | None = None
 
 
 class Reversal(Step, frozen=True, gc=False):
-    """Move a transaction's money back: all that is left, an `amount` of two legs, or by `legs`.
+    """Move a transaction's money back: the rest, an `amount` of two legs, or `legs`.
 
-    `force` lets it overdraw.
+    `force` allows an overdraft.
     """
 
-    amount: str | None = None
+    amount: Amount | None = None
     legs: tuple[Leg, ...] | None = None
     force: bool = False
-    actor: str | None = None
+    actor: Name | None = None
 
 
 class Execution(Step, frozen=True, gc=False):
-    """Do what was scheduled. The service asks for it, when it is time."""
+    """Execute a scheduled transfer. The service asks for it when the transfer is due."""
 
 
 class Cancellation(Step, frozen=True, gc=False):
-    """Do not do what was scheduled."""
+    """Cancel a scheduled transfer."""
 
 
 class Frozen(IntFlag):
-    """What an account is closed to; the sum of these, as stored."""
+    """The movements that an account refuses. The sum of the values is stored."""
 
     DEBITS = 1
     CREDITS = 2
@@ -175,42 +233,39 @@ class Frozen(IntFlag):
 
 
 class PolicyChange(msgspec.Struct, frozen=True, gc=False):
-    """Change an account's policy; what is UNSET stays. Nothing opens a closed account again."""
+    """Change an account's policy. UNSET fields stay as they are. Closing is final."""
 
-    account_id: int
+    account_id: Id
     key: str
-    floor: str | UnsetType = UNSET
-    ceiling: str | UnsetType | None = UNSET
+    floor: Limit | UnsetType = UNSET
+    ceiling: Limit | UnsetType | None = UNSET
     frozen: int | UnsetType = UNSET
     closed: bool = False
-    actor: str | None = None
-    reason: str | None = None
+    actor: Name | None = None
+    reason: Text | None = None
     detail: Detail | None = None
 
 
 class Schedule(msgspec.Struct, frozen=True, gc=False):
-    """Transfer at a later time."""
+    """Transfer at a later time: the service executes the transfer at `execute_at`."""
 
-    account_id: int
-    counterparty_id: int
-    amount: str
-    execute_at: datetime
+    account_id: Id
+    counterparty_id: Id
+    amount: Amount
+    execute_at: Time
     key: str
     detail: Detail | None = None
 
 
 Instruction = Movement | General | Hold | PolicyChange | Schedule | Step
-"""Whatever writes a transaction."""
-
-OWN_KEY_MARK = "\N{MIDDLE DOT}"
-"""Begins the keys that the service makes; no caller can send it in a key."""
+"""Every request that writes a transaction."""
 
 
 class Group(msgspec.Struct, frozen=True, gc=False):
-    """Instructions given together: each for itself, or, if `linked`, all or none.
+    """Instructions of one call: each stands alone, or, if `linked`, all are posted or none.
 
-    A tuple among them is linked by itself. `dry_run`: the answer is what it would be, and nothing
-    is written.
+    A tuple among them is a linked group of its own. `dry_run`: report the answers and write
+    nothing.
     """
 
     movements: Sequence[Instruction | tuple[Instruction, ...]]
@@ -231,53 +286,21 @@ class Group(msgspec.Struct, frozen=True, gc=False):
         return flat
 
 
-_AMOUNTS = {"amount", "floor", "ceiling", "available_at_least", "balance_at_least", "rate", "sold"}
+_field_types: dict[type[msgspec.Struct], dict[str, FieldType]] = {}
 
 
-def digest_of(asked: Instruction, *, in_order: bool = False) -> bytes:
-    """SHA-256 of all that is asked for, but for the key; equal amounts are the same in any digits,
-    and metadata in any order of its members, unless `in_order`.
-
-    What is not given does not count, so that a field of a later release changes no digest.
-    """
-    content = [type(asked).__name__, _content(asked, in_order)]
-    return hashlib.sha256(msgspec.json.encode(content)).digest()
-
-
-def is_digest_of(digest: bytes, asked: Instruction) -> bool:
-    """Whether it is the digest of that request, by this release or an earlier one, to which the
-    order of metadata's members mattered.
-    """
-    return digest == digest_of(asked) or digest == digest_of(asked, in_order=True)
+def field_types(struct: type[msgspec.Struct]) -> dict[str, FieldType]:
+    """The fields of an instruction, or of a part of one, that have a `FieldType`."""
+    found = _field_types.get(struct)
+    if found is None:
+        hints = get_type_hints(struct, include_extras=True)
+        types = {name: next(_marks(hint), None) for name, hint in hints.items()}
+        found = _field_types[struct] = {n: mark for n, mark in types.items() if mark is not None}
+    return found
 
 
-def unordered(metadata: str) -> str:
-    """The same text for the same JSON object, whatever the order of its members."""
-    return json.dumps(
-        json.loads(metadata, parse_float=_as_written, parse_int=_as_written), sort_keys=True
-    )
-
-
-def _as_written(number: str) -> dict[str, str]:
-    return {"\0": number}  # no metadata has a NUL, so that nothing else is the same
-
-
-def _content(asked: msgspec.Struct, in_order: bool) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for name in asked.__struct_fields__:
-        value = getattr(asked, name)
-        if name == "key" or (value is None and name != "ceiling") or value is UNSET:
-            continue
-        if name in _AMOUNTS and isinstance(value, str):
-            value = value.rstrip("0").rstrip(".") if "." in value else value
-            value = "0" if value == "-0" else value
-        elif isinstance(value, datetime):
-            value = value.astimezone(UTC)
-        elif isinstance(value, msgspec.Struct):
-            value = _content(value, in_order)
-        elif isinstance(value, tuple):
-            value = [_content(leg, in_order) for leg in value]
-        elif name == "metadata" and not in_order:
-            value = unordered(value)
-        content[name] = value
-    return content
+def _marks(hint: Any) -> Iterator[FieldType]:
+    if isinstance(hint, FieldType):
+        yield hint
+    for part in (*get_args(hint), *getattr(hint, "__metadata__", ())):
+        yield from _marks(part)

@@ -1,22 +1,24 @@
-"""Deciding a batch, purely: no clock, no randomness, no input or output.
+"""The decisions on a batch. Pure: no clock, no randomness, no input or output.
 
-The instructions of a batch are decided one after another, in order, against the states of the
-accounts it locked. Each decision sees the ones before it: a debit may be funded by an earlier
-credit, and the same key twice is one transaction and one replay. Of a linked group all are posted
-or none; what it did is undone before the next group is decided. The result says which rows to
-write. A plain movement is decided here; what else there is, by `rules`.
+The instructions of a batch are decided one after another against the states of the accounts that
+it locked. Each decision sees the ones before it: a debit may be funded by an earlier credit, and
+the same key twice is one transaction and one replay. Of a linked group all are posted or none; what
+it did is reverted before the next group is decided. The result says which rows to write. A plain
+movement is decided here, every other kind by its rule (`rules`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
+from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, is_same_amount, to_minor
-from ledgerservice.domain.batch_state import Book, Live
+from ledgerservice.domain.batch_state import AccountState, BatchState
+from ledgerservice.domain.digests import digest_of, is_digest_of
 from ledgerservice.domain.instructions import (
-    OWN_KEY_MARK,
     Capture,
     Detail,
     Execution,
@@ -24,14 +26,15 @@ from ledgerservice.domain.instructions import (
     Instruction,
     Kind,
     Movement,
+    Origin,
     Release,
     Step,
-    digest_of,
-    is_digest_of,
+    service_key,
 )
-from ledgerservice.domain.rules import NOT_FOUND, RULES, Draft, refusal_of
+from ledgerservice.domain.rules import RULES
+from ledgerservice.domain.rules.drafts import Draft, refusal_of
+from ledgerservice.domain.rules.reversals import forced_policies
 from ledgerservice.domain.transactions import (
-    Account,
     Entry,
     Extra,
     Failed,
@@ -40,39 +43,38 @@ from ledgerservice.domain.transactions import (
     Parents,
     Policy,
     Recorded,
-    Reject,
     Rejected,
+    Rejection,
     Transaction,
-    answered,
+    in_answer_order,
 )
 
 RENDERER = 1
-"""The version of the answer's form that plain movements are stored with."""
-
-DETAILED = 2
-"""The version for all else, which has an `Extra`."""
+"""The version of the answers' form that transactions are stored with."""
 
 _SIGNS = {Kind.DEPOSIT: 1, Kind.WITHDRAWAL: -1, Kind.TRANSFER: -1}
 
-Key = tuple[int, str]
+Key = tuple[int, int, str]
+"""An account, an origin, and an idempotency key: what has one outcome for ever."""
 
+CALLER = Origin.CALLER
 NO_DETAIL = Detail()
 NO_PARENTS = Parents()
-A_MOMENT = timedelta(microseconds=1)
+MICROSECOND = timedelta(microseconds=1)
 
 _account_id = attrgetter("account_id")
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a batch decides: an answer a group, in order, and the transactions to write.
+    """The decisions on a batch: an answer for each group, and the transactions to write.
 
-    `own` of these nobody asked for: they release what had expired.
+    The first `service_initiated` transactions release holds that had expired.
     """
 
     answers: list[Outcomes]
     transactions: list[Transaction]
     recorded_at: datetime
-    own: int = 0
+    service_initiated: int = 0
 
     def entries(self) -> list[Entry]:
         """All entries to write, by account, each account's in the order of its seq."""
@@ -81,10 +83,10 @@ class Plan(msgspec.Struct, frozen=True):
         return rows
 
 
-def moment_of(now: datetime, accounts: Mapping[int, Account]) -> datetime:
-    """When a batch is recorded: now, but after all that was recorded on its accounts."""
+def recording_time(now: datetime, accounts: Mapping[int, Account]) -> datetime:
+    """The `recorded_at` of a batch: now, but after everything recorded on its accounts."""
     last = max((account.last_recorded_at for account in accounts.values()), default=now)
-    return now if last < now else last + A_MOMENT
+    return now if last < now else last + MICROSECOND
 
 
 def plan(
@@ -94,24 +96,26 @@ def plan(
     now: datetime,
     ids: Iterator[int],
     *,
+    salts: Iterator[bytes],
     parents: Parents = NO_PARENTS,
 ) -> Plan:
     """Decide the instructions of `groups` in order.
 
-    `accounts` holds the locked state of every account they touch that exists, with the external
-    accounts of their currencies; `earlier` the recorded outcomes of their keys; `now` a clock
-    reading taken after the locks; `ids` unused transaction ids; `parents` what they build on.
-    Holds of the locked accounts that have expired are released first.
+    `accounts` has the locked state of every account that they touch and that exists, with the
+    external accounts of their currencies; `earlier` the recorded outcomes of their keys; `now` is a
+    clock reading taken after the locks; `ids` are unused transaction ids; `salts` random bytes for
+    the digests; `parents` the state that they build on. Expired holds of the locked accounts are
+    released first.
     """
-    batch = _Batch(accounts, earlier, now, ids, parents)
+    batch = _Batch(accounts, earlier, now, ids, salts, parents)
     batch.release_expired()
-    own = len(batch.transactions)
+    service_initiated = len(batch.transactions)
     answers = [batch.decide_group(group) for group in groups]
-    return Plan(answers, batch.transactions, batch.recorded_at, own)
+    return Plan(answers, batch.transactions, batch.recorded_at, service_initiated)
 
 
 class _Batch:
-    """The accounts and records as they stand within a batch."""
+    """The state and the records within a batch."""
 
     def __init__(
         self,
@@ -119,106 +123,107 @@ class _Batch:
         earlier: Mapping[Key, Transaction],
         now: datetime,
         ids: Iterator[int],
+        salts: Iterator[bytes],
         parents: Parents,
     ) -> None:
-        self.book = Book(accounts, parents, now)
-        self.recorded_at = moment_of(now, accounts)
+        self.state = BatchState(accounts, parents, now)
+        self.recorded_at = recording_time(now, accounts)
         self._records = dict(earlier)
         self._ids = ids
+        self._salts = salts
         self.transactions: list[Transaction] = []
 
     def release_expired(self) -> None:
-        """What has expired is given back before anything is decided."""
-        for hold in list(self.book.expired()):
-            self.decide(Release(hold.id, f"{OWN_KEY_MARK}expiry {hold.id}"))
+        """Release every expired hold before anything is decided."""
+        for hold in list(self.state.expired_holds()):
+            key = service_key(Origin.EXPIRY, hold.id)
+            self.decide(Release(hold.id, key, origin=Origin.EXPIRY))
 
     def decide_group(self, group: Group) -> Outcomes:
-        """Each instruction for itself, or, if they are linked, all or none."""
+        """Decide each instruction by itself, or, if they are linked, all or none."""
         if group.linked:
             return self._decide_linked(group.instructions())
-        decide = self._decide_movement  # most are
+        decide = self._decide_movement  # most are movements
         return [
-            decide(asked) if type(asked) is Movement else self._decide_other(asked)
-            for asked in group.movements
+            decide(instruction)
+            if type(instruction) is Movement
+            else self._decide_other(instruction)
+            for instruction in group.movements
         ]
 
     def _decide_other(
-        self, asked: Instruction | tuple[Instruction, ...]
+        self, item: Instruction | tuple[Instruction, ...]
     ) -> Outcome | list[Outcome] | Failed:
-        return self._decide_linked(asked) if isinstance(asked, tuple) else self.decide(asked)
+        return self._decide_linked(item) if isinstance(item, tuple) else self.decide(item)
 
     def _decide_linked(self, linked: Iterable[Instruction]) -> list[Outcome] | Failed:
         before = len(self.transactions)
         outcomes: list[Outcome] = []
-        for index, asked in enumerate(linked):
-            outcome = self.decide(asked)
+        for index, instruction in enumerate(linked):
+            outcome = self.decide(instruction)
             if not outcome.posted:
-                self._undo(before)
+                self._revert_to(before)
                 return Failed(index, outcome)
             outcomes.append(outcome)
         return outcomes
 
-    def _undo(self, kept: int) -> None:
+    def _revert_to(self, kept: int) -> None:
         """Take back all transactions but the first `kept`."""
         for transaction in reversed(self.transactions[kept:]):
-            del self._records[transaction.account_id, transaction.key]
-            self.book.follow(transaction, -1)
-            for entry in transaction.entries:
-                live = self.book.accounts[entry.account_id]
-                live.balance -= entry.amount
-                live.held -= entry.held_change
-                live.version -= 1
+            del self._records[transaction.account_id, transaction.origin, transaction.key]
+            self.state.revert(transaction)
         del self.transactions[kept:]
 
-    def decide(self, asked: Instruction) -> Outcome:
-        """Judge in the written order: syntax, key seen, existence, currency, state."""
-        if type(asked) is Movement:
-            return self._decide_movement(asked)
-        if isinstance(asked, Step):
-            parent = self.book.transactions.get(asked.parent_id)
+    def decide(self, instruction: Instruction) -> Outcome:
+        """Judge in this order: key seen, existence, currency, state."""
+        if type(instruction) is Movement:
+            return self._decide_movement(instruction)
+        rule = RULES[type(instruction)]
+        if isinstance(instruction, Step):
+            parent = self.state.transactions.get(instruction.parent_id)
             if parent is None:
-                return Rejected(NOT_FOUND[type(asked)])
-            scope = parent.account_id
+                return Rejected(rule.not_found)
+            key = parent.account_id, instruction.origin, instruction.key
         else:
-            scope = asked.account_id
-        seen = self._records.get((scope, asked.key))
+            key = instruction.account_id, CALLER, instruction.key
+        seen = self._records.get(key)
         if seen is not None:
-            return _repeat(seen, scope, asked)
-        draft = RULES[type(asked)](asked, self.book)
-        return draft if isinstance(draft, Rejected) else self._record_draft(asked, draft)
+            return _repeat(seen, instruction)
+        draft = rule.decide(instruction, self.state)
+        return draft if isinstance(draft, Rejected) else self._record_draft(instruction, key, draft)
 
     def _decide_movement(self, movement: Movement) -> Outcome:  # noqa: PLR0911  (a rule each)
         if movement.account_id == movement.counterparty_id:
-            return Rejected(Reject.SAME_ACCOUNT, movement.account_id)
-        seen = self._records.get((movement.account_id, movement.key))
+            return Rejected(Rejection.SAME_ACCOUNT, movement.account_id)
+        seen = self._records.get((movement.account_id, CALLER, movement.key))
         if seen is not None:
             return _repeat_movement(seen, movement)
-        own = self.book.customer(movement.account_id)
+        own = self.state.customer(movement.account_id)
         if own is None:
-            return Rejected(Reject.ACCOUNT_NOT_FOUND, movement.account_id)
+            return Rejected(Rejection.ACCOUNT_NOT_FOUND, movement.account_id)
         if movement.counterparty_id is None:
-            other: Live | None = self.book.accounts[own.account.external_id]
+            other: AccountState | None = self.state.accounts[own.account.external_id]
         else:
-            other = self.book.customer(movement.counterparty_id)
+            other = self.state.customer(movement.counterparty_id)
         if other is None:
-            return Rejected(Reject.ACCOUNT_NOT_FOUND, movement.counterparty_id)
+            return Rejected(Rejection.ACCOUNT_NOT_FOUND, movement.counterparty_id)
         if own.account.currency_number != other.account.currency_number:
-            return Rejected(Reject.CURRENCY_MISMATCH, movement.account_id)
+            return Rejected(Rejection.CURRENCY_MISMATCH, movement.account_id)
         amount = to_minor(movement.amount, own.account.exponent)
         if amount is None:
-            return Rejected(Reject.AMOUNT_PRECISION, movement.account_id)
+            return Rejected(Rejection.AMOUNT_PRECISION, movement.account_id)
         if amount > MAX_AMOUNT_MINOR:
-            return Rejected(Reject.AMOUNT_LIMIT, movement.account_id)
+            return Rejected(Rejection.AMOUNT_LIMIT, movement.account_id)
         return self._record(movement, own, other, amount)
 
-    def _record(self, movement: Movement, own: Live, other: Live, amount: int) -> Recorded:
+    def _record(
+        self, movement: Movement, own: AccountState, other: AccountState, amount: int
+    ) -> Recorded:
         change = _SIGNS[movement.kind] * amount
         refusal = refusal_of(own, change) or refusal_of(other, -change)
         number = next(self._ids)
         account = own.account
         detail = movement.detail
-        if refusal is not None and detail is None:
-            refusal = msgspec.structs.replace(refusal, balance=None)  # it would not be kept
         transaction = Transaction(
             number,
             movement.kind,
@@ -229,114 +234,102 @@ class _Batch:
             account.currency,
             account.exponent,
             self.recorded_at,
-            RENDERER if detail is None else DETAILED,
+            RENDERER,
             (own.move(number, change), other.move(number, -change)) if refusal is None else (),
             refusal,
-            None if detail is None else _extra(movement, detail, (own,)),
+            None if detail is None else self._extra(movement, detail, (own,)),
         )
         self.transactions.append(transaction)
-        self._records[account.id, movement.key] = transaction
+        self._records[account.id, CALLER, movement.key] = transaction
         return Recorded(transaction, False)
 
-    def _detail_of(self, asked: Instruction) -> Detail:
-        """What the caller added; or what a capture or an execution has from what it completes, so
-        that an order is found by its reference to its end.
-        """
-        if asked.detail is not None:
-            return asked.detail
-        if isinstance(asked, Execution | Capture):
-            parent = self.book.transactions[asked.parent_id].extra
-            if parent is not None:
-                return msgspec.structs.replace(parent.detail, effective_at=None)
-        return NO_DETAIL
-
-    def _record_draft(self, asked: Instruction, draft: Draft) -> Recorded:
-        number, own = next(self._ids), draft.own
-        account = own.account
-        moved: list[Entry] = []
+    def _record_draft(self, instruction: Instruction, key: Key, draft: Draft) -> Recorded:
+        number, account = next(self._ids), draft.own.account
+        entries: list[Entry] = []
         if draft.refusal is None:
             # Credits first, so that no account is in debt in between.
             ordered = sorted(draft.moves, key=lambda move: move.amount < 0)
-            moved = [live.move(number, amount, held) for live, amount, held in ordered]
-        refusal = draft.refusal
-        lives = [move.live for move in draft.moves]
-        if refusal is not None:
-            lives = [self.book.accounts[refusal.account_id]]
-        extra = _extra(asked, self._detail_of(asked), lives)
-        if isinstance(asked, Step):
-            extra = msgspec.structs.replace(extra, parent_id=asked.parent_id)
-        if draft.refusal is None:
-            sides = {"exchange": draft.exchange, "hold": draft.hold, "schedule": draft.schedule}
-            extra = msgspec.structs.replace(extra, **sides, policies=_policies(draft))
-        extra = msgspec.structs.replace(extra, remaining=draft.hold_left)
+            entries = [state.move(number, amount, held) for state, amount, held in ordered]
         transaction = Transaction(
             number,
             draft.kind,
             account.id,
             draft.counterparty_id,
-            asked.key,
+            instruction.key,
             draft.amount,
             account.currency,
             account.exponent,
             self.recorded_at,
-            DETAILED,
-            answered(account.id, moved),
+            RENDERER,
+            in_answer_order(account.id, entries),
             draft.refusal,
-            extra,
+            self._extra_of_draft(instruction, draft),
+            Origin(key[1]),
         )
-        self.book.follow(transaction, 1)
+        self.state.apply(transaction)
         self.transactions.append(transaction)
-        self._records[account.id, asked.key] = transaction
+        self._records[key] = transaction
         return Recorded(transaction, False)
 
+    def _extra_of_draft(self, instruction: Instruction, draft: Draft) -> Extra:
+        """The side rows of a draft whose moves are made; a decline has only the texts."""
+        states = [move.account for move in draft.moves]
+        fields: dict[str, Any] = {"remaining": draft.hold_remaining}
+        if isinstance(instruction, Step):
+            fields["parent_id"] = instruction.parent_id
+        if draft.refusal is not None:
+            states = [self.state.accounts[draft.refusal.account_id]]
+        else:
+            fields |= {"exchange": draft.exchange, "hold": draft.hold, "schedule": draft.schedule}
+            fields["policies"] = _policies(draft)
+        return self._extra(instruction, self._detail_of(instruction), states, **fields)
 
-def _extra(asked: Instruction, detail: Detail, lives: Iterable[Live]) -> Extra:
-    currencies = {
-        live.account.currency_number: (live.account.currency, live.account.exponent)
-        for live in lives
-    }
-    return Extra(digest_of(asked), detail, currencies)
+    def _detail_of(self, instruction: Instruction) -> Detail:
+        """The caller's texts; a capture or an execution without any has those of its parent, so
+        that an order is found by its reference to its end.
+        """
+        if instruction.detail is not None:
+            return instruction.detail
+        if isinstance(instruction, Execution | Capture):
+            parent = self.state.transactions[instruction.parent_id].extra
+            if parent is not None:
+                return msgspec.structs.replace(parent.detail, effective_at=None)
+        return NO_DETAIL
+
+    def _extra(
+        self,
+        instruction: Instruction,
+        detail: Detail,
+        states: Iterable[AccountState],
+        **fields: Any,
+    ) -> Extra:
+        currencies = {
+            state.account.currency_number: (state.account.currency, state.account.exponent)
+            for state in states
+        }
+        salt = next(self._salts)
+        return Extra(digest_of(instruction, salt), salt, detail, currencies, **fields)
 
 
 def _policies(draft: Draft) -> tuple[Policy, ...]:
-    """The policy that was asked for, or those that let accounts below their floors by force."""
+    """The policy that was asked for, or those of the accounts that a forced reversal lowers."""
     if draft.policy is not None:
         return (draft.policy,)
-    forced = draft.forced_by
-    if forced is None:
-        return ()
-    reason = None if forced.detail is None else forced.detail.description
-    lowered: dict[Live, int] = {}
-    for move in draft.moves:
-        change = move.amount - move.held_change
-        lowered[move.live] = lowered.get(move.live, 0) + change
-    return tuple(
-        Policy(
-            live.account.id,
-            live.version,
-            live.account.floor,
-            live.account.ceiling,
-            live.account.restricted,
-            forced.actor,
-            reason,
-            live.available,
-        )
-        for live, change in lowered.items()
-        if change < 0 and live.account.floor is not None and live.available < live.account.floor
-    )
+    return () if draft.forced_by is None else forced_policies(draft, draft.forced_by)
 
 
-def _repeat(seen: Transaction, scope: int, asked: Instruction) -> Outcome:
-    """A key seen before: the original answer, if it was the same request."""
-    if seen.extra is not None and is_digest_of(seen.extra.digest, asked):
+def _repeat(seen: Transaction, instruction: Instruction) -> Outcome:
+    """The original answer to a key seen before, if it was the same request."""
+    extra = seen.extra
+    if extra is not None and is_digest_of(extra.digest, extra.salt, instruction):
         return Recorded(seen, replayed=True)
-    return Rejected(Reject.KEY_REUSED, scope)
+    return Rejected(Rejection.KEY_REUSED, seen.account_id)
 
 
 def _repeat_movement(seen: Transaction, movement: Movement) -> Outcome:
-    """A key seen before: the original answer, if it was the same movement."""
+    """The original answer to a key seen before, if it was the same movement."""
     if seen.extra is not None or movement.detail is not None:
-        return _repeat(seen, movement.account_id, movement)
+        return _repeat(seen, movement)
     same = (
         seen.kind is movement.kind
         and movement.counterparty_id in (None, seen.counterparty_id)
@@ -344,4 +337,4 @@ def _repeat_movement(seen: Transaction, movement: Movement) -> Outcome:
     )
     if same:
         return Recorded(seen, replayed=True)
-    return Rejected(Reject.KEY_REUSED, movement.account_id)
+    return Rejected(Rejection.KEY_REUSED, movement.account_id)

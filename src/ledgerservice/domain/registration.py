@@ -1,90 +1,96 @@
-"""The answers to requests for accounts, currencies and ledgers, once these are there. Pure.
+"""The answers to requests for accounts, currencies and ledgers, once the database has them. Pure.
 
-The database decides who came first; what is here tells each who asked what has become of it.
+The database decides which request came first. The functions here answer each request.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from ledgerservice.domain.instructions import is_key, unordered
-from ledgerservice.domain.transactions import Currency, NewLedger, Opened, Opening, Reject, Rejected
+from ledgerservice.domain.accounts import Opened, Opening
+from ledgerservice.domain.currencies import Currency, CurrencyRequest
+from ledgerservice.domain.digests import canonical_metadata
+from ledgerservice.domain.instructions import Origin
+from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest
+from ledgerservice.domain.transactions import Rejected, Rejection
 
 
-def settle_ledgers(
-    asked: Iterable[NewLedger], found: Iterable[NewLedger], fresh: Iterable[str]
-) -> list[NewLedger]:
-    """The answers to `asked`, in order, once their names are there; those in `fresh` are new."""
-    by_name = {ledger.name: ledger for ledger in found}
-    unanswered = set(fresh)
-    answers: list[NewLedger] = []
-    for wanted in asked:
-        ledger = by_name[wanted.name]
-        replayed = wanted.name not in unanswered
-        unanswered.discard(wanted.name)
-        answers.append(msgspec.structs.replace(ledger, replayed=replayed))
+def answer_ledgers(
+    requests: Iterable[LedgerRequest], ledgers: Iterable[LedgerRecord], new_names: Iterable[str]
+) -> list[LedgerRecord]:
+    """The answers to `requests`, in order. `ledgers` has their names; `new_names` are new."""
+    by_name = {ledger.name: ledger for ledger in ledgers}
+    unanswered = set(new_names)
+    answers: list[LedgerRecord] = []
+    for request in requests:
+        replayed = request.name not in unanswered
+        unanswered.discard(request.name)
+        answers.append(msgspec.structs.replace(by_name[request.name], replayed=replayed))
     return answers
 
 
-def settle_currencies(
-    asked: Iterable[Currency], found: Iterable[Currency], fresh: Iterable[str]
+def answer_currencies(
+    requests: Iterable[CurrencyRequest], currencies: Iterable[Currency], new_codes: Iterable[str]
 ) -> list[Currency | Rejected]:
-    """The answers to `asked`, in order, once their codes are there; those in `fresh` are new."""
-    by_code = {currency.code: currency for currency in found}
-    unanswered = set(fresh)
+    """The answers to `requests`, in order. `currencies` has their codes; `new_codes` are new."""
+    by_code = {currency.code: currency for currency in currencies}
+    unanswered = set(new_codes)
     answers: list[Currency | Rejected] = []
-    for wanted in asked:
-        currency = by_code[wanted.code]
-        if (currency.exponent, currency.name) != (wanted.exponent, wanted.name):
-            answers.append(Rejected(Reject.CURRENCY_TAKEN))
+    for request in requests:
+        currency = by_code[request.code]
+        if (currency.exponent, currency.name) != (request.exponent, request.name):
+            answers.append(Rejected(Rejection.CURRENCY_TAKEN))
         else:
-            replayed = wanted.code not in unanswered
-            unanswered.discard(wanted.code)
-            answers.append(msgspec.structs.replace(wanted, replayed=replayed))
+            replayed = request.code not in unanswered
+            unanswered.discard(request.code)
+            answers.append(msgspec.structs.replace(currency, replayed=replayed))
     return answers
 
 
-def settle_openings(
-    openings: Iterable[Opening], accounts: Iterable[Opened], fresh: Iterable[int]
+def answer_openings(
+    openings: Iterable[Opening], accounts: Iterable[Opened], new_ids: Iterable[int]
 ) -> list[Opened | Rejected]:
-    """The answers to `openings`, in order, once their accounts are there.
+    """The answers to `openings`, in order.
 
-    `accounts` are those that carry one of their keys or references; the ids in `fresh` were
+    `accounts` are those that have one of their keys or references; the accounts in `new_ids` were
     opened for this batch. A reference protects like a key: the same content is a replay, unless
-    the caller gave another key, which would have two outcomes then.
+    the caller gave another key, which would then have two outcomes.
     """
-    by_key = {(account.ledger, account.key): account for account in accounts}
+    by_key = {(account.ledger, account.origin, account.key): account for account in accounts}
     by_reference = {(a.ledger, a.reference): a for a in by_key.values() if a.reference}
-    unanswered = set(fresh)
+    unanswered = set(new_ids)
     answers: list[Opened | Rejected] = []
     for opening in openings:
-        found = by_key.get((opening.ledger, opening.key))
-        clash = Reject.KEY_REUSED
-        if found is None:
-            found, clash = (
-                by_reference.get((opening.ledger, opening.reference or "")),
-                Reject.REFERENCE_TAKEN,
-            )
-        answers.append(_settle_opening(opening, found, clash, unanswered))
+        account = by_key.get((opening.ledger, opening.origin, opening.key))
+        clash = Rejection.KEY_REUSED
+        if account is None:
+            account = by_reference.get((opening.ledger, opening.reference or ""))
+            clash = Rejection.REFERENCE_TAKEN
+        answers.append(_answer_opening(opening, account, clash, unanswered))
     return answers
 
 
-_OPENED_AS = ("owner", "currency", "reference")
-
-
-def _settle_opening(
-    opening: Opening, found: Opened | None, clash: Reject, unanswered: set[int]
+def _answer_opening(
+    opening: Opening, account: Opened | None, clash: Rejection, unanswered: set[int]
 ) -> Opened | Rejected:
-    if found is None:
-        return Rejected(Reject.CURRENCY_UNKNOWN)
-    if found.key != opening.key and is_key(opening.key):
-        return Rejected(clash, found.account_id)
-    if any(getattr(found, name) != getattr(opening, name) for name in _OPENED_AS):
-        return Rejected(clash, found.account_id)
-    before, now = (one.metadata and unordered(one.metadata) for one in (found, opening))
-    if before != now:
-        return Rejected(clash, found.account_id)
-    if found.account_id in unanswered:
-        unanswered.remove(found.account_id)
-        return found
-    return msgspec.structs.replace(found, replayed=True)
+    if account is None:
+        return Rejected(Rejection.CURRENCY_UNKNOWN)
+    if not _is_same(opening, account):
+        return Rejected(clash, account.account_id)
+    if account.account_id in unanswered:
+        unanswered.remove(account.account_id)
+        return account
+    return msgspec.structs.replace(account, replayed=True)
+
+
+_COMPARED = ("owner", "currency", "reference")
+
+
+def _is_same(opening: Opening, account: Opened) -> bool:
+    """Whether a request asks for this account, with the key that opened it or without a key."""
+    if account.key != opening.key and opening.origin is Origin.CALLER:
+        return False
+    if any(getattr(account, name) != getattr(opening, name) for name in _COMPARED):
+        return False
+    before, now = (one.metadata and canonical_metadata(one.metadata) for one in (account, opening))
+    return before == now

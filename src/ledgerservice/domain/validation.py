@@ -1,7 +1,7 @@
-"""Whether an instruction is well formed, for callers that are not checked by the API's models."""
+"""Checks of instructions that come from Python; those of the API are checked by its models."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -13,114 +13,143 @@ from ledgerservice.domain.instructions import (
     BIGGEST_ID,
     MAX_LEGS,
     MAX_RATE_CHARACTERS,
-    Detail,
+    FieldType,
     Frozen,
     Hold,
     Instruction,
     PolicyChange,
     Reversal,
+    Schedule,
+    field_types,
     is_key,
 )
 from ledgerservice.domain.metadata import MAX_METADATA_BYTES, decode_json, metadata_text
 
-_SIGNED = {"floor", "ceiling", "available_at_least", "balance_at_least"}
-_IDS = {"account_id", "counterparty_id", "parent_id", "rounding_account_id", "version"}
-_MOMENTS = {"expires_at", "capture_at", "execute_at", "effective_at"}
-_TEXTS = {"actor": 255, "reference": 255, "reason": 1_000, "description": 1_000}
+MAX_NAME_CHARACTERS = 255
+MAX_TEXT_CHARACTERS = 1_000
+
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def fault_of(asked: Instruction) -> str | None:
+def fault_of(instruction: Instruction) -> str | None:
     """What is wrong with an instruction, in a sentence, or None."""
-    if not is_key(asked.key):
-        return "a key is 1 to 255 printable ASCII characters"
-    return next(_faults(asked, type(asked).__name__), None) or _fault_of_several(asked)
+    if not is_key(instruction.key):
+        return "an idempotency key is 1 to 255 printable ASCII characters"
+    return next(_faults(instruction), None) or _fault_between_fields(instruction)
 
 
-def _fault_of_several(asked: Instruction) -> str | None:
-    """What is wrong between the fields of an instruction, or None."""
-    if isinstance(asked, Hold) and asked.expires_at and asked.capture_at:
-        return (
-            None if asked.capture_at < asked.expires_at else "capture_at must be before expires_at"
-        )
-    if isinstance(asked, PolicyChange) and not (asked.actor and asked.reason):
-        return "a change of policy says who asks for it (actor), and why (reason)"
-    if isinstance(asked, Reversal) and asked.force:
-        why = asked.detail is not None and asked.detail.description
-        return (
-            None
-            if asked.actor and why
-            else "force says who asks for it (actor), and why (description)"
-        )
-    if isinstance(asked, Reversal) and asked.actor:
-        return "actor is for a reversal that is forced"
+def _fault_between_fields(instruction: Instruction) -> str | None:
+    if isinstance(instruction, Hold) and instruction.expires_at and instruction.capture_at:
+        in_order = instruction.capture_at < instruction.expires_at
+        return None if in_order else "capture_at must be before expires_at"
+    if isinstance(instruction, PolicyChange):
+        authored = instruction.actor and instruction.reason
+        return None if authored else "a change of policy needs actor (who) and reason (why)"
+    if isinstance(instruction, Schedule) and instruction.detail is not None:
+        dated = instruction.detail.effective_at is not None
+        return "effective_at cannot be combined with execute_at" if dated else None
+    return _reversal_fault(instruction) if isinstance(instruction, Reversal) else None
+
+
+def _reversal_fault(reversal: Reversal) -> str | None:
+    explained = reversal.detail is not None and reversal.detail.description
+    if reversal.force and not (reversal.actor and explained):
+        return "force needs actor (who) and description (why)"
+    if reversal.actor and not reversal.force:
+        return "actor is only for a forced reversal"
     return None
 
 
-def _faults(part: msgspec.Struct, kind: str) -> Iterator[str]:
+def _faults(part: msgspec.Struct) -> Iterator[str]:
+    """The faults of the fields that have a value."""
+    types = field_types(type(part))
     for name in part.__struct_fields__:
         value = getattr(part, name)
         if value is None or value is UNSET:
             continue
-        if isinstance(value, Detail):
-            yield from _detail_faults(value)
-            if kind == "Schedule" and value.effective_at is not None:
-                yield "effective_at: a transfer to come takes effect when it is executed"
-        elif isinstance(value, msgspec.Struct):
-            yield from _faults(value, type(value).__name__)
+        if isinstance(value, msgspec.Struct):
+            yield from _faults(value)
         elif name == "legs":
-            if not 2 <= len(value) <= MAX_LEGS:
-                yield f"a transaction has 2 to {MAX_LEGS} legs"
-            for leg in value:
-                yield from _faults(leg, "Leg")
-        elif (fault := _field_fault(name, value, kind)) is not None:
+            yield from _leg_faults(value)
+        elif name == "frozen" and not (type(value) is int and 0 <= value < Frozen.CLOSED):
+            yield "frozen: it must be 0 to 3"
+        elif name in types and (fault := _CHECKS[types[name]](value)) is not None:
             yield f"{name}: {fault}"
 
 
-def _field_fault(name: str, value: Any, kind: str) -> str | None:
-    """What is wrong with one field that is given, or None."""
-    checks = (
-        (name in _IDS, type(value) is int and abs(value) <= BIGGEST_ID, "an integer of 64 bits"),
-        (name in _MOMENTS, _is_moment(value), "a datetime with its zone"),
-        (name in {"amount", "rate", "sold"}, _is_amount(value, kind), "a plain decimal, as text"),
-        (name == "rate", len(str(value)) <= MAX_RATE_CHARACTERS, "of at most 40 characters"),
-        (name == "frozen", type(value) is int and 0 <= value < Frozen.CLOSED, "0 to 3"),
-        (name in _SIGNED, _is_signed(value), "a plain decimal, as text"),
-        (name in _TEXTS, _is_text(value, _TEXTS.get(name, 0)), "a text without control characters"),
+def _leg_faults(legs: Any) -> Iterator[str]:
+    if not 2 <= len(legs) <= MAX_LEGS:
+        yield f"a transaction has 2 to {MAX_LEGS} legs"
+    for leg in legs:
+        yield from _faults(leg)
+
+
+Check = Callable[[Any], str | None]
+"""What is wrong with a value, or None."""
+
+
+def _must_be(description: str, is_valid: Callable[[Any], bool]) -> Check:
+    return lambda value: None if is_valid(value) else f"it must be {description}"
+
+
+def _is_text(longest: int) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, str) and 1 <= len(value) <= longest and not _CONTROL.search(value)
     )
-    return next((f"it must be {wanted}" for meant, right, wanted in checks if meant > right), None)
 
 
-def _is_moment(value: Any) -> bool:
-    return isinstance(value, datetime) and value.tzinfo is not None
+def _unsigned(value: Any) -> str:
+    return value.removeprefix("-") if isinstance(value, str) else ""
 
 
-def _is_amount(value: Any, kind: str) -> bool:
-    if not isinstance(value, str):
-        return False
-    return is_positive_amount(value.removeprefix("-") if kind == "Leg" else value)
+def _is_id(value: Any) -> bool:
+    return type(value) is int and abs(value) <= BIGGEST_ID
 
 
-def _is_signed(value: Any) -> bool:
-    return isinstance(value, str) and is_amount(value.removeprefix("-"))
+def _is_rate(value: Any) -> bool:
+    return (
+        isinstance(value, str) and is_positive_amount(value) and len(value) <= MAX_RATE_CHARACTERS
+    )
 
 
-def _is_text(value: Any, longest: int) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= longest and not _CONTROL.search(value)
-
-
-def _detail_faults(detail: Detail) -> Iterator[str]:
-    yield from _faults(msgspec.structs.replace(detail, metadata=None), "Detail")
-    if detail.metadata is not None and (fault := metadata_fault(detail.metadata)) is not None:
-        yield fault
-
-
-def metadata_fault(text: str) -> str | None:
+def metadata_fault(text: Any) -> str | None:
     """What is wrong with metadata, or None."""
     try:
         if len(text.encode()) > MAX_METADATA_BYTES:
-            return f"metadata: it must be at most {MAX_METADATA_BYTES} bytes"
+            return f"it must be at most {MAX_METADATA_BYTES} bytes"
         metadata_text(decode_json(text))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        return f"metadata: it must be the text of a JSON object ({error})"
+        return f"it must be the text of a JSON object ({error})"
     return None
+
+
+_CHECKS: dict[FieldType, Check] = {
+    FieldType.ID: _must_be("an integer of 64 bits", _is_id),
+    FieldType.AMOUNT: _must_be(
+        "a positive plain decimal, as text",
+        lambda value: isinstance(value, str) and is_positive_amount(value),
+    ),
+    FieldType.SIGNED_AMOUNT: _must_be(
+        "a plain decimal other than zero, as text",
+        lambda value: is_positive_amount(_unsigned(value)),
+    ),
+    FieldType.LIMIT: _must_be(
+        "a plain decimal, as text", lambda value: is_amount(_unsigned(value))
+    ),
+    FieldType.RATE: _must_be(
+        f"a positive plain decimal, as text of at most {MAX_RATE_CHARACTERS} characters", _is_rate
+    ),
+    FieldType.TIME: _must_be(
+        "a datetime with its zone",
+        lambda value: isinstance(value, datetime) and value.tzinfo is not None,
+    ),
+    FieldType.NAME: _must_be(
+        f"a text of 1 to {MAX_NAME_CHARACTERS} characters without control characters",
+        _is_text(MAX_NAME_CHARACTERS),
+    ),
+    FieldType.TEXT: _must_be(
+        f"a text of 1 to {MAX_TEXT_CHARACTERS} characters without control characters",
+        _is_text(MAX_TEXT_CHARACTERS),
+    ),
+    FieldType.METADATA: metadata_fault,
+}

@@ -7,17 +7,16 @@ from pathlib import Path
 from sqlalchemy import URL, Engine, text
 
 from ledgerservice.errors import BackupError
-from ledgerservice.postgres.tables import SCHEMA
 
 
-def backup(binaries: Path, url: URL, file: Path) -> None:
+def backup(binaries: Path, url: URL, schema: str, file: Path) -> None:
     """Write the ledger's schema and data into `file`, whole or not at all.
 
     pg_dump takes one snapshot; the service may go on. Raises BackupError.
     """
     part = file.with_name(file.name + ".part")
     part.touch(mode=0o600)
-    arguments = ["--format=custom", f"--schema={SCHEMA}", "--no-owner", "--no-privileges"]
+    arguments = ["--format=custom", f"--schema={schema}", "--no-owner", "--no-privileges"]
     try:
         _run(binaries / "pg_dump", [*arguments, f"--file={part}", f"--dbname={_dsn(url)}"], url)
         part.replace(file)
@@ -25,13 +24,13 @@ def backup(binaries: Path, url: URL, file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def restore(binaries: Path, url: URL, engine: Engine, file: Path) -> None:
+def restore(binaries: Path, url: URL, engine: Engine, schema: str, file: Path) -> None:
     """Read a backup into a database that holds no ledger yet, whole or not at all.
 
     Raises BackupError.
     """
     with engine.connect() as connection:
-        if connection.scalar(text("SELECT to_regnamespace(:name)::text"), {"name": SCHEMA}):
+        if connection.scalar(text("SELECT to_regnamespace(:name)::text"), {"name": schema}):
             raise BackupError("This database holds a ledger already; restore into an empty one.")
     arguments = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
     _run(binaries / "pg_restore", [*arguments, f"--dbname={_dsn(url)}", str(file)], url)

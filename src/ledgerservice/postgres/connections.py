@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy import URL, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -25,6 +25,7 @@ from ledgerservice.errors import (
     ServerTooOld,
 )
 from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.postgres.tables import SCHEMA, in_schema
 from ledgerservice.settings import Settings
 
 OLDEST_SERVER = 15
@@ -78,11 +79,12 @@ class Database:
             "connect_timeout": self.settings.connect_timeout_s,
             "client_encoding": "utf8",
         }
-        return create_engine(self.url, poolclass=NullPool, connect_args=arguments)
+        engine = create_engine(self.url, poolclass=NullPool, connect_args=arguments)
+        return self._translated(engine)
 
     def read_engine(self) -> AsyncEngine:
         """The service's pool, for reads."""
-        return create_async_engine(
+        engine = create_async_engine(
             self.url,
             pool_size=self.settings.read_connections,
             max_overflow=0,
@@ -91,6 +93,19 @@ class Database:
             isolation_level="AUTOCOMMIT",
             connect_args=self._arguments({}),
         )
+        self._translated(engine.sync_engine)
+        return engine
+
+    def _translated(self, engine: Engine) -> Engine:
+        """The engine, with the schema's name put into each statement if it is not the default."""
+        schema = self.settings.schema_name
+        if schema != SCHEMA:
+
+            def translate(_c: Any, _k: Any, statement: str, parameters: Any, *_: Any) -> Any:
+                return in_schema(statement, schema), parameters
+
+            event.listen(engine, "before_cursor_execute", translate, retval=True)
+        return engine
 
     async def connect_writer(self) -> Wire:
         """A connection of the write path, in autocommit: the journal says BEGIN itself."""
@@ -98,7 +113,8 @@ class Database:
         _, of_url = dialect.create_connect_args(self.url)
         arguments = {**of_url, **self._arguments(PINNED_PLANS)}
         arguments["target_session_attrs"] = "read-write"
-        return Wire(await psycopg.AsyncConnection.connect(**arguments, autocommit=True))
+        connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)
+        return Wire(connection, self.settings.schema_name)
 
     def _arguments(self, plans: dict[str, str]) -> dict[str, Any]:
         """Psycopg's connection arguments for the service."""

@@ -1,63 +1,67 @@
-"""What a batch is decided on, beside its accounts: earlier outcomes, and what it builds on.
+"""Everything that a batch reads: its accounts, which it locks, earlier outcomes, and parents.
 
-What never changes is found before the locks, all else in statements of its own after them:
-together with the locks they would read an older snapshot.
+What never changes is read before the locks, everything else in statements of its own after them:
+a statement that locks and also reads another table would read an older snapshot.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
-from ledgerservice.domain.instructions import (
-    Cancellation,
-    Capture,
-    Detail,
-    Execution,
-    General,
-    Instruction,
-    Kind,
-    Movement,
-    PolicyChange,
-    Release,
-    Reversal,
-    Schedule,
-    Step,
+from ledgerservice.domain.accounts import Account
+from ledgerservice.domain.instructions import Hold, Instruction, Kind, Movement, Origin, Step
+from ledgerservice.domain.planner import Key
+from ledgerservice.domain.rules import RULES, Lookup
+from ledgerservice.domain.transactions import HoldState, HoldTerms, Parents, Transaction
+from ledgerservice.postgres.pipeline import (
+    Request,
+    Result,
+    Rows,
+    Wire,
+    array,
+    number,
+    text_array,
+    timestamp,
 )
-from ledgerservice.domain.planner import DETAILED, Key
-from ledgerservice.domain.transactions import (
-    Account,
-    Entry,
-    Extra,
-    HoldState,
-    HoldTerms,
-    Parents,
-    Policy,
-    ScheduleTerms,
-    Transaction,
-)
-from ledgerservice.postgres.pipeline import Request, Result, Rows, Wire, array, number, text_array
+from ledgerservice.postgres.rows import FIND_DETAILS, FIND_ENTRIES, TRANSACTION, transactions_of
 
-TRANSACTION = """t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_key, t.amount,
-       a.currency, a.exponent, t.recorded_at, t.renderer, t.decline_reason,
-       t.deciding_account_id, t.deciding_version, t.deciding_available"""
+ID_BLOCK = 100  # the increment of the sequence ledger.transaction_id
 
-# LATERAL with its LIMIT makes it one look into an index for each row, and the ORDER BY, which only
-# the right index fulfils without a sort, that one, whatever the planner believes of a table's size.
-_ACCOUNT = """CROSS JOIN LATERAL (
+ACCOUNT = ", ".join(Account.__struct_fields__)
+
+# In ascending order of ids, so that batches cannot deadlock; NO KEY, so that opening accounts is
+# not blocked. The external accounts are those of the currencies of $3, which never change.
+LOCK_ACCOUNTS = f"""
+SELECT {ACCOUNT}
+FROM ledger.accounts
+WHERE ledger_id = $1 AND id = ANY ($2::bigint[] || ARRAY(
+    SELECT DISTINCT -currency_number::bigint FROM ledger.accounts
+    WHERE ledger_id = $1 AND id = ANY ($3::bigint[])))
+ORDER BY id FOR NO KEY UPDATE
+"""
+
+TAKE_CLOCK_AND_IDS = """
+SELECT greatest(clock_timestamp(), transaction_timestamp()), ARRAY(
+    SELECT nextval('ledger.transaction_id') FROM generate_series(1, $1::integer))
+"""
+
+# LATERAL with its LIMIT makes it one index look-up for each row. Only the right index fulfils the
+# ORDER BY without a sort, so that one is used, whatever the planner believes of a table's size.
+_ACCOUNT_OF_T = """CROSS JOIN LATERAL (
     SELECT currency, exponent FROM ledger.accounts
     WHERE ledger_id = $1 AND id BETWEEN t.account_id AND t.account_id ORDER BY id LIMIT 1) a"""
 
 FIND_EARLIER = f"""
 SELECT {TRANSACTION}
-FROM unnest($2::bigint[], $3::text[]) AS wanted (account_id, idempotency_key)
+FROM unnest($2::bigint[], $3::smallint[], $4::text[])
+    AS wanted (account_id, origin, idempotency_key)
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.transactions
-    WHERE ledger_id = $1 AND account_id = wanted.account_id
+    WHERE ledger_id = $1 AND account_id = wanted.account_id AND origin = wanted.origin
       AND idempotency_key BETWEEN wanted.idempotency_key AND wanted.idempotency_key
     ORDER BY idempotency_key LIMIT 1) t
-{_ACCOUNT}
+{_ACCOUNT_OF_T}
 """
 
 FIND_TRANSACTIONS = f"""
@@ -66,69 +70,12 @@ FROM unnest($2::bigint[]) AS wanted (id)
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.transactions
     WHERE ledger_id = $1 AND id BETWEEN wanted.id AND wanted.id ORDER BY id LIMIT 1) t
-{_ACCOUNT}
+{_ACCOUNT_OF_T}
 """
 
-FIND_ENTRIES = """
-SELECT account_id, seq, transaction_id, currency_number, amount, held_change, balance, held
-FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
-CROSS JOIN LATERAL (
-    SELECT * FROM ledger.entries
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
-    ORDER BY transaction_id) e
-"""
+_HOLD = f"transaction_id, {', '.join(HoldTerms.__struct_fields__)}, remaining, ends_at"
 
-# Each with the codes and exponents of the currencies that its entries are in; a decline with those
-# of the account that decided it.
-FIND_DETAILS = """
-SELECT d.transaction_id, d.parent_id, d.remaining, d.deciding_balance, d.digest, d.description,
-       d.reference, d.effective_at, d.metadata::text, d.exchange::text,
-       h.account_id, h.counterparty_id, h.amount, h.expires_at, h.capture_at,
-       s.account_id, s.counterparty_id, s.amount, s.execute_at,
-       p.account_id, p.seq, p.floor, p.ceiling, p.restricted, p.actor, p.reason,
-       c.numbers, c.codes, c.exponents
-FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
-CROSS JOIN LATERAL (
-    SELECT * FROM ledger.details
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
-    ORDER BY transaction_id LIMIT 1) d
-LEFT JOIN LATERAL (
-    SELECT * FROM ledger.holds
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
-    ORDER BY transaction_id LIMIT 1) h ON true
-LEFT JOIN LATERAL (
-    SELECT * FROM ledger.schedules
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
-    ORDER BY transaction_id LIMIT 1) s ON true
-LEFT JOIN LATERAL (
-    SELECT * FROM ledger.policies
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id AND lowest IS NULL
-    ORDER BY transaction_id LIMIT 1) p ON true
-CROSS JOIN LATERAL (
-    SELECT array_agg(c.number) AS numbers, array_agg(c.code) AS codes,
-           array_agg(c.exponent) AS exponents
-    FROM ledger.currencies c
-    WHERE c.number IN (
-        (SELECT currency_number FROM ledger.entries
-         WHERE ledger_id = d.ledger_id AND transaction_id BETWEEN d.transaction_id
-                                                              AND d.transaction_id
-         ORDER BY transaction_id)
-        UNION ALL
-        SELECT a.currency_number
-        FROM (SELECT deciding_account_id FROM ledger.transactions
-              WHERE ledger_id = d.ledger_id AND id BETWEEN d.transaction_id AND d.transaction_id
-              ORDER BY id LIMIT 1) t
-        CROSS JOIN LATERAL (
-            SELECT currency_number FROM ledger.accounts
-            WHERE ledger_id = d.ledger_id AND id BETWEEN t.deciding_account_id
-                                                     AND t.deciding_account_id
-            ORDER BY id LIMIT 1) a)
-) c
-"""
-
-_HOLD = """transaction_id, account_id, counterparty_id, amount, expires_at, capture_at, remaining,
-ends_at"""
-
+# The holds of $2, and those of the accounts of $3 that have ended.
 FIND_HOLDS = f"""
 SELECT {_HOLD} FROM unnest($2::bigint[]) AS wanted (id)
 CROSS JOIN LATERAL (
@@ -144,7 +91,7 @@ CROSS JOIN LATERAL (
     ORDER BY account_id, ends_at) h
 """
 
-FIND_REVERSED = """
+FIND_REVERSED = f"""
 SELECT wanted.id, e.account_id, sum(e.amount)::bigint
 FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
 CROSS JOIN LATERAL (
@@ -157,7 +104,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT account_id, amount FROM ledger.entries
     WHERE ledger_id = $1 AND transaction_id BETWEEN t.id AND t.id ORDER BY transaction_id) e
-WHERE t.kind = $3
+WHERE t.kind = {Kind.REVERSAL:d}
 GROUP BY wanted.id, e.account_id
 """
 
@@ -167,30 +114,85 @@ WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[]) AND coalesce(settle
 """
 
 
-NOTHING = Result([], "")
+class Locked(msgspec.Struct, frozen=True):
+    """The state that a batch is decided on, read under its locks.
 
+    `blocks` are the first ids of the blocks of transaction ids that it took.
+    """
 
-class States(msgspec.Struct, frozen=True):
-    """What was read under the locks."""
-
+    accounts: dict[int, Account]
     earlier: dict[Key, Transaction]
     parents: Parents
+    now: datetime
+    blocks: list[int]
 
 
-def named(asked: Instruction) -> Iterator[int]:
-    """The accounts that an instruction names."""
-    if isinstance(asked, General):
-        yield from (leg.account_id for leg in asked.legs)
-        if asked.exchange is not None and asked.exchange.rounding_account_id is not None:
-            yield asked.exchange.rounding_account_id
-    elif isinstance(asked, PolicyChange):
-        yield asked.account_id
-    elif isinstance(asked, Schedule):
-        yield asked.account_id
-        yield asked.counterparty_id
+async def find_parents(
+    wire: Wire, ledger: int, instructions: Sequence[Instruction]
+) -> dict[int, Transaction]:
+    """The recorded transactions that instructions build on, by id; they never change."""
+    ids = [one.parent_id for one in instructions if isinstance(one, Step)]
+    return await _find_transactions(wire, ledger, ids) if ids else {}
 
 
-def touched(parent: Transaction) -> Iterator[int]:
+async def _find_transactions(wire: Wire, ledger: int, ids: Sequence[int]) -> dict[int, Transaction]:
+    found, *beside = await wire.exchange(
+        Request(FIND_TRANSACTIONS, [number(ledger), array(ids)]), *_beside(ledger, ids)
+    )
+    return {one.id: one for one in _transactions(found.rows, beside)}
+
+
+async def lock(
+    wire: Wire,
+    ledger: int,
+    instructions: Sequence[Instruction],
+    parents: Mapping[int, Transaction],
+    blocks: int,
+    *before: Request,
+    look_up_keys: bool = True,
+) -> Locked:
+    """Lock the instructions' accounts, and read the state that they are decided on.
+
+    `blocks` is the number of blocks of transaction ids to take. The requests `before` are sent in
+    the same round trip. Without `look_up_keys` no key counts as seen.
+    """
+    *_, locked, taken, found = await wire.exchange(
+        *before,
+        _lock_accounts(ledger, instructions, parents),
+        Request(TAKE_CLOCK_AND_IDS, [number(blocks)]),
+        _find_earlier(ledger, instructions if look_up_keys else (), parents),
+    )
+    [(now, ids)] = taken.rows
+    accounts = {row[0]: Account(*row) for row in locked.rows}
+    reading = _Reading(wire, ledger, now)
+    earlier, states = await reading.read(instructions, parents, accounts, found.rows)
+    expired = sum(hold.has_expired(now) for hold in states.holds.values())
+    if expired:
+        more = Request(TAKE_CLOCK_AND_IDS, [number(-(-expired // ID_BLOCK))])
+        ids = ids + (await wire.exchange(more))[0].rows[0][1]
+    return Locked(accounts, earlier, states, now, ids)
+
+
+def _lock_accounts(
+    ledger: int, instructions: Sequence[Instruction], parents: Mapping[int, Transaction]
+) -> Request:
+    accounts: set[int] = set()
+    of_external: set[int] = set()
+    for one in instructions:
+        if type(one) is Movement or isinstance(one, Hold):
+            accounts.add(one.account_id)
+            if one.counterparty_id is None:
+                of_external.add(one.account_id)
+            else:
+                accounts.add(one.counterparty_id)
+        else:
+            accounts.update(RULES[type(one)].names(one))
+    for parent in parents.values():
+        accounts.update(accounts_of(parent))
+    return Request(LOCK_ACCOUNTS, [number(ledger), array(accounts), array(of_external)])
+
+
+def accounts_of(parent: Transaction) -> Iterator[int]:
     """The accounts that building on a transaction can move."""
     yield parent.account_id
     yield from (entry.account_id for entry in parent.entries)
@@ -200,134 +202,113 @@ def touched(parent: Transaction) -> Iterator[int]:
             yield from (terms.account_id, terms.counterparty_id)
 
 
-async def find_parents(
-    wire: Wire, ledger: int, asked: Sequence[Instruction]
-) -> dict[int, Transaction]:
-    """The recorded transactions that instructions build on, by id."""
-    wanted = [one.parent_id for one in asked if isinstance(one, Step)]
-    if not wanted:
-        return {}
-    rows, *others = await wire.exchange(
-        Request(FIND_TRANSACTIONS, [number(ledger), array(wanted)]), *_parts(ledger, wanted)
-    )
-    return {found.id: found for found in _assembled(rows.rows, *others)}
-
-
-def earlier(
-    ledger: int, asked: Sequence[Instruction], parents: Mapping[int, Transaction]
+def _find_earlier(
+    ledger: int, instructions: Sequence[Instruction], parents: Mapping[int, Transaction]
 ) -> Request:
     """Finds the outcomes that the instructions' keys have already."""
-    scopes: list[int] = []
-    keys: list[str] = []
-    for one in asked:
-        scope = one.account_id if type(one) is Movement else _scope(one, parents)
-        if scope is not None:
-            scopes.append(scope)
-            keys.append(one.key)
-    return Request(FIND_EARLIER, [number(ledger), array(scopes), text_array(keys)])
+    keys: list[Key] = []
+    for one in instructions:
+        if not isinstance(one, Step):
+            keys.append((one.account_id, Origin.CALLER, one.key))
+        elif one.parent_id in parents:
+            keys.append((parents[one.parent_id].account_id, one.origin, one.key))
+    accounts, origins, texts = zip(*keys, strict=True) if keys else ((), (), ())
+    parameters = [array(accounts), array(map(int, origins)), text_array(texts)]
+    return Request(FIND_EARLIER, [number(ledger), *parameters])
 
 
-def _scope(asked: Instruction, parents: Mapping[int, Transaction]) -> int | None:
-    if isinstance(asked, Step):
-        parent = parents.get(asked.parent_id)
-        return None if parent is None else parent.account_id
-    return asked.account_id
+NOTHING = Result([], "")
 
 
-async def find_states(
-    wire: Wire,
-    ledger: int,
-    asked: Sequence[Instruction],
-    parents: Mapping[int, Transaction],
-    accounts: Mapping[int, Account],
-    *,
-    now: datetime,
-    rows: Rows,
-) -> States:
-    """All that is left to be read, in one round trip; in none, where nothing is.
+class _Reading:
+    """The second round trip of a lock; none if there is nothing left to read."""
 
-    `rows` are those of `earlier`. Of the holds that were expired by `now` all are wanted whose
-    accounts are locked.
-    """
-    reserving = [account.id for account in accounts.values() if account.held]
-    if not rows and not parents and not reserving:
-        return States({}, Parents())
-    own = number(ledger)
-    ids = [row[0] for row in rows]
-    holds = _parents_of((Capture, Release), asked)
-    reversals = _parents_of((Reversal,), asked)
-    schedules = _parents_of((Execution, Cancellation), asked)
-    wanted = _parts(ledger, ids) if ids else []
-    if holds or reserving:
-        accounts_of = [array(reserving), now.isoformat().encode()]
-        wanted.append(Request(FIND_HOLDS, [own, array(holds), *accounts_of]))
-    if reversals:
-        wanted.append(Request(FIND_REVERSED, [own, array(reversals), number(Kind.REVERSAL)]))
-    if schedules:
-        wanted.append(Request(FIND_OPEN_SCHEDULES, [own, array(schedules)]))
-    results = iter(await wire.exchange(*wanted))
-    parts = (next(results), next(results)) if ids else (NOTHING, NOTHING)
-    held = next(results) if holds or reserving else NOTHING
-    reversed_ = next(results) if reversals else NOTHING
-    open_ = next(results) if schedules else NOTHING
-    sums: dict[int, dict[int, int]] = {}
-    for parent, account, amount in reversed_.rows:
-        sums.setdefault(parent, {})[account] = amount
-    states = [HoldState(row[0], HoldTerms(*row[1:6]), *row[6:]) for row in held.rows]
-    known = dict(parents)
-    expired = [state.id for state in states if state.id not in known]
-    if expired:
-        known |= await find_parents(wire, ledger, [Release(i, "") for i in expired])
-    return States(
-        {(found.account_id, found.key): found for found in _assembled(rows, *parts)},
-        Parents(
-            known,
-            {state.id: state for state in states},
+    def __init__(self, wire: Wire, ledger: int, now: datetime) -> None:
+        self._wire = wire
+        self._ledger = ledger
+        self._now = now
+
+    async def read(
+        self,
+        instructions: Sequence[Instruction],
+        parents: Mapping[int, Transaction],
+        accounts: Mapping[int, Account],
+        earlier_rows: Rows,
+    ) -> tuple[dict[Key, Transaction], Parents]:
+        """The earlier outcomes by key, and the state of what the instructions build on."""
+        held = [account.id for account in accounts.values() if account.held]
+        if not earlier_rows and not parents and not held:
+            return {}, Parents()
+        by_lookup = _parents_by_lookup(instructions)
+        requests = self._requests(by_lookup, held)
+        ids = [row[0] for row in earlier_rows]
+        beside = _beside(self._ledger, ids) if ids else []
+        results = await self._wire.exchange(*beside, *requests.values())
+        found = dict(zip(requests, results[len(beside) :], strict=True))
+        earlier = _transactions(earlier_rows, results[: len(beside)] or (NOTHING, NOTHING))
+        states = await self._states(dict(parents), found)
+        return {(one.account_id, one.origin, one.key): one for one in earlier}, states
+
+    def _requests(
+        self, by_lookup: Mapping[Lookup, list[int]], held: list[int]
+    ) -> dict[Lookup, Request]:
+        """A request for each look-up that has something to find."""
+        ledger = number(self._ledger)
+        holds = by_lookup.get(Lookup.HOLD, [])
+        requests: dict[Lookup, Request] = {}
+        if holds or held:
+            parameters = [ledger, array(holds), array(held), timestamp(self._now)]
+            requests[Lookup.HOLD] = Request(FIND_HOLDS, parameters)
+        for lookup, statement in _BY_ID.items():
+            if lookup in by_lookup:
+                requests[lookup] = Request(statement, [ledger, array(by_lookup[lookup])])
+        return requests
+
+    async def _states(
+        self, parents: dict[int, Transaction], found: Mapping[Lookup, Result]
+    ) -> Parents:
+        holds = [
+            HoldState(row[0], HoldTerms(*row[1:-2]), *row[-2:])
+            for row in found.get(Lookup.HOLD, NOTHING).rows
+        ]
+        # The transactions of expired holds, which nobody named.
+        others = [hold.id for hold in holds if hold.id not in parents]
+        if others:
+            parents |= await _find_transactions(self._wire, self._ledger, others)
+        sums: dict[int, dict[int, int]] = {}
+        for parent, account, amount in found.get(Lookup.REVERSED_AMOUNTS, NOTHING).rows:
+            sums.setdefault(parent, {})[account] = amount
+        schedules = found.get(Lookup.OPEN_SCHEDULE, NOTHING).rows
+        return Parents(
+            parents,
+            {hold.id: hold for hold in holds},
             sums,
-            frozenset(row[0] for row in open_.rows),
-        ),
-    )
+            frozenset(row[0] for row in schedules),
+        )
 
 
-def _parents_of(kinds: tuple[type[Any], ...], asked: Iterable[Instruction]) -> list[int]:
-    return [one.parent_id for one in asked if isinstance(one, kinds)]
+_BY_ID = {
+    Lookup.REVERSED_AMOUNTS: FIND_REVERSED,
+    Lookup.OPEN_SCHEDULE: FIND_OPEN_SCHEDULES,
+}
 
 
-def _parts(ledger: int, ids: Sequence[int]) -> list[Request]:
+def _parents_by_lookup(instructions: Sequence[Instruction]) -> dict[Lookup, list[int]]:
+    ids: dict[Lookup, list[int]] = {}
+    for one in instructions:
+        if isinstance(one, Step):
+            lookup = RULES[type(one)].lookup
+            assert lookup is not None
+            ids.setdefault(lookup, []).append(one.parent_id)
+    return ids
+
+
+def _beside(ledger: int, ids: Sequence[int]) -> list[Request]:
     """What transactions have beside their rows."""
-    values = [number(ledger), array(ids)]
-    return [Request(FIND_ENTRIES, values), Request(FIND_DETAILS, values)]
+    parameters = [number(ledger), array(ids)]
+    return [Request(FIND_ENTRIES, parameters), Request(FIND_DETAILS, parameters)]
 
 
-def _assembled(rows: Rows, entries: Result, details: Result) -> Iterator[Transaction]:
-    """Transactions of their rows, entries and details."""
-    by_transaction: dict[int, list[Entry]] = {}
-    for row in entries.rows:
-        by_transaction.setdefault(row[2], []).append(Entry(*row))
-    extras = {row[0]: row for row in details.rows}
-    for row in rows:
-        found = by_transaction.get(row[0], ())
-        if row[9] != DETAILED:
-            yield Transaction.of_row(row, found)
-            continue
-        extra, deciding_balance = extra_of(extras[row[0]])
-        yield Transaction.of_row(row, found, extra, deciding_balance)
-
-
-def extra_of(row: tuple[Any, ...]) -> tuple[Extra, int | None]:
-    """What FIND_DETAILS found of a transaction, and the balance that a decline was decided on."""
-    _, parent, remaining, deciding_balance, digest, description, reference, effective_at = row[:8]
-    metadata, exchange, hold, schedule, policy = row[8], row[9], row[10:15], row[15:19], row[19:26]
-    currencies = zip(*(column or () for column in row[26:29]), strict=True)
-    extra = Extra(
-        bytes(digest),
-        Detail(description, reference, effective_at, metadata),
-        {numbered: (code, exponent) for numbered, code, exponent in currencies},
-        parent,
-        remaining,
-        exchange,
-        None if hold[0] is None else HoldTerms(*hold),
-        () if policy[0] is None else (Policy(*policy),),
-        None if schedule[0] is None else ScheduleTerms(*schedule),
-    )
-    return extra, deciding_balance
+def _transactions(rows: Rows, beside: Sequence[Result]) -> Iterator[Transaction]:
+    entries, details = beside
+    return transactions_of(rows, entries.rows, details.rows)

@@ -10,12 +10,15 @@ import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, pq
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
+
+from ledgerservice.postgres.tables import SCHEMA, in_schema
 
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[bytes | None]
@@ -42,14 +45,22 @@ def number(value: int) -> bytes:
     return str(value).encode()
 
 
-def array(values: Iterable[int | str]) -> bytes:
-    """An array of numbers, or of texts that need no quotes, as a parameter."""
-    return f"{{{','.join(map(str, values))}}}".encode()
+def timestamp(time: datetime) -> bytes:
+    """A timestamp as a parameter."""
+    return time.isoformat().encode()
 
 
-def optional_array(values: Iterable[int | None]) -> bytes:
-    """An array of numbers and NULLs as a parameter."""
-    return array("NULL" if value is None else value for value in values)
+def array(values: Iterable[int | str | None]) -> bytes:
+    """An array of numbers, or of texts that need no quotes, as a parameter; None is NULL."""
+    column = tuple(values)
+    if None in column:
+        column = tuple("NULL" if value is None else value for value in column)
+    return f"{{{','.join(map(str, column))}}}".encode()
+
+
+def timestamp_array(times: Iterable[datetime | None]) -> bytes:
+    """An array of timestamps as a parameter."""
+    return text_array(None if time is None else time.isoformat() for time in times)
 
 
 def text_array(values: Iterable[str | None]) -> bytes:
@@ -66,13 +77,16 @@ def _quoted(value: str | None) -> str:
 
 
 class Wire:
-    """A connection of the write path.
+    """A connection of the write path, to a ledger in `schema`.
 
     `lasting`: it stays with the write path, so its statements are prepared once and kept.
     """
 
-    def __init__(self, connection: AsyncConnection[Any], *, lasting: bool = True) -> None:
+    def __init__(
+        self, connection: AsyncConnection[Any], schema: str = SCHEMA, *, lasting: bool = True
+    ) -> None:
         self.connection = connection
+        self._schema = schema
         self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
         self._lasting = lasting
@@ -93,7 +107,7 @@ class Wire:
             name = self._prepared.get(statement)
             if name is None:
                 name = self._name(statement)
-                pgconn.send_prepare(name, statement.encode())
+                pgconn.send_prepare(name, in_schema(statement, self._schema).encode())
             pgconn.send_query_prepared(name, parameters, result_format=pq.Format.BINARY)
         pgconn.pipeline_sync()
         results, failed = await self._results()
@@ -110,6 +124,7 @@ class Wire:
 
     async def copy(self, statement: str, chunks: Iterable[str]) -> None:
         """COPY FROM STDIN. A chunk is made while the server takes in those before it."""
+        statement = in_schema(statement, self._schema)
         async with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
             for chunk in chunks:
                 await copy.write(chunk)

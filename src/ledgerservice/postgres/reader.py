@@ -28,8 +28,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ledgerservice.domain.instructions import BIGGEST_ID, OWN_KEY_MARK, Kind
-from ledgerservice.domain.planner import DETAILED
+from ledgerservice.domain.instructions import BIGGEST_ID, Kind, Origin
 from ledgerservice.domain.transactions import Entry, Status, Transaction
 from ledgerservice.domain.views import (
     AccountView,
@@ -42,7 +41,8 @@ from ledgerservice.domain.views import (
     ScheduleView,
 )
 from ledgerservice.errors import InternalFault, Unavailable
-from ledgerservice.postgres import locking as lookups
+from ledgerservice.postgres import rows
+from ledgerservice.postgres.rows import TransactionRow, transactions_of
 from ledgerservice.postgres.tables import (
     account_details,
     accounts,
@@ -130,36 +130,16 @@ LIST_HISTORY = (
     .limit(bindparam("rows"))
 )
 
-TRANSACTION = (
-    select(
-        transactions.c.id,
-        transactions.c.kind,
-        transactions.c.account_id,
-        transactions.c.counterparty_id,
-        transactions.c.idempotency_key,
-        transactions.c.amount,
-        accounts.c.currency,
-        accounts.c.exponent,
-        transactions.c.recorded_at,
-        transactions.c.renderer,
-        transactions.c.decline_reason,
-        transactions.c.deciding_account_id,
-        transactions.c.deciding_version,
-        transactions.c.deciding_available,
-    )
-    .join(
-        accounts,
-        (accounts.c.ledger_id == transactions.c.ledger_id)
-        & (accounts.c.id == transactions.c.account_id),
-    )
-    .where(transactions.c.ledger_id == _ledger)
-)
+TRANSACTION = f"""
+SELECT {rows.TRANSACTION} FROM ledger.transactions t
+JOIN ledger.accounts a ON a.ledger_id = t.ledger_id AND a.id = t.account_id
+WHERE t.ledger_id = :ledger AND """
 
-FIND_TRANSACTION = TRANSACTION.where(transactions.c.id == bindparam("transaction"))
+FIND_TRANSACTION = text(TRANSACTION + "t.id = :transaction")
 
-FIND_KEY = TRANSACTION.where(
-    transactions.c.account_id == bindparam("account"),
-    transactions.c.idempotency_key == bindparam("key"),
+FIND_KEY = text(
+    f"{TRANSACTION} t.account_id = :account AND t.origin = {Origin.CALLER:d}"
+    " AND t.idempotency_key = :key"
 )
 
 LIST_ENTRIES = select(*(entries.c[name] for name in Entry.__struct_fields__)).where(
@@ -186,7 +166,7 @@ LIST_CURRENCIES = (
 )
 
 FIND_DETAILS = text(
-    lookups.FIND_DETAILS.replace("$1", ":ledger").replace("$2::bigint[]", "CAST(:ids AS bigint[])")
+    rows.FIND_DETAILS.replace("$1", ":ledger").replace("$2::bigint[]", "CAST(:ids AS bigint[])")
 )
 
 _expiry = transactions.alias()
@@ -205,8 +185,8 @@ _HOLD = (
                 _expiry.c.status == Status.POSTED,
                 _expiry.c.ledger_id == holds.c.ledger_id,
                 _expiry.c.account_id == holds.c.account_id,
-                _expiry.c.idempotency_key
-                == func.concat(OWN_KEY_MARK, "expiry ", holds.c.transaction_id),
+                _expiry.c.origin == Origin.EXPIRY,
+                _expiry.c.idempotency_key == func.concat("expiry ", holds.c.transaction_id),
             )
         ),
         accounts.c.currency,
@@ -489,19 +469,13 @@ class Reader:
         row = await self.row(statement, **values)
         return None if row is None else (await self.completed([row]))[0]
 
-    async def completed(self, rows: list[Fields]) -> list[Transaction]:
+    async def completed(self, transaction_rows: list[Fields]) -> list[Transaction]:
         """Transactions of their rows, with their entries and what else they have."""
-        ids = [row[0] for row in rows]
-        entries_of: dict[int, list[Entry]] = {}
-        for entry in await self.rows(LIST_ENTRIES, transactions=ids):
-            entries_of.setdefault(entry[2], []).append(Entry(*entry))
-        detailed = [row[0] for row in rows if row[9] == DETAILED]
-        found = await self.rows(FIND_DETAILS, ids=detailed) if detailed else []
-        extras = {row[0]: lookups.extra_of(row) for row in found}
-        return [
-            Transaction.of_row(row, entries_of.get(row[0], ()), *extras.get(row[0], ()))
-            for row in rows
-        ]
+        found = [TransactionRow(*row) for row in transaction_rows]
+        entry_rows = await self.rows(LIST_ENTRIES, transactions=[row.id for row in found])
+        detailed = [row.id for row in found if row.has_details]
+        details_rows = await self.rows(FIND_DETAILS, ids=detailed) if detailed else []
+        return list(transactions_of(found, entry_rows, details_rows))
 
     async def row(self, statement: Any, **values: Any) -> Fields | None:
         """The first row of a statement, which has a parameter `ledger`; or None."""

@@ -1,34 +1,41 @@
-"""The tables as SQLAlchemy sees them, for reading.
+"""The tables as SQLAlchemy sees them, for reading, and the name of their schema.
 
-The schema's source is the SQL of the migrations, where every invariant that SQL can hold stands
-beside its table. A test compares the two, column by column.
+`schema.sql` defines the tables. A test compares the columns here with those of a database.
 """
+
+import re
+from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
-    Computed,
     DateTime,
-    ForeignKey,
-    Identity,
-    Index,
     Integer,
     LargeBinary,
     MetaData,
     SmallInteger,
     Table,
     Text,
-    UniqueConstraint,
-    text,
 )
 from sqlalchemy.types import UserDefinedType
 
 SCHEMA = "ledger"
+"""The schema's name in all SQL here; `in_schema` puts another one in its place."""
 DEFAULT_LEDGER = 1
 
-metadata = MetaData(schema=SCHEMA)
+_SCHEMA_NAME = re.compile(
+    rf"\b{SCHEMA}\.(?=[a-z_])|(?<=SCHEMA ){SCHEMA}\b|(?<=EXISTS ){SCHEMA}\b"
+    rf"|(?<='){SCHEMA}(?='::regnamespace)"
+)
+
+
+def in_schema(statement: str, schema: str) -> str:
+    """A statement as it is for a schema of another name."""
+    if schema == SCHEMA:
+        return statement
+    return _SCHEMA_NAME.sub(lambda found: found[0].replace(SCHEMA, f'"{schema}"', 1), statement)
 
 
 class Xid8(UserDefinedType[int]):
@@ -41,291 +48,165 @@ class Xid8(UserDefinedType[int]):
         return "xid8"
 
 
-def _moment(name: str, *, default: bool = False) -> Column[object]:
-    server_default = text("clock_timestamp()") if default else None
-    return Column(name, DateTime(timezone=True), nullable=False, server_default=server_default)
+metadata = MetaData(schema=SCHEMA)
+_Time = DateTime(timezone=True)
 
 
-ledgers = Table(
+def _table(name: str, /, **types: Any) -> Table:
+    return Table(name, metadata, *(Column(column, kind) for column, kind in types.items()))
+
+
+ledgers = _table(
     "ledgers",
-    metadata,
-    Column(
-        "ledger_id",
-        Integer,
-        primary_key=True,
-        autoincrement=False,
-        server_default=text("nextval('ledger.ledger_id')"),
-    ),
-    Column("name", Text, nullable=False, unique=True),
-    _moment("created_at", default=True),
+    ledger_id=Integer,
+    name=Text,
+    created_at=_Time,
+    change_id=BigInteger,
+    principal_id=Integer,
+    origin=SmallInteger,
 )
 
-currencies = Table(
+currencies = _table(
     "currencies",
-    metadata,
-    Column("code", Text, primary_key=True),
-    Column(
-        "number",
-        SmallInteger,
-        nullable=False,
-        unique=True,
-        server_default=text("nextval('ledger.currency_number')"),
-    ),
-    Column("exponent", SmallInteger, nullable=False),
-    Column("name", Text, nullable=False),
+    code=Text,
+    number=SmallInteger,
+    exponent=SmallInteger,
+    name=Text,
+    change_id=BigInteger,
+    principal_id=Integer,
+    origin=SmallInteger,
 )
 
-accounts = Table(
+accounts = _table(
     "accounts",
-    metadata,
-    Column("ledger_id", ForeignKey(ledgers.c.ledger_id), primary_key=True, autoincrement=False),
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("balance", BigInteger, nullable=False, server_default="0"),
-    Column("held", BigInteger, nullable=False, server_default="0"),
-    Column("version", BigInteger, nullable=False, server_default="0"),
-    Column("floor", BigInteger, server_default="0"),
-    _moment("last_recorded_at", default=True),
-    _moment("created_at", default=True),
-    Column("currency_number", ForeignKey(currencies.c.number), nullable=False),
-    Column("exponent", SmallInteger, nullable=False),
-    Column(
-        "row_lock",
-        Boolean,
-        nullable=False,
-        server_default=text("false"),
-        comment="Means nothing: locking a row needs the right to update a column, and this one is"
-        " harmless.",
-    ),
-    Column("currency", ForeignKey(currencies.c.code), nullable=False),
-    Column("owner", Text, nullable=False),
-    Column("reference", Text),
-    Column("idempotency_key", Text),
-    Column("ceiling", BigInteger),
-    Column("below_floor", BigInteger),
-    Column("restricted", SmallInteger, nullable=False, server_default="0"),
-    # All but the key are partial: no statement that finds one account can take another for it.
-    *(
-        Index(
-            name, "ledger_id", column, unique=True, postgresql_where=text(f"{column} IS NOT NULL")
-        )
-        for name, column in (
-            ("accounts_reference_key", "reference"),
-            ("accounts_idempotency_key", "idempotency_key"),
-        )
-    ),
-    *(
-        Index(f"accounts_{name}", "ledger_id", column, "id", postgresql_where=text("id > 0"))
-        for name, column in (
-            ("owner", "owner"),
-            ("currency", "currency"),
-            ("created", "created_at"),
-        )
-    ),
-    Index("accounts_restricted", "ledger_id", "id", postgresql_where=text("restricted > 0")),
+    ledger_id=Integer,
+    id=BigInteger,
+    balance=BigInteger,
+    held=BigInteger,
+    version=BigInteger,
+    floor=BigInteger,
+    ceiling=BigInteger,
+    below_floor=BigInteger,
+    change_id=BigInteger,
+    last_recorded_at=_Time,
+    created_at=_Time,
+    principal_id=Integer,
+    currency_number=SmallInteger,
+    exponent=SmallInteger,
+    restricted=SmallInteger,
+    origin=SmallInteger,
+    row_lock=Boolean,
+    currency=Text,
+    owner=Text,
+    reference=Text,
+    idempotency_key=Text,
 )
 
-account_details = Table(
-    "account_details",
-    metadata,
-    Column("ledger_id", Integer, primary_key=True),
-    Column("account_id", BigInteger, primary_key=True),
-    Column("metadata", JSON, nullable=False),
-    Index(
-        "account_details_by_metadata",
-        text("(metadata::jsonb) jsonb_path_ops"),
-        postgresql_using="gin",
-    ),
-)
+account_details = _table("account_details", ledger_id=Integer, account_id=BigInteger, metadata=JSON)
 
-transactions = Table(
+transactions = _table(
     "transactions",
-    metadata,
-    Column("ledger_id", Integer, primary_key=True),
-    Column("kind", SmallInteger, nullable=False),
-    Column("status", SmallInteger, nullable=False),
-    Column("id", BigInteger, primary_key=True),
-    Column("account_id", BigInteger, nullable=False),
-    Column("counterparty_id", BigInteger),
-    Column("amount", BigInteger, nullable=False),
-    _moment("recorded_at"),
-    Column(
-        "posted_by",
-        Xid8,
-        nullable=False,
-        server_default=text("pg_current_xact_id()"),
-        comment="The database transaction that wrote the row: entries can only be added by the"
-        " same one. A restored database counts them anew, so the moment must be of that"
-        " transaction too.",
-    ),
-    Column("deciding_account_id", BigInteger),
-    Column("deciding_version", BigInteger),
-    Column("deciding_available", BigInteger),
-    Column("renderer", SmallInteger, nullable=False),
-    Column("idempotency_key", Text, nullable=False),
-    Column("decline_reason", Text),
-    UniqueConstraint(
-        "ledger_id", "account_id", "idempotency_key", name="transactions_idempotency_key"
-    ),
-    Index("transactions_time", "ledger_id", "status", "kind", "recorded_at"),
-    Index("transactions_by_amount", "ledger_id", "amount", "recorded_at"),
-    Index(
-        "transactions_declined",
-        "ledger_id",
-        "account_id",
-        "recorded_at",
-        postgresql_where=text("status = 2"),
-    ),
+    ledger_id=Integer,
+    kind=SmallInteger,
+    status=SmallInteger,
+    id=BigInteger,
+    account_id=BigInteger,
+    counterparty_id=BigInteger,
+    amount=BigInteger,
+    recorded_at=_Time,
+    posted_by=Xid8,
+    account_seq=BigInteger,
+    counterparty_seq=BigInteger,
+    deciding_account_id=BigInteger,
+    deciding_version=BigInteger,
+    deciding_available=BigInteger,
+    deciding_balance=BigInteger,
+    principal_id=Integer,
+    origin=SmallInteger,
+    renderer=SmallInteger,
+    has_details=Boolean,
+    idempotency_key=Text,
+    decline_reason=Text,
 )
 
-entries = Table(
+entries = _table(
     "entries",
-    metadata,
-    Column("ledger_id", Integer, primary_key=True),
-    Column("currency_number", SmallInteger, nullable=False),
-    Column("account_id", BigInteger, primary_key=True),
-    Column("seq", BigInteger, primary_key=True),
-    Column("transaction_id", BigInteger, nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    Column("held_change", BigInteger, nullable=False),
-    Column("balance", BigInteger, nullable=False),
-    Column("held", BigInteger, nullable=False),
-    _moment("recorded_at"),
-    Index("entries_transaction", "ledger_id", "transaction_id"),
+    ledger_id=Integer,
+    currency_number=SmallInteger,
+    account_id=BigInteger,
+    seq=BigInteger,
+    transaction_id=BigInteger,
+    amount=BigInteger,
+    held_change=BigInteger,
+    balance=BigInteger,
+    held=BigInteger,
+    recorded_at=_Time,
 )
 
-details = Table(
+details = _table(
     "details",
-    metadata,
-    Column("ledger_id", Integer, primary_key=True),
-    Column("transaction_id", BigInteger, primary_key=True),
-    Column("parent_id", BigInteger),
-    Column("remaining", BigInteger),
-    Column("deciding_balance", BigInteger),
-    Column("effective_at", DateTime(timezone=True)),
-    Column("digest", LargeBinary, nullable=False),
-    Column("reference", Text),
-    Column("description", Text),
-    Column("metadata", JSON),
-    Column("exchange", JSON),
-    Index(
-        "details_parent",
-        "ledger_id",
-        "parent_id",
-        "transaction_id",
-        postgresql_where=text("parent_id IS NOT NULL"),
-    ),
-    Index(
-        "details_reference",
-        "ledger_id",
-        "reference",
-        "transaction_id",
-        postgresql_where=text("reference IS NOT NULL"),
-    ),
-    Index(
-        "details_metadata",
-        text("(metadata::jsonb) jsonb_path_ops"),
-        postgresql_using="gin",
-        postgresql_where=text("metadata IS NOT NULL"),
-    ),
+    ledger_id=Integer,
+    transaction_id=BigInteger,
+    parent_id=BigInteger,
+    remaining=BigInteger,
+    effective_at=_Time,
+    digest=LargeBinary,
+    salt=LargeBinary,
+    reference=Text,
+    description=Text,
+    metadata=JSON,
+    exchange=JSON,
 )
 
-secrets = Table(
-    "secrets",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("secret", Text, nullable=False),
-)
-
-holds = Table(
+holds = _table(
     "holds",
-    metadata,
-    Column("ledger_id", Integer, primary_key=True),
-    Column("transaction_id", BigInteger, primary_key=True),
-    Column("account_id", BigInteger, nullable=False),
-    Column("counterparty_id", BigInteger, nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    Column("remaining", BigInteger, nullable=False, server_default="0"),
-    Column("captured", BigInteger, nullable=False, server_default="0"),
-    Column("expires_at", DateTime(timezone=True)),
-    Column("capture_at", DateTime(timezone=True)),
-    Column("capture_tried_at", DateTime(timezone=True)),
-    Column(
-        "ends_at",
-        DateTime(timezone=True),
-        Computed(
-            "CASE WHEN capture_at < expires_at THEN CASE WHEN capture_tried_at IS NOT NULL"
-            " THEN GREATEST(expires_at, capture_tried_at) ELSE NULL::timestamp with time zone END"
-            " ELSE expires_at END",
-            persisted=True,
-        ),
-    ),
-    Index(
-        "holds_open",
-        "ledger_id",
-        "account_id",
-        "ends_at",
-        "transaction_id",
-        postgresql_where=text("remaining > 0"),
-    ),
-    Index(
-        "holds_ending",
-        "ends_at",
-        postgresql_where=text("remaining > 0 AND ends_at IS NOT NULL"),
-    ),
-    Index(
-        "holds_to_capture",
-        "capture_at",
-        postgresql_where=text(
-            "remaining > 0 AND capture_at IS NOT NULL AND capture_tried_at IS NULL"
-        ),
-    ),
+    ledger_id=Integer,
+    transaction_id=BigInteger,
+    account_id=BigInteger,
+    counterparty_id=BigInteger,
+    amount=BigInteger,
+    remaining=BigInteger,
+    captured=BigInteger,
+    expires_at=_Time,
+    capture_at=_Time,
+    capture_tried_at=_Time,
+    ends_at=_Time,
 )
 
-policies = Table(
+policies = _table(
     "policies",
-    metadata,
-    Column("ledger_id", Integer, primary_key=True),
-    Column("transaction_id", BigInteger, nullable=False),
-    Column("account_id", BigInteger, primary_key=True),
-    Column("seq", BigInteger, primary_key=True),
-    Column("floor", BigInteger, nullable=False),
-    Column("ceiling", BigInteger),
-    Column("lowest", BigInteger),
-    Column("restricted", SmallInteger, nullable=False),
-    Column("actor", Text),
-    Column("reason", Text),
-    UniqueConstraint("ledger_id", "transaction_id", "account_id", name="policies_transaction"),
+    ledger_id=Integer,
+    transaction_id=BigInteger,
+    account_id=BigInteger,
+    seq=BigInteger,
+    floor=BigInteger,
+    ceiling=BigInteger,
+    lowest=BigInteger,
+    restricted=SmallInteger,
+    actor=Text,
+    reason=Text,
 )
 
-schedules = Table(
+schedules = _table(
     "schedules",
-    metadata,
-    Column("ledger_id", Integer, primary_key=True),
-    Column("transaction_id", BigInteger, primary_key=True),
-    Column("account_id", BigInteger, nullable=False),
-    Column("counterparty_id", BigInteger, nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    _moment("execute_at"),
-    Column("settled_by", BigInteger),
-    Index("schedules_due", "execute_at", postgresql_where=text("settled_by IS NULL")),
-    Index(
-        "schedules_account",
-        "ledger_id",
-        "account_id",
-        "execute_at",
-        "transaction_id",
-        postgresql_where=text("settled_by IS NULL"),
-    ),
+    ledger_id=Integer,
+    transaction_id=BigInteger,
+    account_id=BigInteger,
+    counterparty_id=BigInteger,
+    amount=BigInteger,
+    execute_at=_Time,
+    settled_by=BigInteger,
 )
 
-dated_entries = Table(
+dated_entries = _table(
     "dated_entries",
-    metadata,
-    Column("ledger_id", Integer, primary_key=True),
-    Column("account_id", BigInteger, primary_key=True),
-    Column("effective_at", DateTime(timezone=True), primary_key=True),
-    Column("seq", BigInteger, primary_key=True),
-    Column("transaction_id", BigInteger, nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    _moment("recorded_at"),
+    ledger_id=Integer,
+    account_id=BigInteger,
+    effective_at=_Time,
+    seq=BigInteger,
+    transaction_id=BigInteger,
+    amount=BigInteger,
+    recorded_at=_Time,
 )
+
+secrets = _table("secrets", name=Text, secret=Text)

@@ -1,8 +1,8 @@
-"""Does what is due: captures, executions, and the releases of what has expired.
+"""Posts what is due: captures, executions of scheduled transfers, releases of expired holds.
 
-Every decision honours an expiry by itself; the sweeper only sees to it that accounts on which
-nothing happens are tidied too. What it asks for has keys of the service's own, so that any number
-of processes may sweep, and any of them may die, and all is done once.
+Every decision honours an expiry by itself; the sweeper only releases the holds of accounts on which
+nothing else happens. Its instructions have keys of the service's own origins, so any number of
+processes may sweep, any of them may die, and everything is done once.
 """
 
 import asyncio
@@ -13,12 +13,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledgerservice.domain.instructions import (
-    OWN_KEY_MARK,
     Capture,
     Execution,
     Group,
     Instruction,
+    Origin,
     Release,
+    service_key,
 )
 from ledgerservice.domain.transactions import Outcomes
 
@@ -26,55 +27,61 @@ log = logging.getLogger(__name__)
 
 DUE_ROWS = 1_000
 
-# A capture that was declined is not asked for again; its hold waits for its expiry.
-FIND_DUE = text("""
-(SELECT ledger_id, transaction_id, 'expiry' AS what FROM ledger.holds
+# A declined capture is not tried again; its hold ends at its expiry.
+FIND_DUE = text(f"""
+(SELECT ledger_id, transaction_id, {Origin.EXPIRY:d} AS origin FROM ledger.holds
  WHERE remaining > 0 AND ends_at <= clock_timestamp()
  ORDER BY ends_at LIMIT :rows)
 UNION ALL
-(SELECT ledger_id, transaction_id, 'capture' FROM ledger.holds
+(SELECT ledger_id, transaction_id, {Origin.CAPTURE:d} FROM ledger.holds
  WHERE remaining > 0 AND capture_at <= clock_timestamp() AND capture_tried_at IS NULL
  ORDER BY capture_at LIMIT :rows)
 UNION ALL
-(SELECT ledger_id, transaction_id, 'execution' FROM ledger.schedules
+(SELECT ledger_id, transaction_id, {Origin.EXECUTION:d} FROM ledger.schedules
  WHERE settled_by IS NULL AND execute_at <= clock_timestamp()
  ORDER BY execute_at LIMIT :rows)
 """)
 
 
-def asked_for(what: str, transaction_id: int) -> Instruction:
-    """What is to be done about something due: its `expiry`, `capture` or `execution`."""
-    key = f"{OWN_KEY_MARK}{what} {transaction_id}"
-    if what == "expiry":
-        return Release(transaction_id, key)
-    if what == "capture":
-        return Capture(transaction_id, key, final=True)
-    return Execution(transaction_id, key)
+def instruction_for(origin: Origin, transaction_id: int) -> Instruction:
+    """The instruction that does what is due: its expiry, capture or execution."""
+    key = service_key(origin, transaction_id)
+    if origin is Origin.EXPIRY:
+        return Release(transaction_id, key, origin=origin)
+    if origin is Origin.CAPTURE:
+        return Capture(transaction_id, key, origin=origin, final=True)
+    return Execution(transaction_id, key, origin=origin)
 
 
 async def sweep(engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]]) -> int:
-    """Do what is due now, up to so many of each kind; how many were done."""
+    """Post what is due now, up to DUE_ROWS of each kind; return how many were posted."""
     async with engine.connect() as connection:
         found = await connection.execute(FIND_DUE, {"rows": DUE_ROWS})
         due = [tuple(row) for row in found]
-    groups = [Group((asked_for(what, number),), ledger=ledger) for ledger, number, what in due]
-    # Each for itself, so that one that fails keeps none of the others waiting.
+    groups = [
+        Group((instruction_for(Origin(origin), number),), ledger=ledger)
+        for ledger, number, origin in due
+    ]
+    # Each in a group of its own, so that one that fails does not hold up the others.
     done = await asyncio.gather(*map(post, groups), return_exceptions=True)
     faults = [fault for fault in done if isinstance(fault, Exception)]
     for fault in {str(fault): fault for fault in faults}.values():
-        log.warning("what is due waits: %s", fault)
+        log.warning("holds or scheduled transfers that are due were not processed: %s", fault)
     return len(due) - len(faults)
 
 
 async def keep_sweeping(
     engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]], interval_s: float
 ) -> None:
-    """Sweep again and again, until cancelled; at once where there was more than fits."""
+    """Sweep until cancelled: every `interval_s` seconds, or at once if there was more than fits."""
     while True:
         done = 0
         try:
             done = await sweep(engine, post)
         except Exception as error:  # noqa: BLE001  (the database may be away; it comes back)
-            log.warning("what is due could not be looked for: %s", " ".join(str(error).split()))
+            log.warning(
+                "holds and scheduled transfers that are due could not be found: %s",
+                " ".join(str(error).split()),
+            )
         if done < DUE_ROWS:
             await asyncio.sleep(interval_s)

@@ -5,7 +5,6 @@ There is no timer. Its answers are given after the COMMIT, never before.
 """
 
 import asyncio
-import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -21,11 +20,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from ledgerservice.domain import planner
-from ledgerservice.domain.instructions import General, Group, Instruction, Movement
-from ledgerservice.domain.transactions import Outcomes
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
-from ledgerservice.postgres import journal
 from ledgerservice.postgres.pipeline import Wire
 
 log = logging.getLogger(__name__)
@@ -35,105 +30,6 @@ CUT_S = 0.1  # for whoever waits on a connection to notice that it was cut
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Work = Callable[[Wire, list[Request]], Awaitable[list[Answer]]]
-
-
-LEGS_OF_A_MOVEMENT = 2
-
-
-def weight_of(group: Group) -> int:
-    """How many movements a group weighs; what has many legs weighs as many as these would."""
-    asked = group.instructions()
-    weight = len(asked)
-    if General in set(map(type, asked)):
-        legs = sum(len(one.legs) for one in asked if isinstance(one, General))
-        weight += legs // LEGS_OF_A_MOVEMENT
-    return weight
-
-
-class MovementBatch:
-    """Posts one batch of instructions: lock, decide, write, commit, for each ledger in turn.
-
-    A large batch of plain movements is posted without looking for its keys, a tenth of the server's
-    work, as long as they are all new: then each writes a row, and the unique key judges it. After a
-    batch with a repeat or a rejection, which write none, the next one looks first.
-    """
-
-    def __init__(self) -> None:
-        self._spare_ids: deque[int] = deque()
-        self._all_new = True
-
-    async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
-        """The answers to `groups`, in order, durable; those of dry runs are only answers."""
-        try:
-            return await self._post_in_turn(wire, groups)
-        except BaseException:
-            # A server that crashed may hand out again what it gave to a transaction that failed.
-            self._spare_ids.clear()
-            raise
-
-    async def _post_in_turn(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
-        first = groups[0]
-        if all(g.ledger == first.ledger and g.dry_run == first.dry_run for g in groups):
-            return await self._post(wire, groups)
-        parts: dict[tuple[int, bool], list[int]] = {}
-        for place, group in enumerate(groups):
-            parts.setdefault((group.ledger, group.dry_run), []).append(place)
-        answers: dict[int, Outcomes] = {}
-        for places in parts.values():
-            found = await self._post(wire, [groups[place] for place in places])
-            answers.update(zip(places, found, strict=True))
-        return [answers[place] for place in range(len(groups))]
-
-    async def _post(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
-        ledger, asked = groups[0].ledger, _instructions(groups)
-        if groups[0].dry_run:
-            return await self._rehearse(wire, groups)
-        plan = None
-        many = len(asked) >= journal.COPY_FROM_TRANSACTIONS
-        if many and self._all_new and set(map(type, asked)) == {Movement}:
-            plan = await self._decide(wire, groups, asked, look=False)
-            if not await journal.record_new(wire, ledger, plan, len(asked)):
-                plan = None
-        if plan is None:
-            plan = await self._decide(wire, groups, asked, look=True)
-            await journal.record(wire, ledger, plan)
-        self._all_new = len(plan.transactions) - plan.own == len(asked)
-        return plan.answers
-
-    async def _rehearse(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
-        """Each group's answer if it came now, and alone. Nothing is written."""
-        locked = await self._lock(wire, groups[0].ledger, _instructions(groups), look=True)
-        await journal.abandon(wire)
-        answers: list[Outcomes] = []
-        for group in groups:
-            ids = itertools.chain(self._spare_ids, itertools.count(1))  # they are not used up
-            answers += planner.plan(
-                [group], locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
-            ).answers
-        return answers
-
-    async def _decide(
-        self, wire: Wire, groups: list[Group], asked: list[Instruction], *, look: bool
-    ) -> planner.Plan:
-        locked = await self._lock(wire, groups[0].ledger, asked, look=look)
-        ids = iter(self._spare_ids.popleft, None)
-        return planner.plan(
-            groups, locked.accounts, locked.earlier, locked.now, ids, parents=locked.parents
-        )
-
-    async def _lock(
-        self, wire: Wire, ledger: int, asked: list[Instruction], *, look: bool
-    ) -> journal.Locked:
-        """What is to be decided on, with ids for it."""
-        blocks = -(-max(0, len(asked) - len(self._spare_ids)) // journal.ID_BLOCK)
-        locked = await journal.begin(wire, ledger, asked, blocks, look=look)
-        for block in locked.blocks:
-            self._spare_ids.extend(range(block, block + journal.ID_BLOCK))
-        return locked
-
-
-def _instructions(groups: list[Group]) -> list[Instruction]:
-    return [asked for group in groups for asked in group.instructions()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +175,7 @@ class Poster(Generic[Request, Answer]):
     async def _write(self) -> None:
         try:
             while batch := await self._gather():
-                await self._settle(batch)
+                await self._answer_batch(batch)
             await self._disconnect()
         finally:
             self._loop.call_soon_threadsafe(self._ended.set)
@@ -309,15 +205,15 @@ class Poster(Generic[Request, Answer]):
                 room -= waiting.weight
         return batch
 
-    async def _settle(self, batch: list[_Waiting[Request, Answer]]) -> None:
+    async def _answer_batch(self, batch: list[_Waiting[Request, Answer]]) -> None:
         try:
             answers = await self._post([one.request for one in batch])
         except Exception as error:  # noqa: BLE001  (the writer must outlive every fault)
             waiting = [one for one in batch if not one.answer.done()]
             if is_poison(error) and len(waiting) > 1:
                 half = len(waiting) // 2
-                await self._settle(waiting[:half])
-                await self._settle(waiting[half:])
+                await self._answer_batch(waiting[:half])
+                await self._answer_batch(waiting[half:])
             else:
                 self._loop.call_soon_threadsafe(_fail, batch, _fault(error, len(batch)))
             return

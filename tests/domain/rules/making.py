@@ -4,6 +4,7 @@ import itertools
 from datetime import timedelta
 from typing import Any
 
+from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
@@ -15,14 +16,14 @@ from ledgerservice.domain.instructions import (
     Kind,
     Leg,
     Movement,
+    Origin,
     PolicyChange,
     Release,
     Reversal,
     Schedule,
+    service_key,
 )
-from ledgerservice.domain.transactions import Account
 from tests.domain.world import A_MINUTE, NOW, World, verdict
-from tests.oracle.model import BY_THE_SERVICE
 
 USD, INR, JPY = 1, 2, 3
 DEBITS, CREDITS, BOTH = 1, 2, 3
@@ -96,11 +97,11 @@ def schedule(of: int, to: int, amount: str, key: str = "", **more: Any) -> Sched
 
 
 def execute(of: int) -> Execution:
-    return Execution(of, f"{BY_THE_SERVICE}execution {of}")
+    return Execution(of, service_key(Origin.EXECUTION, of), origin=Origin.EXECUTION)
 
 
 def capture_by_itself(of: int) -> Capture:
-    return Capture(of, f"{BY_THE_SERVICE}capture {of}", final=True)
+    return Capture(of, service_key(Origin.CAPTURE, of), final=True, origin=Origin.CAPTURE)
 
 
 def cancel(of: int, key: str = "") -> Cancellation:

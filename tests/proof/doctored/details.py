@@ -75,7 +75,7 @@ def executed_without_its_detail(d: Doctor) -> None:
 
 
 def expired_with_a_detail(d: Doctor) -> None:
-    row = next(t for t in d.journal.transactions if t.key.startswith(f"{OWN}expiry"))
+    row = next(t for t in d.journal.transactions if t.key.startswith("expiry"))
     row.detail = ("cheese", "", "", "")
 
 

@@ -42,14 +42,14 @@ def captured_after_it_expired(d: Doctor) -> None:
 
 
 def released_before_it_expired(d: Doctor) -> None:
-    row = next(t for t in d.journal.transactions if t.key.startswith(f"{OWN}expiry"))
+    row = next(t for t in d.journal.transactions if t.key.startswith("expiry"))
     hold = next(h for h in d.journal.holds if h.id == row.parent)
     hold.expires_at = f"{10**12:020}"
 
 
 def captured_by_the_service_too_early(d: Doctor) -> None:
     row = d.step("capture", d.hold())
-    row.key = f"{OWN}capture {row.parent}"
+    row.key = f"capture {row.parent}"
 
 
 def held_is_not_the_holds(d: Doctor) -> None:
@@ -90,7 +90,7 @@ def executed_twice(d: Doctor) -> None:
 def executed_though_cancelled(d: Doctor) -> None:
     schedule, _ = settled(d, "cancellation")
     row = next(t for t in d.journal.transactions if t.kind == "transfer" and not t.reason)
-    key = f"{OWN}execution {schedule.id}"
+    key = f"execution {schedule.id}"
     again = replace(row, key=key, account=schedule.account, other=schedule.other)
     d.post(replace(again, amount=schedule.amount)).parent = schedule.id
 

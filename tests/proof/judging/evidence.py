@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from tests.proof.history import MOVEMENTS, Attempt
 from tests.proof.journal import Entry, Hold, Journal, Transaction
 
-OWN = "\N{MIDDLE DOT}"  # begins the keys of the service's own
+OWN = ("expiry ", "capture ", "execution ")  # how the keys of the service itself begin
 
 EVER, NEVER_YET = ("", "~"), ("", "")  # first and last moments
 
@@ -107,7 +107,7 @@ class Case:
         self.expiring: dict[int, list[Hold]] = defaultdict(list)  # by account
         self.tried: dict[int, list[Hold]] = defaultdict(list)  # by account, of those that expire
         for hold in sorted(journal.holds, key=lambda hold: hold.expires_at or ""):
-            tried = self.by_key.get((hold.account, f"{OWN}capture {hold.id}"), [])
+            tried = self.by_key.get((hold.account, f"capture {hold.id}"), [])
             if hold.expires_at is not None and tried and tried[0].reason is not None:
                 self.tried[hold.account].append(hold)
             elif not tried and self.ends_at(hold) is not None:
@@ -215,5 +215,5 @@ class Case:
 
     def tried_at(self, hold: Hold) -> str | None:
         """When the service tried to capture it."""
-        tried = self.by_key.get((hold.account, f"{OWN}capture {hold.id}"), [])
+        tried = self.by_key.get((hold.account, f"capture {hold.id}"), [])
         return tried[0].recorded_at if tried else None

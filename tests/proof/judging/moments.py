@@ -59,7 +59,7 @@ def _is_forgotten(case: Case, hold: Hold) -> bool:
     """Whether the service was to end it by itself. A capture that it declined it has done."""
     if hold.expires_at is not None:
         return is_ours(case, hold.id)
-    capture = f"{OWN}capture {hold.id}"
+    capture = f"capture {hold.id}"
     declined = any(t.reason for t in case.by_key.get((hold.account, capture), []))
     return hold.capture_at is not None and not declined and is_ours(case, hold.id)
 
@@ -74,7 +74,7 @@ def is_due(case: Case, hold: Hold, t: Transaction) -> bool:
     """Whether the service did by itself what was to be done, when it was time."""
     due = case.ends_at(hold) if t.kind == "release" else hold.capture_at
     what = {"release": "expiry", "capture": "capture"}.get(t.kind)
-    return t.key == f"{OWN}{what} {hold.id}" and due is not None and t.recorded_at >= due
+    return t.key == f"{what} {hold.id}" and due is not None and t.recorded_at >= due
 
 
 def schedules_are_settled_once(case: Case) -> Found:
@@ -104,7 +104,7 @@ def _terms(schedule: Schedule) -> tuple[int, int, int]:
 
 def _is_executed_as_asked(schedule: Schedule, t: Transaction) -> bool:
     same = (t.account, t.other, t.amount) == _terms(schedule)
-    return same and t.key == f"{OWN}execution {schedule.id}"
+    return same and t.key == f"execution {schedule.id}"
 
 
 def own_is_due(case: Case, row: Transaction) -> Found:
@@ -112,7 +112,7 @@ def own_is_due(case: Case, row: Transaction) -> Found:
     hold, where = case.holds.get(row.parent or 0), f"transaction {row.id}, {row.key}"
     if hold is None:
         execution = row.parent in case.schedules and row.kind == "transfer"
-        if not execution or row.key != f"{OWN}execution {row.parent}":
+        if not execution or row.key != f"execution {row.parent}":
             yield "unasked", where
         elif row.detail != inherited(case, row):
             yield "content_broken", f"{where}: {row.detail}"

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
 from ledgerservice.domain.amounts import AMOUNT_PATTERN, is_amount, is_positive_amount
+from ledgerservice.domain.currencies import CODE_PATTERN, MAX_EXPONENT
 from ledgerservice.domain.instructions import BIGGEST_ID, KEY_PATTERN, MAX_RATE_CHARACTERS
 from ledgerservice.domain.metadata import (
     MAX_METADATA_BYTES,
@@ -16,7 +17,6 @@ from ledgerservice.domain.metadata import (
     Number,
     metadata_text,
 )
-from ledgerservice.domain.transactions import CODE_PATTERN, MAX_EXPONENT
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 

@@ -4,7 +4,7 @@ A transaction is stored with the version of the renderer that answered it first,
 rendered by that version. A renderer is never changed once released: a new form is a new version.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -13,13 +13,14 @@ import msgspec
 from msgspec import Raw
 
 from ledgerservice.api.http.problems import CATALOGUE, problem_body
+from ledgerservice.domain.accounts import Opened
 from ledgerservice.domain.amounts import to_major
+from ledgerservice.domain.currencies import Currency
 from ledgerservice.domain.instructions import Frozen, Kind
+from ledgerservice.domain.ledgers import LedgerRecord
+from ledgerservice.domain.rules import PARENT_MEMBERS
 from ledgerservice.domain.transactions import (
-    Currency,
     Extra,
-    NewLedger,
-    Opened,
     Outcome,
     Refusal,
     Rejected,
@@ -57,7 +58,7 @@ def encode(body: Any) -> bytes:
 
 def answer(transaction: Transaction) -> tuple[int, bytes]:
     """Status and body of the answer to the request that made `transaction`."""
-    return RENDERERS[transaction.renderer](transaction)
+    return (_render_1 if transaction.extra is None else _render_2)(transaction)
 
 
 def _render_1(transaction: Transaction) -> tuple[int, bytes]:
@@ -133,18 +134,8 @@ def _head_2(transaction: Transaction) -> dict[str, Any]:
     }
     extra = transaction.extra
     if extra is not None and extra.parent_id is not None:
-        head[PARENTS[transaction.kind]] = extra.parent_id
+        head[PARENT_MEMBERS[transaction.kind]] = extra.parent_id
     return head
-
-
-PARENTS = {
-    Kind.CAPTURE: "hold_id",
-    Kind.RELEASE: "hold_id",
-    Kind.REVERSAL: "reverses",
-    Kind.TRANSFER: "schedule_id",
-    Kind.CANCELLATION: "schedule_id",
-}
-"""What an answer calls the transaction that one of this kind builds on."""
 
 
 def _sides_2(transaction: Transaction, extra: Extra) -> dict[str, Any]:
@@ -187,7 +178,6 @@ def _declined_2(transaction: Transaction, refusal: Refusal) -> dict[str, Any]:
     extra = transaction.extra
     assert extra is not None
     [(code, exponent)] = extra.currencies.values()
-    assert refusal.balance is not None
     decided_on = {
         "account_id": refusal.account_id,
         "currency": code,
@@ -196,9 +186,6 @@ def _declined_2(transaction: Transaction, refusal: Refusal) -> dict[str, Any]:
         "version": refusal.version,
     }
     return _head_2(transaction) | {"decided_on": decided_on}
-
-
-RENDERERS: dict[int, Callable[[Transaction], tuple[int, bytes]]] = {1: _render_1, 2: _render_2}
 
 
 def record(transaction: Transaction, children: Sequence[Child] = ()) -> bytes:
@@ -216,7 +203,7 @@ def record(transaction: Transaction, children: Sequence[Child] = ()) -> bytes:
         body |= _posted_2(transaction)
     else:
         body |= _declined_2(transaction, refusal) | _detail_2(transaction.extra)
-    for name, kinds in (("reversed_by", {Kind.REVERSAL}), ("steps", PARENTS.keys())):
+    for name, kinds in (("reversed_by", {Kind.REVERSAL}), ("steps", PARENT_MEMBERS.keys())):
         found = [child.id for child in children if child.kind in kinds]
         if found:
             body[name] = found
@@ -405,7 +392,7 @@ def schedule_body(schedule: ScheduleView) -> dict[str, Any]:
     }
 
 
-def ledger_body(ledger: LedgerView | NewLedger) -> dict[str, Any]:
+def ledger_body(ledger: LedgerView | LedgerRecord) -> dict[str, Any]:
     """A ledger."""
     return {"name": ledger.name, "created_at": moment(ledger.created_at)}
 

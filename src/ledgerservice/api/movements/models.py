@@ -20,8 +20,9 @@ from ledgerservice.api.http.fields import (
     Text,
     Version,
 )
+from ledgerservice.domain.currencies import CODE_PATTERN
 from ledgerservice.domain.instructions import MAX_LEGS
-from ledgerservice.domain.transactions import CODE_PATTERN, LEDGER_NAME_PATTERN
+from ledgerservice.domain.ledgers import LEDGER_NAME_PATTERN
 
 
 class _Request(BaseModel):

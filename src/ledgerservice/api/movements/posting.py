@@ -20,9 +20,12 @@ from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements import parsing as movements
 from ledgerservice.api.movements.forms import Form
 from ledgerservice.api.movements.models import AddCurrency, AddLedger, OpenAccount
-from ledgerservice.domain.instructions import OWN_KEY_MARK, Group, Instruction, Reversal
+from ledgerservice.domain.accounts import Opening
+from ledgerservice.domain.currencies import CurrencyRequest
+from ledgerservice.domain.instructions import Group, Instruction, Origin, Reversal
+from ledgerservice.domain.ledgers import LedgerRequest
 from ledgerservice.domain.metadata import Number
-from ledgerservice.domain.transactions import Currency, NewLedger, Opening, Rejected
+from ledgerservice.domain.transactions import Rejected
 from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.postgres.tables import DEFAULT_LEDGER
 from ledgerservice.runtime import Runtime
@@ -110,7 +113,8 @@ async def open_account(call: Call) -> Reply:
     request = validated(fields_of(body), OpenAccount)
     # Without a key of the caller's a run that is repeated needs one all the same.
     key = _key(call.headers)
-    key = OWN_KEY_MARK + uuid.uuid4().hex if key is None else movements.the_key(None, key)
+    origin = Origin.UNKEYED if key is None else Origin.CALLER
+    key = uuid.uuid4().hex if key is None else movements.the_key(None, key)
     asked = Opening(
         request.owner,
         request.currency,
@@ -119,6 +123,7 @@ async def open_account(call: Call) -> Reply:
         call.ledger,
         call.dry_run,
         request.metadata,
+        origin,
     )
     outcome = await call.runtime.openings.post(asked)
     if isinstance(outcome, Rejected):
@@ -130,7 +135,7 @@ async def add_currency(call: Call) -> Reply:
     """Add the currency that a request asks for; answer when it is durable."""
     body = await read_body(call.headers, call.receive, call.runtime.settings)
     request = validated(fields_of(body), AddCurrency)
-    asked = Currency(request.code, request.exponent, request.name, dry_run=call.dry_run)
+    asked = CurrencyRequest(request.code, request.exponent, request.name, dry_run=call.dry_run)
     outcome = await call.runtime.currencies.post(asked)
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
@@ -141,7 +146,7 @@ async def add_ledger(call: Call) -> Reply:
     """Add the ledger that a request asks for; answer when it is durable."""
     body = await read_body(call.headers, call.receive, call.runtime.settings)
     request = validated(fields_of(body), AddLedger)
-    asked = NewLedger(request.name, dry_run=call.dry_run)
+    asked = LedgerRequest(request.name, dry_run=call.dry_run)
     outcome = await call.runtime.ledgers.post(asked)
     return _reply(201, rendering.encode(rendering.ledger_body(outcome)), outcome.replayed)
 

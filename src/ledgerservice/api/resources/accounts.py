@@ -31,7 +31,8 @@ from ledgerservice.api.http.openapi import (
 from ledgerservice.api.http.problems import Refused, problem
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements import models
-from ledgerservice.domain.transactions import is_code, is_ledger_name
+from ledgerservice.domain.currencies import is_code
+from ledgerservice.domain.ledgers import is_ledger_name
 from ledgerservice.errors import Unavailable
 from ledgerservice.postgres.reader import PAST_ALL_VERSIONS
 

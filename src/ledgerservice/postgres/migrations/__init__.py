@@ -10,14 +10,14 @@ from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection, Engine, text
 
-from ledgerservice.errors import SchemaMissing, SchemaTooNew
+from ledgerservice.domain.instructions import Origin
+from ledgerservice.errors import SchemaMissing, SchemaUnknown
+from ledgerservice.postgres.migrations.base import GRANTS_SQL, SCHEMA_SQL
 from ledgerservice.postgres.tables import SCHEMA
 
 log = logging.getLogger(__name__)
 
 MIGRATION_LOCK = 0x1ED6E2  # any constant that other programs on the database do not lock
-
-_GRANTS = (Path(__file__).parent / "grants.sql").read_text()
 
 
 def _config() -> Config:
@@ -39,7 +39,7 @@ VERSION_TABLE = text(f"SELECT to_regclass('{SCHEMA}.alembic_version')")
 
 
 def revision(connection: Connection) -> str | None:
-    """The database's revision; None where there is no ledger."""
+    """The database's revision; None if it has no ledger."""
     if connection.scalar(VERSION_TABLE) is None:
         return None
     found = connection.scalar(CURRENT_REVISION)
@@ -47,20 +47,20 @@ def revision(connection: Connection) -> str | None:
 
 
 def check(connection: Connection) -> None:
-    """Raise SchemaTooNew or SchemaMissing where the schema is not the expected one."""
+    """Raise SchemaMissing or SchemaUnknown unless the schema is at this release's revision."""
     found = revision(connection)
     if found == HEAD:
         return
     if found is not None and found not in {script.revision for script in _scripts.walk_revisions()}:
-        raise SchemaTooNew(f"It is at revision {found}; this release knows {HEAD}.")
+        raise SchemaUnknown(f"It is at revision {found}; this release has {HEAD}.")
     raise SchemaMissing(f"It is at revision {found or 'none'}; this release needs {HEAD}.")
 
 
-def upgrade(engine: Engine, role: str | None) -> bool:
+def upgrade(engine: Engine, role: str | None, schema: str = SCHEMA) -> bool:
     """Bring the schema to this release's revision; True if anything changed.
 
-    One database transaction under an advisory lock, so that processes that start together
-    migrate once. Raises SchemaTooNew.
+    One database transaction under an advisory lock, so that processes that start together migrate
+    once. Raises SchemaUnknown.
     """
     with engine.begin() as connection:
         if not connection.scalar(_TRY_LOCK, {"key": MIGRATION_LOCK}):
@@ -70,19 +70,31 @@ def upgrade(engine: Engine, role: str | None) -> bool:
             check(connection)
             migrated = False
         except SchemaMissing:
-            _run(connection)
+            _migrate(connection, schema)
             migrated = True
-        if role is not None and (migrated or not connection.scalar(_IS_GRANTED, {"role": role})):
+        if role is not None:
             _grant(connection, role)
         return migrated
 
 
-def _run(connection: Connection) -> None:
-    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+def _migrate(connection: Connection, schema: str) -> None:
     config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    config.attributes |= {"connection": connection, "schema": schema}
+    if revision(connection) is None:
+        _create(connection)
+        command.stamp(config, "head")
+    else:
+        command.upgrade(config, "head")
     connection.execute(_ADD_CURRENCY, _iso_4217())
+
+
+def _create(connection: Connection) -> None:
+    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+    # The driver takes the whole script at once; it has no parameters.
+    connection.exec_driver_sql(SCHEMA_SQL.replace("%", "%%"))
+
+
+USD_AND_INR = {"USD": 1, "INR": 2}
 
 
 def _iso_4217() -> list[dict[str, object]]:
@@ -90,39 +102,41 @@ def _iso_4217() -> list[dict[str, object]]:
     return [
         {
             "code": currency.code,
-            "number": currency.number,
+            "number": USD_AND_INR.get(currency.code, currency.number),
             "exponent": currency.exponent,
             "name": currency.currency_name,
+            "change_id": place,
+            "origin": Origin.SETUP,
         }
-        for currency in iso4217.Currency
+        for place, currency in enumerate(iso4217.Currency, start=2)
         if currency.exponent is not None
     ]
 
 
 def _grant(connection: Connection, role: str) -> None:
-    """Create the service's least-privilege role where that is allowed, and give it its rights.
+    """Create the service's least-privilege role if that is allowed, and give it its rights.
 
-    Where the role is not to be had the service runs as the user of DATABASE_URL; the triggers
-    hold all the same.
+    Without the role the service runs as the user of DATABASE_URL; the triggers hold all the same.
     """
     if connection.scalar(_ROLE, {"role": role}) is None:
         if not connection.scalar(_MAY_CREATE_ROLES):
             return
         connection.exec_driver_sql(_statement("CREATE ROLE {role} NOLOGIN", role))
         connection.exec_driver_sql(_statement("GRANT {role} TO CURRENT_USER", role))
-    connection.exec_driver_sql(_statement(_GRANTS, role))
+    if not connection.scalar(_IS_GRANTED, {"role": role}):
+        connection.exec_driver_sql(_statement(GRANTS_SQL, role))
 
 
-# What is there already stays as it is: an exponent is for ever.
+# A currency that exists stays as it is: its exponent never changes.
 _ADD_CURRENCY = text(
-    f"INSERT INTO {SCHEMA}.currencies (code, number, exponent, name)"
-    " VALUES (:code, :number, :exponent, :name) ON CONFLICT DO NOTHING"
+    f"INSERT INTO {SCHEMA}.currencies (code, number, exponent, name, change_id, origin)"
+    " VALUES (:code, :number, :exponent, :name, :change_id, :origin) ON CONFLICT DO NOTHING"
 )
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 _ROLE = text("SELECT to_regrole(:role)::text")
 _IS_GRANTED = text(
-    "SELECT has_table_privilege(oid, 'ledger.entries', 'INSERT') FROM pg_roles"
+    f"SELECT has_table_privilege(oid, '{SCHEMA}.entries', 'INSERT') FROM pg_roles"
     " WHERE rolname = :role"
 )
 _MAY_CREATE_ROLES = text(

@@ -2,12 +2,13 @@
 
 from alembic import context
 
-from ledgerservice.postgres.tables import SCHEMA, metadata
+from ledgerservice.postgres.tables import metadata
 
+attributes = context.config.attributes
 context.configure(
-    connection=context.config.attributes["connection"],
+    connection=attributes["connection"],
     target_metadata=metadata,
-    version_table_schema=SCHEMA,
+    version_table_schema=attributes["schema"],
     include_schemas=True,
 )
 with context.begin_transaction():

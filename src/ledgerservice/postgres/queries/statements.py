@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import TextClause, text
 
-from ledgerservice.domain.instructions import OWN_KEY_MARK, Kind
+from ledgerservice.domain.instructions import Kind, Origin
 from ledgerservice.domain.views import AccountView
 from ledgerservice.postgres.reader import Reader
 
@@ -157,13 +157,13 @@ LEFT JOIN LATERAL (
         SELECT parent_id FROM ledger.details
         WHERE ledger_id = a.ledger_id AND transaction_id = l.transaction_id OFFSET 0) s
     CROSS JOIN LATERAL (
-        SELECT idempotency_key FROM ledger.transactions
+        SELECT origin FROM ledger.transactions
         WHERE ledger_id = a.ledger_id AND id = l.transaction_id OFFSET 0) t
     CROSS JOIN LATERAL (
         SELECT ends_at FROM ledger.holds
         WHERE ledger_id = a.ledger_id AND transaction_id = s.parent_id OFFSET 0) h
     WHERE h.ends_at <= :at
-      AND t.idempotency_key = '{OWN_KEY_MARK}expiry ' || s.parent_id) late ON true
+      AND t.origin = {Origin.EXPIRY:d}) late ON true
 LEFT JOIN LATERAL (
     SELECT (coalesce(sum(x.amount) FILTER (WHERE x.effective_at <= :at), 0)
             - coalesce(sum(x.amount) FILTER (WHERE x.effective_at > :at), 0))::bigint AS correction

@@ -10,7 +10,9 @@ import msgspec
 
 from ledgerservice.domain.instructions import Kind
 from ledgerservice.domain.transactions import Status, Transaction
+from ledgerservice.postgres import rows
 from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.rows import TransactionRow
 from ledgerservice.postgres.search import (
     Listing,
     Page,
@@ -50,9 +52,15 @@ class Filter(msgspec.Struct, frozen=True):
     metadata: str | None = None
 
 
-_COLUMNS = """t.id, t.kind, t.status, t.account_id, t.counterparty_id, t.idempotency_key,
-t.amount, t.recorded_at, t.renderer, t.decline_reason, t.deciding_account_id, t.deciding_version,
-t.deciding_available"""
+# Of a transaction `t`, wherever it was found: what rows.TRANSACTION and the conditions need.
+_COLUMNS = ", ".join(
+    f"t.{name}"
+    for name in (
+        "status",
+        *(n for n in TransactionRow._fields if n not in {"key", "currency", "exponent"}),
+        "idempotency_key",
+    )
+)
 
 # What each filter asks of a transaction `t`, wherever it was found.
 CONDITIONS = {
@@ -83,11 +91,7 @@ TRANSACTIONS = Listing(
     by=("recorded_at", "id"),
     descending=True,
     conditions=CONDITIONS,
-    columns=(
-        "t.id, t.kind, t.account_id, t.counterparty_id, t.idempotency_key, t.amount, a.currency",
-        "a.exponent, t.recorded_at, t.renderer, t.decline_reason, t.deciding_account_id",
-        "t.deciding_version, t.deciding_available",
-    ),
+    columns=(rows.TRANSACTION,),
     beside="JOIN ledger.accounts a ON a.ledger_id = :ledger AND a.id = t.account_id",
 )
 _ORDER = TRANSACTIONS.order

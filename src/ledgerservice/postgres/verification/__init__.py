@@ -1,24 +1,26 @@
-"""Proves the invariants over a whole database, and names what breaks them.
+"""`verify`: proves the invariants over a whole database, and names the rows that break them.
 
-It believes nothing that a superuser could have written past the guards. All of it is read in one
-snapshot, range of ids by range of ids, so that memory stays flat and progress can be shown.
+It relies on nothing that a superuser could have written past the guards. Everything is read in one
+snapshot, range by range of ids, so that memory stays flat and progress can be shown.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
-from ledgerservice.postgres.verification.checks import BY_ACCOUNT, BY_TRANSACTION, WHOLE, Check
+from ledgerservice.postgres.migrations.base import SCHEMA_SQL
+from ledgerservice.postgres.tables import SCHEMA, in_schema
+from ledgerservice.postgres.verification.checks import BY_ACCOUNT, WHOLE, Check
+from ledgerservice.postgres.verification.transaction_checks import BY_TRANSACTION
 
 ACCOUNTS_A_STEP = 5_000
 TRANSACTIONS_A_STEP = 50_000
 
 
 class Violation(NamedTuple):
-    """A broken invariant (1 to 6, as DESIGN.md numbers them) and the row that breaks it."""
+    """A broken invariant, numbered as in `checks`, and the row that breaks it."""
 
     invariant: int
     where: str
@@ -42,53 +44,45 @@ _END_OF_TRANSACTIONS = text(
 )
 SMALLEST, BIGGEST = -(2**63), 2**63 - 1
 
-# What guards there must be is read from where they are made; a later migration may replace one.
-_SOURCE = "".join(
-    file.read_text()
-    for file in sorted((Path(__file__).parents[1] / "migrations" / "versions").glob("*.sql"))
-)
+# The guards that there must be are read from where they are made.
 _TRIGGERS = dict(
-    re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)[^;]*?EXECUTE FUNCTION ledger\.(\w+)", _SOURCE)
+    re.findall(
+        r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)[^;]*?EXECUTE FUNCTION ledger\.(\w+)", SCHEMA_SQL
+    )
 )
-_ALWAYS = set(re.findall(r"ENABLE ALWAYS TRIGGER (\w+)", _SOURCE))
+_ALWAYS = set(re.findall(r"ENABLE ALWAYS TRIGGER (\w+)", SCHEMA_SQL))
 _FUNCTIONS = dict(
-    re.findall(r"FUNCTION ledger\.(\w+)\([^;]*?AS \$\$(.*?)\$\$;", _SOURCE, re.DOTALL)
+    re.findall(r"FUNCTION ledger\.(\w+)\([^;]*?AS \$\$(.*?)\$\$;", SCHEMA_SQL, re.DOTALL)
 )
 
 
-def _constraints() -> list[str]:
-    """The constraints that there are in the end; what was dropped may have been made again."""
-    found: dict[str, None] = {}
-    for dropped, name in re.findall(r"(DROP )?CONSTRAINT (?!TRIGGER)(\w+)", _SOURCE):
-        if dropped:
-            found.pop(name, None)
-        else:
-            found[name] = None
-    return list(found)
+def _guards(schema: str) -> dict[str, Any]:
+    return {
+        "schema": schema,
+        "bodies": [in_schema(body, schema) for body in _FUNCTIONS.values()],
+        "defined": list(_FUNCTIONS),
+        "triggers": list(_TRIGGERS),
+        "functions": list(_TRIGGERS.values()),
+        "always": [name in _ALWAYS for name in _TRIGGERS],
+        "constraints": re.findall(r"CONSTRAINT (?!TRIGGER)(\w+)", SCHEMA_SQL),
+        "keys": re.findall(r"CREATE UNIQUE INDEX (\w+)", SCHEMA_SQL),
+    }
 
-
-_GUARDS: dict[str, Any] = {
-    "bodies": list(_FUNCTIONS.values()),
-    "defined": list(_FUNCTIONS),
-    "triggers": list(_TRIGGERS),
-    "functions": list(_TRIGGERS.values()),
-    "always": [name in _ALWAYS for name in _TRIGGERS],
-    "constraints": _constraints(),
-    "keys": re.findall(r"CREATE UNIQUE INDEX (\w+)", _SOURCE),
-}
 
 Progress = Callable[[int, int], None]
 
 
-def verify(engine: Engine, progress: Progress = lambda _done, _of: None) -> Iterator[Violation]:
+def verify(
+    engine: Engine, progress: Progress = lambda _done, _of: None, schema: str = SCHEMA
+) -> Iterator[Violation]:
     """Every violation in the database, as it is found.
 
-    `progress` is called with the steps done and their number, after each step.
+    `progress` is called after each step, with the number of steps done and of all steps.
     """
     with engine.connect().execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:
-        steps: list[Step] = [(check, _GUARDS) for check in WHOLE]
+        steps: list[Step] = [(check, _guards(schema)) for check in WHOLE]
         for (ledger,) in connection.execute(_LEDGERS).all():
             for checks, end, size in (
                 (BY_ACCOUNT, _END_OF_ACCOUNTS, ACCOUNTS_A_STEP),

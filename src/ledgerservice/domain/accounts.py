@@ -1,0 +1,64 @@
+"""Accounts: the state that a batch locks, and the requests that open them with their answers."""
+
+from datetime import datetime
+
+import msgspec
+
+from ledgerservice.domain.instructions import Origin
+
+
+class Account(msgspec.Struct, frozen=True, gc=False):
+    """An account's state as locked. `floor` is None for an external account.
+
+    Amounts are in minor units. `restricted` is a sum of `Frozen` values.
+    """
+
+    id: int
+    currency: str
+    currency_number: int
+    exponent: int
+    balance: int
+    held: int
+    version: int
+    floor: int | None
+    last_recorded_at: datetime
+    ceiling: int | None = None
+    restricted: int = 0
+
+    @property
+    def external_id(self) -> int:
+        """The external account of this account's currency."""
+        return -self.currency_number
+
+
+class Opening(msgspec.Struct, frozen=True, gc=False):
+    """A request to open an account.
+
+    `key` (within its `origin`) and `reference` are unique in the ledger. `metadata` is the text of
+    a JSON object.
+    """
+
+    owner: str
+    currency: str
+    reference: str | None
+    key: str
+    ledger: int = 1
+    dry_run: bool = False
+    metadata: str | None = None
+    origin: Origin = Origin.CALLER
+
+
+class Opened(msgspec.Struct, frozen=True, gc=False):
+    """The answer to an opening: the account as it was opened, empty."""
+
+    account_id: int
+    owner: str
+    currency: str
+    exponent: int
+    reference: str | None
+    key: str
+    created_at: datetime
+    ledger: int = 1
+    metadata: str | None = None
+    origin: int = Origin.CALLER
+    replayed: bool = False

@@ -1,0 +1,130 @@
+"""Drafts: the result of a rule before it is recorded; and the checks that all rules share."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, to_minor
+from ledgerservice.domain.batch_state import AccountState
+from ledgerservice.domain.instructions import Frozen, Kind, Reversal
+from ledgerservice.domain.transactions import (
+    DeclineReason,
+    HoldTerms,
+    Policy,
+    Refusal,
+    Rejected,
+    Rejection,
+    ScheduleTerms,
+)
+
+
+class Move(NamedTuple):
+    """A signed amount on an account, and a signed change of its held amount."""
+
+    account: AccountState
+    amount: int
+    held_change: int = 0
+
+
+class Draft(msgspec.Struct):
+    """A decision before it is recorded.
+
+    `amount` is the transaction's own, in the currency of `own`. With a `refusal` nothing moves.
+    `forced_by` is a reversal that may take accounts below their floors.
+    """
+
+    kind: Kind
+    own: AccountState
+    amount: int
+    moves: list[Move]
+    refusal: Refusal | None = None
+    counterparty_id: int | None = None
+    exchange: str | None = None
+    hold: HoldTerms | None = None
+    hold_remaining: int | None = None
+    policy: Policy | None = None
+    schedule: ScheduleTerms | None = None
+    forced_by: Reversal | None = None
+
+
+Drafted = Draft | Rejected
+
+
+def refusal_of(
+    state: AccountState, amount: int, held_change: int = 0, *, forced: bool = False
+) -> Refusal | None:
+    """Why the account's state does not allow the move, or None."""
+    account = state.account
+    if account.restricted and (
+        reason := _restriction(account.restricted, amount < 0 or held_change > 0, amount > 0)
+    ):
+        return state.refuse(reason)
+    balance, lowered = state.balance + amount, amount - held_change
+    if lowered < 0:
+        available = state.balance - state.held + lowered
+        if account.floor is not None and available < account.floor and not forced:
+            return state.refuse(DeclineReason.INSUFFICIENT_FUNDS)
+    elif account.ceiling is not None and amount > 0 and balance > account.ceiling:
+        return state.refuse(DeclineReason.BALANCE_CEILING)
+    if -MAX_BALANCE_MINOR <= balance <= MAX_BALANCE_MINOR:
+        return None
+    return state.refuse(DeclineReason.BALANCE_LIMIT)
+
+
+def _restriction(restricted: int, debit: bool, credit: bool) -> DeclineReason | None:
+    """The reason of a frozen or closed account. A hold counts as a debit; releasing is allowed."""
+    if restricted & Frozen.CLOSED and (debit or credit):
+        return DeclineReason.ACCOUNT_CLOSED
+    if (restricted & Frozen.DEBITS and debit) or (restricted & Frozen.CREDITS and credit):
+        return DeclineReason.ACCOUNT_FROZEN
+    return None
+
+
+def first_refusal(moves: Iterable[Move], *, forced: bool = False) -> Refusal | None:
+    """Why one of the accounts does not allow the sum of its moves, or None.
+
+    A move that a frozen account refuses is refused even if other moves make up for it.
+    """
+    by_account: dict[int, list[Move]] = {}
+    for move in moves:
+        by_account.setdefault(move.account.account.id, []).append(move)
+    for account_moves in by_account.values():
+        state = account_moves[0].account
+        debit = any(move.amount < 0 or move.held_change > 0 for move in account_moves)
+        credit = any(move.amount > 0 for move in account_moves)
+        reason = _restriction(state.account.restricted, debit, credit)
+        if reason is not None:
+            return state.refuse(reason)
+        net = sum(m.amount for m in account_moves), sum(m.held_change for m in account_moves)
+        if (refusal := refusal_of(state, *net, forced=forced)) is not None:
+            return refusal
+    return None
+
+
+def minor_of(text: str, exponent: int, limit: int = MAX_AMOUNT_MINOR) -> int | Rejection:
+    """A signed decimal in minor units, or the reason to reject it."""
+    sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+    amount = to_minor(digits, exponent)
+    if amount is None:
+        return Rejection.AMOUNT_PRECISION
+    return Rejection.AMOUNT_LIMIT if amount > limit else sign * amount
+
+
+def amount_between(own: AccountState, other: AccountState, text: str) -> int | Rejected:
+    """An amount, in minor units, that one account is to give to another."""
+    if own is other:
+        return Rejected(Rejection.SAME_ACCOUNT, own.account.id)
+    if own.account.currency_number != other.account.currency_number:
+        return Rejected(Rejection.CURRENCY_MISMATCH, own.account.id)
+    amount = minor_of(text, own.account.exponent)
+    return Rejected(amount, own.account.id) if isinstance(amount, Rejection) else amount
+
+
+def is_balanced(moves: Iterable[Move]) -> bool:
+    """Whether the moves sum to zero in every currency."""
+    totals: dict[int, int] = {}
+    for state, amount, _ in moves:
+        number = state.account.currency_number
+        totals[number] = totals.get(number, 0) + amount
+    return not any(totals.values())

@@ -1,0 +1,207 @@
+"""One batch of instructions: lock, plan, write; in a transaction of its own or of a caller's."""
+
+import itertools
+import secrets
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledgerservice.domain import planner
+from ledgerservice.domain.digests import SALT_BYTES
+from ledgerservice.domain.instructions import General, Group, Instruction, Movement
+from ledgerservice.domain.planner import Plan
+from ledgerservice.domain.transactions import Outcomes
+from ledgerservice.errors import CannotJoin
+from ledgerservice.postgres import journal, locking
+from ledgerservice.postgres.locking import ID_BLOCK, Locked
+from ledgerservice.postgres.pipeline import Request, Wire
+
+LEGS_OF_A_MOVEMENT = 2
+
+# In a transaction of a caller's. Once in each: a second call would lock accounts out of order.
+JOIN_TRANSACTION = text("""
+SELECT current_setting('transaction_isolation') AS isolation,
+       coalesce(current_setting('ledgerservice.posted', true), '') AS posted,
+       set_config('ledgerservice.posted', 'yes', true)
+""")
+
+
+def weight_of(group: Group) -> int:
+    """The weight of a group in movements; a transaction of many legs weighs as many as its legs."""
+    instructions = group.instructions()
+    weight = len(instructions)
+    if General in set(map(type, instructions)):
+        legs = sum(len(one.legs) for one in instructions if isinstance(one, General))
+        weight += legs // LEGS_OF_A_MOVEMENT
+    return weight
+
+
+def salts() -> Iterator[bytes]:
+    """Random bytes for the digests of side rows."""
+    return iter(partial(secrets.token_bytes, SALT_BYTES), None)
+
+
+class MovementBatch:
+    """Posts one batch of instructions, for each ledger in turn.
+
+    A large batch of plain movements is posted without looking up its keys, which saves a tenth of
+    the server's work, as long as all keys are new: each movement writes a row then, and the unique
+    key judges it. After a batch with a replay or a rejection, which write no row, the next batch
+    looks its keys up first.
+    """
+
+    def __init__(self) -> None:
+        self._spare_ids: deque[int] = deque()
+        self._all_new = True
+
+    async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        """The answers to `groups`, in order, durable; a dry run only gets an answer."""
+        try:
+            return await self._post_in_turn(wire, groups)
+        except BaseException:
+            # A server that crashed may hand out again the ids of a transaction that failed.
+            self._spare_ids.clear()
+            raise
+
+    async def _post_in_turn(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        first = groups[0]
+        if all(g.ledger == first.ledger and g.dry_run == first.dry_run for g in groups):
+            return await self._post(wire, groups)
+        parts: dict[tuple[int, bool], list[int]] = {}
+        for place, group in enumerate(groups):
+            parts.setdefault((group.ledger, group.dry_run), []).append(place)
+        answers: dict[int, Outcomes] = {}
+        for places in parts.values():
+            found = await self._post(wire, [groups[place] for place in places])
+            answers.update(zip(places, found, strict=True))
+        return [answers[place] for place in range(len(groups))]
+
+    async def _post(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        ledger, instructions = groups[0].ledger, _instructions(groups)
+        if groups[0].dry_run:
+            return await self._rehearse(wire, groups)
+        plan = None
+        many = len(instructions) >= journal.COPY_FROM_TRANSACTIONS
+        if many and self._all_new and set(map(type, instructions)) == {Movement}:
+            plan = await self._plan(wire, groups, instructions, look_up_keys=False)
+            if not await journal.record_new(wire, ledger, plan, len(instructions)):
+                plan = None
+        if plan is None:
+            plan = await self._plan(wire, groups, instructions)
+            await journal.record(wire, ledger, plan)
+        self._all_new = len(plan.transactions) - plan.service_initiated == len(instructions)
+        return plan.answers
+
+    async def _rehearse(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+        """The answer of each group if it came now, and alone. Nothing is written."""
+        locked = await self._lock(wire, groups[0].ledger, _instructions(groups))
+        await journal.abandon(wire)
+        answers: list[Outcomes] = []
+        for group in groups:
+            ids = itertools.chain(self._spare_ids, itertools.count(1))  # they are not used up
+            answers += planned([group], locked, ids).answers
+        return answers
+
+    async def _plan(
+        self,
+        wire: Wire,
+        groups: list[Group],
+        instructions: list[Instruction],
+        *,
+        look_up_keys: bool = True,
+    ) -> Plan:
+        ledger = groups[0].ledger
+        locked = await self._lock(wire, ledger, instructions, look_up_keys=look_up_keys)
+        return planned(groups, locked, iter(self._spare_ids.popleft, None))
+
+    async def _lock(
+        self,
+        wire: Wire,
+        ledger: int,
+        instructions: list[Instruction],
+        *,
+        look_up_keys: bool = True,
+    ) -> Locked:
+        """Begin, and lock the state to decide on, with enough transaction ids."""
+        blocks = _blocks_of(len(instructions) - len(self._spare_ids))
+        parents = await locking.find_parents(wire, ledger, instructions)
+        begin = Request(journal.BEGIN)
+        locked = await locking.lock(
+            wire, ledger, instructions, parents, blocks, begin, look_up_keys=look_up_keys
+        )
+        self._spare_ids.extend(_ids_of(locked.blocks))
+        return locked
+
+
+def planned(groups: list[Group], locked: Locked, ids: Iterator[int]) -> Plan:
+    """The decisions on `groups`, on the state that was locked."""
+    return planner.plan(
+        groups,
+        locked.accounts,
+        locked.earlier,
+        locked.now,
+        ids,
+        salts=salts(),
+        parents=locked.parents,
+    )
+
+
+def _instructions(groups: list[Group]) -> list[Instruction]:
+    return [instruction for group in groups for instruction in group.instructions()]
+
+
+def _blocks_of(ids: int) -> int:
+    """The number of blocks that hold so many ids."""
+    return -(-max(0, ids) // ID_BLOCK)
+
+
+def _ids_of(blocks: list[int]) -> Iterator[int]:
+    return (number for block in blocks for number in range(block, block + ID_BLOCK))
+
+
+async def post_in(connection: AsyncConnection, schema: str, group: Group) -> Outcomes:
+    """Post in a transaction that the caller commits. Raises CannotJoin, or psycopg's errors.
+
+    The connection is unusable afterwards if it was left in the middle of an exchange.
+    """
+    wire = Wire(await _join(connection), schema, lasting=False)
+    try:
+        return await _post_in(wire, group)
+    except psycopg.Error:
+        raise
+    except BaseException:
+        await connection.invalidate()
+        raise
+    finally:
+        wire.release()
+
+
+async def _post_in(wire: Wire, group: Group) -> Outcomes:
+    instructions, ledger = group.instructions(), group.ledger
+    parents = await locking.find_parents(wire, ledger, instructions)
+    blocks = _blocks_of(len(instructions))
+    locked = await locking.lock(wire, ledger, instructions, parents, blocks)
+    plan = planned([group], locked, _ids_of(locked.blocks))
+    await journal.write(wire, ledger, plan)
+    return plan.answers[0]
+
+
+async def _join(connection: AsyncConnection) -> "psycopg.AsyncConnection[Any]":
+    """The driver's connection. Raises CannotJoin if its transaction cannot be posted in."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    if not isinstance(driver, psycopg.AsyncConnection):
+        raise CannotJoin("Its driver is not psycopg (postgresql+psycopg://).")
+    row: Any = (await connection.execute(JOIN_TRANSACTION)).one()
+    if row.isolation != "read committed":
+        raise CannotJoin(f"It is at {row.isolation.upper()}, not at READ COMMITTED.")
+    if row.posted:
+        raise CannotJoin("It has been posted in once; a second time could deadlock.")
+    if driver.info.transaction_status == TransactionStatus.IDLE:
+        raise CannotJoin("It is in autocommit: there is no transaction to join.")
+    return driver
