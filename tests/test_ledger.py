@@ -31,7 +31,7 @@ from ledgerservice.errors import CannotJoin
 from ledgerservice.postgres import search as ways
 from ledgerservice.postgres.queries.accounts import AccountFilter
 from ledgerservice.postgres.queries.transactions import Filter
-from tests.conftest import connect, url_text
+from tests.databases import connect, url_text
 
 
 def with_ledger(database, test: Callable[[Ledger], Awaitable[None]]) -> None:

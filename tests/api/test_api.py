@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import RunningService
+from tests.processes import RunningService
 
 POSTED = {
     "status", "transaction_id", "transaction_type", "amount", "currency", "recorded_at", "entries",

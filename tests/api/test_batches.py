@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ledgerservice.api.http.problems import Refused
 from ledgerservice.api.movements import parsing as movements
 from ledgerservice.api.movements.forms import BY_TYPE, FORMS
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 MANY = 200_000
 NDJSON = {"Content-Type": "application/x-ndjson"}

@@ -9,7 +9,8 @@ import pytest
 from ledgerservice.domain.transactions import Currency
 from ledgerservice.postgres.registration import add_currencies
 from ledgerservice.posting.poster import Limits, Poster
-from tests.conftest import RunningService, connect
+from tests.databases import connect
+from tests.processes import RunningService
 
 BITCOIN = {"code": "BTC", "exponent": 8, "name": "Bitcoin"}
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ledgerservice.postgres.connections import Database
-from tests.conftest import RunningService, connect, serving, url_text
+from tests.databases import connect, url_text
+from tests.processes import RunningService, serving
 
 FAR = "2099-01-01T00:00:00Z"
 

@@ -16,8 +16,9 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
 from ledgerservice.posting.due import sweep
 from ledgerservice.posting.poster import MovementBatch
-from tests.conftest import RunningService, connect, serving, url_text
-from tests.postgres.test_guards import open_accounts
+from tests.databases import connect, url_text
+from tests.postings import open_accounts
+from tests.processes import RunningService, serving
 
 FAR = "2099-01-01T00:00:00.000000Z"
 

@@ -8,7 +8,8 @@ import pytest
 
 from ledgerservice.postgres.verification import verify
 from tests.api.routes import ROUTES, queries_of
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 FAR = "2099-01-01T00:00:00Z"
 LONG_AGO = "2020-01-01T00:00:00Z"

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ledgerservice.postgres.connections import Database
-from tests.conftest import RunningService, connect, serving, url_text
+from tests.databases import connect, url_text
 from tests.oracle.looking_back import contains
+from tests.processes import RunningService, serving
 
 Row = dict[str, Any]
 

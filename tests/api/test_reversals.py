@@ -9,7 +9,8 @@ import pytest
 
 from ledgerservice.postgres.verification import verify
 from ledgerservice.settings import Settings
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 TOKEN = "let me"
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from ledgerservice.postgres.verification import verify
-from tests.conftest import RunningService, connect, serving, url_text
+from tests.databases import connect, url_text
+from tests.processes import RunningService, serving
 
 
 def legs(*pairs: tuple[int, str], **first: Any) -> list[dict[str, Any]]:

@@ -23,17 +23,8 @@ from ledgerservice.errors import ServerTooOld
 from ledgerservice.postgres import connections as databases
 from ledgerservice.postgres.connections import Database, check_server, parse_url
 from ledgerservice.postgres.migrations import HEAD, MIGRATION_LOCK
-from tests.conftest import (
-    ROOT,
-    RunningService,
-    connect,
-    environment,
-    free_port,
-    serving,
-    settings_for_tests,
-    url_text,
-)
-from tests.embedded.house import wait_for
+from tests.databases import connect, settings_for_tests, url_text
+from tests.processes import ROOT, RunningService, environment, free_port, serving, wait_for
 
 
 def cli(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":

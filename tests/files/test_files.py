@@ -17,8 +17,9 @@ from ledgerservice import Ledger
 from ledgerservice.errors import ImportFault, Unavailable
 from ledgerservice.files import importer as importing
 from ledgerservice.files.importer import Format, Totals, rows_of
-from tests.conftest import ROOT, connect, environment, url_text
-from tests.postgres.test_guards import open_accounts
+from tests.databases import connect, url_text
+from tests.postings import open_accounts
+from tests.processes import ROOT, environment
 
 HEADER = "type,account_id,from_account_id,to_account_id,amount,idempotency_key\n"
 

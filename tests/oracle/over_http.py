@@ -15,7 +15,6 @@ from sqlalchemy import Engine, text
 
 from ledgerservice.api.http.problems import CATALOGUE
 from ledgerservice.domain.amounts import to_major
-from tests.embedded.house import wait_for
 from tests.oracle.asking import Asking
 from tests.oracle.model import (
     BY_THE_SERVICE,
@@ -28,6 +27,7 @@ from tests.oracle.model import (
     SequentialLedger,
     plainly,
 )
+from tests.processes import wait_for
 
 ROUTES = {
     "DEPOSIT": ("/deposit/", None),

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,10 +24,11 @@ from sqlalchemy import text
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, to_major
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
-from tests.conftest import serving, url_text
+from tests.databases import url_text
 from tests.oracle.looking_back import LookingBack
 from tests.oracle.model import EXPONENTS, Asked
 from tests.oracle.over_http import FAR, FORCE, OTHER_LEDGER, check_problem
+from tests.processes import serving, sleep_until
 
 EXAMPLES = 50
 STEPS = 30
@@ -294,7 +294,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
         hold = self.answers[account, asked["idempotency_key"]][1]["hold_id"]
         for late in (False, True):
             if late and not soon:
-                sleep_past(expires_at)
+                sleep_until(expires_at)
             key = f"brief {next(_numbers)}"
             if then == "withdraw":
                 free = self.model(account).available(account)
@@ -304,7 +304,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
                 self.do({**step, "idempotency_key": key}, ledger=ledger)
             elif then == "refused":
                 self.movement("TRANSFER", account, -1, 1, key)
-        sleep_past(expires_at)
+        sleep_until(expires_at)
         found = self.client.get(f"{ledger}/accounts/{account}").json()
         self.model(account).expire(datetime.now(UTC))
         self.check_figures(account, found)
@@ -462,10 +462,6 @@ def speller(data: st.DataObject) -> Callable[[int, int], msgspec.Raw]:
     return lambda minor, exponent: msgspec.Raw(
         data.draw(st.sampled_from(spellings(minor, exponent))).encode()
     )
-
-
-def sleep_past(moment_: datetime) -> None:
-    time.sleep(max(0.0, (moment_ - datetime.now(UTC)).total_seconds() + 0.001))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ledgerservice.postgres.queries import transactions as queries
 from ledgerservice.postgres.queries.accounts import AccountFilter
 from ledgerservice.postgres.queries.transactions import Filter
 from ledgerservice.postgres.reader import AT_FIRST, LIST_HOLDS, LIST_SCHEDULES, Reader
-from tests.conftest import connect
+from tests.databases import connect
 
 ACCOUNTS, TRANSACTIONS = 2_000, 120_000
 PAGE = 50

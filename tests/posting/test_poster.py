@@ -15,7 +15,7 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Request
 from ledgerservice.postgres.registration import open_accounts
 from ledgerservice.posting.poster import Limits, MovementBatch, Poster
-from tests.conftest import administer, connect
+from tests.databases import administer, connect
 
 LEDGER = 1
 WIDE = Limits(queue_requests=10_000, batch_requests=1_000, deadline_s=30)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import reachable_folder
+from tests.databases import reachable_folder
 from tests.proof import campaign
 from tests.proof.campaign import FAULTS, MIXTURE, Campaign
 from tests.proof.canaries import CANARIES

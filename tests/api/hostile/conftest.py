@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.api.hostile.wire import state
-from tests.conftest import RunningService
+from tests.processes import RunningService
 
 
 @pytest.fixture

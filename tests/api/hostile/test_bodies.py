@@ -23,7 +23,7 @@ from tests.api.hostile.wire import (
     receive,
     short,
 )
-from tests.conftest import RunningService
+from tests.processes import RunningService
 
 Pair = tuple[int, int]
 

@@ -6,7 +6,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 
 from tests.api.routes import API
-from tests.conftest import RunningService
+from tests.processes import RunningService
 
 described = schemathesis.openapi.from_dict(API.openapi())
 

@@ -24,7 +24,8 @@ from tests.api.hostile.wire import (
     head,
     receive,
 )
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 MEMORY_GROWTH_BYTES = 48 * 1024 * 1024
 

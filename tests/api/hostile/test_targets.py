@@ -11,7 +11,7 @@ import pytest
 
 from tests.api import routes
 from tests.api.hostile.wire import DEPOSIT, JSON, MARK, ask, check_refused, encoded, short
-from tests.conftest import RunningService
+from tests.processes import RunningService
 
 Pair = tuple[int, int]
 

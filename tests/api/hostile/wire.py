@@ -7,7 +7,7 @@ from http.client import HTTPResponse
 from typing import Any, NamedTuple
 
 from ledgerservice.api.http.problems import CATALOGUE
-from tests.conftest import RunningService
+from tests.processes import RunningService
 
 MARK = "zqxmark"
 """Planted in what is sent; no refusal may hold it."""
