@@ -18,7 +18,7 @@ ROLE = "ledgerservice"
 
 
 def settings_for_tests(**values: Any) -> Settings:
-    return Settings(_env_file=None, database_url=None, **values)
+    return Settings(**{"_env_file": None, "database_url": None, **values})
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def connect(database: Database, *, role: str | None = None) -> "psycopg.Connecti
 def waiting_for_a_lock(database: Database) -> bool:
     with connect(database) as onlooker:
         waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        return bool(onlooker.execute(waiting).fetchone()[0])
+        return onlooker.execute(waiting).fetchone() == (True,)
 
 
 def empty_database(database: Database, suffix: str, options: str = "") -> Database:

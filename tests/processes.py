@@ -31,7 +31,7 @@ class RunningService:
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         return self.client.post(path, json=body, headers=headers)
 
-    def send(self, path: str, method: str = "POST", **body: Any) -> httpx.Response:
+    def send(self, path: str, method: str = "POST", /, **body: Any) -> httpx.Response:
         """A request with a key of its own; sent again, it gets the same bytes."""
         content = {"idempotency_key": f"key {next(_numbers)}", **body}
         if method == "PATCH":

@@ -95,7 +95,7 @@ def matches(row: Row, wanted: Row, owners: dict[str, set[int]]) -> bool:
     ))  # fmt: skip
 
 
-FILTERS = {
+FILTERS: dict[str, list[Any]] = {
     "account_id": [1, 2, 5, -1, 10**12],
     "owner": ["Alice", "Carol", "Nobody", "'; --"],
     "kind": ["DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "HOLD", "POLICY", "CAPTURE"],
@@ -175,7 +175,7 @@ def account_matches(row: Row, wanted: Row) -> bool:
     ))  # fmt: skip
 
 
-ACCOUNT_FILTERS = {
+ACCOUNT_FILTERS: dict[str, list[Any]] = {
     "owner": ["Alice", "Carol", "Nobody"],
     "currency": ["USD", "INR", "EUR"],
     "reference": ["a-5", "a-1", "%"],

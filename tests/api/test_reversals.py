@@ -111,6 +111,7 @@ def test_what_moved_no_money_cannot(service) -> None:
     ):
         refused = reverse(service, number)
         assert (refused.status_code, refused.json()["code"]) == (422, "not_reversible")
+    missing: Any
     for missing in (10**12, "x", 0):
         refused = reverse(service, missing)
         assert (refused.status_code, refused.json()["code"]) == (404, "transaction_not_found")

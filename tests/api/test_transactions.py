@@ -279,7 +279,8 @@ def test_a_key_is_of_its_detail_too(service: RunningService) -> None:
     a = service.open()
     body = {"account_id": a, "amount": "1", "idempotency_key": "k", "description": "one"}
     assert service.post("/deposit/", body).status_code == 200
-    for change in ({"description": "two"}, {"reference": "r"}, {"metadata": {}}):
+    changes: list[dict[str, Any]] = [{"description": "two"}, {"reference": "r"}, {"metadata": {}}]
+    for change in changes:
         assert service.post("/deposit/", body | change).json()["code"] == "idempotency_key_reused"
     plain = {name: value for name, value in body.items() if name != "description"}
     assert service.post("/deposit/", plain).json()["code"] == "idempotency_key_reused"

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from ledgerservice.embedded.server import EmbeddedServer
-from tests.embedded.house import House
+from tests.embedded.data_folder import DataFolder
 
 
 @pytest.fixture
-def empty(workspace: Path) -> Iterator[House]:
-    house = House(workspace / "data")
-    yield house
-    house.clear()
+def empty(workspace: Path) -> Iterator[DataFolder]:
+    home = DataFolder(workspace / "data")
+    yield home
+    home.clear()
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +27,12 @@ def lived_in() -> Iterator[Path]:
 
 
 @pytest.fixture
-def house(lived_in: Path) -> Iterator[House]:
+def home(lived_in: Path) -> Iterator[DataFolder]:
     """A stopped database. It is the same one for all tests: to create it takes a second."""
     files = [lived_in / "postgres" / name for name in ("PG_VERSION", "postgresql.conf")]
     saved = {file: file.read_bytes() for file in files}
-    house = House(lived_in)
-    yield house
-    house.clear()
+    home = DataFolder(lived_in)
+    yield home
+    home.clear()
     for file, content in saved.items():
         file.write_bytes(content)

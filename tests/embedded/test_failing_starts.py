@@ -11,9 +11,9 @@ import pytest
 
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.errors import EmbeddedServerError
-from tests.embedded.house import (
+from tests.embedded.data_folder import (
     SOURCE,
-    House,
+    DataFolder,
     moved,
     needs_root,
     needs_wheel,
@@ -23,8 +23,8 @@ pytestmark = needs_wheel
 
 
 @needs_root
-def test_short_socket_folder_of_another_user_is_refused(house: House, workspace: Path) -> None:
-    with moved(house, workspace / ("d" * 100)) as deep:
+def test_short_socket_folder_of_another_user_is_refused(home: DataFolder, workspace: Path) -> None:
+    with moved(home, workspace / ("d" * 100)) as deep:
         server = deep.server()
         server._socket_folder.mkdir(mode=0o755)
         os.chown(server._socket_folder, 12345, 12345)
@@ -33,14 +33,14 @@ def test_short_socket_folder_of_another_user_is_refused(house: House, workspace:
         server._socket_folder.rmdir()
 
 
-def test_data_of_another_major_version(house: House) -> None:
-    (house.data / "PG_VERSION").write_text("17\n")
+def test_data_of_another_major_version(home: DataFolder) -> None:
+    (home.data / "PG_VERSION").write_text("17\n")
     with pytest.raises(EmbeddedServerError, match=r"made by PostgreSQL 17.*back it up.*restore"):
-        house.server().start()
-    assert house.is_free()
+        home.server().start()
+    assert home.is_free()
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(empty: House) -> None:
+def test_a_folder_that_holds_something_else_is_left_alone(empty: DataFolder) -> None:
     empty.data.mkdir(parents=True)
     (empty.data / "thesis.txt").write_text("mine")
     with pytest.raises(EmbeddedServerError, match="no PostgreSQL database"):
@@ -48,21 +48,21 @@ def test_a_folder_that_holds_something_else_is_left_alone(empty: House) -> None:
     assert [file.name for file in empty.data.iterdir()] == ["thesis.txt"]
 
 
-def test_server_that_cannot_start_says_why_at_once(house: House, workspace: Path) -> None:
+def test_server_that_cannot_start_says_why_at_once(home: DataFolder, workspace: Path) -> None:
     """The reason is not what PostgreSQL says last, but the fault before that."""
-    shutil.move(house.data / "pg_wal", workspace)
-    (house.data / "pg_wal").mkdir()
-    shutil.copystat(workspace / "pg_wal", house.data / "pg_wal")
-    os.chown(house.data / "pg_wal", house.data.stat().st_uid, -1)
+    shutil.move(home.data / "pg_wal", workspace)
+    (home.data / "pg_wal").mkdir()
+    shutil.copystat(workspace / "pg_wal", home.data / "pg_wal")
+    os.chown(home.data / "pg_wal", home.data.stat().st_uid, -1)
     begin_s = time.monotonic()
     with pytest.raises(EmbeddedServerError) as caught:
-        house.server().start()
+        home.server().start()
     assert time.monotonic() - begin_s < 3.0
     assert caught.value.detail.startswith("PANIC:  could not locate a valid checkpoint record")
     assert "\n" not in caught.value.detail
-    assert house.is_free()
-    shutil.rmtree(house.data / "pg_wal")
-    shutil.move(workspace / "pg_wal", house.data)
+    assert home.is_free()
+    shutil.rmtree(home.data / "pg_wal")
+    shutil.move(workspace / "pg_wal", home.data)
 
 
 def test_folder_that_cannot_be_made(workspace: Path) -> None:
@@ -72,12 +72,12 @@ def test_folder_that_cannot_be_made(workspace: Path) -> None:
     assert caught.value.detail.startswith(f"Not a directory: {workspace}/file/data")
 
 
-def test_missing_programs(empty: House, workspace: Path) -> None:
+def test_missing_programs(empty: DataFolder, workspace: Path) -> None:
     with pytest.raises(EmbeddedServerError, match="No such file or directory: .*/none/postgres"):
         empty.server(workspace / "none").start()
 
 
-def test_missing_shared_library(empty: House, workspace: Path) -> None:
+def test_missing_shared_library(empty: DataFolder, workspace: Path) -> None:
     complaint = "postgres: error while loading shared libraries: libz.so.1: cannot open"
     program = workspace / "postgres"
     program.write_text(f"#!/bin/sh\necho '{complaint}' >&2\nexit 127\n")
@@ -108,7 +108,7 @@ def test_missing_wheel() -> None:
 @needs_root
 def test_root_cannot_keep_data_where_others_cannot_go(workspace: Path) -> None:
     (workspace / "private").mkdir(mode=0o700)
-    hidden = House(workspace / "private" / "data")
+    hidden = DataFolder(workspace / "private" / "data")
     with pytest.raises(EmbeddedServerError, match="Permission denied") as caught:
         hidden.server().start()
     assert "\n" not in caught.value.detail

@@ -24,8 +24,8 @@ from ledgerservice.embedded import configuration as server_settings
 from ledgerservice.embedded import server as embedded
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import EmbeddedServerError
-from tests.embedded.house import (
-    House,
+from tests.embedded.data_folder import (
+    DataFolder,
     ask,
     check_until,
     moved,
@@ -40,7 +40,7 @@ from tests.processes import wait_for
 pytestmark = needs_wheel
 
 
-def test_first_start_makes_a_safe_database(empty: House) -> None:
+def test_first_start_makes_a_safe_database(empty: DataFolder) -> None:
     server = empty.started()
     assert server.owner
     write(server.url, "first")
@@ -69,7 +69,7 @@ def test_first_start_makes_a_safe_database(empty: House) -> None:
     ],
 )
 def test_buffers_and_log_follow_the_machine(
-    empty: House, monkeypatch: pytest.MonkeyPatch, limits, free, buffers, log
+    empty: DataFolder, monkeypatch: pytest.MonkeyPatch, limits, free, buffers, log
 ) -> None:
     """A container's memory, where that is less, and the free disk; within bounds."""
     empty.folder.mkdir(exist_ok=True)
@@ -77,7 +77,7 @@ def test_buffers_and_log_follow_the_machine(
     for file, limit in zip(files, limits, strict=True):
         file.write_text(limit + "\n")
     monkeypatch.setattr(server_settings, "MEMORY_LIMITS", [*files, empty.folder / "missing"])
-    monkeypatch.setattr(server_settings.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     url = empty.started().url
     assert ask(url, "SHOW max_wal_size") == log
     machine_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // 2**20
@@ -86,33 +86,33 @@ def test_buffers_and_log_follow_the_machine(
     assert ask(url, megabytes) == expected
 
 
-def test_only_the_owner_of_the_data_enters_the_socket_folder(house: House) -> None:
-    house.started()
-    for folder in (house.folder / "run", house.data):
+def test_only_the_owner_of_the_data_enters_the_socket_folder(home: DataFolder) -> None:
+    home.started()
+    for folder in (home.folder / "run", home.data):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert folder.stat().st_uid == house.data.stat().st_uid
+        assert folder.stat().st_uid == home.data.stat().st_uid
 
 
-def test_sqlalchemy_reads_the_url(house: House) -> None:
-    engine = sqlalchemy.create_engine(house.started().url)
+def test_sqlalchemy_reads_the_url(home: DataFolder) -> None:
+    engine = sqlalchemy.create_engine(home.started().url)
     with engine.connect() as connection:
         assert connection.scalar(sqlalchemy.text("SELECT 1")) == 1
     engine.dispose()
 
 
-def test_start_and_stop_are_idempotent(house: House) -> None:
-    server = house.started()
-    pid = house.pid()
+def test_start_and_stop_are_idempotent(home: DataFolder) -> None:
+    server = home.started()
+    pid = home.pid()
     server.start()
-    assert house.pid() == pid
+    assert home.pid() == pid
     server.stop()
     server.stop()
     assert not server.owner
-    assert house.is_free()
+    assert home.is_free()
 
 
-def test_restart_is_quick_and_keeps_data(house: House) -> None:
-    with house.server() as server:
+def test_restart_is_quick_and_keeps_data(home: DataFolder) -> None:
+    with home.server() as server:
         write(server.url, "kept")
     begin_s = time.monotonic()
     server.start()
@@ -120,27 +120,27 @@ def test_restart_is_quick_and_keeps_data(house: House) -> None:
     assert read(server.url) == ["kept"]
 
 
-def test_stop_is_a_clean_shutdown(house: House) -> None:
-    house.started().stop()
+def test_stop_is_a_clean_shutdown(home: DataFolder) -> None:
+    home.started().stop()
     program = bundled_binaries() / "pg_controldata"
-    shown = subprocess.run([program, house.data], capture_output=True, text=True, check=True)
+    shown = subprocess.run([program, home.data], capture_output=True, text=True, check=True)
     state = next(line for line in shown.stdout.splitlines() if "cluster state" in line)
     assert state.split(":")[1].strip() == "shut down"
 
 
-def test_check_restarts_a_killed_postmaster(house: House) -> None:
-    server = house.started()
+def test_check_restarts_a_killed_postmaster(home: DataFolder) -> None:
+    server = home.started()
     write(server.url, "committed")
-    killed = house.pid()
+    killed = home.pid()
     os.kill(killed, signal.SIGKILL)
-    assert check_until(server, lambda: house.pid() != killed)
+    assert check_until(server, lambda: home.pid() != killed)
     assert read(server.url) == ["committed"]
 
 
-def test_no_second_server_while_a_backend_of_the_first_lives(house: House) -> None:
+def test_no_second_server_while_a_backend_of_the_first_lives(home: DataFolder) -> None:
     """A backend at work does not notice that its postmaster is gone."""
-    server = house.started()
-    killed = house.pid()
+    server = home.started()
+    killed = home.pid()
     backend = psycopg.connect(server.url)
     backend.execute("SET max_parallel_workers_per_gather = 0")
     work = threading.Thread(target=_count_and_die, args=(backend,))
@@ -150,10 +150,10 @@ def test_no_second_server_while_a_backend_of_the_first_lives(house: House) -> No
     refused = 0
     while work.is_alive():
         server.check()
-        refused += house.pid() == killed
+        refused += home.pid() == killed
         time.sleep(0.05)
     assert refused > 1
-    assert check_until(server, lambda: house.pid() != killed)
+    assert check_until(server, lambda: home.pid() != killed)
     assert ask(server.url, "SELECT 1") == 1
 
 
@@ -165,8 +165,8 @@ def _count_and_die(backend: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize("name", ["a space", "a,comma", 'a"quote', "ümläut", "50%", "deep/" * 30])
-def test_data_folder_with_an_odd_name(house: House, workspace: Path, name: str) -> None:
-    with moved(house, workspace / name) as odd:
+def test_data_folder_with_an_odd_name(home: DataFolder, workspace: Path, name: str) -> None:
+    with moved(home, workspace / name) as odd:
         server = odd.started()
         folder = server._socket_folder
         assert ask(server.url, "SELECT 1") == 1
@@ -177,7 +177,7 @@ def test_data_folder_with_an_odd_name(house: House, workspace: Path, name: str) 
 
 
 @pytest.mark.skipif(find_spec("pgserver") is None, reason="pgserver has no wheel for this Python")
-def test_programs_of_another_release(empty: House) -> None:
+def test_programs_of_another_release(empty: DataFolder) -> None:
     spec = find_spec("pgserver")
     assert spec is not None and spec.origin is not None
     server = empty.server(Path(spec.origin).parent / "pginstall" / "bin")
@@ -190,25 +190,25 @@ def test_programs_of_another_release(empty: House) -> None:
 
 
 def test_check_logs_a_failure_and_goes_on_trying(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    home: DataFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(embedded, "RETRY_S", 0.3)
-    server = house.started()
-    killed = house.pid()
-    configuration = (house.data / "postgresql.conf").read_bytes()
-    (house.data / "postgresql.conf").write_text("nonsense = 1\n")
+    server = home.started()
+    killed = home.pid()
+    configuration = (home.data / "postgresql.conf").read_bytes()
+    (home.data / "postgresql.conf").write_text("nonsense = 1\n")
     os.kill(killed, signal.SIGKILL)
     assert check_until(server, lambda: "contains errors" in caplog.text)
     server.check()
     assert caplog.text.count("contains errors") == 1
     assert server.owner
-    (house.data / "postgresql.conf").write_bytes(configuration)
-    assert check_until(server, lambda: not house.is_free())
+    (home.data / "postgresql.conf").write_bytes(configuration)
+    assert check_until(server, lambda: not home.is_free())
     assert ask(server.url, "SELECT 1") == 1
 
 
-def test_check_is_cheap(house: House) -> None:
-    server = house.started()
+def test_check_is_cheap(home: DataFolder) -> None:
+    server = home.started()
     begin_s = time.perf_counter()
     for _ in range(100):
         server.check()
@@ -216,16 +216,16 @@ def test_check_is_cheap(house: House) -> None:
 
 
 def test_log_is_bounded_while_the_server_runs(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    home: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = house.started()
+    server = home.started()
     monkeypatch.setattr(embedded, "LOG_LIMIT_BYTES", 10_000)
-    newest = house.folder / "server.log"
+    newest = home.folder / "server.log"
     say(server.url, "x" * 20_000)
     assert newest.stat().st_size > 20_000
     server.check()
     assert newest.stat().st_size == 0
-    assert (house.folder / "server.log.1").stat().st_size > 20_000
+    assert (home.folder / "server.log.1").stat().st_size > 20_000
     say(server.url, "goes on")
     assert "goes on" in newest.read_text()
     assert newest.stat().st_size < 1_000
@@ -266,7 +266,7 @@ def test_as_an_ordinary_user(workspace: Path) -> None:
 
 
 @needs_root
-def test_root_runs_it_as_the_owner_of_the_folder(empty: House) -> None:
+def test_root_runs_it_as_the_owner_of_the_folder(empty: DataFolder) -> None:
     user = pwd.getpwnam("nobody")
     empty.folder.mkdir()
     os.chown(empty.folder, user.pw_uid, user.pw_gid)
@@ -287,7 +287,7 @@ def test_root_runs_it_as_the_owner_of_the_folder(empty: House) -> None:
 
 
 @needs_root
-def test_root_copies_a_wheel_that_others_cannot_reach(empty: House, workspace: Path) -> None:
+def test_root_copies_a_wheel_that_others_cannot_reach(empty: DataFolder, workspace: Path) -> None:
     package = bundled_binaries().parents[1]
     private = workspace / "private"
     private.mkdir(mode=0o700)

@@ -8,38 +8,38 @@ import time
 
 import pytest
 
-from tests.embedded.house import IS_ROOT, House, ask, needs_wheel, read, write
+from tests.embedded.data_folder import IS_ROOT, DataFolder, ask, needs_wheel, read, write
 from tests.processes import wait_for
 
 pytestmark = needs_wheel
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a signal for a parent's death")
-def test_server_ends_with_its_killed_owner(house: House) -> None:
-    service = house.service()
+def test_server_ends_with_its_killed_owner(home: DataFolder) -> None:
+    service = home.service()
     assert service.role() == "owner"
-    write(house.server().url, "committed")
+    write(home.server().url, "committed")
     service.kill()
-    assert wait_for(house.is_free)
-    assert not (house.data / "postmaster.pid").exists()  # It was a clean shutdown.
-    assert read(house.started().url) == ["committed"]
+    assert wait_for(home.is_free)
+    assert not (home.data / "postmaster.pid").exists()  # It was a clean shutdown.
+    assert read(home.started().url) == ["committed"]
 
 
-def test_next_start_ends_an_orphan_and_keeps_its_data(house: House) -> None:
-    service = house.service("without death signal")
+def test_next_start_ends_an_orphan_and_keeps_its_data(home: DataFolder) -> None:
+    service = home.service("without death signal")
     assert service.role() == "owner"
-    orphan = house.pid()
-    write(house.server().url, "committed")
+    orphan = home.pid()
+    write(home.server().url, "committed")
     service.kill()
     time.sleep(0.2)
-    assert not house.is_free()
-    server = house.started()
+    assert not home.is_free()
+    server = home.started()
     assert server.owner
-    assert house.pid() != orphan
+    assert home.pid() != orphan
     assert read(server.url) == ["committed"]
 
 
-def test_killed_while_creating_the_database(empty: House) -> None:
+def test_killed_while_creating_the_database(empty: DataFolder) -> None:
     service = empty.service()
     assert service.answer().startswith("Creating the database")
     assert wait_for((empty.folder / "postgres.new" / "base").exists)
@@ -49,16 +49,16 @@ def test_killed_while_creating_the_database(empty: House) -> None:
     assert not (empty.folder / "postgres.new").exists()
 
 
-def test_stale_pids_of_living_strangers(house: House) -> None:
+def test_stale_pids_of_living_strangers(home: DataFolder) -> None:
     """As after a restart of a container, where the same numbers are given out again."""
-    server = house.started()
-    os.kill(house.pid(), signal.SIGKILL)
-    assert wait_for(house.is_free)
+    server = home.started()
+    os.kill(home.pid(), signal.SIGKILL)
+    assert wait_for(home.is_free)
     server.stop()
     # PostgreSQL fears only processes of its own user.
-    uid = house.data.stat().st_uid if IS_ROOT else None
+    uid = home.data.stat().st_uid if IS_ROOT else None
     strangers = [subprocess.Popen(["sleep", "60"], user=uid) for _ in range(2)]
-    files = [house.data / "postmaster.pid", house.folder / "run" / ".s.PGSQL.5432.lock"]
+    files = [home.data / "postmaster.pid", home.folder / "run" / ".s.PGSQL.5432.lock"]
     try:
         for file, stranger in zip(files, strangers, strict=True):
             lines = file.read_text().splitlines()
@@ -72,20 +72,20 @@ def test_stale_pids_of_living_strangers(house: House) -> None:
             stranger.wait()
 
 
-def test_status_file_of_a_dead_server_is_not_believed(house: House) -> None:
+def test_status_file_of_a_dead_server_is_not_believed(home: DataFolder) -> None:
     """An owner that has not started its server yet must not be attached to."""
-    server = house.started()
-    os.kill(house.pid(), signal.SIGKILL)
-    assert wait_for(house.is_free)
-    assert house.status()[7].strip() == "ready"
-    assert not house.server()._answers()
+    server = home.started()
+    os.kill(home.pid(), signal.SIGKILL)
+    assert wait_for(home.is_free)
+    assert home.status()[7].strip() == "ready"
+    assert not home.server()._answers()
     server.stop()
 
 
-def test_second_process_attaches_and_takes_over_a_stopped_owner(house: House) -> None:
-    first = house.service()
+def test_second_process_attaches_and_takes_over_a_stopped_owner(home: DataFolder) -> None:
+    first = home.service()
     assert first.role() == "owner"
-    second = house.started()
+    second = home.started()
     assert not second.owner
     write(second.url, "committed")
     second.check()
@@ -96,33 +96,33 @@ def test_second_process_attaches_and_takes_over_a_stopped_owner(house: House) ->
     assert read(second.url) == ["committed"]
 
 
-def test_second_process_takes_over_a_killed_owner(house: House) -> None:
-    first, second = house.service(), house.service()
+def test_second_process_takes_over_a_killed_owner(home: DataFolder) -> None:
+    first, second = home.service(), home.service()
     roles = {first.role(): first, second.role(): second}
     assert set(roles) == {"owner", "attached"}
-    url = house.server().url
+    url = home.server().url
     write(url, "committed")
-    old = house.pid()
+    old = home.pid()
     roles["owner"].kill()
 
     def took_over() -> bool:
         assert roles["attached"].check() in ("owner", "attached")
-        return (house.data / "postmaster.pid").exists() and house.pid() != old
+        return (home.data / "postmaster.pid").exists() and home.pid() != old
 
     assert wait_for(took_over)
     assert roles["attached"].check() == "owner"
     assert read(url) == ["committed"]
 
 
-def test_detaching_leaves_the_server_running(house: House) -> None:
-    service = house.service()
+def test_detaching_leaves_the_server_running(home: DataFolder) -> None:
+    service = home.service()
     assert service.role() == "owner"
-    house.started().stop()
-    assert ask(house.server().url, "SELECT 1") == 1
+    home.started().stop()
+    assert ask(home.server().url, "SELECT 1") == 1
     assert service.check() == "owner"
 
 
-def test_two_that_start_at_once_share_one_server(empty: House) -> None:
+def test_two_that_start_at_once_share_one_server(empty: DataFolder) -> None:
     services = [empty.service(), empty.service()]
     assert sorted(service.role() for service in services) == ["attached", "owner"]
     assert ask(empty.server().url, "SELECT count(*) FROM pg_database WHERE datname = 'ledger'") == 1

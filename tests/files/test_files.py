@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from tests.processes import ROOT, environment
 HEADER = "type,account_id,from_account_id,to_account_id,amount,idempotency_key\n"
 
 
-def run(database, *arguments: str, **more: object) -> "subprocess.CompletedProcess[str]":
+def run(database, *arguments: str, **more: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "ledgerservice", *arguments],
         env=environment(DATABASE_URL=url_text(database)),
@@ -47,7 +48,8 @@ def two(database):
 def balance(database, account: int) -> int:
     with connect(database) as connection:
         statement = "SELECT balance FROM ledger.accounts WHERE id = %s"
-        return connection.execute(statement, [account]).fetchone()[0]
+        [(found,)] = connection.execute(statement, [account]).fetchall()
+        return found
 
 
 ROWS = [
@@ -232,6 +234,7 @@ def test_a_file_may_hold_any_item_and_be_of_another_ledger(two, tmp_path):
         async with Ledger.open(url_text(two).replace("+psycopg", "")) as default:
             shop = await default.add_ledger("shop")
             opened = await shop.open_account("Shop", "JPY", key="s")
+            assert opened.account_id is not None
             return opened.account_id
 
     account = asyncio.run(prepare())

@@ -252,7 +252,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
         asking = self.asking(data, OTHER_LEDGER)
         if data.draw(st.booleans()):
             asking.customers = dict.fromkeys(self.ledgers, "USD")
-            asking.parents |= self.kinds("")
+            asking.parents = {**asking.parents, **self.kinds("")}
         self.do(asking.any(), ledger=OTHER_LEDGER)
 
     @rule(data=st.data())
@@ -287,7 +287,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
         """A hold that expires while something is asked of its account."""
         ledger = self.ledgers[account]
         expires_at = datetime.now(UTC) + timedelta(milliseconds=60)
-        asked = {"type": "HOLD", "account_id": account, "amount": amount}
+        asked: Asked = {"type": "HOLD", "account_id": account, "amount": amount}
         asked |= {"expires_at": expires_at, "idempotency_key": f"brief {next(_numbers)}"}
         if self.do(asked) != "posted":
             return
@@ -316,7 +316,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
         self, account: int, other: int | None, amount: int, data: st.DataObject
     ) -> None:
         """A hold that the service captures, its time being over already."""
-        asked = {"type": "HOLD", "account_id": account, "amount": amount}
+        asked: Asked = {"type": "HOLD", "account_id": account, "amount": amount}
         asked |= {"capture_at": datetime.now(UTC), "idempotency_key": f"due {next(_numbers)}"}
         if other is not None:
             asked["to_account_id"] = other
@@ -327,7 +327,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
     @rule(account=accounts, other=accounts, amount=st.integers(1, 200))
     def execute_on_time(self, account: int, other: int, amount: int) -> None:
         """A scheduled transfer, its time being over already."""
-        asked = {"type": "TRANSFER", "from_account_id": account, "to_account_id": other}
+        asked: Asked = {"type": "TRANSFER", "from_account_id": account, "to_account_id": other}
         asked |= {"amount": amount, "idempotency_key": f"due {next(_numbers)}"}
         asked["execute_at"] = datetime.now(UTC) - timedelta(days=1)
         if self.do(asked) == "posted":

@@ -1,6 +1,6 @@
 """A ledger with some history, and what a superuser breaks in it past the guards."""
 
-from ledgerservice.domain.instructions import Kind, Movement
+from ledgerservice.domain.instructions import Instruction, Kind, Movement
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
 from tests.databases import connect
@@ -9,7 +9,7 @@ from tests.postings import deposit
 BYPASS = "SET session_replication_role = replica"
 
 
-SOME = [
+SOME: list[list[Instruction]] = [
     [deposit(1, 100), deposit(3, 100)],  # 1, 2
     [Movement(Kind.TRANSFER, 1, 2, "30", "t1"), Movement(Kind.TRANSFER, 1, 2, "20", "t2")],
     [Movement(Kind.WITHDRAWAL, 2, None, "999", "w1")],  # 5

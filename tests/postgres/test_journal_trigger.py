@@ -103,10 +103,10 @@ def test_copy_is_checked_too(used):
     with connect(used, role=ROLE) as service:
         with pytest.raises(REFUSED), service.transaction():  # noqa: PT012
             insert_transaction(service, T[0])
-            moment = service.execute("SELECT now()").fetchone()[0].isoformat()
+            [(now,)] = service.execute("SELECT now()").fetchall()
             with service.cursor().copy(copy) as rows:
-                rows.write(f"1\t1\t1\t2\t900\t-30\t0\t71\t0\t{moment}\n")
-                rows.write(f"1\t1\t2\t1\t900\t30\t0\t30\t0\t{moment}\n")
+                rows.write(f"1\t1\t1\t2\t900\t-30\t0\t71\t0\t{now.isoformat()}\n")
+                rows.write(f"1\t1\t2\t1\t900\t30\t0\t30\t0\t{now.isoformat()}\n")
         assert balances(service)[0] == (1, 100, 1)
 
 

@@ -457,7 +457,7 @@ def test_a_page_of_what_is_open_costs_a_page(large, kind, account, place) -> Non
         values = compiled.construct_params({"ledger": 1, **asked})
         async with reader.connection() as connection:
             explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}"
-            plan = (await connection.exec_driver_sql(explain, values)).scalar()
+            plan = (await connection.exec_driver_sql(explain, values)).scalar_one()
         await engine.dispose()
         return plan[0]["Plan"], found
 

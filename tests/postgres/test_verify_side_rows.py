@@ -11,6 +11,7 @@ from ledgerservice.domain.instructions import (
     Detail,
     General,
     Hold,
+    Instruction,
     Kind,
     Leg,
     Movement,
@@ -232,7 +233,7 @@ WHOLE_BROKEN = {
 def test_what_a_transaction_does_to_an_account_is_judged_together(whole):
     """An account that a transaction names twice may be above its ceiling in between, and so on."""
 
-    def twice(account: int, key: str, *amounts: str) -> list[General]:
+    def twice(account: int, key: str, *amounts: str) -> list[Instruction]:
         other = Leg(1, str(-sum(map(int, amounts))))
         return [General((*(Leg(account, amount) for amount in amounts), other), key)]
 

@@ -222,6 +222,9 @@ def forged(*place_and_list: Any) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
+PLACES: list[Any] = [-1, 2**63, 10**300, 1.0, 1.5, "1", None, True, [1], {}, float("nan")]
+
+
 @pytest.mark.parametrize(
     "cursor",
     [
@@ -229,8 +232,7 @@ def forged(*place_and_list: Any) -> str:
         forged(), forged("accounts", None, None), forged(1), forged(1, "accounts"),
         forged(1, "accounts", None), forged(1, "accounts", "Eve", None),
         forged(1, "accounts", None, None, None), forged(1, "history", 1), forged(1, "history", "1"),
-        *(forged(place, "accounts", None, None)
-          for place in (-1, 2**63, 10**300, 1.0, 1.5, "1", None, True, [1], {}, float("nan"))),
+        *(forged(place, "accounts", None, None) for place in PLACES),
         base64.urlsafe_b64encode(b"[" * 700).decode(),
         base64.urlsafe_b64encode(b"\xff\xfe[\x001\x00]\x00").decode().rstrip("="),
     ],

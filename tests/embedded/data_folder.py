@@ -77,7 +77,7 @@ class Service:
         self.process.communicate()
 
 
-class House:
+class DataFolder:
     """A data folder, and every server and service on it, to be cleared away after the test."""
 
     def __init__(self, folder: Path) -> None:
@@ -124,16 +124,16 @@ class House:
 
 
 @contextmanager
-def moved(house: House, folder: Path) -> Iterator[House]:
-    """The house in another place."""
+def moved(home: DataFolder, folder: Path) -> Iterator[DataFolder]:
+    """The home in another place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    house.folder.rename(folder)
-    there = House(folder)
+    home.folder.rename(folder)
+    there = DataFolder(folder)
     try:
         yield there
     finally:
         there.clear()
-        folder.rename(house.folder)
+        folder.rename(home.folder)
 
 
 def check_until(server: EmbeddedServer, condition: Callable[[], bool]) -> bool:
