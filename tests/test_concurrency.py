@@ -157,7 +157,8 @@ if __name__ == "__main__":
 else:
     import pytest
 
-    from tests.conftest import serving, url_text
+    from tests.databases import url_text
+    from tests.processes import serving
 
     @pytest.fixture(scope="module")
     def bases(new_database):

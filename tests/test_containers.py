@@ -48,7 +48,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.embedded.house import wait_for
+from tests.processes import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = shutil.which("docker-compose", path=sysconfig.get_path("scripts"))

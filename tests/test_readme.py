@@ -14,15 +14,8 @@ import httpx
 import pytest
 
 from ledgerservice.settings import Settings
-from tests.conftest import (
-    ROOT,
-    RunningService,
-    await_ready,
-    environment,
-    free_port,
-    serving,
-    url_text,
-)
+from tests.databases import url_text
+from tests.processes import ROOT, RunningService, await_ready, environment, free_port, serving
 
 README = (ROOT / "README.md").read_text()
 SEED = (ROOT / "docs" / "SEED.md").read_text()

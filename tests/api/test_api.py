@@ -3,10 +3,11 @@
 import re
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 
-from tests.conftest import RunningService
+from tests.processes import RunningService
 
 POSTED = {
     "status", "transaction_id", "transaction_type", "amount", "currency", "recorded_at", "entries",
@@ -42,7 +43,8 @@ def test_an_account_is_opened_empty(service):
 
 def test_an_account_carries_metadata(service):
     """As it was given, for ever; another is another request."""
-    wallet = {"owner": "Alice", "currency": "USD", "metadata": {"ü": [1.5, None], "a": {"b": "c"}}}
+    wallet: dict[str, Any] = {"owner": "Alice", "currency": "USD"}
+    wallet["metadata"] = {"ü": [1.5, None], "a": {"b": "c"}}
     first = service.post("/accounts/", wallet, **{"Idempotency-Key": "tagged"})
     assert '"metadata":{"ü":[1.5,null],"a":{"b":"c"}}' in first.text
     account = first.json()["id"]
@@ -51,8 +53,8 @@ def test_an_account_carries_metadata(service):
     for same in (wallet, turned):
         again = service.post("/accounts/", same, **{"Idempotency-Key": "tagged"})
         assert (again.status_code, again.content) == (201, first.content)
-    for metadata in ({"a": {"b": "c"}}, {}, None):
-        other = {**wallet, "metadata": metadata}
+    for other_metadata in ({"a": {"b": "c"}}, {}, None):
+        other = {**wallet, "metadata": other_metadata}
         refused = service.post("/accounts/", other, **{"Idempotency-Key": "tagged"})
         assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
     service.post("/deposit/", body(account_id=account))
@@ -62,7 +64,8 @@ def test_an_account_carries_metadata(service):
     preview = service.post("/accounts/?dry_run=true", {**wallet, "owner": "Bob"}).json()
     assert preview["metadata"] == wallet["metadata"]
     assert service.get("/accounts/?owner=Bob").json() == []
-    for metadata in ([], "x", {"a\0": 1}, {"x": "y" * 17_000}):
+    refusable: list[Any] = [[], "x", {"a\0": 1}, {"x": "y" * 17_000}]
+    for metadata in refusable:
         refused = service.post("/accounts/", {**wallet, "metadata": metadata})
         assert refused.status_code in (400, 422), metadata
 

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledgerservice.api.http.bodies import fields_of
 from ledgerservice.api.http.problems import Refused
 from ledgerservice.api.movements import parsing as movements
 from ledgerservice.api.movements.forms import BY_TYPE, FORMS
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 MANY = 200_000
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -354,14 +356,12 @@ def test_the_fast_way_reads_nothing_that_the_strict_way_reads_otherwise(body):
             continue
         fast = movements._fast(body, form.kind)
         if fast is not None:
-            strict = movements.instruct(
-                movements.fields_of(body), form, None if fast[3] else "header"
-            )
+            strict = movements.instruct(fields_of(body), form, None if fast[3] else "header")
             found = strict.account_id, strict.counterparty_id, strict.amount, strict.key
             assert (*fast[:3], fast[3] or "header") == found
-    fast = movements.fast_item(body)
-    if fast is not None:
-        assert fast == movements._strict_item(body)
+    item = movements.fast_item(body)
+    if item is not None:
+        assert item == movements._strict_item(body)
 
 
 @pytest.mark.parametrize("kind", [kind for kind, form in BY_TYPE.items() if form.kind])
@@ -369,6 +369,8 @@ def test_the_fast_way_reads_what_is_usual(kind):
     item = transfer(1, 2, "5.00", "a:b") if kind == "TRANSFER" else deposit(1, 5.25, "a:b")
     body = json.dumps({**item, "type": kind}).encode()
     assert movements.fast_item(body) == movements._strict_item(body)
-    assert movements._fast(body, BY_TYPE[kind].kind) is not None
+    plain = BY_TYPE[kind].kind
+    assert plain is not None
+    assert movements._fast(body, plain) is not None
     with pytest.raises(Refused):
         movements.read_item(body.replace(b'"amount"', b'"type"'))

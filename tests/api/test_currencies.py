@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import iso4217
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from ledgerservice.domain.currencies import Currency
 from ledgerservice.postgres.registration import add_currencies
 from ledgerservice.posting.poster import Limits, Poster
-from tests.conftest import RunningService, connect
+from tests.databases import connect
+from tests.processes import RunningService
 
 BITCOIN = {"code": "BTC", "exponent": 8, "name": "Bitcoin"}
 
@@ -24,7 +26,8 @@ def pages(service: RunningService, target: str) -> list[dict[str, object]]:
 
 
 def test_the_currencies_of_iso_4217_are_there(service: RunningService) -> None:
-    listed = {row["code"]: row for row in pages(service, "/currencies/?limit=50")}
+    rows: list[dict[str, Any]] = pages(service, "/currencies/?limit=50")
+    listed = {row["code"]: row for row in rows}
     assert list(listed) == sorted(listed)
     expected = {c.code: c for c in iso4217.Currency if c.exponent is not None}
     assert len(expected) > 150

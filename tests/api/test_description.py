@@ -13,7 +13,8 @@ import pytest
 
 from ledgerservice.api.http.problems import CATALOGUE
 from tests.api.routes import DESCRIBED
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 LARGE = b" " * 200_000
 NOWHERE = {"code": "NONE", "name": "nope", "key": "none"} | dict.fromkeys(

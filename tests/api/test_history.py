@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ledgerservice.postgres.connections import Database
-from tests.conftest import RunningService, connect, serving, url_text
+from tests.databases import connect, url_text
+from tests.processes import RunningService, serving
 
 FAR = "2099-01-01T00:00:00Z"
 
@@ -485,8 +486,8 @@ def test_totals_by_a_metadata_key(new_database) -> None:
         service.send(f"/transactions/{moved}/reverse", amount="2", **tag)
         service.send(f"/transactions/{moved}/reverse", amount="1")  # by its original's
         service.send(f"/transactions/{moved}/reverse", amount="2", metadata={"job": "y"})
-        legs = [(b, "-1"), (b, "-2"), (a, "3"), (a, "7"), (a, "-7")]
-        legs = [{"account_id": account, "amount": amount} for account, amount in legs]
+        pairs = [(b, "-1"), (b, "-2"), (a, "3"), (a, "7"), (a, "-7")]
+        legs = [{"account_id": account, "amount": amount} for account, amount in pairs]
         service.send("/transactions", legs=legs, **tag)
         found = service.get("/reports/totals?key=job").json()
         told = [(r["value"], r["transactions"], r["amount"]) for r in found]

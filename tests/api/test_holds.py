@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -391,7 +392,7 @@ def test_a_scheduled_transfer_is_made_once_and_survives_a_kill(new_database) -> 
     time.sleep(max(0, (datetime.fromisoformat(due) - datetime.now(UTC)).total_seconds()))
     with serving(**values) as first, serving(**values) as service:
         for body in scheduled:
-            until(lambda body=body: settled(service, body)["status"] != "pending")
+            until(partial(is_done, service, body))
         # The money is there for two of them; the third is declined like any other.
         ends = sorted(settled(service, body)["status"] for body in scheduled)
         assert ends in (["declined", "executed", "executed"],)
@@ -409,6 +410,10 @@ def test_a_scheduled_transfer_is_made_once_and_survives_a_kill(new_database) -> 
 def settled(service: RunningService, body: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = service.get(f"/schedules/{body['schedule_id']}").json()
     return found
+
+
+def is_done(service: RunningService, body: dict[str, Any]) -> bool:
+    return bool(settled(service, body)["status"] != "pending")
 
 
 def test_a_scheduled_transfer_is_cancelled_once(service: RunningService) -> None:
@@ -455,7 +460,7 @@ def test_only_what_was_done_counts_as_done(database) -> None:
     """Else the sweeper would come again at once, and again, while nothing can be done."""
     open_accounts(database, "USD", "USD")
 
-    async def away(_: Group) -> None:
+    async def away(_: Group) -> Any:
         raise Overloaded
 
     async def test() -> None:

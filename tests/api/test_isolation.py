@@ -8,7 +8,8 @@ import pytest
 
 from ledgerservice.postgres.verification import verify
 from tests.api.routes import ROUTES, queries_of
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 FAR = "2099-01-01T00:00:00Z"
 LONG_AGO = "2020-01-01T00:00:00Z"
@@ -27,7 +28,7 @@ def fill(service: RunningService, prefix: str, mark: int) -> None:
     """Something of everything, with the same names, keys, references and metadata in any ledger."""
     keys = iter(range(100))
 
-    def send(path: str, method: str = "POST", **body: Any) -> dict[str, Any]:
+    def send(path: str, method: str = "POST", /, **body: Any) -> dict[str, Any]:
         body = {"idempotency_key": f"{mark}/{next(keys)}", **body}
         told: dict[str, Any] = service.send(prefix + path, method, **body).json()
         return told
@@ -156,7 +157,8 @@ Seen = dict[tuple[str, str], dict[str, Any]]
 def twins(new_database) -> Iterator[tuple[RunningService, list[Own], Seen, Seen]]:
     """Two ledgers, filled alike; what each answers before and after the other gets more."""
     database = new_database()
-    before, after = {}, {}
+    before: Seen = {}
+    after: Seen = {}
     with serving(DATABASE_URL=url_text(database)) as service:
         assert service.post("/ledgers/", {"name": "twin"}).status_code == 201
         for prefix in ("", "/ledgers/twin"):

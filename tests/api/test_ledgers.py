@@ -10,7 +10,8 @@ import pytest
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
 from tests.api.routes import ROUTES
-from tests.conftest import RunningService, connect, serving, url_text
+from tests.databases import connect, url_text
+from tests.processes import RunningService, serving
 
 
 @pytest.fixture(scope="module")

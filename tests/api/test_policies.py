@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from ledgerservice.postgres.verification import verify
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ledgerservice.postgres.connections import Database
-from tests.conftest import RunningService, connect, serving, url_text
+from tests.databases import connect, url_text
 from tests.oracle.looking_back import contains
+from tests.processes import RunningService, serving
 
 Row = dict[str, Any]
 
@@ -94,7 +95,7 @@ def matches(row: Row, wanted: Row, owners: dict[str, set[int]]) -> bool:
     ))  # fmt: skip
 
 
-FILTERS = {
+FILTERS: dict[str, list[Any]] = {
     "account_id": [1, 2, 5, -1, 10**12],
     "owner": ["Alice", "Carol", "Nobody", "'; --"],
     "kind": ["DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "HOLD", "POLICY", "CAPTURE"],
@@ -174,7 +175,7 @@ def account_matches(row: Row, wanted: Row) -> bool:
     ))  # fmt: skip
 
 
-ACCOUNT_FILTERS = {
+ACCOUNT_FILTERS: dict[str, list[Any]] = {
     "owner": ["Alice", "Carol", "Nobody"],
     "currency": ["USD", "INR", "EUR"],
     "reference": ["a-5", "a-1", "%"],

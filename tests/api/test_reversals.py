@@ -9,7 +9,8 @@ import pytest
 
 from ledgerservice.postgres.verification import verify
 from ledgerservice.settings import Settings
-from tests.conftest import RunningService, serving, url_text
+from tests.databases import url_text
+from tests.processes import RunningService, serving
 
 TOKEN = "let me"
 
@@ -110,6 +111,7 @@ def test_what_moved_no_money_cannot(service) -> None:
     ):
         refused = reverse(service, number)
         assert (refused.status_code, refused.json()["code"]) == (422, "not_reversible")
+    missing: Any
     for missing in (10**12, "x", 0):
         refused = reverse(service, missing)
         assert (refused.status_code, refused.json()["code"]) == (404, "transaction_not_found")

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from ledgerservice.postgres.verification import verify
-from tests.conftest import RunningService, connect, serving, url_text
+from tests.databases import connect, url_text
+from tests.processes import RunningService, serving
 
 
 def legs(*pairs: tuple[int, str], **first: Any) -> list[dict[str, Any]]:
@@ -278,7 +279,8 @@ def test_a_key_is_of_its_detail_too(service: RunningService) -> None:
     a = service.open()
     body = {"account_id": a, "amount": "1", "idempotency_key": "k", "description": "one"}
     assert service.post("/deposit/", body).status_code == 200
-    for change in ({"description": "two"}, {"reference": "r"}, {"metadata": {}}):
+    changes: list[dict[str, Any]] = [{"description": "two"}, {"reference": "r"}, {"metadata": {}}]
+    for change in changes:
         assert service.post("/deposit/", body | change).json()["code"] == "idempotency_key_reused"
     plain = {name: value for name, value in body.items() if name != "description"}
     assert service.post("/deposit/", plain).json()["code"] == "idempotency_key_reused"

@@ -23,17 +23,8 @@ from ledgerservice.errors import ServerTooOld
 from ledgerservice.postgres import connections as databases
 from ledgerservice.postgres.connections import Database, check_server, parse_url
 from ledgerservice.postgres.migrations import HEAD, MIGRATION_LOCK
-from tests.conftest import (
-    ROOT,
-    RunningService,
-    connect,
-    environment,
-    free_port,
-    serving,
-    settings_for_tests,
-    url_text,
-)
-from tests.embedded.house import wait_for
+from tests.databases import connect, settings_for_tests, url_text
+from tests.processes import ROOT, RunningService, environment, free_port, serving, wait_for
 
 
 def cli(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":
@@ -113,6 +104,7 @@ def kill_postgresql(folder: Path, killed: int | None = None) -> int:
     data = folder / "postgres"
     assert wait_for(lambda: embedded._recorded_pid(data) not in (None, killed))
     pid = embedded._recorded_pid(data)
+    assert pid is not None
     os.kill(pid, signal.SIGKILL)
     return pid
 
@@ -167,8 +159,8 @@ def test_a_request_in_flight_is_answered_before_the_service_stops(new_database, 
 
 def _waiting_for_a_lock(database: Database) -> bool:
     with connect(database) as connection:
-        statement = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        return connection.execute(statement).fetchone()[0] > 0
+        statement = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
+        return connection.execute(statement).fetchone() == (True,)
 
 
 def broken_databases(database: Database, new_database: Callable[..., Database]) -> dict[str, dict]:
@@ -419,7 +411,9 @@ def test_a_backup_is_restored_whole(database, new_database, tmp_path):
 
 @pytest.mark.skipif(find_spec("pgserver") is None, reason="pgserver has no wheel for this Python")
 def test_a_backup_crosses_a_major_version_of_the_embedded_server(folder, tmp_path):
-    packages = Path(find_spec("pgserver").origin).parent.parent
+    origin = find_spec("pgserver").origin
+    assert origin is not None
+    packages = Path(origin).parent.parent
     for part in packages.glob("pgserver*"):
         shutil.copytree(part, folder.parent / part.name)
     older = folder.parent / "pgserver" / "pginstall" / "bin"  # PostgreSQL 16

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,10 +167,12 @@ class Sequential:
     """The ledger, one movement at a time: ten lines that cannot be wrong in the same way."""
 
     balances: dict[int, int]
-    seen: dict[tuple[int, str], tuple[object, str]] = field(default_factory=dict)
+    seen: dict[tuple[int, str], tuple[tuple[object, ...], str]] = field(default_factory=dict)
 
     def move(self, m: Movement) -> str:
-        content = (m.kind, m.counterparty_id, to_minor(m.amount, 2))
+        amount = to_minor(m.amount, 2)
+        assert amount is not None
+        content = (m.kind, m.counterparty_id, amount)
         if m.account_id == m.counterparty_id:
             return "same_account"
         if (m.account_id, m.key) in self.seen:
@@ -178,7 +181,7 @@ class Sequential:
         other = -USD if m.counterparty_id is None else m.counterparty_id
         if m.account_id not in self.balances or other not in self.balances:
             return "account_not_found"
-        amount = content[2] if m.kind is Kind.DEPOSIT else -content[2]
+        amount = amount if m.kind is Kind.DEPOSIT else -amount
         verdict = "posted" if self.balances[m.account_id] + amount >= 0 else "insufficient_funds"
         if verdict == "posted":
             self.balances[m.account_id] += amount
@@ -187,12 +190,13 @@ class Sequential:
         return verdict
 
     def post(self, group: Group) -> list[str] | tuple[int, str]:
+        asked: Any = group.movements
         if not group.linked:
-            return [self.move(m) for m in group.movements]
+            return [self.move(m) for m in asked]
         trial = Sequential(dict(self.balances), dict(self.seen))
-        found = [trial.move(m) for m in group.movements]
-        for index, (m, verdict) in enumerate(zip(group.movements, found, strict=True)):
-            declined = trial.seen.get((m.account_id, m.key), (None, None))[1] != "posted"
+        found = [trial.move(m) for m in asked]
+        for index, (m, verdict) in enumerate(zip(asked, found, strict=True)):
+            declined = trial.seen.get((m.account_id, m.key), ((), ""))[1] != "posted"
             if declined or verdict not in ("posted", "replayed"):
                 return index, verdict
         self.balances, self.seen = trial.balances, trial.seen
@@ -220,7 +224,8 @@ def test_a_batch_is_decided_like_one_movement_after_another(batches, balances):
     opening = {i: account(i, balance) for i, balance in enumerate(balances, start=1)}
     states = accounts(*opening.values(), external=-sum(balances))
     model = Sequential({a.id: a.balance for a in states.values()})
-    records, transaction_ids = {}, itertools.count(1)
+    records: dict[tuple[int, str], Transaction] = {}
+    transaction_ids = itertools.count(1)
     for batch in batches:
         decided = plan(batch, states, records, NOW, transaction_ids, salts=SALTS)
         assert [verdicts(answer) for answer in decided.answers] == [model.post(g) for g in batch]

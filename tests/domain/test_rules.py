@@ -2,6 +2,7 @@
 
 import itertools
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -125,11 +126,12 @@ def test_entries_are_told_own_account_first_and_credits_were_made_first():
 
 def test_what_a_transaction_tells_beside_its_entries():
     there = world(*FUNDED)
-    terms = {"expires_at": LATER, "capture_at": LATER - A_MINUTE}
+    terms: dict[str, Any] = {"expires_at": LATER, "capture_at": LATER - A_MINUTE}
     placed = there.record(hold(1, "60", 2, detail=NOTED, **terms))
     assert (placed.kind, placed.amount, placed.counterparty_id) == (Kind.HOLD, 60_00, None)
     assert placed.extra.detail is NOTED
     assert placed.extra.currencies == {USD: ("USD", 2)}
+    assert placed.extra is not None and placed.extra.hold is not None
     hold_terms = msgspec.structs.asdict(placed.extra.hold)
     assert hold_terms == {"account_id": 1, "counterparty_id": 2, "amount": 60_00, **terms}
     steps = [capture(1, "10"), release(1, "5"), capture(1, "70"), capture(1, "1", final=True)]
@@ -151,7 +153,7 @@ def test_what_a_transaction_tells_beside_its_entries():
         Kind.CANCELLATION, 0, another.id,
     )  # fmt: skip
     rated = there.record(exchanged("1", "83.01", "83", rate("83.005", 3)))
-    assert msgspec.json.decode(rated.extra.exchange) == {
+    assert msgspec.json.decode(rated.extra.exchange or "") == {
         "sell": "USD", "buy": "INR", "rate": "83.005", "rounding_account_id": 3,
     }  # fmt: skip
     assert rated.extra.currencies == {USD: ("USD", 2), INR: ("INR", 2)}

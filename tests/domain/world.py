@@ -114,9 +114,10 @@ class World:
 
     def one(self, asked: Instruction) -> Outcome:
         """The outcome of an instruction in a batch of its own."""
-        ((outcome,),) = self.post(Group([asked]))
-        found: Outcome = outcome
-        return found
+        [outcomes] = self.post(Group([asked]))
+        assert not isinstance(outcomes, Failed)
+        [outcome] = outcomes
+        return outcome
 
     def record(self, asked: Instruction) -> Transaction:
         """The transaction of an instruction in a batch of its own."""

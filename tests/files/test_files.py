@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,14 @@ from ledgerservice import Ledger
 from ledgerservice.errors import ImportFault, Unavailable
 from ledgerservice.files import importer as importing
 from ledgerservice.files.importer import Format, Totals, rows_of
-from tests.conftest import ROOT, connect, environment, url_text
-from tests.postgres.test_guards import open_accounts
+from tests.databases import connect, url_text
+from tests.postings import open_accounts
+from tests.processes import ROOT, environment
 
 HEADER = "type,account_id,from_account_id,to_account_id,amount,idempotency_key\n"
 
 
-def run(database, *arguments: str, **more: object) -> "subprocess.CompletedProcess[str]":
+def run(database, *arguments: str, **more: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "ledgerservice", *arguments],
         env=environment(DATABASE_URL=url_text(database)),
@@ -46,7 +48,8 @@ def two(database):
 def balance(database, account: int) -> int:
     with connect(database) as connection:
         statement = "SELECT balance FROM ledger.accounts WHERE id = %s"
-        return connection.execute(statement, [account]).fetchone()[0]
+        [(found,)] = connection.execute(statement, [account]).fetchall()
+        return found
 
 
 ROWS = [
@@ -231,6 +234,7 @@ def test_a_file_may_hold_any_item_and_be_of_another_ledger(two, tmp_path):
         async with Ledger.open(url_text(two).replace("+psycopg", "")) as default:
             shop = await default.add_ledger("shop")
             opened = await shop.open_account("Shop", "JPY", key="s")
+            assert opened.account_id is not None
             return opened.account_id
 
     account = asyncio.run(prepare())

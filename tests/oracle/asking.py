@@ -223,8 +223,8 @@ class Asking:
         legs: list[Asked] = []
         for code, given, got in (("USD", -sold, sold), ("INR", -bought - off, bought)):
             one = self.account(code)
-            other = self.account(code, but=one)
-            legs += [{"account_id": one, "amount": given}, {"account_id": other, "amount": got}]
+            two = self.account(code, but=one)
+            legs += [{"account_id": one, "amount": given}, {"account_id": two, "amount": got}]
         legs = [leg for leg in legs if leg["amount"]]
         return {"type": "TRANSACTION", "legs": legs, "exchange": rate}
 

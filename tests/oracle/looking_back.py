@@ -104,7 +104,7 @@ class LookingBack(ComparingOverHttp):
         exponent = model.exponent(hold["account"])
         figures = {name: hold[name] for name in ("amount", "captured", "remaining")}
         figures["released"] = hold["amount"] - hold["captured"] - hold["remaining"]
-        expected = {name: to_major(figure, exponent) for name, figure in figures.items()}
+        expected: dict[str, Any] = {n: to_major(figure, exponent) for n, figure in figures.items()}
         expected |= {"id": number, "account_id": hold["account"], "status": "open"}
         expected |= {name: moment(hold[name]) for name in ("expires_at", "capture_at")}
         if not hold["remaining"]:

@@ -114,7 +114,7 @@ class SequentialLedger:
             first = self.records[account, key]
             same = first["asked"] == asked
             return Answer(first["code"], True) if same else Answer("idempotency_key_reused")
-        record = {
+        record: dict[str, Any] = {
             "asked": asked,
             "number": number,
             "kind": {"EXECUTION": "TRANSFER"}.get(kind, kind),
@@ -165,7 +165,8 @@ class SequentialLedger:
     def kind(asked: Asked) -> str:
         if asked["type"] == "TRANSFER" and "execute_at" in asked:
             return "SCHEDULE"
-        return {"TRANSACTION": "GENERAL"}.get(asked["type"], asked["type"])
+        named: str = asked["type"]
+        return "GENERAL" if named == "TRANSACTION" else named
 
     def scope(self, asked: Asked) -> Name:
         """The account that the key is of."""

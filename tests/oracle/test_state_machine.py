@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,10 +24,11 @@ from sqlalchemy import text
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, to_major
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
-from tests.conftest import serving, url_text
+from tests.databases import url_text
 from tests.oracle.looking_back import LookingBack
 from tests.oracle.model import EXPONENTS, Asked
 from tests.oracle.over_http import FAR, FORCE, OTHER_LEDGER, check_problem
+from tests.processes import serving, sleep_until
 
 EXAMPLES = 50
 STEPS = 30
@@ -252,7 +252,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
         asking = self.asking(data, OTHER_LEDGER)
         if data.draw(st.booleans()):
             asking.customers = dict.fromkeys(self.ledgers, "USD")
-            asking.parents |= self.kinds("")
+            asking.parents = {**asking.parents, **self.kinds("")}
         self.do(asking.any(), ledger=OTHER_LEDGER)
 
     @rule(data=st.data())
@@ -287,14 +287,14 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
         """A hold that expires while something is asked of its account."""
         ledger = self.ledgers[account]
         expires_at = datetime.now(UTC) + timedelta(milliseconds=60)
-        asked = {"type": "HOLD", "account_id": account, "amount": amount}
+        asked: Asked = {"type": "HOLD", "account_id": account, "amount": amount}
         asked |= {"expires_at": expires_at, "idempotency_key": f"brief {next(_numbers)}"}
         if self.do(asked) != "posted":
             return
         hold = self.answers[account, asked["idempotency_key"]][1]["hold_id"]
         for late in (False, True):
             if late and not soon:
-                sleep_past(expires_at)
+                sleep_until(expires_at)
             key = f"brief {next(_numbers)}"
             if then == "withdraw":
                 free = self.model(account).available(account)
@@ -304,7 +304,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
                 self.do({**step, "idempotency_key": key}, ledger=ledger)
             elif then == "refused":
                 self.movement("TRANSFER", account, -1, 1, key)
-        sleep_past(expires_at)
+        sleep_until(expires_at)
         found = self.client.get(f"{ledger}/accounts/{account}").json()
         self.model(account).expire(datetime.now(UTC))
         self.check_figures(account, found)
@@ -316,7 +316,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
         self, account: int, other: int | None, amount: int, data: st.DataObject
     ) -> None:
         """A hold that the service captures, its time being over already."""
-        asked = {"type": "HOLD", "account_id": account, "amount": amount}
+        asked: Asked = {"type": "HOLD", "account_id": account, "amount": amount}
         asked |= {"capture_at": datetime.now(UTC), "idempotency_key": f"due {next(_numbers)}"}
         if other is not None:
             asked["to_account_id"] = other
@@ -327,7 +327,7 @@ class LedgerOverHttp(LookingBack, RuleBasedStateMachine):
     @rule(account=accounts, other=accounts, amount=st.integers(1, 200))
     def execute_on_time(self, account: int, other: int, amount: int) -> None:
         """A scheduled transfer, its time being over already."""
-        asked = {"type": "TRANSFER", "from_account_id": account, "to_account_id": other}
+        asked: Asked = {"type": "TRANSFER", "from_account_id": account, "to_account_id": other}
         asked |= {"amount": amount, "idempotency_key": f"due {next(_numbers)}"}
         asked["execute_at"] = datetime.now(UTC) - timedelta(days=1)
         if self.do(asked) == "posted":
@@ -462,10 +462,6 @@ def speller(data: st.DataObject) -> Callable[[int, int], msgspec.Raw]:
     return lambda minor, exponent: msgspec.Raw(
         data.draw(st.sampled_from(spellings(minor, exponent))).encode()
     )
-
-
-def sleep_past(moment_: datetime) -> None:
-    time.sleep(max(0.0, (moment_ - datetime.now(UTC)).total_seconds() + 0.001))
 
 
 @pytest.fixture

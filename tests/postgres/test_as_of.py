@@ -97,7 +97,7 @@ class Told:
         detail, found = asked.detail, outcome.transaction
         if found.entries:
             self.posted.append(found)
-        effective_at = found.recorded_at if detail is None else detail.effective_at
+        effective_at = (detail and detail.effective_at) or found.recorded_at
         self.rows += [
             (e.account_id, found.recorded_at, effective_at, e.amount, e.held_change)
             for e in found.entries
@@ -116,11 +116,13 @@ async def told_of(ledger: Database, batches: list[list[Drawn]]) -> Told:
     wire, batch = await ledger.connect_writer(), MovementBatch()
     mark = f"{id(batch)} {time.time()}"
     openings = [Opening("o", "USD", None, f"{mark} {n}") for n in range(3)]
-    told = Told([account.account_id for account in await open_accounts(wire, openings)])
+    opened = await open_accounts(wire, openings)
+    told = Told([one.account_id for one in opened if one.account_id is not None])
     funding = [Drawn("DEPOSIT", n, 1, 50, 0, None) for n in range(3)]
     for place, of_batch in enumerate([funding, *batches]):
         asked = [told.instruction(one, f"{place}.{n}") for n, one in enumerate(of_batch)]
         [outcomes] = await batch(wire, [Group(asked)])
+        assert not isinstance(outcomes, Failed)
         for one, outcome in zip(asked, outcomes, strict=True):
             if isinstance(outcome, Recorded):
                 told.keep(one, outcome)

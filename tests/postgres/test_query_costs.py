@@ -22,7 +22,7 @@ from ledgerservice.postgres.queries import transactions as queries
 from ledgerservice.postgres.queries.accounts import AccountFilter
 from ledgerservice.postgres.queries.transactions import Filter
 from ledgerservice.postgres.reader import AT_FIRST, LIST_HOLDS, LIST_SCHEDULES, Reader
-from tests.conftest import connect
+from tests.databases import connect
 
 ACCOUNTS, TRANSACTIONS = 2_000, 120_000
 PAGE = 50
@@ -457,7 +457,7 @@ def test_a_page_of_what_is_open_costs_a_page(large, kind, account, place) -> Non
         values = compiled.construct_params({"ledger": 1, **asked})
         async with reader.connection() as connection:
             explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}"
-            plan = (await connection.exec_driver_sql(explain, values)).scalar()
+            plan = (await connection.exec_driver_sql(explain, values)).scalar_one()
         await engine.dispose()
         return plan[0]["Plan"], found
 

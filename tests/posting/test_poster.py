@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -44,14 +45,15 @@ async def posting(database: Database, limits: Limits = WIDE):
 def balance(database: Database, account: int) -> int:
     with connect(database) as connection:
         statement = "SELECT balance FROM ledger.accounts WHERE id = %s"
-        return connection.execute(statement, [account]).fetchone()[0]
+        [(found,)] = connection.execute(statement, [account]).fetchall()
+        return found
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 60))
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110  (another process is waited for)
         await asyncio.sleep(0.01)
 
@@ -104,7 +106,7 @@ def test_a_backend_killed_in_mid_batch_costs_nothing(database, no_violations):
                 await until(lambda: writers_waiting(database, "transactionid"))
                 for pid in writers_waiting(database, "transactionid"):
                     administer(database.url, f"SELECT pg_terminate_backend({pid})")
-            outcomes = await asyncio.gather(*posts)
+            outcomes: list[Any] = await asyncio.gather(*posts)
             assert all(outcome.posted for [outcome] in outcomes)
 
     run(test)
@@ -161,7 +163,8 @@ RELOAD = "SELECT pg_reload_conf()"
 
 def shown(database: Database, setting: str) -> str:
     with connect(database) as connection:
-        return connection.execute(f"SHOW {setting}").fetchone()[0]
+        [(value,)] = connection.execute(f"SHOW {setting}").fetchall()
+        return value
 
 
 def test_a_commit_of_an_aborted_transaction_is_not_believed(database):
@@ -203,7 +206,9 @@ def test_a_request_that_the_database_refuses_fails_alone(database, no_violations
         async with posting(database) as poster:
             requests = [deposit(1, str(number)) for number in range(9)]
             requests.insert(4, deposit(1, "x" * 256))  # longer than the schema's CHECK allows
-            outcomes = await asyncio.gather(*map(poster.post, requests), return_exceptions=True)
+            outcomes: list[Any] = await asyncio.gather(
+                *map(poster.post, requests), return_exceptions=True
+            )
             assert isinstance(outcomes.pop(4), InternalFault)
             assert all(outcome.posted for [outcome] in outcomes)
 
@@ -230,7 +235,9 @@ def test_a_request_that_we_have_no_answer_to_fails_alone(database):
             # Its ledger has no external account, which the planner takes for granted.
             lost = Group(deposit(5, "lost").movements, ledger=7)
             requests = [deposit(1, "a"), lost, deposit(1, "b"), lost, deposit(2, "c")]
-            outcomes = await asyncio.gather(*map(poster.post, requests), return_exceptions=True)
+            outcomes: list[Any] = await asyncio.gather(
+                *map(poster.post, requests), return_exceptions=True
+            )
             assert [isinstance(outcome, InternalFault) for outcome in outcomes] == [0, 1, 0, 1, 0]
             assert all(outcome.posted for [outcome] in outcomes[::2])
 
@@ -328,7 +335,7 @@ def test_a_caller_that_goes_away_does_not_disturb_the_others(database):
             await asyncio.sleep(0)
             for gone in posts[::2]:
                 gone.cancel()
-            outcomes = await asyncio.gather(*posts, return_exceptions=True)
+            outcomes: list[Any] = await asyncio.gather(*posts, return_exceptions=True)
             assert all(outcome.posted for [outcome] in outcomes[1::2])
 
     run(test)
@@ -339,7 +346,7 @@ def test_two_posters_on_one_hot_account_lose_and_double_nothing(database, no_vio
         async with posting(database) as one:
             two = Poster(database.connect_writer, MovementBatch(), WIDE)
             requests = [deposit(1, str(number % 200)) for number in range(600)]
-            outcomes = await asyncio.gather(
+            outcomes: list[Any] = await asyncio.gather(
                 *(random.choice((one, two)).post(request) for request in requests)
             )
             assert sum(not outcome.replayed for [outcome] in outcomes) == 200

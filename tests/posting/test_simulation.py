@@ -27,7 +27,6 @@ from ledgerservice.posting.poster import Limits, Poster
 from tests.proof.checker import check
 from tests.proof.history import Attempt, Request
 from tests.proof.judging.evidence import UNKNOWN, major, outcome
-from tests.proof.simulated import Database, Faults
 
 SEEDS = int(os.environ.get("LEDGER_SIMULATIONS", "1000"))
 FIRST_SEED = int(os.environ.get("LEDGER_SIMULATION_SEED", "0"))
@@ -145,10 +144,10 @@ def now_ns() -> int:
     return round(asyncio.get_running_loop().time() * 1e9)
 
 
-def _told(found: Outcome) -> tuple[int, bytes]:
+def _told(found: Outcome) -> tuple[int, bytes, dict[str, str]]:
     if isinstance(found, Recorded):
-        return rendering.answer(found.transaction)
-    return problem(found.reason.value)[:2]
+        return *rendering.answer(found.transaction), {}
+    return problem(found.reason.value)
 
 
 async def storm(seed: str) -> None:

@@ -20,11 +20,12 @@ from rich.table import Table
 
 from tests.proof import campaign, totals
 from tests.proof.campaign import FAULTS, MIXTURE, Campaign, Result
-from tests.proof.canaries import CANARIES
+from tests.proof.servers.canaries import CANARIES
+from tests.proof.servers.setup import FAKETIME
 
 CANARY_S = 4.0
 MIXTURE_S, MIXTURES = 20.0, 4
-PACKAGES = {"faketime": campaign.FAKETIME, "iptables": "/usr/sbin/iptables", "iproute2": "/sbin/ip"}
+PACKAGES = {"faketime": FAKETIME, "iptables": "/usr/sbin/iptables", "iproute2": "/sbin/ip"}
 
 console = Console(highlight=False, width=160)
 

@@ -20,12 +20,14 @@ from sqlalchemy.pool import NullPool
 
 from ledgerservice.postgres.connections import parse_url
 from ledgerservice.postgres.verification import verify
-from tests.proof import choices, clients, faults, history, journal
-from tests.proof.canaries import CANARIES
+from tests.proof import history, journal
 from tests.proof.checker import DOUBLED, LOST, Report, check
-from tests.proof.cluster import Broken, Disk, namespace
-from tests.proof.faults import Fault
-from tests.proof.house import (
+from tests.proof.load import choices, clients
+from tests.proof.servers import faults
+from tests.proof.servers.canaries import CANARIES
+from tests.proof.servers.cluster import Broken, Disk, namespace
+from tests.proof.servers.faults import Fault
+from tests.proof.servers.setup import (
     CLOCK,
     DISK,
     EMBEDDED,
@@ -34,13 +36,13 @@ from tests.proof.house import (
     PROXY,
     SERVICES,
     STANDBY,
-    House,
+    Setup,
     original,
 )
 
 RESOLVE_LIMIT_S = 120.0
 DUE_LIMIT_S = 30.0
-FUZZER = "fuzzer"  # a part that is only of the fault, not of the house
+FUZZER = "fuzzer"  # a part that is only of the fault, not of the setup
 UNSTEADY_NS = 50_000_000
 CALM_S = 0.5  # of load before the first fault and after the last
 
@@ -100,7 +102,7 @@ class Result:
 
 @cache
 def missing(part: str) -> str:
-    """Why a part of a house is not to be had here; empty if it is."""
+    """Why a part of a setup is not to be had here; empty if it is."""
     if part in (DISK, NAMESPACE) and os.geteuid() != 0:
         return "it needs root"
     if part == DISK:
@@ -163,37 +165,37 @@ class Campaign:
         parts = {PROXY, DISK, SERVICES} if name == MIXTURE else PARTS[FAULTS[name]]
         parts = {part for part in parts if not missing(part)}
         try:
-            with House(folder, self._origin, parts, chance.randrange(2**32), canary) as house:
-                self._live(house, result, seconds, chance)
+            with Setup(folder, self._origin, parts, chance.randrange(2**32), canary) as setup:
+                self._live(setup, result, seconds, chance)
         except Broken as error:
             result.verified.append(str(error))
         if result.holds or canary:
             shutil.rmtree(folder)
         return result
 
-    def _live(self, house: House, result: Result, seconds: float, chance: random.Random) -> None:
+    def _live(self, setup: Setup, result: Result, seconds: float, chance: random.Random) -> None:
         clock = WallClock()
-        seen = house.folder / "history"
-        clients.fund(seen, house.services[0].base)
-        bases = [service.base for service in house.services]
+        seen = setup.folder / "history"
+        clients.fund(seen, setup.services[0].base)
+        bases = [service.base for service in setup.services]
         callers = chance.choice([16, 32, 64])
-        house.load = clients.Load(seen, bases, callers, chance.randrange(2**32))
-        house.load.start()
+        setup.load = clients.Load(seen, bases, callers, chance.randrange(2**32))
+        setup.load.start()
         try:
             time.sleep(CALM_S)
             for fault, duration in schedule(result.name, seconds, chance):
-                result.times[fault.__name__] += fault(house, chance, duration)
+                result.times[fault.__name__] += fault(setup, chance, duration)
             began_s = time.monotonic()
-            house.heal()
+            setup.heal()
             result.healed_s = time.monotonic() - began_s
             time.sleep(CALM_S)
         finally:
-            house.load.stop()
+            setup.load.stop()
         result.resolved_s = clients.resolve(seen, bases[0], RESOLVE_LIMIT_S)
-        wait_for_what_is_due(house.postgres.url)
-        found = journal.dump(house.postgres.url)
-        journal.save(found, house.folder / "journal.json")
-        engine = create_engine(parse_url(house.postgres.url), poolclass=NullPool)
+        wait_for_what_is_due(setup.postgres.url)
+        found = journal.dump(setup.postgres.url)
+        journal.save(found, setup.folder / "journal.json")
+        engine = create_engine(parse_url(setup.postgres.url), poolclass=NullPool)
         result.verified += map(str, verify(engine))
         hostile = result.times[faults.be_hostile.__name__] > 0
         moved = result.times[faults.move_clocks.__name__] > 0 or not clock.is_steady()

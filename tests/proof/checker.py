@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tests.proof.history import Attempt
 from tests.proof.journal import Journal
-from tests.proof.judging import accounts, answers, conditions, decisions, moments, reads
+from tests.proof.judging import accounts, answers, conditions, decisions, reads, timing
 from tests.proof.judging.evidence import Case, Clock, outcome
 
 PROMISES = (
@@ -22,8 +22,8 @@ PROMISES = (
     accounts.forced_reversals_are_told,
     accounts.reversals_are_bounded,
     conditions.conditions_are_met,
-    moments.holds_are_kept,
-    moments.schedules_are_settled_once,
+    timing.holds_are_kept,
+    timing.schedules_are_settled_once,
     decisions.groups_are_whole,
     decisions.declines_are_just,
     decisions.keys_have_one_outcome,

@@ -186,8 +186,8 @@ def main() -> None:
     parser.add_argument("--base", default="http://127.0.0.1:8000")
     parser.add_argument("--pid", type=int, default=0, help="of the service")
     options = parser.parse_args()
-    target = {"amounts": amounts, "bodies": bodies}.get(options.target)
-    target = target or service(options.base, options.pid)
+    known: dict[str, Callable[[bytes], None]] = {"amounts": amounts, "bodies": bodies}
+    target = known.get(options.target) or service(options.base, options.pid)
     corpus = {"amounts": AMOUNTS, "bodies": [*BODIES, BATCH]}.get(options.target, REQUESTS)
     options.folder.mkdir(exist_ok=True)
     for number, data in enumerate(corpus):

@@ -201,9 +201,11 @@ def dump(url: str) -> Journal:
 def _transaction(*row: Any) -> Transaction:
     *fields, description, reference, metadata, effective_at = row[:-4]
     exchange, floor, ceiling, restricted = row[-4:]
-    detail = description, reference, metadata, effective_at
     policy = None if floor is None else (floor, ceiling, restricted)
-    return Transaction(*fields, policy=policy, exchange=_exchange(exchange), detail=detail)
+    transaction = Transaction(*fields)
+    transaction.detail = description, reference, metadata, effective_at
+    transaction.policy, transaction.exchange = policy, _exchange(exchange)
+    return transaction
 
 
 def _exchange(kept: Any) -> Exchange | None:
@@ -214,7 +216,7 @@ def _exchange(kept: Any) -> Exchange | None:
 
 
 def _rows(connection: "psycopg.Connection[Any]", query: str, row: Any) -> list[Any]:
-    found: Iterable[tuple[Any, ...]] = connection.execute(query)  # type: ignore[arg-type]
+    found: Iterable[tuple[Any, ...]] = connection.execute(query)
     return [row(*values) for values in found]
 
 

@@ -11,13 +11,13 @@ from tests.proof.doctored import (
     decisions,
     details,
     exchanges,
-    moments,
     policies,
     reads,
     reversals,
+    timing,
 )
 from tests.proof.doctored.doctor import OPERATIONS, Doctor
-from tests.proof.fabricated import Fabricated
+from tests.proof.doctored.fabricated import Fabricated
 from tests.proof.history import Recorder, Request, read
 from tests.proof.journal import load, save
 from tests.proof.judging.evidence import DECLINED, OK
@@ -41,6 +41,7 @@ def test_a_history_is_kept_on_disk(tmp_path) -> None:
     unknown, known = read(tmp_path)
     assert (unknown.request, unknown.status, unknown.completed_ns) == (request, None, None)
     assert (known.status, known.body) == (200, {"id": 1})
+    assert known.completed_ns is not None
     assert known.completed_ns >= known.invoked_ns == unknown.invoked_ns
     journal = Fabricated(50, 1).journal
     save(journal, tmp_path / "journal")
@@ -53,7 +54,7 @@ ROOMS = (
     reversals,
     exchanges,
     details,
-    moments,
+    timing,
     decisions,
     answers,
     reads,

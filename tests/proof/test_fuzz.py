@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, environment
+from tests.processes import ROOT, environment
 
 pytest.importorskip("atheris", reason="atheris has no wheel for this Python")
 

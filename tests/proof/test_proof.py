@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import reachable_folder
+from tests.databases import reachable_folder
 from tests.proof import campaign
 from tests.proof.campaign import FAULTS, MIXTURE, Campaign
-from tests.proof.canaries import CANARIES
+from tests.proof.servers.canaries import CANARIES
 
 SEED = int(os.environ.get("LEDGER_PROOF_SEED") or secrets.randbelow(10**9))
 POSSIBLE, SKIPPED = campaign.possible(list(FAULTS))

@@ -1,10 +1,16 @@
 """The checker on short histories, step by step: what is a violation, and what is none."""
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from tests.proof.checker import check
-from tests.proof.fabricated import STEP_NS, Fabricated
+from tests.proof.doctored.fabricated import STEP_NS, Fabricated
 from tests.proof.history import Attempt, Request
+
+
+def _do_nothing(*_: object) -> None:
+    pass
 
 
 class Scene:
@@ -104,7 +110,7 @@ def test_what_expired_was_given_back_after_something_else() -> None:
     s.go("deposit", 1, 100)
     s.go("hold", 1, 80, 2, expires_at=s.later(3))
     s.case._now += 10 * STEP_NS
-    s.case._release_expired = lambda _: None
+    s.case._release_expired = _do_nothing  # type: ignore[assignment, method-assign]
     s.go("withdraw", 1, 5)
     s.case._now += STEP_NS
     s.case._post_release(s.case.journal.holds[0])
@@ -163,7 +169,7 @@ def test_the_service_captures_a_part_by_itself() -> None:
     hold.capture_at = s.later(2)
     s.case._now += 5 * STEP_NS
     s.case.attempts[-1].request = Request(
-        "hold", 1, 2, 50, "k2", capture_at=hold.capture_at, expires_at=hold.expires_at
+        "hold", 1, 2, 50, "k2", capture_at=hold.capture_at, expires_at=hold.expires_at or ""
     )
     s.case._decide(Request("capture", 1, None, 20, f"capture {number}", parent=number))
     s.case._now += 10 * STEP_NS
@@ -273,7 +279,7 @@ def test_what_is_closed_is_not_asked_for_again() -> None:
         s.go("policy", 3, closed=True)
         assert s.go("policy", 3).status == 400
         assert s.codes() == set()
-        s.case._objection = lambda _: None
+        s.case._objection = _do_nothing  # type: ignore[assignment, method-assign]
         s.go(kind, 3, **more)
         assert "moved_after_closing" in s.codes()
 
@@ -326,12 +332,12 @@ def test_what_was_forced_gives_nothing_until_it_is_back() -> None:
     number = s.go("deposit", 1, 100).body["transaction_id"]
     s.go("transfer", 1, 80, 2)
     assert s.go("reversal", 1, parent=number).status == 400
-    forced = {"force": True, "actor": "ann", "description": "stolen"}
+    forced: dict[str, Any] = {"force": True, "actor": "ann", "description": "stolen"}
     assert s.go("reversal", 1, parent=number, **forced).status == 200
     assert s.go("withdraw", 1, 1).status == 400
     s.go("deposit", 1, 50)
     assert s.codes() == set()
-    s.case._refused = lambda *_: None
+    s.case._refused = _do_nothing  # type: ignore[assignment, method-assign]
     s.go("withdraw", 1, 1)
     assert s.codes() == {"overdrawn"}
 

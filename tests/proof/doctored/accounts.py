@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from tests.proof.doctored.doctor import Doctor
-from tests.proof.fabricated import OUTSIDE
+from tests.proof.doctored.fabricated import OUTSIDE
 from tests.proof.judging.evidence import OK, outcome
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from tests.proof.doctored.doctor import Doctor, another_account, ask_otherwise
-from tests.proof.fabricated import STEP_NS
+from tests.proof.doctored.fabricated import STEP_NS
 from tests.proof.history import DRY_RUN, Attempt, Request
 from tests.proof.judging.evidence import OK, outcome
 
@@ -63,7 +63,7 @@ def answers_differ(d: Doctor) -> None:
 
 
 def key_reused_for_another_body(d: Doctor) -> None:
-    refused = d.one(lambda a: (a.body or {}) and a.status == 422)
+    refused = d.one(lambda a: bool(a.body) and a.status == 422)
     row = next(t for t in d.journal.transactions if t.key == refused.request.key)
     answered = next(a for a in d.attempts if a.request.key == row.key and a.status in (200, 400))
     refused.status, refused.body, refused.replayed = answered.status, answered.body, True

@@ -30,13 +30,22 @@ def turned_away_but_applied(d: Doctor) -> None:
 
 def declined_though_there_was_enough(d: Doctor) -> None:
     row = d.row(d.decline())
+    row.amount = _above_floor(d, row)
+
+
+def _above_floor(d: Doctor, row: Transaction) -> int:
+    """By how much the available amount that a decline was decided on was above the floor."""
+    assert row.deciding_account is not None
+    assert row.deciding_available is not None
     before = [e.transaction for e in d.rows(row.deciding_account)[: row.deciding_version]]
     floors = [t.policy[0] for t in d.journal.transactions if t.policy and t.id in before]
-    row.amount = row.deciding_available - (floors or [0])[-1]
+    return row.deciding_available - (floors or [0])[-1]
 
 
 def declined_on_what_never_was(d: Doctor) -> None:
-    d.row(d.decline()).deciding_available += 1
+    row = d.row(d.decline())
+    assert row.deciding_available is not None
+    row.deciding_available += 1
 
 
 def declined_though_the_hold_had_enough(d: Doctor) -> None:
@@ -127,18 +136,13 @@ def declined_on_a_stranger(d: Doctor) -> None:
 
 
 def declined_to_reverse_what_there_was_enough_for(d: Doctor) -> None:
-    def policy(t):
-        before = [e.transaction for e in d.rows(t.deciding_account)[: t.deciding_version]]
-        floors = [o.policy[0] for o in d.journal.transactions if o.policy and o.id in before]
-        return (floors or [0])[-1]
-
     row = next(
         t
         for t in d.journal.transactions
         if t.reason == "insufficient_funds"
         and t.kind == "reversal"
-        and len(d.legs(d.journal.transactions[t.parent - 1])) == 2
-        and t.deciding_available - policy(t) >= 1
+        and len(d.legs(d.parent(t))) == 2
+        and _above_floor(d, t) >= 1
     )
     ask_otherwise(d, row, amount=1, legs=())
     for a in d.attempts:
@@ -186,7 +190,7 @@ def declined_for_a_condition_that_was_met(d: Doctor) -> None:
 
 def declined_for_a_condition_of_another_account(d: Doctor) -> None:
     row = _demanding(d, declined=True)
-    stranger = another_account(row.deciding_account)
+    stranger = another_account(row.deciding_account or 0)
     ask_otherwise(d, row, conditions=((stranger, "balance_at_least", 10**9),))
 
 

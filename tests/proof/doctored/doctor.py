@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tests.proof.fabricated import Fabricated
+from tests.proof.doctored.fabricated import Fabricated
 from tests.proof.history import PLAIN, Attempt
 from tests.proof.journal import Entry, Hold, Schedule, Transaction
 from tests.proof.judging.evidence import DECLINED, OK, outcome
@@ -63,6 +63,10 @@ class Doctor:
                 if t.kind == kind and t.reason is None and (of is None or t.parent == of.id)
             ]
         )
+
+    def parent(self, row: Transaction) -> Transaction:
+        assert row.parent is not None
+        return self.journal.transactions[row.parent - 1]
 
     def declined(self, reason: str) -> Transaction:
         return next(t for t in self.journal.transactions if t.reason == reason)

@@ -23,7 +23,8 @@ def _exchanged(d: Doctor, what: Callable[[Exchange], Any] = bool) -> tuple[Trans
 def _rounded(d: Doctor) -> tuple[Transaction, Exchange]:
     """One of which rounding left something over."""
     rows = [t for t in d.journal.transactions if t.exchange is not None]
-    row = next(t for t in rows if t.exchange.rounding in {leg.account for leg in d.legs(t)})
+    row = next(t for t in rows if any(t.exchange.rounding == leg.account for leg in d.legs(t)))
+    assert row.exchange is not None
     return row, row.exchange
 
 
@@ -77,7 +78,7 @@ def rounding_of_more_than_rounding_leaves(d: Doctor) -> None:
     """What the buyer does not get is called rounding."""
     row, exchange = _rounded(d)
     legs = {leg.account: leg for leg in d.legs(row)}
-    rounding = legs[exchange.rounding]
+    rounding = legs[exchange.rounding or 0]
     buyer = next(leg for leg in legs.values() if leg.currency_number == 2 and leg.amount > 1)
     buyer.amount, rounding.amount = buyer.amount - 7, rounding.amount + 7
     asked = next(a.request for a in d.attempts if a.request.key == row.key and a.request.exchange)

@@ -87,6 +87,7 @@ def long_fork(d: Doctor) -> None:
 
 def key_missing_after_its_answer(d: Doctor) -> None:
     attempt = d.write()
+    assert attempt.completed_ns is not None
     at = attempt.completed_ns + 1
     body = {"code": "key_not_found"}
     request = Request("key", attempt.request.account, key=attempt.request.key)

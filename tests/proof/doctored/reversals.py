@@ -58,7 +58,7 @@ def _asked(d: Doctor, *reasons: str | None) -> list[tuple[Transaction, Request]]
         if a.request.kind == "reversal":
             by_key.setdefault((a.request.account, a.request.key), set()).add(a.request)
     return [
-        (t, *by_key[t.account, t.key])
+        (t, next(iter(by_key[t.account, t.key])))
         for t in d.journal.transactions
         if t.kind == "reversal" and t.reason in reasons and len(by_key[t.account, t.key]) == 1
     ]
@@ -74,7 +74,7 @@ def reversed_by_legs_that_were_asked_for_whole(d: Doctor) -> None:
     whole = {t.parent for t, asked in _asked(d, None) if not asked.legs}
     found = [t for t, asked in _asked(d, None) if asked.legs and t.parent not in whole]
     back = {t.parent: abs(d.legs(t)[0].amount) for t in found}
-    row = next(t for t in found if back[t.parent] < d.journal.transactions[t.parent - 1].amount)
+    row = next(t for t in found if back[t.parent] < d.parent(t).amount)
     ask_otherwise(d, row, legs=())
 
 
@@ -102,7 +102,9 @@ def forced_for_another_reason(d: Doctor) -> None:
 
 
 def forced_lower_than_it_says(d: Doctor) -> None:
-    _forced(d)[0].lowest += 1
+    kept, _ = _forced(d)
+    assert kept.lowest is not None
+    kept.lowest += 1
 
 
 def forced_under_another_policy(d: Doctor) -> None:

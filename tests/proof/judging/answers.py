@@ -8,7 +8,7 @@ from tests.proof.journal import Transaction
 from tests.proof.judging.evidence import DECLINED, OK, REFUSED, UNKNOWN, Case, Found, minor, outcome
 from tests.proof.judging.exchanges import is_at_its_rate
 from tests.proof.judging.matching import asks_for
-from tests.proof.order import NEVER
+from tests.proof.judging.order import NEVER
 
 
 def answers_are_kept(case: Case) -> Found:

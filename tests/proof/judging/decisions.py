@@ -20,7 +20,7 @@ from tests.proof.judging.evidence import (
 )
 from tests.proof.judging.exchanges import legs_of
 from tests.proof.judging.matching import asks_for, moved_back, requests_of, to_move_back
-from tests.proof.judging.moments import own_is_due
+from tests.proof.judging.timing import own_is_due
 
 
 def groups_are_whole(case: Case) -> Found:

@@ -119,13 +119,7 @@ class Case:
         for rows in self.entries.values():
             rows.sort(key=lambda entry: entry.seq)
             for entry in rows:
-                t = self.transactions.get(entry.transaction)
-                if t is not None and entry.held_change:
-                    self.hold_steps[t.id if t.kind == "hold" else t.parent or 0].append(entry)
-                if t is not None and t.policy is not None:
-                    self.policies[entry.account].append((entry.seq, t.policy))
-                if t is not None and t.kind == "reversal":
-                    self.reversed[t.parent or 0].setdefault(t.id, []).append(entry)
+                self._index(entry, self.transactions.get(entry.transaction))
         self.declines: dict[int, list[tuple[int, str]]] = defaultdict(list)  # by account, in order
         for row in journal.transactions:
             if row.reason is not None:
@@ -137,6 +131,17 @@ class Case:
         for attempt in attempts:
             if attempt.request.kind in MOVEMENTS:
                 self.asked[attempt.request.account, attempt.request.key].append(attempt)
+
+    def _index(self, entry: Entry, t: Transaction | None) -> None:
+        """File an entry under what its transaction is."""
+        if t is None:
+            return
+        if entry.held_change:
+            self.hold_steps[t.id if t.kind == "hold" else t.parent or 0].append(entry)
+        if t.policy is not None:
+            self.policies[entry.account].append((entry.seq, t.policy))
+        if t.kind == "reversal":
+            self.reversed[t.parent or 0].setdefault(t.id, []).append(entry)
 
     def state(self, account: int, version: int) -> tuple[int, int] | None:
         """Balance and held of an account at a version; None if it never had that."""

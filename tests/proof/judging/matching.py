@@ -75,9 +75,9 @@ def is_done(case: Case, request: Request, row: Transaction) -> bool:
         freed = left if request.final else amount
         return (row.amount, own.held_change) == (amount, -freed)
     if row.kind == "reversal":
-        moved = {leg.account: leg.amount for leg in legs}
-        asked_for = moved == to_move_back(case, request, row)
-        return asked_for and abs(moved.get(row.account, 0)) == row.amount
+        back = {leg.account: leg.amount for leg in legs}
+        asked_for = back == to_move_back(case, request, row)
+        return asked_for and abs(back.get(row.account, 0)) == row.amount
     if row.kind == "policy":
         change = case.changes.get(row.id)
         asked_by = request.actor or None, request.reason or None

@@ -22,7 +22,7 @@ from tests.proof.judging.evidence import (
     outcome,
 )
 from tests.proof.judging.matching import asks_for
-from tests.proof.order import NEVER, Order
+from tests.proof.judging.order import NEVER, Order
 
 HISTORY_ROWS = 100  # in the first page
 

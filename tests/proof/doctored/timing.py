@@ -16,8 +16,9 @@ def _partial(d: Doctor, kind: str) -> Transaction:
         if t.reason is None and t.kind == "hold":
             left[t.id] = t.amount
         elif t.reason is None and t.kind in ("capture", "release"):
-            left[t.parent] -= t.amount
-            if t.kind == kind and left[t.parent] and not t.key.startswith(OWN):
+            parent = t.parent or 0
+            left[parent] -= t.amount
+            if t.kind == kind and left[parent] and not t.key.startswith(OWN):
                 found.append(t)
     return d.chance.choice(found)
 

@@ -40,7 +40,7 @@ class Inventions:
             if kind in ("transfer", "schedule") and self._random.random() < 0.5:
                 account, other = other, account
         if kind == "general":
-            legs = ((account, -amount), (other, amount))
+            legs: tuple[tuple[int, int], ...] = ((account, -amount), (other, amount))
             thirds = [n for n in self._accounts if n not in (account, other) and 0 < n < SMALL[0]]
             if thirds and amount > 1 and self._random.random() < 0.5:
                 part = self._random.randint(1, amount - 1)
@@ -51,7 +51,9 @@ class Inventions:
         if kind == "exchange":
             return self._exchange(account, other, amount, key)
         if kind == "hold":
-            terms = {"expires_at": moment(30)} if self._random.random() < 0.3 else {}
+            terms: dict[str, Any] = (
+                {"expires_at": moment(30)} if self._random.random() < 0.3 else {}
+            )
             return Request(kind, account, other, amount, key, **terms)
         if kind == "schedule":
             return Request(kind, account, other, amount, key, execute_at=moment(20))
@@ -111,9 +113,9 @@ class Inventions:
         yield Request("deposit", one, None, 20, "rare")
         yield Request("transfer", one, two, 15, "rare 2")
         yield Request("reversal", one, None, 0, "rare 3", parent=of("rare"))
-        forced = {"force": True, "actor": "ann", "description": "stolen"}
+        forced: dict[str, Any] = {"force": True, "actor": "ann", "description": "stolen"}
         yield Request("reversal", one, None, 0, "rare 4", parent=of("rare"), **forced)
-        by = {"actor": "bob", "reason": "as agreed"}
+        by: dict[str, Any] = {"actor": "bob", "reason": "as agreed"}
         yield Request("policy", two, None, 0, "rare 5", closed=True, **by)
         yield Request("policy", two, None, 0, "rare 6", ceiling=16, **by)
         yield Request("deposit", two, None, 2, "rare 7")

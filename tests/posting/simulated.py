@@ -336,9 +336,9 @@ class _Session:
                 entry = Entry(*map(int, columns))
                 self._entries.append((entry, datetime.fromisoformat(moment)))
         elif statement == journal.INSERT_ENTRIES:
-            moment = datetime.fromisoformat(parameters[1].decode())
-            for columns in zip(*map(_numbers, parameters[2:]), strict=True):
-                self._entries.append((Entry(*columns), moment))
+            recorded_at = datetime.fromisoformat(parameters[1].decode())
+            for numbers in zip(*map(_numbers, parameters[2:]), strict=True):
+                self._entries.append((Entry(*numbers), recorded_at))
         else:
             assert statement == journal.WRITE_BARRIER, statement
 

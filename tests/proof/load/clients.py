@@ -15,11 +15,11 @@ import httpx
 import msgspec
 
 from tests.proof import history
-from tests.proof.bodies import body_of, encoded, item_of, route_of
-from tests.proof.choices import ACCOUNTS, OPENED, RUPEES, SMALL, Choices
-from tests.proof.cluster import FORCE_TOKEN
 from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
 from tests.proof.judging.evidence import UNKNOWN, outcome
+from tests.proof.load.bodies import body_of, encoded, item_of, route_of
+from tests.proof.load.choices import ACCOUNTS, OPENED, RUPEES, SMALL, Choices
+from tests.proof.servers.cluster import FORCE_TOKEN
 
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
 FORCING = {"Ledger-Force-Token": FORCE_TOKEN}

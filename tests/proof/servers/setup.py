@@ -1,4 +1,4 @@
-"""A house: everything that one round runs on, put together from what its faults need."""
+"""A setup: everything that one round runs on, put together from what its faults need."""
 
 import os
 import random
@@ -11,11 +11,20 @@ from pathlib import Path
 
 import psycopg
 
-from tests.proof import cluster
-from tests.proof.canaries import CANARIES
-from tests.proof.clients import Load
-from tests.proof.cluster import DATABASE, Broken, Disk, Embedded, PostgreSQL, Service
-from tests.proof.proxy import Proxy
+from tests.processes import wait_for
+from tests.proof.load.clients import Load
+from tests.proof.servers import cluster
+from tests.proof.servers.canaries import CANARIES
+from tests.proof.servers.cluster import (
+    DATABASE,
+    START_LIMIT_S,
+    Broken,
+    Disk,
+    Embedded,
+    PostgreSQL,
+    Service,
+)
+from tests.proof.servers.proxy import Proxy
 
 PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED = (
     "proxy",
@@ -30,7 +39,7 @@ DISK_MB = 700
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
-class House:
+class Setup:
     """A PostgreSQL, the services on it, and what stands between them."""
 
     load: Load
@@ -52,7 +61,7 @@ class House:
         self._broken = CANARIES.get(canary)
         self._program = ["ledgerservice"]
         if self._broken is not None and self._broken.patched:
-            self._program = ["tests.proof.canaries", canary]
+            self._program = ["tests.proof.servers.canaries", canary]
         self._origin = origin
         self._parts = parts
         self._stack = ExitStack()
@@ -60,7 +69,7 @@ class House:
         self._copies = 0
         self.services: list[Service] = []
 
-    def __enter__(self) -> "House":
+    def __enter__(self) -> "Setup":
         try:
             self._build()
         except BaseException:
@@ -169,7 +178,7 @@ class House:
         """Everything that is down is started again, and answers."""
         if not self.postgres.alive():
             self.postgres.start()
-        cluster.wait_until(self.postgres.answers)
+        wait_for(self.postgres.answers, START_LIMIT_S)
         for service in self.services:
             if not service.alive():
                 service.start(ready=False)
@@ -198,7 +207,7 @@ class House:
         self.standby.start()
         self.postgres.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.postgres.ask("SELECT pg_reload_conf()")
-        if not cluster.wait_until(self._is_synchronous):
+        if not wait_for(self._is_synchronous, START_LIMIT_S):
             raise Broken("the standby does not follow")
 
     def _is_synchronous(self) -> bool:

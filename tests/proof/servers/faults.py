@@ -1,7 +1,7 @@
-"""What can go wrong, each as a function that hurts a house for some seconds and counts how often.
+"""What can go wrong, each as a function that hurts a setup for some seconds and counts how often.
 
-A fault returns the house as it found it, but for what the phase after it heals: a service or a
-server that is down is started again by `House.heal`.
+A fault returns the setup as it found it, but for what the phase after it heals: a service or a
+server that is down is started again by `Setup.heal`.
 """
 
 import random
@@ -17,13 +17,14 @@ from typing import Any
 import psutil
 import psycopg
 
-from tests.proof.cluster import DATABASE, ROOT, Broken, wait_until
-from tests.proof.house import House
+from tests.processes import ROOT, wait_for
+from tests.proof.servers.cluster import DATABASE, START_LIMIT_S, Broken
+from tests.proof.servers.setup import Setup
 
 LONG_S = 10.0  # a round of so long has time for the longest freeze
 MOST_GROWTH_BYTES = 150_000_000
 
-Fault = Callable[[House, random.Random, float], int]
+Fault = Callable[[Setup, random.Random, float], int]
 
 
 def _again(seconds: float, once: Callable[[], None]) -> int:
@@ -36,83 +37,83 @@ def _again(seconds: float, once: Callable[[], None]) -> int:
     return times
 
 
-def kill_service(house: House, chance: random.Random, seconds: float) -> int:
+def kill_service(setup: Setup, chance: random.Random, seconds: float) -> int:
     """kill -9 of the service at any moment, its start included; started again at once."""
 
     def once() -> None:
         time.sleep(chance.uniform(0.1, 1.2))
-        service = chance.choice(house.services)
+        service = chance.choice(setup.services)
         service.kill()
         service.start(ready=False)
 
     return _again(seconds, once)
 
 
-def kill_embedded(house: House, chance: random.Random, seconds: float) -> int:
+def kill_embedded(setup: Setup, chance: random.Random, seconds: float) -> int:
     """kill -9 of a service that runs its own PostgreSQL, of that, or of everything at once."""
 
     def once() -> None:
         time.sleep(chance.uniform(0.3, 1.5))
         what = chance.choice(["service", "postgres", "everything"])
-        victims = house.services if what == "everything" else house.services[:1]
+        victims = setup.services if what == "everything" else setup.services[:1]
         if what != "service":
-            house.postgres.kill_postmaster()
+            setup.postgres.kill_postmaster()
         if what != "postgres":
             for service in victims:
                 service.kill()
             for service in victims:
                 service.start(ready=False)
-        chance.shuffle(house.services)
+        chance.shuffle(setup.services)
 
     return _again(seconds, once)
 
 
-def kill_backend(house: House, chance: random.Random, seconds: float) -> int:
+def kill_backend(setup: Setup, chance: random.Random, seconds: float) -> int:
     """kill -9 of a PostgreSQL process that serves us: all of them recover from the log."""
     times = 0
 
     def once() -> None:
         nonlocal times
         time.sleep(chance.uniform(0.3, 1.0))
-        backends = house.postgres.backends()
+        backends = setup.postgres.backends()
         if backends:
             with suppress(psutil.NoSuchProcess):
                 chance.choice(backends).kill()
                 times += 1
-        wait_until(house.postgres.answers)
+        wait_for(setup.postgres.answers, START_LIMIT_S)
 
     _again(seconds, once)
     return times
 
 
-def kill_postmaster(house: House, chance: random.Random, seconds: float) -> int:
+def kill_postmaster(setup: Setup, chance: random.Random, seconds: float) -> int:
     """kill -9 of PostgreSQL's first process."""
 
     def once() -> None:
         time.sleep(chance.uniform(0.2, 1.0))
-        house.postgres.kill_postmaster()
-        house.postgres.start()
+        setup.postgres.kill_postmaster()
+        setup.postgres.start()
 
     return _again(seconds, once)
 
 
-def stop_immediately(house: House, chance: random.Random, seconds: float) -> int:
+def stop_immediately(setup: Setup, chance: random.Random, seconds: float) -> int:
     """An immediate shutdown, which leaves all to recovery."""
 
     def once() -> None:
         time.sleep(chance.uniform(0.2, 1.0))
-        house.postgres.stop(signal.SIGQUIT)
-        house.postgres.start()
+        setup.postgres.stop(signal.SIGQUIT)
+        setup.postgres.start()
 
     return _again(seconds, once)
 
 
-def freeze_service(house: House, chance: random.Random, seconds: float) -> int:
+def freeze_service(setup: Setup, chance: random.Random, seconds: float) -> int:
     """SIGSTOP of the service at any moment, locks held or not, for longer than the timeouts too."""
 
     def once() -> None:
         time.sleep(chance.uniform(0.2, 1.0))
-        service = chance.choice(house.services)
+        service = chance.choice(setup.services)
         service.send(signal.SIGSTOP)
         time.sleep(chance.choice([0.2, 1.0, 3.0] if seconds < LONG_S else [0.2, 3.0, 12.0, 30.0]))
         service.send(signal.SIGCONT)
@@ -120,9 +121,9 @@ def freeze_service(house: House, chance: random.Random, seconds: float) -> int:
     return _again(seconds, once)
 
 
-def cut_connections(house: House, chance: random.Random, seconds: float) -> int:
+def cut_connections(setup: Setup, chance: random.Random, seconds: float) -> int:
     """Connections to PostgreSQL cut before, within and after COMMIT."""
-    proxy = house.proxy
+    proxy = setup.proxy
     before = proxy.cuts
     proxy.cut_rate = chance.uniform(0.3, 0.9)
     time.sleep(seconds)
@@ -130,86 +131,86 @@ def cut_connections(house: House, chance: random.Random, seconds: float) -> int:
     return proxy.cuts - before
 
 
-def slow_network(house: House, chance: random.Random, seconds: float) -> int:
+def slow_network(setup: Setup, chance: random.Random, seconds: float) -> int:
     """Latency and a low bandwidth between the service and PostgreSQL."""
 
     def once() -> None:
-        house.proxy.delay_s = chance.choice([0.001, 0.02, 0.2])
-        house.proxy.bytes_s = chance.choice([0, 20_000, 200_000])
+        setup.proxy.delay_s = chance.choice([0.001, 0.02, 0.2])
+        setup.proxy.bytes_s = chance.choice([0, 20_000, 200_000])
         time.sleep(chance.uniform(1.0, 3.0))
 
     times = _again(seconds, once)
-    house.proxy.delay_s, house.proxy.bytes_s = 0.0, 0
+    setup.proxy.delay_s, setup.proxy.bytes_s = 0.0, 0
     return times
 
 
-def silence(house: House, chance: random.Random, seconds: float) -> int:
+def silence(setup: Setup, chance: random.Random, seconds: float) -> int:
     """Half-open connections: nothing comes through, nobody is told; then all is cut or goes on."""
 
     def once() -> None:
         time.sleep(chance.uniform(0.2, 1.0))
-        house.proxy.silence(True)
+        setup.proxy.silence(True)
         time.sleep(chance.choice([0.5, 2.0, 8.0]))
         if chance.random() < 0.5:
-            house.proxy.cut_all()
-        house.proxy.silence(False)
+            setup.proxy.cut_all()
+        setup.proxy.silence(False)
 
     return _again(seconds, once)
 
 
-def lose_packets(house: House, chance: random.Random, seconds: float) -> int:
+def lose_packets(setup: Setup, chance: random.Random, seconds: float) -> int:
     """Packets dropped by a firewall in a network namespace, some or all of them."""
 
     def once() -> None:
         share = chance.choice(["0.1", "0.3", "1.0"])
         rule = ["INPUT", "-p", "tcp", "-m", "statistic", "--mode", "random"]
         rule += ["--probability", share, "-j", "DROP"]
-        subprocess.run([*house.within, "iptables", "-A", *rule], check=True)
+        subprocess.run([*setup.within, "iptables", "-A", *rule], check=True)
         time.sleep(chance.uniform(1.0, 4.0))
-        subprocess.run([*house.within, "iptables", "-D", *rule], check=True)
+        subprocess.run([*setup.within, "iptables", "-D", *rule], check=True)
         time.sleep(chance.uniform(0.5, 1.5))
 
     return _again(seconds, once)
 
 
-def fill_disk(house: House, chance: random.Random, seconds: float) -> int:
+def fill_disk(setup: Setup, chance: random.Random, seconds: float) -> int:
     """No space left, for the log and for tables; then room again."""
-    filler = house.disk.fill()
+    filler = setup.disk.fill()
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         # A new file of the log is needed sooner than the load would need it.
         with suppress(psycopg.Error):
-            house.postgres.ask("SELECT pg_switch_wal()")
-        if not house.postgres.alive():
+            setup.postgres.ask("SELECT pg_switch_wal()")
+        if not setup.postgres.alive():
             break
         time.sleep(0.2)
     time.sleep(chance.uniform(0.2, 1.0))
     filler.unlink()
-    house.heal()
+    setup.heal()
     return 1
 
 
-def hang_disk(house: House, chance: random.Random, seconds: float) -> int:
+def hang_disk(setup: Setup, chance: random.Random, seconds: float) -> int:
     """The disk takes nothing for a while, and then goes on."""
 
     def once() -> None:
         time.sleep(chance.uniform(0.5, 1.5))
-        house.disk.hang(chance.choice([0.5, 2.0, 6.0]))
+        setup.disk.hang(chance.choice([0.5, 2.0, 6.0]))
 
     return _again(seconds, once)
 
 
-def cut_power(house: House, chance: random.Random, seconds: float) -> int:
+def cut_power(setup: Setup, chance: random.Random, seconds: float) -> int:
     """The machine under PostgreSQL loses its power: what was not synced is gone."""
 
     def once() -> None:
         time.sleep(chance.uniform(0.3, 1.5))
-        house.lose_power()
+        setup.lose_power()
 
     return _again(seconds, once)
 
 
-def fail_over(house: House, chance: random.Random, seconds: float) -> int:
+def fail_over(setup: Setup, chance: random.Random, seconds: float) -> int:
     """The primary is killed or cut off, its synchronous standby takes over.
 
     The new primary gets a standby of its own. Sometimes it is the standby that goes: then commits
@@ -219,21 +220,21 @@ def fail_over(house: House, chance: random.Random, seconds: float) -> int:
     def once() -> None:
         time.sleep(chance.uniform(0.5, 1.5))
         if chance.random() < 0.25:
-            house.lose_standby(chance.uniform(0.5, 5.0))
-        house.fail_over(cut_off=chance.random() < 0.5)
+            setup.lose_standby(chance.uniform(0.5, 5.0))
+        setup.fail_over(cut_off=chance.random() < 0.5)
 
     return _again(seconds, once)
 
 
-def take_connections(house: House, chance: random.Random, seconds: float) -> int:
+def take_connections(setup: Setup, chance: random.Random, seconds: float) -> int:
     """All of PostgreSQL's connections are others', and the service's own are ended."""
 
     def once() -> None:
         taken: list[psycopg.Connection[Any]] = []
         with suppress(psycopg.OperationalError):
-            url = house.postgres.url.replace("postgres@", "other@")
+            url = setup.postgres.url.replace("postgres@", "other@")
             for _ in range(60):
-                house.postgres.ask(
+                setup.postgres.ask(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     f" WHERE datname = '{DATABASE}' AND usename <> 'other'"
                 )
@@ -243,19 +244,19 @@ def take_connections(house: House, chance: random.Random, seconds: float) -> int
             connection.close()
         time.sleep(chance.uniform(0.5, 1.0))
 
-    house.postgres.ask(
+    setup.postgres.ask(
         "DO $$ BEGIN CREATE ROLE other LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
     )
     return _again(seconds, once)
 
 
-def restart_in_turn(house: House, chance: random.Random, seconds: float) -> int:
+def restart_in_turn(setup: Setup, chance: random.Random, seconds: float) -> int:
     """SIGTERM one service after another, each started again before the next."""
     turn = 0
 
     def once() -> None:
         nonlocal turn
-        service = house.services[turn % len(house.services)]
+        service = setup.services[turn % len(setup.services)]
         turn += 1
         time.sleep(chance.uniform(0.1, 0.6))
         service.stop()
@@ -264,37 +265,42 @@ def restart_in_turn(house: House, chance: random.Random, seconds: float) -> int:
     return _again(seconds, once)
 
 
-def move_clocks(house: House, chance: random.Random, seconds: float) -> int:
+def move_clocks(setup: Setup, chance: random.Random, seconds: float) -> int:
     """The clock of PostgreSQL's machine jumps, back and forth."""
 
     def once() -> None:
-        house.set_clock(chance.choice(["-1d", "+1d", "-10", "+3600", "-1", "+0"]))
+        setup.set_clock(chance.choice(["-1d", "+1d", "-10", "+3600", "-1", "+0"]))
         time.sleep(chance.uniform(0.5, 2.0))
 
     times = _again(seconds, once)
-    house.set_clock("+0")
+    setup.set_clock("+0")
     return times
 
 
-def vanish(house: House, chance: random.Random, seconds: float) -> int:
+def vanish(setup: Setup, chance: random.Random, seconds: float) -> int:
     """Clients go away in mid-request."""
-    before = house.load.vanished
-    house.load.vanish_rate = 0.3
+    before = setup.load.vanished
+    setup.load.vanish_rate = 0.3
     time.sleep(seconds)
-    house.load.vanish_rate = 0.0
-    return house.load.vanished - before
+    setup.load.vanish_rate = 0.0
+    return setup.load.vanished - before
 
 
-def be_hostile(house: House, chance: random.Random, seconds: float) -> int:
+def be_hostile(setup: Setup, chance: random.Random, seconds: float) -> int:
     """Requests that a fuzzer makes up: no 5xx, in time, little CPU, memory bounded."""
-    (service, *_) = house.services
+    (service, *_) = setup.services
     assert service.process is not None
     process = psutil.Process(service.process.pid)
     before = process.memory_info().rss
     command = [sys.executable, "-m", "tests.proof.fuzz", "service", "--base", service.base]
     command += ["--pid", str(process.pid)]
     command += ["--runs", "-1", "--seconds", str(max(1, round(seconds)))]
-    command += ["--seed", str(chance.randrange(1, 2**31)), "--folder", str(house.folder / "corpus")]
+    command += [
+        "--seed",
+        str(chance.randrange(1, 2**31)),
+        "--folder",
+        str(setup.folder / "corpus"),
+    ]
     done = subprocess.run(
         command, env=service.environment, cwd=ROOT, check=False, capture_output=True, text=True
     )
@@ -307,12 +313,12 @@ def be_hostile(house: House, chance: random.Random, seconds: float) -> int:
     return runs
 
 
-def migrate(house: House, chance: random.Random, seconds: float) -> int:
+def migrate(setup: Setup, chance: random.Random, seconds: float) -> int:
     """`ledgerservice migrate`, under load."""
 
     def once() -> None:
         command = [sys.executable, "-m", "ledgerservice", "migrate"]
-        environment = house.services[0].environment
+        environment = setup.services[0].environment
         subprocess.run(command, env=environment, cwd=ROOT, check=False, capture_output=True)
         time.sleep(chance.uniform(0.1, 0.5))
 

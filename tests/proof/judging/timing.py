@@ -86,7 +86,8 @@ def schedules_are_settled_once(case: Case) -> Found:
             yield "settled_twice", f"{where}: transactions {[t.id for t in settlers]}"
         elif not settlers and is_ours(case, schedule.id):
             yield "forgotten", where
-        if schedule.settled_by not in ([t.id for t in settlers] or [None]):
+        found: list[int | None] = [t.id for t in settlers]
+        if schedule.settled_by not in (found or [None]):
             yield "schedule_differs", f"{where} says that {schedule.settled_by} settled it"
         for t in settlers:
             if t.kind == "transfer" and not _is_executed_as_asked(schedule, t):

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from tests.proof.doctored.inventions import RARE, RUPEES, SMALL, Inventions
 from tests.proof.history import PLAIN, Attempt, Request
-from tests.proof.inventions import RARE, RUPEES, SMALL, Inventions
 from tests.proof.journal import (
     NO_DETAIL,
     Account,
@@ -262,9 +262,10 @@ class Fabricated:
     def _place(self, row: Transaction, request: Request) -> None:
         """What a posted transaction leaves beside its entries."""
         if row.kind == "hold":
-            sides = row.account, row.other or self._outside(row.account)
-            terms = (row.amount, 0, 0, request.expires_at or None, None)
-            self.journal.holds.append(Hold(row.id, *sides, *terms))
+            other = row.other or self._outside(row.account)
+            expires_at = request.expires_at or None
+            hold = Hold(row.id, row.account, other, row.amount, 0, 0, expires_at, None)
+            self.journal.holds.append(hold)
         elif row.kind == "schedule":
             when = (request.execute_at, None)
             schedule = Schedule(row.id, row.account, row.other, row.amount, *when)

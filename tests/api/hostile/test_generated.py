@@ -1,0 +1,136 @@
+"""Requests that the description allows, or forbids: each answer is one that it declares."""
+
+import os
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, settings
+
+from tests.api.routes import API
+from tests.processes import RunningService
+
+
+# That two keys differ, or a cursor is of another list, no schema can say.
+def excluded() -> list[Any]:
+    return [schemathesis.checks.CHECKS.get_one("positive_data_acceptance")]
+
+
+described = schemathesis.openapi.from_dict(API.openapi())
+
+
+def test_the_description_is_served(service: RunningService) -> None:
+    assert service.get("/openapi.json").json() == described.raw_schema
+
+
+def test_every_described_refusal_is_a_problem() -> None:
+    for path, methods in described.raw_schema["paths"].items():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                expected = "application/json" if status < "400" else "application/problem+json"
+                others = {"text/csv", "text/html"} if path.endswith("/statement") else set()
+                assert {expected} == set(response["content"]) - others, (path, status)
+    assert "503" in described.raw_schema["paths"]["/health/ready"]["get"]["responses"]
+
+
+def test_answers_to_the_usual_are_as_described(service: RunningService) -> None:
+    """The generated requests seldom find an account; these do, and see most answers there are."""
+    alice, bob, rupees = service.open(balance="5"), service.open(), service.open(currency="INR")
+    opening = {"owner": "Grace", "currency": "USD", "reference": "Grace's"}
+    deposit = {"account_id": alice, "amount": "1.00", "idempotency_key": "d"}
+    withdrawal = {"account_id": alice, "amount": 9, "idempotency_key": "w"}
+    transfer = {"from_account_id": alice, "to_account_id": bob, "amount": 1}
+    requests: list[tuple[int, str, str, dict[str, Any], Any]] = [
+        (201, "POST", "/accounts/", {}, opening),
+        (201, "POST", "/accounts/", {}, opening),
+        (409, "POST", "/accounts/", {}, {**opening, "owner": "Mallory"}),
+        (422, "POST", "/accounts/", {}, {"owner": "Grace", "currency": "XXX"}),
+        (200, "POST", "/deposit/", {}, deposit),
+        (200, "POST", "/deposit/", {}, deposit),
+        (422, "POST", "/deposit/", {}, {**deposit, "amount": "2.00"}),
+        (422, "POST", "/deposit/", {}, {**deposit, "amount": "0"}),
+        (404, "POST", "/deposit/", {}, {**deposit, "account_id": 10**15}),
+        (400, "POST", "/withdraw/", {}, withdrawal),
+        (400, "POST", "/withdraw/", {}, withdrawal),
+        (200, "POST", "/withdraw/", {}, {**withdrawal, "amount": 1, "idempotency_key": "x"}),
+        (422, "POST", "/withdraw/", {}, {**withdrawal, "idempotency_key": None}),
+        (200, "POST", "/transfer/", {}, {**transfer, "idempotency_key": "t"}),
+        (400, "POST", "/transfer/", {}, {**transfer, "amount": 99, "idempotency_key": "u"}),
+        (422, "POST", "/transfer/", {}, {**transfer, "to_account_id": alice}),
+        (422, "POST", "/transfer/", {}, {**transfer, "to_account_id": rupees}),
+        (200, "GET", "/accounts/", {}, None),
+        (200, "GET", "/accounts/{account_id}", {"account_id": alice}, None),
+        (404, "GET", "/accounts/{account_id}", {"account_id": 10**15}, None),
+        (200, "GET", "/accounts/{account_id}/history", {"account_id": alice}, None),
+        (404, "GET", "/accounts/{account_id}/history", {"account_id": 10**15}, None),
+        (200, "GET", "/accounts/{account_id}/keys/{key}", {"account_id": alice, "key": "d"}, None),
+        (200, "GET", "/accounts/{account_id}/keys/{key}", {"account_id": alice, "key": "w"}, None),
+        (404, "GET", "/accounts/{account_id}/keys/{key}", {"account_id": alice, "key": "?"}, None),
+        (201, "POST", "/currencies/", {}, {"code": "PTS", "exponent": 0, "name": "Points"}),
+        (409, "POST", "/currencies/", {}, {"code": "USD", "exponent": 0, "name": "Dollars"}),
+        (422, "POST", "/currencies/", {}, {"code": "pts", "exponent": 0, "name": "Points"}),
+        (200, "GET", "/currencies/", {}, None),
+        (200, "GET", "/currencies/{code}", {"code": "USD"}, None),
+        (404, "GET", "/currencies/{code}", {"code": "NONE"}, None),
+        (200, "GET", "/transactions/{transaction_id}", {"transaction_id": 1}, None),
+        (404, "GET", "/transactions/{transaction_id}", {"transaction_id": 10**15}, None),
+        (200, "GET", "/health/live", {}, None),
+        (200, "GET", "/health/ready", {}, None),
+    ]
+    for status, method, path, in_path, body in requests:
+        content: dict[str, Any] = {"body": body, "media_type": "application/json"}
+        sent = {} if body is None else content
+        case = described[path][method].Case(path_parameters=in_path, **sent)
+        assert case.call_and_validate(base_url=service.base).status_code == status
+
+
+def test_every_answer_of_a_list_is_declared(service: RunningService) -> None:
+    """What the models do not name is not sent, and what they name is."""
+    account = service.open(balance="1")
+    models = described.raw_schema["components"]["schemas"]
+    for path, model in (
+        (f"/accounts/{account}", "Account"),
+        (f"/accounts/{account}/history", "HistoryEntry"),
+        (f"/accounts/{account}/keys/funding", "Transaction"),
+    ):
+        body = service.get(path).json()
+        sent = body[0] if isinstance(body, list) else body
+        assert set(models[model]["required"]) <= sent.keys() <= models[model]["properties"].keys()
+
+
+@described.parametrize()
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
+def test_answers_are_as_described(case: schemathesis.Case, service: RunningService) -> None:
+    case.call_and_validate(
+        base_url=service.base,
+        excluded_checks=excluded(),
+    )
+
+
+def test_requests_that_follow_from_each_other_are_answered_as_described(
+    service: RunningService,
+) -> None:
+    """Chains along the links of the description, and those that its names suggest."""
+    linked = schemathesis.openapi.from_url(f"{service.base}/openapi.json")
+    machine: Any = linked.as_state_machine()
+
+    class Chain(machine):  # type: ignore[misc]
+        def validate_response(self, response: Any, case: Any, *_: object, **__: object) -> None:
+            followed.add(case.operation.label)
+            case.validate_response(response, excluded_checks=excluded())
+
+    followed: set[str] = set()
+    Chain.run(
+        settings=settings(
+            max_examples=80,
+            stateful_step_count=12,
+            deadline=None,
+            derandomize="CI" in os.environ,
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+    assert {"GET /accounts/{account_id}", "GET /accounts/{account_id}/history"} <= followed

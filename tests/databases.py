@@ -1,0 +1,63 @@
+"""Databases of the tests: made, reached and administered."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from ledgerservice.postgres.connections import Database
+from ledgerservice.settings import Settings
+
+ROLE = "ledgerservice"
+
+
+def settings_for_tests(**values: Any) -> Settings:
+    return Settings(**{"_env_file": None, "database_url": None, **values})
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A folder below /tmp. pytest's own are closed to the user that root's PostgreSQL runs as."""
+    folder = Path(tempfile.mkdtemp(prefix="ledger-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def administer(url: URL, *statements: str) -> None:
+    """Run statements as the server's administrator, outside of a transaction."""
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def url_text(database: Database) -> str:
+    return database.url.render_as_string(hide_password=False)
+
+
+def connect(database: Database, *, role: str | None = None) -> "psycopg.Connection[Any]":
+    """A psycopg connection as the database's owner, or as `role`."""
+    _, arguments = database.url.get_dialect()().create_connect_args(database.url)
+    connection = psycopg.connect(**arguments, autocommit=True)
+    if role is not None:
+        connection.execute(f"SET ROLE {role}")
+    return connection
+
+
+def waiting_for_a_lock(database: Database) -> bool:
+    with connect(database) as onlooker:
+        waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return onlooker.execute(waiting).fetchone() == (True,)
+
+
+def empty_database(database: Database, suffix: str, options: str = "") -> Database:
+    name = f"{database.url.database}_{suffix}"
+    administer(database.url, f"CREATE DATABASE {name} {options}")
+    return Database(database.url.set(database=name), settings_for_tests())

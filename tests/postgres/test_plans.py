@@ -1,0 +1,167 @@
+"""Statements keep their plans, whatever ran before and however large the tables are."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
+    Group,
+    Hold,
+    PolicyChange,
+    Release,
+    Reversal,
+    Schedule,
+)
+from ledgerservice.domain.transactions import Failed, Opening
+from ledgerservice.postgres import connections as databases
+from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.postgres.registration import open_accounts as open_accounts_of
+from ledgerservice.posting.poster import MovementBatch
+from tests.databases import administer, connect
+from tests.postings import deposit, open_accounts
+
+TABLES = "ledger.accounts, ledger.transactions, ledger.entries, ledger.details, ledger.holds"
+
+
+@pytest.mark.parametrize("sizes", [[1, 8000, 1], [8000, 1], [1000] * 5])
+@pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
+@pytest.mark.parametrize("session", [databases.PINNED_PLANS, {}], ids=["ours", "another"])
+def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
+    database, sizes, analyzed, session, monkeypatch
+):
+    """A plan made for another size, or for smaller tables, stays in the connection's cache.
+
+    The journal's trigger pins its plans itself, for whoever's session it runs in.
+    """
+    monkeypatch.setattr(databases, "PINNED_PLANS", session)
+    open_accounts(database, "USD", "USD")
+    if analyzed == "tiny":  # statistics of tiny tables, which then grow
+        administer(database.url, f"ANALYZE {TABLES}")
+
+    async def grow() -> None:
+        wire = await database.connect_writer()
+        openings = [Opening("o", "USD", None, f"more{n}") for n in range(8000)]
+        await open_accounts_of(wire, openings)
+        await wire.close()
+
+    async def test() -> None:
+        wire, work = await database.connect_writer(), MovementBatch()
+        for step, size in enumerate(sizes):
+            before = await touched(wire)
+            batch = [deposit(n % 8000 + 1, 1, f"{step}-{n}") for n in range(size)]
+            await work(wire, [Group(batch)])
+            rows = await touched(wire) - before
+            assert max(rows.values()) < 10 * size + 100, f"batch {step} of {size}: {rows}"
+        await wire.close()
+
+    asyncio.run(grow())
+    if analyzed == "grown":
+        administer(database.url, f"ANALYZE {TABLES}")
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("analyzed", ["never", "tiny"])
+def test_an_account_is_found_by_its_key_while_the_ledger_grows(database, analyzed):
+    """An index that was read from end to end for each account shows in its blocks, not in rows."""
+    if analyzed == "tiny":
+        administer(database.url, f"ANALYZE {TABLES}")
+
+    async def test() -> None:
+        opener, wire = await database.connect_writer(), await database.connect_writer()
+        work = MovementBatch()
+        for size in (500, 2_000, 6_000):
+            openings = [Opening("o", "USD", None, f"{size}-{n}") for n in range(size)]
+            opened = await open_accounts_of(opener, openings)
+            new = [one.account_id for one in opened if one.account_id is not None]
+            before = await account_blocks(wire)
+            await work(wire, [Group([deposit(i, 1, "funds") for i in new])])
+            blocks = await account_blocks(wire) - before
+            assert blocks < 12 * size, f"{size} accounts were found by reading {blocks} blocks"
+        await opener.close()
+        await wire.close()
+
+    asyncio.run(test())
+
+
+async def account_blocks(wire: Wire) -> int:
+    """The blocks of the accounts' indexes that have been read so far."""
+    await wire.exchange(Request("SELECT pg_stat_force_next_flush()"))
+    (result,) = await wire.exchange(
+        Request(
+            "SELECT (idx_blks_read + idx_blks_hit)::bigint FROM pg_statio_user_tables"
+            " WHERE schemaname = 'ledger' AND relname = 'accounts'"
+        ),
+    )
+    return result.rows[0][0]
+
+
+@pytest.mark.parametrize("table", ["accounts", "holds", "schedules"])
+def test_what_the_journal_moves_has_one_index_that_finds_a_row(used, table):
+    """A second one could win a tie while the table is small, and keep the plan."""
+    with connect(used) as connection:
+        others = connection.execute(
+            "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = %s::regclass"
+            " AND NOT indisprimary AND indpred IS NULL",
+            (f"ledger.{table}",),
+        ).fetchall()
+    assert others == []
+
+
+@pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
+def test_steps_touch_few_rows_while_the_tables_grow(database, analyzed):
+    """Whatever builds on a transaction finds it, and what is left of it, by its id."""
+    open_accounts(database, "USD", "USD")
+    soon = datetime.now(UTC) + timedelta(days=1)
+
+    def steps(turn: int, of: dict[str, int]) -> dict[str, Any]:
+        return {
+            "hold": Hold(1, 2, "1", f"hold {turn}"),
+            "schedule": Schedule(1, 2, "1", soon, f"schedule {turn}"),
+            "capture": Capture(of.get("hold", 0), f"capture {turn}", amount="0.1"),
+            "release": Release(of.get("hold", 0), f"release {turn}"),
+            "cancellation": Cancellation(of.get("schedule", 0), f"cancellation {turn}"),
+            "reversal": Reversal(of.get("capture", 0), f"reversal {turn}"),
+        }
+
+    async def test() -> None:
+        wire, work = await database.connect_writer(), MovementBatch()
+        for turn in range(3):
+            many: list[Any] = [deposit(1, 1, f"{turn}-{n}") for n in range(1_000)]
+            many += [Hold(1, 2, "0.01", f"h {turn}-{n}") for n in range(300)]
+            many += [Schedule(1, 2, "1", soon, f"s {turn}-{n}") for n in range(300)]
+            many += [PolicyChange(2, f"p {turn}-{n}", "-1") for n in range(300)]
+            await work(wire, [Group(many)])
+            ids: dict[str, int] = {}
+            for name in steps(turn, ids):
+                before = await touched(wire)
+                [outcomes] = await work(wire, [Group([steps(turn, ids)[name]])])
+                assert not isinstance(outcomes, Failed)
+                [outcome] = outcomes
+                assert outcome.posted
+                ids[name] = outcome.transaction.id
+                rows = await touched(wire) - before
+                assert max(rows.values()) < 110, f"{name} {turn}: {rows}"
+            if turn == 0 and analyzed == "grown":
+                administer(database.url, f"ANALYZE {TABLES}")
+        await wire.close()
+
+    if analyzed == "tiny":
+        administer(database.url, f"ANALYZE {TABLES}")
+    asyncio.run(test())
+
+
+async def touched(wire: Wire) -> Counter[str]:
+    """The rows of each table that have been read so far."""
+    await wire.exchange(Request("SELECT pg_stat_force_next_flush()"))
+    (result,) = await wire.exchange(
+        Request(
+            "SELECT relname, (seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint"
+            " FROM pg_stat_user_tables WHERE schemaname = 'ledger' AND relname <> 'currencies'"
+        ),
+    )
+    return Counter(dict(result.rows))

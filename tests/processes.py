@@ -1,0 +1,126 @@
+"""Processes of the tests: the service and its callers, and waiting for what they do."""
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+_numbers = itertools.count(1)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class RunningService:
+    """A service process, as its callers see it."""
+
+    process: "subprocess.Popen[bytes]"
+    base: str
+    client: httpx.Client = field(repr=False)
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        return self.client.post(path, json=body, headers=headers)
+
+    def send(self, path: str, method: str = "POST", /, **body: Any) -> httpx.Response:
+        """A request with a key of its own; sent again, it gets the same bytes."""
+        content = {"idempotency_key": f"key {next(_numbers)}", **body}
+        if method == "PATCH":
+            content = {"actor": "risk", "reason": "a test", **content}
+        first = self.client.request(method, path, json=content)
+        if "transaction_id" in first.json() and "dry-run" not in first.headers:
+            again = self.client.request(method, path, json=content)
+            assert (again.status_code, again.content) == (first.status_code, first.content)
+            assert again.headers["idempotency-replayed"] == "true"
+        return first
+
+    def account(self, number: int, *names: str) -> tuple[Any, ...]:
+        """Fields of an account as it stands."""
+        body = self.get(f"/accounts/{number}").json()
+        return tuple(body[name] for name in names)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path)
+
+    def open(self, owner: str = "Alice", currency: str = "USD", balance: str | None = None) -> int:
+        """A new account's id, funded if a balance is given."""
+        account: int = self.post("/accounts/", {"owner": owner, "currency": currency}).json()["id"]
+        if balance is not None:
+            body = {"account_id": account, "amount": balance, "idempotency_key": "funding"}
+            assert self.post("/deposit/", body).status_code == 200
+        return account
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """The exit code after a signal."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def environment(**values: str) -> dict[str, str]:
+    """A clean environment for a process of ours."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LEDGER_", "DATABASE_URL"))}
+    return {**kept, "PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1", **values}
+
+
+@contextmanager
+def serving(*, options: Sequence[str] = (), **values: str) -> Iterator[RunningService]:
+    """`ledgerservice serve` as a process, with these options and environment variables."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ledgerservice", "serve", "--port", str(port), *options],
+        env=environment(**values),
+        cwd=ROOT,
+    )
+    base = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=base, timeout=60) as client:
+        try:
+            await_ready(client, process)
+            yield RunningService(process, base, client)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(60)
+
+
+def await_ready(
+    client: httpx.Client, process: "subprocess.Popen[Any]", limit_s: float = 60
+) -> None:
+    for _ in range(round(limit_s * 10)):
+        try:
+            if client.get("/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None:
+            raise RuntimeError(f"the service ended with {process.returncode}")
+        time.sleep(0.1)
+    raise RuntimeError(f"the service did not get ready in {limit_s} s")
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 10.0, step_s: float = 0.02) -> bool:
+    """Whether the condition is met in time."""
+    end_s = time.monotonic() + limit_s
+    while not (met := condition()) and time.monotonic() < end_s:
+        time.sleep(step_s)
+    return met
+
+
+def sleep_until(timestamp: datetime) -> None:
+    """Return a millisecond after it."""
+    time.sleep(max(0.0, (timestamp - datetime.now(UTC)).total_seconds() + 0.001))

@@ -1,0 +1,1 @@
+"""What the clients of the proof ask for, and how."""
