@@ -319,7 +319,7 @@ def test_short_socket_folder_of_another_user_is_refused(house: House, workspace:
         server = deep.server()
         server._socket_folder.mkdir(mode=0o755)
         os.chown(server._socket_folder, 12345, 12345)
-        with pytest.raises(EmbeddedServerError, match="is another user's"):
+        with pytest.raises(EmbeddedServerError, match="belongs to another user"):
             server.start()
         server._socket_folder.rmdir()
 
@@ -347,7 +347,7 @@ def test_programs_of_another_release(empty: House) -> None:
 def test_a_folder_that_holds_something_else_is_left_alone(empty: House) -> None:
     empty.data.mkdir(parents=True)
     (empty.data / "thesis.txt").write_text("mine")
-    with pytest.raises(EmbeddedServerError, match="no PostgreSQL database"):
+    with pytest.raises(EmbeddedServerError, match="is not a PostgreSQL database"):
         empty.server().start()
     assert [file.name for file in empty.data.iterdir()] == ["thesis.txt"]
 
