@@ -282,7 +282,7 @@ ORDER BY 2 DESC
 
 def _print_disk(url: str) -> None:
     table = Table(box=box.MARKDOWN)
-    for name in ("table or index", "MB", "bytes a transaction", "share"):
+    for name in ("table or index", "MB", "bytes per transaction", "share"):
         table.add_column(name, justify="right")
     with psycopg.connect(url) as connection:
         rows = connection.execute(_DISK).fetchall()
