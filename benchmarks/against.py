@@ -1,8 +1,9 @@
-"""`make bench-against BASE=...`: this tree beside the tree of another commit, in turns.
+"""`make bench-against BASE=...`: compares this tree with the tree of another commit.
 
-What a change costs: the same load over HTTP on both services, and many movements a call by
-`Ledger.post` in a process of each. One PostgreSQL, a database for each tree, migrated by its own
-code. The ratio is this tree over the other, taken in each round by itself; its median is told.
+It measures the same load over HTTP on both services, and many movements per call through
+`Ledger.post` in one process each. The two trees take turns. Both use one PostgreSQL, with a
+database each that their own code migrates. The printed ratio is the median of the rounds' ratios
+of this tree to the other one.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-# The path comes first.
+# After the change of sys.path.
 import psycopg
 from rich import box
 from rich.console import Console
@@ -31,21 +32,21 @@ from rich.table import Table
 import load
 import machine
 import servers
-from bench import SETTLE_S, WARM_UP, stop_at_sigterm
+from bench import SETTLE_S, WARM_UP, exit_on_sigterm
 from bulk import Clock
 from ledgerservice.embedded.server import EmbeddedServer
 from servers import LEDGER, ROOT
 
 ACCOUNTS = 10_000
 WORKLOADS = ("uniform", "hot")
-HERE, THERE = "here", "there"
+THIS, BASE = "this", "base"
 DRIVER = Path(__file__).with_name("driver.py")
 
 console = Console(highlight=False, width=120)
 
 
 class Figures(NamedTuple):
-    """What a run has taken: transfers a second, and µs of CPU a transfer."""
+    """The result of a run: transfers per second, and CPU per transfer in µs."""
 
     transfers_s: float
     server_us: float
@@ -53,7 +54,7 @@ class Figures(NamedTuple):
 
 
 class Driver:
-    """A process that has a tree's `Ledger` open; see driver.py."""
+    """A process in which the `Ledger` of a tree is open; see driver.py."""
 
     def __init__(self, tree: Path, url: str) -> None:
         self._child = subprocess.Popen(
@@ -64,30 +65,30 @@ class Driver:
             text=True,
             start_new_session=True,
         )
-        self.first_account = int(self._told())
+        self.first_account = int(self._read())
 
     def post(self, postmaster: int, workload: str, name: str) -> Figures:
-        """One run of 8,000 transfers a call."""
+        """One run, with 8,000 transfers per call."""
         clock = Clock(postmaster, self._child.pid)
-        transfers = int(self._ask({"workload": workload, "name": name}))
+        transfers = int(self._request({"workload": workload, "name": name}))
         return Figures(*clock.cost(transfers))
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self._child.stdin is not None
         self._child.stdin.close()
         self._child.wait()
 
-    def _ask(self, asked: dict[str, str]) -> str:
+    def _request(self, run: dict[str, str]) -> str:
         assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps(asked) + "\n")
+        self._child.stdin.write(json.dumps(run) + "\n")
         self._child.stdin.flush()
-        return self._told()
+        return self._read()
 
-    def _told(self) -> str:
+    def _read(self) -> str:
         assert self._child.stdout is not None
         if not (line := self._child.stdout.readline()):
-            raise SystemExit("A driver ended; what it said is above.")
+            raise SystemExit("A driver ended; its output is above.")
         return line
 
 
@@ -95,19 +96,19 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base", help="the other commit")
-    parser.add_argument("--seconds", type=int, default=4, help="of each run over HTTP")
-    parser.add_argument("--rounds", type=int, default=15, help="of all runs")
+    parser.add_argument("--seconds", type=int, default=4, help="duration of each run over HTTP")
+    parser.add_argument("--rounds", type=int, default=15, help="number of rounds")
     parser.add_argument("--connections", type=int, nargs="*", default=[1, 64])
     options = parser.parse_args()
-    stop_at_sigterm()
+    exit_on_sigterm()
     load.require_wrk()
     with servers.workplace() as folder, tree_of(options.base, folder) as other:
-        _compare(options, folder, {HERE: ROOT, THERE: other})
+        _compare(options, folder, {THIS: ROOT, BASE: other})
 
 
 @contextmanager
 def tree_of(commit: str, folder: Path) -> Iterator[Path]:
-    """The sources of a commit, in a folder of their own."""
+    """The sources of a commit, in a folder below `folder`."""
     packed = subprocess.run(
         ["git", "archive", commit, "src"], cwd=ROOT, capture_output=True, check=True
     ).stdout
@@ -118,7 +119,7 @@ def tree_of(commit: str, folder: Path) -> Iterator[Path]:
 
 
 Rounds = dict[str, list[dict[str, Figures]]]
-"""The figures of both trees in each round, by case."""
+"""The figures of both trees in each round, by name of the case."""
 
 
 def _compare(options: argparse.Namespace, folder: Path, trees: dict[str, Path]) -> None:
@@ -148,14 +149,14 @@ def _compare(options: argparse.Namespace, folder: Path, trees: dict[str, Path]) 
         _print(rounds | _over_http(options, folder, targets, pids, postmaster))
 
 
-def _bulk(rounds: int, drivers: dict[str, Driver], postmaster: int) -> Rounds:
-    """Many movements a call."""
-    found: Rounds = {}
-    for number, workload in itertools.product(range(rounds), WORKLOADS):
+def _bulk(count: int, drivers: dict[str, Driver], postmaster: int) -> Rounds:
+    """Many movements per call."""
+    rounds_by_case: Rounds = {}
+    for number, workload in itertools.product(range(count), WORKLOADS):
         label = f"{number}-{workload}"
         figures = {n: drivers[n].post(postmaster, workload, label) for n in _in_turn(number)}
-        found.setdefault(f"post {workload}", []).append(figures)
-    return found
+        rounds_by_case.setdefault(f"post {workload}", []).append(figures)
+    return rounds_by_case
 
 
 def _over_http(
@@ -165,10 +166,10 @@ def _over_http(
     pids: dict[str, int],
     postmaster: int,
 ) -> Rounds:
-    """One transfer a request."""
+    """One transfer per request."""
     for name, target in targets.items():
         load.run(f"warm-{name}", target, *WARM_UP, folder)
-    found: Rounds = {}
+    rounds_by_case: Rounds = {}
     cases = itertools.product(range(options.rounds), WORKLOADS, options.connections)
     for number, workload, connections in cases:
         figures = {}
@@ -178,12 +179,12 @@ def _over_http(
             run = load.run(label, targets[name], workload, connections, options.seconds, folder)
             figures[name] = Figures(run.transfers_s, *clock.cost(len(run.transactions))[1:])
             time.sleep(SETTLE_S)
-        found.setdefault(f"{workload}, {connections} connections", []).append(figures)
-    return found
+        rounds_by_case.setdefault(f"{workload}, {connections} connections", []).append(figures)
+    return rounds_by_case
 
 
 def _in_turn(number: int) -> tuple[str, str]:
-    return (HERE, THERE) if number % 2 else (THERE, HERE)
+    return (THIS, BASE) if number % 2 else (BASE, THIS)
 
 
 def _database(url: str, name: str) -> str:
@@ -195,20 +196,20 @@ def _database(url: str, name: str) -> str:
 def _print(rounds: Rounds) -> None:
     table = Table(box=box.MARKDOWN)
     table.add_column("case")
-    for what in ("transfers/s", "there", "ratio", "server µs", "there", "Python µs", "there"):
-        table.add_column(what, justify="right", no_wrap=True)
-    for case, found in rounds.items():
-        here, there = (
-            Figures(*map(statistics.median, zip(*(r[name] for r in found), strict=True)))
-            for name in (HERE, THERE)
+    for title in ("transfers/s", "base", "ratio", "server µs", "base", "Python µs", "base"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for case, figures in rounds.items():
+        this, base = (
+            Figures(*map(statistics.median, zip(*(r[name] for r in figures), strict=True)))
+            for name in (THIS, BASE)
         )
-        ratio = statistics.median(r[HERE].transfers_s / r[THERE].transfers_s for r in found)
+        ratio = statistics.median(r[THIS].transfers_s / r[BASE].transfers_s for r in figures)
         table.add_row(
             case,
-            f"{here.transfers_s:,.0f}",
-            f"{there.transfers_s:,.0f}",
+            f"{this.transfers_s:,.0f}",
+            f"{base.transfers_s:,.0f}",
             f"{ratio:.3f}",
-            *(f"{value:.1f}" for pair in zip(here[1:], there[1:], strict=True) for value in pair),
+            *(f"{value:.1f}" for pair in zip(this[1:], base[1:], strict=True) for value in pair),
         )
     console.print(table)
 

@@ -1,10 +1,12 @@
-"""`make bench`: the service beside a yardstick server, over HTTP, in turns.
+"""`make bench`: compares the service with a yardstick server, over HTTP, in turns.
 
-Starts everything, measures, prints Markdown, and proves that every 200 is in the journal exactly
-once. Exit code 1 if a proof fails; a speed that is missed is said, but is no failure.
+It starts both servers, measures, and prints Markdown. Then it proves that every 200 is in the
+journal exactly once. The exit code is 1 if a proof fails. A missed goal is printed, but is not a
+failure.
 """
 
 import argparse
+import math
 import signal
 import statistics
 import sys
@@ -16,7 +18,7 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-# The path comes first.
+# After the change of sys.path.
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -35,7 +37,7 @@ WARM_UP_PHASE = "warm"
 WARM_UP = ("uniform", 16, 2)  # workload, connections, seconds
 SETTLE_S = 0.3
 SHOWN_FAULTS = 20
-WIDTH = 200  # A table in Markdown must not be wrapped, wherever it is printed.
+WIDTH = 200  # A Markdown table must not be wrapped on a narrow terminal.
 
 BULK = ("bare uniform", "post uniform", "ndjson uniform", "bare hot", "post hot")
 
@@ -47,7 +49,7 @@ console = Console(highlight=False, width=WIDTH)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A run that is to come."""
+    """One planned run."""
 
     phase: str
     server: str
@@ -58,7 +60,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One server's runs of one workload and number of connections: medians, and the slowest."""
+    """The medians of one server's runs of one case, and its slowest answer."""
 
     transfers_s: float
     p50_ms: float
@@ -73,21 +75,21 @@ Results = dict[Case, dict[str, Figures]]
 def main() -> None:
     """Run the benchmark."""
     options = _options()
-    stop_at_sigterm()
+    exit_on_sigterm()
     load.require_wrk()
     started_s = time.monotonic()
     try:
         proven = _bench(options)
     except KeyboardInterrupt:
         sys.exit(130)
-    console.print(f"The whole took {time.monotonic() - started_s:.0f} s.")
+    console.print(f"The benchmark took {time.monotonic() - started_s:.0f} s.")
     if not proven:
-        console.print("[bold red]FAILED[/]: a proof does not hold; see above.")
+        console.print("[bold red]FAILED[/]: a proof failed; see above.")
         sys.exit(1)
 
 
-def stop_at_sigterm() -> None:
-    """So that what was started is stopped too."""
+def exit_on_sigterm() -> None:
+    """Exit by an exception on SIGTERM, so that the started servers are stopped."""
     signal.signal(signal.SIGTERM, _stop)
 
 
@@ -97,15 +99,15 @@ def _stop(*_: object) -> NoReturn:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=5, help="of each run (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of all runs (default %(default)s)")
+    parser.add_argument("--seconds", type=int, default=5, help="duration of each run (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (%(default)s)")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
     parser.add_argument("--accounts", type=int, default=10_000)
     options = parser.parse_args()
     numbers = (options.seconds, options.rounds, *options.connections)
     if min(numbers) < 1 or options.accounts < 2:
-        parser.error("numbers are 1 or more, accounts 2 or more")
+        parser.error("--accounts must be 2 or more, the other numbers 1 or more")
     return options
 
 
@@ -118,12 +120,12 @@ def _bench(options: argparse.Namespace) -> bool:
                 name: load.Target(name, base, firsts[name], options.accounts)
                 for name, (base, _) in bases.items()
             }
-            # First, while the ledger is as small as the tables of the bare work.
+            # First, while the ledger is as small as the tables of the bare statements.
             target, service = targets[LEDGER], bases[LEDGER][1]
             runs = _bulk(options.rounds, urls, target, servers.postmaster(folder), service.pid)
             runs += _measure(_plan(options), targets, folder)
             _print_results(results := _results(runs))
-            _print_expected(results)
+            _print_goals(results)
         runs += overload.measure(urls[LEDGER], target, folder, console)
         return _prove(urls, runs)
 
@@ -131,7 +133,7 @@ def _bench(options: argparse.Namespace) -> bool:
 def _bulk(
     rounds: int, urls: dict[str, str], target: load.Target, postmaster: int, service: int
 ) -> list[load.Run]:
-    """Many movements a call, in turns with the bare work; prints the table."""
+    """Measure many movements per call, in turns with the bare statements; print the table."""
     costs: dict[str, list[bulk.Cost]] = {}
     runs = []
     bare = bulk.Bare(urls[BARE])
@@ -140,14 +142,14 @@ def _bulk(
             for name in BULK:
                 workload = "hot" if "hot" in name else "uniform"
                 label = f"bulk{number}-{name.replace(' ', '-')}"
-                asked = bulk.movements(label, target.first_account, target.accounts, workload)
+                transfers = bulk.movements(label, target.first_account, target.accounts, workload)
                 if name.startswith("bare"):
-                    cost = bare.run(postmaster, asked)
+                    cost = bare.run(postmaster, transfers)
                 elif name.startswith("post"):
-                    cost, run = runner.run(bulk.post(ledger, postmaster, label, asked))
+                    cost, run = runner.run(bulk.post(ledger, postmaster, label, transfers))
                     runs.append(run)
                 else:
-                    cost, run = bulk.stream(target.url, postmaster, service, label, asked)
+                    cost, run = bulk.stream(target.url, postmaster, service, label, transfers)
                     runs.append(run)
                 costs.setdefault(name, []).append(cost)
     _print_bulk(
@@ -161,9 +163,9 @@ def _bulk(
 
 def _print_bulk(costs: dict[str, bulk.Cost]) -> None:
     table = Table(box=box.MARKDOWN)
-    table.add_column("8,000 a call")
-    for what in ("transfers/s", "server CPU µs", "over bare", "Python CPU µs"):
-        table.add_column(what, justify="right")
+    table.add_column("8,000 per call")
+    for title in ("transfers/s", "server CPU µs", "over bare", "Python CPU µs"):
+        table.add_column(title, justify="right")
     for name, cost in costs.items():
         bare = costs["bare hot" if "hot" in name else "bare uniform"]
         table.add_row(
@@ -174,24 +176,21 @@ def _print_bulk(costs: dict[str, bulk.Cost]) -> None:
             "" if name.startswith("bare") else f"{cost.python_us:.1f}",
         )
     console.print(table)
-    share = costs["ndjson uniform"].transfers_s / costs["post uniform"].transfers_s
-    for what, measured, wanted in (
-        ("post uniform: transfers/s", costs["post uniform"].transfers_s, 40_000),
-        ("ndjson / post, uniform", share, 0.6),
-    ):
-        verdict = "[green]reached[/]" if measured >= wanted else "[yellow]missed[/]"
-        console.print(f"- {what} {measured:,.2f}, goal at least {wanted:g}: {verdict}")
-    for what, measured, wanted in (
-        (
-            "post / bare, uniform: server CPU",
-            costs["post uniform"].server_us / costs["bare uniform"].server_us,
-            1.3,
-        ),
-        ("post uniform: Python CPU µs", costs["post uniform"].python_us, 10),
-    ):
-        verdict = "[green]reached[/]" if measured <= wanted else "[yellow]missed[/]"
-        console.print(f"- {what} {measured:,.2f}, goal at most {wanted:g}: {verdict}")
+    bare, post, ndjson = (costs[f"{name} uniform"] for name in ("bare", "post", "ndjson"))
+    _print_goal("post uniform: transfers/s", post.transfers_s, at_least=40_000)
+    _print_goal("ndjson / post, uniform", ndjson.transfers_s / post.transfers_s, at_least=0.6)
+    _print_goal("post / bare, uniform: server CPU", post.server_us / bare.server_us, at_most=1.3)
+    _print_goal("post uniform: Python CPU µs", post.python_us, at_most=10)
     console.print()
+
+
+def _print_goal(
+    name: str, measured: float, *, at_least: float = -math.inf, at_most: float = math.inf
+) -> None:
+    reached = at_least <= measured <= at_most
+    goal = f"at most {at_most:g}" if at_most < math.inf else f"at least {at_least:g}"
+    result = "[green]reached[/]" if reached else "[yellow]missed[/]"
+    console.print(f"- {name} {measured:,.2f}, goal {goal}: {result}")
 
 
 def _print_facts(options: argparse.Namespace, folder: Path, url: str) -> None:
@@ -204,7 +203,7 @@ def _print_facts(options: argparse.Namespace, folder: Path, url: str) -> None:
 
 
 def _plan(options: argparse.Namespace) -> list[Step]:
-    """Every run. The servers take turns, and also turns at being the first of the two."""
+    """All runs. The servers take turns, and each is the first of the pair in turn."""
     cases = [
         (workload, c)
         for workload in dict.fromkeys(options.workloads)
@@ -258,8 +257,8 @@ def _print_results(results: Results) -> None:
     table.add_column("workload")
     table.add_column("conns", justify="right")
     for server in (LEDGER, YARDSTICK):
-        for what in ("req/s", "p50 ms", "p99 ms"):
-            table.add_column(f"{server} {what}", justify="right", no_wrap=True)
+        for title in ("req/s", "p50 ms", "p99 ms"):
+            table.add_column(f"{server} {title}", justify="right", no_wrap=True)
     table.add_column("ratio", justify="right")
     for (workload, connections), by_server in results.items():
         cells = [cell for server in (LEDGER, YARDSTICK) for cell in _cells(by_server[server])]
@@ -267,7 +266,7 @@ def _print_results(results: Results) -> None:
     console.print(table)
     for server in (LEDGER, YARDSTICK):
         slowest = max(by_server[server].max_ms for by_server in results.values())
-        console.print(f"- the slowest answer of the {server}: {slowest:,.0f} ms")
+        console.print(f"- slowest answer of the {server}: {slowest:,.0f} ms")
 
 
 def _cells(figures: Figures) -> list[str]:
@@ -278,19 +277,18 @@ def _ratio(by_server: dict[str, Figures]) -> float:
     return by_server[LEDGER].transfers_s / by_server[YARDSTICK].transfers_s
 
 
-def _print_expected(results: Results) -> None:
-    for what, measured, expected in _expectations(results):
-        verdict = "[green]reached[/]" if measured >= expected else "[yellow]missed[/]"
-        console.print(f"- {what} {measured:.2f}, expected at least {expected:g}: {verdict}")
+def _print_goals(results: Results) -> None:
+    for name, measured, expected in _goals(results):
+        _print_goal(name, measured, at_least=expected)
     console.print()
 
 
-def _expectations(results: Results) -> Iterator[tuple[str, float, float]]:
-    """What is compared, its measure, and the least that is expected of it."""
+def _goals(results: Results) -> Iterator[tuple[str, float, float]]:
+    """The name of each goal, the measured value, and the least value that reaches it."""
     for (workload, connections), by_server in results.items():
         if connections in OVER_YARDSTICK:
-            what = f"{workload} at {connections}: ledger / yardstick"
-            yield what, _ratio(by_server), OVER_YARDSTICK[connections]
+            name = f"{workload} at {connections}: ledger / yardstick"
+            yield name, _ratio(by_server), OVER_YARDSTICK[connections]
     hot, uniform = results.get(("hot", 64)), results.get(("uniform", 64))
     if hot and uniform:
         measured = hot[LEDGER].transfers_s / uniform[LEDGER].transfers_s
@@ -298,21 +296,21 @@ def _expectations(results: Results) -> Iterator[tuple[str, float, float]]:
 
 
 def _prove(urls: dict[str, str], runs: list[load.Run]) -> bool:
-    """Print the proofs; whether all hold."""
+    """Print the proofs. True if all of them hold."""
     holds = True
     for server in (LEDGER, YARDSTICK):
         url = urls[server]
         count = proof.exactly_once(server, url, runs)
         console.print(
-            f"- {server}: {count.acknowledged:,} answers of 200; each is in the journal exactly "
-            f"once: {_verdict(not count.faults)}. {count.posted - count.acknowledged:,} more were "
-            "posted, in flight when a run ended."
+            f"- {server}: {count.acknowledged:,} answers of 200, each in the journal exactly once: "
+            f"{_verdict(not count.faults)}. {count.posted - count.acknowledged:,} more transfers "
+            "were posted; their requests were in flight when a run ended."
         )
         for fault in count.faults[:SHOWN_FAULTS]:
             console.print(f"  - [red]{fault}[/]")
         holds = holds and not count.faults
     verified = proof.invariants_hold(urls[LEDGER])
-    console.print(f"- verify, over the whole ledger: {_verdict(verified)}")
+    console.print(f"- verify over the whole ledger: {_verdict(verified)}")
     return holds and verified
 
 

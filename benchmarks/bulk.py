@@ -1,9 +1,9 @@
-"""Many movements a call, beside the bare work that no ledger on PostgreSQL can do without.
+"""Many movements per call, compared with the bare statements that any ledger has to run.
 
 bare    COPY of the same rows into the same tables with the same indexes, and one set-based UPDATE
-        of the touched accounts: no locks, no look-up of keys, no guards, no planner.
-post    `Ledger.post`, 8,000 a call.
-ndjson  the same as lines over HTTP, answered line by line.
+        of the touched accounts, without locks, key look-up, triggers and planner.
+post    `Ledger.post`, 8,000 movements per call.
+ndjson  The same movements as lines over HTTP, with an answer per line.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ CALLS = 5  # in one run
 
 
 class Cost(NamedTuple):
-    """What a run has taken: transfers a second, and µs of CPU a transfer."""
+    """The result of a run: transfers per second, and CPU per transfer in µs."""
 
     transfers_s: float
     server_us: float
@@ -44,7 +44,7 @@ class Cost(NamedTuple):
 
 
 class Clock:
-    """Wall time, the CPU of PostgreSQL's processes, and that of a Python process."""
+    """Measures wall time, the CPU of PostgreSQL's processes, and that of a Python process."""
 
     def __init__(self, postmaster: int, python: int | None = None) -> None:
         self._postmaster = psutil.Process(postmaster)
@@ -56,7 +56,7 @@ class Clock:
         return time.perf_counter(), server, _cpu_s(self._python)
 
     def cost(self, transfers: int) -> Cost:
-        """What so many transfers have cost since the clock was made."""
+        """The cost of `transfers` transfers since the clock was created."""
         wall_s, server_s, python_s = (
             now - began for now, began in zip(self._read(), self._began, strict=True)
         )
@@ -64,7 +64,7 @@ class Clock:
 
 
 def _backend_s(process: psutil.Process) -> float:
-    """What a process of PostgreSQL has used; an autovacuum worker comes and goes when it likes."""
+    """The CPU of a PostgreSQL process in s; 0 for autovacuum workers, which run at any time."""
     with suppress(psutil.NoSuchProcess):
         if not any("autovacuum worker" in word for word in process.cmdline()):
             return _cpu_s(process)
@@ -77,33 +77,33 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def movements(name: str, first: int, accounts: int, workload: str) -> list[Movement]:
-    """The transfers of one run. Every key begins with `name:`."""
+    """The transfers of one run. Every key starts with `name:`."""
     ids = range(first, first + accounts)
-    made = []
+    transfers = []
     for number in range(CALL * CALLS):
-        of, to = random.sample(ids, 2)
+        sender, receiver = random.sample(ids, 2)
         if workload == "hot":
-            of, to = first, random.randrange(first + 1, first + accounts)
-        made.append(transfer(of, to, "0.01", f"{name}:{number}"))
-    return made
+            sender, receiver = first, random.randrange(first + 1, first + accounts)
+        transfers.append(transfer(sender, receiver, "0.01", f"{name}:{number}"))
+    return transfers
 
 
 async def post(
-    ledger: Ledger, postmaster: int, name: str, asked: list[Movement]
+    ledger: Ledger, postmaster: int, name: str, transfers: list[Movement]
 ) -> tuple[Cost, load.Run]:
     """One run of `Ledger.post`."""
     clock = Clock(postmaster)
     outcomes = []
-    for call in _calls(asked):
+    for call in _calls(transfers):
         outcomes += await ledger.post(call)
-    cost = clock.cost(len(asked))
+    cost = clock.cost(len(transfers))
     ids = [o.transaction.id for o in outcomes if isinstance(o, Recorded) and o.posted]
-    return cost, _run(name, ids, len(asked) - len(ids), cost)
+    return cost, _run(name, ids, len(transfers) - len(ids), cost)
 
 
-def _calls(asked: list[Movement]) -> Iterator[list[Movement]]:
-    for start in range(0, len(asked), CALL):
-        yield asked[start : start + CALL]
+def _calls(transfers: list[Movement]) -> Iterator[list[Movement]]:
+    for start in range(0, len(transfers), CALL):
+        yield transfers[start : start + CALL]
 
 
 def _run(name: str, ids: list[int], failed: int, cost: Cost) -> load.Run:
@@ -111,7 +111,7 @@ def _run(name: str, ids: list[int], failed: int, cost: Cost) -> load.Run:
 
 
 class Bare:
-    """The bare work, on a database of its own, whose accounts' states are kept here."""
+    """The bare statements on their own database. The states of its accounts are kept here."""
 
     def __init__(self, url: str) -> None:
         self._connection = psycopg.connect(url, autocommit=True)
@@ -123,9 +123,9 @@ class Bare:
         self._accounts = {row[0]: Account(*row) for row in rows}
         self._ids = itertools.count(10**12)
 
-    def run(self, postmaster: int, asked: list[Movement]) -> Cost:
-        """The same transfers. The rows are made before the clock starts."""
-        plans = [self._plan(call) for call in _calls(asked)]
+    def run(self, postmaster: int, transfers: list[Movement]) -> Cost:
+        """Write the rows of `transfers`, which are made before the clock starts."""
+        plans = [self._plan(call) for call in _calls(transfers)]
         clock = Clock(postmaster)
         for transactions, entries, touched in plans:
             with self._connection.transaction(), self._connection.cursor() as cursor:
@@ -136,7 +136,7 @@ class Bare:
                     with cursor.copy(statement) as copy:
                         copy.write(rows)
                 cursor.execute(_UPDATE, touched)
-        return clock.cost(len(asked))
+        return clock.cost(len(transfers))
 
     def _plan(self, call: list[Movement]) -> tuple[str, str, list[list[object]]]:
         plan = planner.plan([Group(call)], self._accounts, {}, datetime.now(UTC), self._ids)
@@ -160,14 +160,14 @@ WHERE a.ledger_id = 1 AND a.id = u.id
 
 
 def stream(
-    base: str, postmaster: int, service: int, name: str, asked: list[Movement]
+    base: str, postmaster: int, service: int, name: str, transfers: list[Movement]
 ) -> tuple[Cost, load.Run]:
-    """One run of lines over HTTP; `service` is the pid of the process that answers."""
+    """One run of lines over HTTP. `service` is the process id of the server."""
     lines = [
         b'{"type":"TRANSFER","from_account_id":%d,"to_account_id":%d,"amount":"%b",'
         b'"idempotency_key":"%b"}\n'
         % (m.account_id, m.counterparty_id or 0, m.amount.encode(), m.key.encode())
-        for m in asked
+        for m in transfers
     ]
     body = b"".join(lines)
     url = urlsplit(base)
@@ -182,15 +182,15 @@ def stream(
         answers = bytearray()
         while data := connection.recv(262_144):
             answers += data
-        cost = clock.cost(len(asked))
+        cost = clock.cost(len(transfers))
         sending.join()
     ids = [int(number) for number in re.findall(rb'"transaction_id":(\d+)', bytes(answers))]
-    return cost, _run(name, ids, len(asked) - bytes(answers).count(b'"status":200'), cost)
+    return cost, _run(name, ids, len(transfers) - bytes(answers).count(b'"status":200'), cost)
 
 
 @contextmanager
 def opened(url: str) -> Iterator[tuple[asyncio.Runner, Ledger]]:
-    """A ledger in this process, for runs that take turns with others."""
+    """A `Ledger` in this process, and the event loop in which it runs."""
     with asyncio.Runner() as runner:
         opening = Ledger.open(url)
         ledger = runner.run(opening.__aenter__())

@@ -1,7 +1,7 @@
-"""Posts transfers, 8,000 a call, with the `ledgerservice` that PYTHONPATH says; for against.py.
+"""Posts transfers, 8,000 per call, with the `ledgerservice` on PYTHONPATH; against.py runs it.
 
-Opens accounts with money and prints the first's id; then, for each line `{"workload": ...,
-"name": ...}` that it reads, posts 40,000 transfers and prints how many were posted.
+It opens accounts with money and prints the first id. Then it reads lines `{"workload": ...,
+"name": ...}`; for each it posts 40,000 transfers and prints the number that was posted.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ CALL, CALLS = 8_000, 5
 
 
 async def main(url: str, accounts: int) -> None:
-    """Open the accounts, then do what is asked."""
+    """Open the accounts, then post a run for each line of the input."""
     async with Ledger.open(url) as ledger:
         ids: list[int] = []
         for start in range(0, accounts, AT_ONCE):
@@ -36,14 +36,14 @@ async def main(url: str, accounts: int) -> None:
 async def _run(ledger: Ledger, ids: list[int], workload: str, name: str) -> int:
     posted = 0
     for call in range(CALLS):
-        asked = []
+        transfers = []
         for number in range(CALL):
             if workload == "hot":
-                of, to = ids[0], random.choice(ids[1:])
+                sender, receiver = ids[0], random.choice(ids[1:])
             else:
-                of, to = random.sample(ids, 2)
-            asked.append(transfer(of, to, "0.01", f"{name}:{call}:{number}"))
-        posted += sum(outcome.posted for outcome in await ledger.post(asked))
+                sender, receiver = random.sample(ids, 2)
+            transfers.append(transfer(sender, receiver, "0.01", f"{name}:{call}:{number}"))
+        posted += sum(outcome.posted for outcome in await ledger.post(transfers))
     return posted
 
 

@@ -1,7 +1,7 @@
-"""`make bench-growth`: the same load on a small ledger and on ever larger ones, in turns.
+"""`make bench-growth`: the same load on a small ledger and on a growing one, in turns.
 
-The large ledger grows from step to step, by COPY through the real schema; the small one stays. The
-figures of a step are medians of runs in turns, so that a noisy machine disturbs both alike.
+The large ledger grows with each step, by COPY through the real schema; the small one does not. The
+figures of a step are medians of runs in turns, so that a noisy machine affects both alike.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-# The path comes first.
+# After the change of sys.path.
 import psycopg
 from rich import box
 from rich.console import Console
@@ -25,24 +25,24 @@ import load
 import machine
 import proof
 import servers
-from bench import stop_at_sigterm
+from bench import exit_on_sigterm
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.runtime import prepared
 from servers import LEDGER
 
 STEPS = ((10_000, 1_000_000), (1_000_000, 4_000_000), (10_000_000, 50_000_000))
-SLICE = 200_000  # transactions in one of the loading's own
+SLICE = 200_000  # Transactions that one database transaction loads.
 FUNDS = 10**9
 CONNECTIONS, READERS = 64, 16
-WARM_UP = 4  # times as long as a run
+WARM_UP = 4  # The warm-up takes so many times as long as a run.
 LOADED = "loaded"
 
 console = Console(highlight=False, width=200)
 
 
 class Size(NamedTuple):
-    """A ledger's customers' accounts, and entries."""
+    """The numbers of customer accounts and of entries of a ledger."""
 
     accounts: int
     entries: int
@@ -60,19 +60,21 @@ class Figures(NamedTuple):
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=10, help="of each run")
-    parser.add_argument("--rounds", type=int, default=3, help="of all runs of a step")
-    parser.add_argument("--steps", type=int, default=len(STEPS), help="how many of the steps")
-    parser.add_argument("--scale", type=float, default=1.0, help="all sizes, for a trial")
+    parser.add_argument("--seconds", type=int, default=10, help="duration of each run")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds of a step")
+    parser.add_argument("--steps", type=int, default=len(STEPS), help="number of steps")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for all sizes, for a trial"
+    )
     options = parser.parse_args()
-    stop_at_sigterm()
+    exit_on_sigterm()
     load.require_wrk()
     with servers.workplace() as folder, EmbeddedServer(folder / "data", announce=print) as server:
         for line in machine.facts(folder, server.url):
             console.print(f"- {line}")
         holds = _bench(options, folder, server.url)
     if not holds:
-        console.print("[bold red]FAILED[/]: a proof does not hold; see above.")
+        console.print("[bold red]FAILED[/]: a proof failed; see above.")
         sys.exit(1)
 
 
@@ -94,7 +96,7 @@ def _bench(options: argparse.Namespace, folder: Path, url: str) -> bool:
                 "large": load.Target(LEDGER, bases["large"], 1, size.accounts),
             }
             measured: dict[str, list[tuple[float, ...]]] = {"small": [], "large": []}
-            for turn in range(-1, options.rounds):  # the first only fills the buffers
+            for turn in range(-1, options.rounds):  # The first turn only fills the buffers.
                 seconds = options.seconds * (WARM_UP if turn < 0 else 1)
                 for name, target in targets.items():
                     label = f"step{number}turn{turn}-{name}"
@@ -110,7 +112,7 @@ def _bench(options: argparse.Namespace, folder: Path, url: str) -> bool:
         _print_step(*results[-1])
     _print_all(results)
     _print_disk(urls["large"])
-    return all([_prove(urls[name], runs[name]) for name in urls])  # noqa: C419  (print both)
+    return all([_prove(urls[name], runs[name]) for name in urls])  # noqa: C419  (prints both)
 
 
 def _database(url: str, name: str) -> str:
@@ -124,8 +126,9 @@ def _database(url: str, name: str) -> str:
 
 
 def _grow(url: str, size: Size) -> None:
-    """More accounts, each with money; then transfers between neighbours, until there are so many
-    entries. All by COPY, out of one connection into another; the journal's trigger checks it.
+    """Add accounts with money, then transfers between neighbours, until `size` is reached.
+
+    All rows are copied from one connection to another, and the journal's trigger checks them.
     """
     began_s = time.monotonic()
     with (
@@ -153,35 +156,35 @@ def _grow(url: str, size: Size) -> None:
     loaded = _size(url)
     console.print(
         f"{loaded.accounts:,} accounts, {loaded.entries:,} entries, "
-        f"after {time.monotonic() - began_s:.0f} s of loading"
+        f"loaded in {time.monotonic() - began_s:.0f} s"
     )
 
 
-# Rows of `transactions` and of `entries`, from the state that the accounts are in.
+# Queries for rows of `transactions` and of `entries`, from the state of the accounts.
 _DEPOSITS = (
     (
-        "SELECT 1, {base} + a.id - {low}, 1, 1, a.id, -1, {funds}, '{moment}', 1, '{run}:{base}'"
+        "SELECT 1, {base} + a.id - {low}, 1, 1, a.id, -1, {funds}, '{time}', 1, '{run}:{base}'"
         " FROM ledger.accounts a WHERE ledger_id = 1 AND id BETWEEN {low} AND {high}"
     ),
     (
         "SELECT 1, a.id, a.version + 1, {base} + a.id - {low}, 1, {funds}, 0,"
-        " a.balance + {funds}, 0, '{moment}' FROM ledger.accounts a"
+        " a.balance + {funds}, 0, '{time}' FROM ledger.accounts a"
         " WHERE ledger_id = 1 AND id BETWEEN {low} AND {high}"
         " UNION ALL SELECT 1, -1, o.version + 1 + n - {low}, {base} + n - {low}, 1, -{funds}, 0,"
-        " o.balance - {funds} * (n - {low} + 1), 0, '{moment}'"
+        " o.balance - {funds} * (n - {low} + 1), 0, '{time}'"
         " FROM generate_series({low}, {high}) n, ledger.accounts o"
         " WHERE o.ledger_id = 1 AND o.id = -1"
     ),
 )
 _TRANSFERS = (
     (
-        "SELECT 1, {base} + (n - {low}) / 2, 3, 1, n, n + 1, 1, '{moment}', 1, '{run}:{base}'"
+        "SELECT 1, {base} + (n - {low}) / 2, 3, 1, n, n + 1, 1, '{time}', 1, '{run}:{base}'"
         " FROM generate_series({low}, {high} - 1, 2) n"
     ),
     (
         "SELECT 1, a.id, a.version + 1, {base} + (a.id - {low}) / 2, 1,"
         " CASE (a.id - {low}) % 2 WHEN 0 THEN -1 ELSE 1 END, 0,"
-        " a.balance + CASE (a.id - {low}) % 2 WHEN 0 THEN -1 ELSE 1 END, 0, '{moment}'"
+        " a.balance + CASE (a.id - {low}) % 2 WHEN 0 THEN -1 ELSE 1 END, 0, '{time}'"
         " FROM ledger.accounts a WHERE ledger_id = 1"
         " AND id BETWEEN {low} AND {high} - (1 - ({high} - {low}) % 2)"
     ),
@@ -197,9 +200,9 @@ _ENTRY_COLUMNS = (
 
 
 def _post(source: Any, target: Any, queries: tuple[str, str], low: int, high: int) -> None:
-    """One database transaction with a movement for every account or pair of them."""
+    """Write one movement per account, or per pair of accounts, in one database transaction."""
     with target.transaction():
-        moment = target.execute("SELECT clock_timestamp()").fetchone()[0].isoformat()
+        recorded_at = target.execute("SELECT clock_timestamp()").fetchone()[0].isoformat()
         number = "SELECT nextval('ledger.transaction_id')"
         base = target.execute(number).fetchone()[0]
         target.execute(f"SELECT setval('ledger.transaction_id', {base + high - low + 200})")
@@ -207,7 +210,7 @@ def _post(source: Any, target: Any, queries: tuple[str, str], low: int, high: in
             "low": low,
             "high": high,
             "base": base,
-            "moment": moment,
+            "time": recorded_at,
             "funds": f"{FUNDS}::bigint",
         }
         values["run"] = LOADED
@@ -235,7 +238,7 @@ def _size(url: str) -> Size:
 
 
 def _read(target: load.Target, path: str) -> float:
-    """The p99 in ms of reading that of any account, by 16 at once for 3 s."""
+    """The p99 in ms of GET /accounts/{any}`path`, with 16 connections for 3 s."""
     script = Path(__file__).with_name("read.lua")
     command = ["wrk", "--threads", "1", "--connections", str(READERS), "--duration", "3s"]
     command += ["--script", str(script), target.url, "--", path, str(target.accounts)]
@@ -279,7 +282,7 @@ ORDER BY 2 DESC
 
 def _print_disk(url: str) -> None:
     table = Table(box=box.MARKDOWN)
-    for name in ("table or index", "MB", "bytes a transaction", "share"):
+    for name in ("table or index", "MB", "bytes per transaction", "share"):
         table.add_column(name, justify="right")
     with psycopg.connect(url) as connection:
         rows = connection.execute(_DISK).fetchall()

@@ -1,4 +1,4 @@
-"""The load: wrk, one run at a time, as a process of its own."""
+"""The load generator: wrk as a child process, one run at a time."""
 
 import json
 import os
@@ -14,11 +14,11 @@ HOW_TO_INSTALL = "wrk is missing. Install it: apt-get install -y wrk (macOS: bre
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run against one server; every key in it began with `name:`.
+    """One run against one server. Every key of it starts with `name:`.
 
     `transactions` are the ids in its 200s. `failed` counts answers other than 200, and connections
-    that broke or timed out. The latencies are wrk's, which it corrects for coordinated omission: a
-    stall counts as often as requests would have met it.
+    that broke or timed out. The latencies are those of wrk, which corrects them for coordinated
+    omission: a stall counts once for each request that would have been sent during it.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a run is aimed at: a server, and the accounts that it has."""
+    """A server, and the accounts that a run uses on it."""
 
     server: str
     url: str
@@ -44,7 +44,7 @@ class Target:
 
 
 def require_wrk() -> None:
-    """Have wrk, or say how to get it. Root on a Debian gets it."""
+    """Exit unless wrk is installed. Root on Debian installs it."""
     if shutil.which("wrk"):
         return
     if os.geteuid() == 0 and shutil.which("apt-get"):
@@ -59,9 +59,9 @@ def require_wrk() -> None:
 
 
 def version() -> str:
-    """Which wrk it is."""
-    said = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
-    return " ".join(said.split()[:2])
+    """The version of wrk."""
+    output = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
+    return " ".join(output.split()[:2])
 
 
 def run(
@@ -73,9 +73,9 @@ def run(
     folder: Path,
     wait_ms: int = 0,
 ) -> Run:
-    """Load `target` for `seconds`. Every key of the run begins with `name:`.
+    """Load `target` for `seconds`. Every key of the run starts with `name:`.
 
-    `wait_ms` is how long a client waits that was refused.
+    A client whose request was refused waits `wait_ms` before its next one.
     """
     answers = folder / f"{name}.json"
     command = ["wrk", "--threads", "1", "--connections", str(connections)]
@@ -92,18 +92,18 @@ def _seed(name: str) -> str:
 
 
 def _read(answers: Path, name: str, server: str, workload: str, connections: int) -> Run:
-    said = json.loads(answers.read_text())
-    transactions: list[int] = said["transactions"]
-    others = sum(count for status, count in said["statuses"] if status != 200)
+    results = json.loads(answers.read_text())
+    transactions: list[int] = results["transactions"]
+    others = sum(count for status, count in results["statuses"] if status != 200)
     return Run(
         name,
         server,
         workload,
         connections,
         transactions,
-        others + said["broken"],
-        len(transactions) / (said["duration_us"] / 1e6),
-        said["p50_us"] / 1e3,
-        said["p99_us"] / 1e3,
-        said["max_us"] / 1e3,
+        others + results["broken"],
+        len(transactions) / (results["duration_us"] / 1e6),
+        results["p50_us"] / 1e3,
+        results["p99_us"] / 1e3,
+        results["max_us"] / 1e3,
     )

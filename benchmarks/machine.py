@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine on which the figures were measured."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ PAGE_BYTES = 8_192
 
 
 def facts(folder: Path, url: str) -> Iterator[str]:
-    """The machine, the versions, and the disk below `folder`, a line each."""
+    """The machine, the versions, and the disk of `folder`, in one line each."""
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     yield f"{os.cpu_count()} cores ({_processor()}), load {load} before the start"
     yield f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
@@ -24,7 +24,7 @@ def facts(folder: Path, url: str) -> Iterator[str]:
         durable = connection.execute(DURABILITY).fetchall()
     settings = ", ".join(f"{name} {setting}" for name, setting in durable)
     yield f"PostgreSQL {version[0] if version else '?'} for both, with {settings}"
-    yield f"the disk syncs {PAGE_BYTES // 1024} kB in {_sync_ms(folder):.2f} ms"
+    yield f"the disk writes and syncs {PAGE_BYTES // 1024} kB in {_sync_ms(folder):.2f} ms"
 
 
 DURABILITY = """
@@ -46,7 +46,7 @@ def _processor() -> str:
 
 
 def _sync_ms(folder: Path) -> float:
-    """The median time to write and sync one page, which every commit waits for."""
+    """The median time to write and sync one page, for which every commit waits."""
     times_s = []
     descriptor = os.open(folder / "sync", os.O_WRONLY | os.O_CREAT)
     try:

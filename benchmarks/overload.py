@@ -1,8 +1,7 @@
-"""Ten times the load: what the service still does, and how it refuses the rest.
+"""Overload: throughput and refusals with ten times as many clients as saturate the service.
 
-The load is ten times as many clients as saturate it. Polite ones wait for what Retry-After says
-when they are refused; rude ones send again at once. A probe beside them sees how long a refusal
-takes.
+When a request is refused, a polite client waits for the time in Retry-After, and a rude client
+sends again at once. One more client measures how long a refusal takes.
 """
 
 import statistics
@@ -19,7 +18,7 @@ import servers
 from servers import LEDGER
 
 SATURATING, TIMES = 64, 10
-QUEUE = 64  # waiting requests, beside those in the batch that is posted
+QUEUE = 64  # Waiting requests, without those of the batch that is being posted.
 SECONDS = 10
 PROBE_EVERY_S = 0.02
 RETRY_AFTER_MS = 1_000
@@ -27,7 +26,7 @@ AFTERWARDS_S = 10
 
 
 def measure(url: str, target: load.Target, folder: Path, console: Console) -> list[load.Run]:
-    """Print the figures; the runs are for the proof."""
+    """Print the figures; return the runs for the proof."""
     bound = {"LEDGER_QUEUE_LIMIT_REQUESTS": str(QUEUE)}
     with servers.server(LEDGER, url, **bound) as (base, process):
         aim = load.Target(LEDGER, base, target.first_account, target.accounts)
@@ -49,7 +48,7 @@ def measure(url: str, target: load.Target, folder: Path, console: Console) -> li
         f"- memory {memory_mb:.0f} MB before, {most_mb:.0f} MB after; p50 of one client "
         f"{before.p50_ms:.1f} ms before, {after.p50_ms:.1f} ms {AFTERWARDS_S} s after\n"
     )
-    # What was refused must not be in the journal: the proof counts all that is posted.
+    # A refused request must not be in the journal; the proof counts everything that was posted.
     return [_without_refusals(run) for run in (before, peak, *crowds, after)]
 
 
@@ -60,8 +59,8 @@ def _print(
     p99_ms = statistics.quantiles(refusals_ms, n=100)[98] if len(refusals_ms) > 1 else 0
     console.print(
         f"- {crowd.connections} {name} clients: {crowd.transfers_s:,.0f} transfers/s, {share:.0%} "
-        f"of what {SATURATING} clients get (goal: 80 %); {crowd.failed / SECONDS:,.0f} refusals/s, "
-        f"which take {p99_ms:.0f} ms (p99 of {len(refusals_ms)}; goal: 100)"
+        f"of {SATURATING} clients (goal: 80%); {crowd.failed / SECONDS:,.0f} refusals/s, "
+        f"p99 {p99_ms:.0f} ms of {len(refusals_ms)} (goal: 100 ms)"
     )
 
 
@@ -73,7 +72,7 @@ def _without_refusals(run: load.Run) -> load.Run:
 
 
 class _Probe:
-    """One more client, which measures how long a refusal takes."""
+    """A client that measures how long a refusal takes."""
 
     def __init__(self, base: str, account: int) -> None:
         self._base = base
@@ -84,7 +83,7 @@ class _Probe:
         self._thread.start()
 
     def _run(self) -> None:
-        # A transfer to itself is never posted: the probe leaves nothing in the journal.
+        # The two accounts are the same, so the probe is always rejected and writes nothing.
         body = {"from_account_id": self._account, "to_account_id": self._account, "amount": 1}
         with httpx.Client(base_url=self._base, timeout=30) as client:
             while not self._stop.wait(PROBE_EVERY_S):
@@ -94,7 +93,7 @@ class _Probe:
                     self._refusals_ms.append((time.perf_counter() - began_s) * 1e3)
 
     def stop(self) -> list[float]:
-        """The times of all refusals."""
+        """Stop, and return the times of all refusals in ms."""
         self._stop.set()
         self._thread.join()
         return self._refusals_ms

@@ -1,4 +1,4 @@
-"""The proof: every 200 is in the journal exactly once, and all invariants hold."""
+"""Proves that every 200 is in the journal exactly once and that all invariants hold."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import psycopg
 from load import Run
 from servers import LEDGER, ROOT, YARDSTICK, environment
 
-# Run, transaction, how many rows it has in the journal, and what they sum to.
+# Name of the run, id of the transaction, number of its entries, their sum.
 POSTED = {
     LEDGER: """
     SELECT split_part(t.idempotency_key, ':', 1), t.id, count(e.seq), coalesce(sum(e.amount), 0)
@@ -29,7 +29,7 @@ POSTED = {
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The 200s of a server's runs, the posted transfers, and what speaks against them."""
+    """The numbers of 200s and of posted transfers of a server's runs, and the faults found."""
 
     acknowledged: int
     posted: int
@@ -37,9 +37,9 @@ class Count:
 
 
 def exactly_once(server: str, url: str, runs: Iterable[Run], *loaded: str) -> Count:
-    """Compare the 200s of all runs against `server` with its journal.
+    """Compare the 200s of the runs against `server` with its journal.
 
-    `loaded` are names of runs that nobody counted.
+    `loaded` are names of runs whose answers were not counted.
     """
     faults: list[str] = []
     posted: dict[str, set[int]] = {}
@@ -47,36 +47,38 @@ def exactly_once(server: str, url: str, runs: Iterable[Run], *loaded: str) -> Co
         for run, transaction, rows, total in connection.execute(POSTED[server]):
             posted.setdefault(run, set()).add(transaction)
             if (rows, total) != (2, 0):
-                faults.append(f"transaction {transaction} has {rows} entries, summing to {total}")
+                faults.append(f"transaction {transaction} has {rows} entries with the sum {total}")
     all_posted = sum(map(len, posted.values()))
     own_runs = [run for run in runs if run.server == server]
     for run in own_runs:
         faults += _faults(run, posted.pop(run.name, set()))
     for run in loaded:
         posted.pop(run, None)
-    faults += [f"{run}: {len(ids)} transfers of no run" for run, ids in posted.items()]
+    faults += [
+        f"{run}: {len(ids)} transfers, but there was no such run" for run, ids in posted.items()
+    ]
     return Count(sum(len(run.transactions) for run in own_runs), all_posted, faults)
 
 
 def _faults(run: Run, posted: set[int]) -> Iterator[str]:
-    """What is wrong with a run, compared with the ids of the transfers that it got posted.
+    """The faults of a run, given the ids of its posted transfers.
 
-    When wrk stops it drops what is in flight, one request a connection: these may be posted
-    without a 200 that anybody read, but no more than these.
+    When wrk stops, it drops the requests in flight, at most one per connection. These may be
+    posted although no 200 was read.
     """
     acknowledged = set(run.transactions)
     if run.failed:
-        yield f"{run.name}: {run.failed} answers other than 200, or none"
+        yield f"{run.name}: {run.failed} answers other than 200, or missing"
     if twice := len(run.transactions) - len(acknowledged):
-        yield f"{run.name}: {twice} answers name a transaction that another one names"
+        yield f"{run.name}: {twice} answers name the transaction of another answer"
     if lost := len(acknowledged - posted):
         yield f"{run.name}: {lost} answers of 200 are not in the journal"
     if (unread := len(posted - acknowledged)) > run.connections:
-        yield f"{run.name}: {unread} posted without a 200, over {run.connections} connections"
+        yield f"{run.name}: {unread} posted without a 200, but only {run.connections} connections"
 
 
 def invariants_hold(url: str) -> bool:
-    """What the service's own `verify` says of its database; it prints its findings."""
+    """Whether `ledgerservice verify` finds no violation. It prints those it finds."""
     command = [sys.executable, "-m", "ledgerservice", "verify"]
     verified = subprocess.run(command, cwd=ROOT, env=environment(url), check=False)
     return verified.returncode == 0

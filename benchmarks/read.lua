@@ -1,4 +1,4 @@
--- wrk ... -s read.lua URL -- PATH ACCOUNTS: GET /accounts/{any}PATH. Prints the p99 and the faults.
+-- wrk ... -s read.lua URL -- PATH ACCOUNTS: GET /accounts/{any}PATH. Prints p99 in µs and the number of errors.
 
 function init(args)
     path, accounts = args[1] or "", tonumber(args[2])

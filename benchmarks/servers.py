@@ -1,4 +1,4 @@
-"""What the benchmark runs: a PostgreSQL with two databases, the service, and the yardstick."""
+"""The processes of the benchmark: a PostgreSQL, the service, and the yardstick."""
 
 import asyncio
 import os
@@ -39,17 +39,17 @@ COMMANDS = {LEDGER: SERVE, YARDSTICK: UVICORN}
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A temporary folder on a disk, because /tmp may be memory, which makes a commit free."""
+    """A temporary folder on a disk. /tmp may be in memory, where a sync costs nothing."""
     place = "/var/tmp" if Path("/var/tmp").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="ledger-bench-", dir=place) as name:
         folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may have to run as another user, who must pass.
+        folder.chmod(0o755)  # PostgreSQL may run as another user, who must enter it.
         yield folder
 
 
 @contextmanager
 def databases(folder: Path) -> Iterator[dict[str, str]]:
-    """One PostgreSQL with a database for each server and for the bare work, by name."""
+    """The URLs of the databases, by name: one per server, and one for the bare statements."""
     with EmbeddedServer(folder / "data", announce=print) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
             for name in (YARDSTICK, BARE):
@@ -59,12 +59,12 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def postmaster(folder: Path) -> int:
-    """The pid of the PostgreSQL that `databases` started in `folder`."""
+    """The process id of the PostgreSQL that `databases` started in `folder`."""
     return int((folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
 def other_database(url: str, name: str) -> str:
-    """The URL of another database of the same server."""
+    """The URL of another database on the same server."""
     return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
@@ -74,7 +74,7 @@ def as_database(url: str) -> Database:
 
 
 def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:
-    """Open the accounts of both databases with money on each; the first id, by server."""
+    """Open the accounts in all databases, with money. Returns the first id, by server."""
     first = asyncio.run(_fund_ledger(urls[LEDGER], accounts))
     assert asyncio.run(_fund_ledger(urls[BARE], accounts)) == first
     yardstick.fund(urls[YARDSTICK], accounts, FUNDS)
@@ -86,7 +86,7 @@ def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:
 
 
 async def _fund_ledger(url: str, accounts: int) -> int:
-    """Through the service's own write path. Returns the first id."""
+    """Open the accounts through the service's write path. Returns the first id."""
     async with Ledger.open(url) as ledger:
         ids: list[int] = []
         for start in range(0, accounts, FUND_AT_ONCE):
@@ -98,19 +98,19 @@ async def _fund_ledger(url: str, accounts: int) -> int:
             outcomes = await ledger.post([deposit(number, FUNDS, "funds") for number in new])
             assert all(outcome.posted for outcome in outcomes)
             ids += new
-    assert sorted(ids) == list(range(min(ids), min(ids) + accounts)), "ids with gaps"
+    assert sorted(ids) == list(range(min(ids), min(ids) + accounts)), "the ids have gaps"
     return min(ids)
 
 
 @contextmanager
 def serving(urls: dict[str, str]) -> "Iterator[dict[str, tuple[str, subprocess.Popen[bytes]]]]":
-    """Both servers, each one process of uvicorn with uvloop: base URL and process, by name."""
+    """Both servers, each in one uvicorn process with uvloop: base URL and process, by name."""
     with ExitStack() as stack:
         yield {name: stack.enter_context(server(name, urls[name])) for name in COMMANDS}
 
 
 def environment(url: str) -> dict[str, str]:
-    """The environment of a process of the service's."""
+    """The environment of a process of the service."""
     return {**os.environ, "DATABASE_URL": url, "PYTHONPATH": os.fspath(ROOT / "src")}
 
 
@@ -118,9 +118,9 @@ def environment(url: str) -> dict[str, str]:
 def server(
     name: str, database_url: str, options: Sequence[str] = (), **more: str
 ) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
-    """A server as a process: its base URL, and the process. `more` joins its environment."""
+    """A running server: its base URL and its process. `more` is added to its environment."""
     port = _free_port()
-    # Its own session: a terminal's Ctrl-C reaches the benchmark alone, which stops its servers.
+    # In its own session, so Ctrl-C reaches only the benchmark, which then stops its servers.
     child = subprocess.Popen(
         [*COMMANDS[name], "--port", str(port), *options],
         cwd=ROOT / "benchmarks",
@@ -151,7 +151,7 @@ def _await_ready(name: str, base: str, child: "subprocess.Popen[bytes]") -> None
                 return
         except (URLError, OSError):
             time.sleep(POLL_S)
-    raise SystemExit(f"The server {name} did not start; what it said is above.")
+    raise SystemExit(f"The server {name} did not start; its output is above.")
 
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:
@@ -159,6 +159,6 @@ def _stop(child: "subprocess.Popen[bytes]") -> None:
     try:
         child.wait(STOP_LIMIT_S)
     except subprocess.TimeoutExpired:
-        print(f"Process {child.pid} runs on {STOP_LIMIT_S} s after SIGTERM and is killed.")
+        print(f"Process {child.pid} still runs {STOP_LIMIT_S} s after SIGTERM; killing it.")
         child.kill()
         child.wait()

@@ -1,8 +1,8 @@
-"""`make bench-soak`: ten minutes of steady load; whether latency, bloat or memory drift.
+"""`make bench-soak`: ten minutes of steady load, to find drift of latency, bloat or memory.
 
-Once a minute the same load goes for a slice to the control, a fresh copy of the ledger as it was
-at the start, on the same server: what changes there too is the machine's doing, and no drift.
-Prints the first and the last minutes, and draws all of it into docs/soak.svg.
+Once a minute the same load runs for one slice on the control: a fresh copy of the ledger as it was
+at the start, on the same server. A change that the control shows too comes from the machine. The
+thirds of the run are printed, and all slices are drawn into docs/soak.svg.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-# The path comes first.
+# After the change of sys.path.
 import matplotlib as mpl
 import psutil
 import psycopg
@@ -30,11 +30,11 @@ import load
 import machine
 import proof
 import servers
-from bench import stop_at_sigterm
+from bench import exit_on_sigterm
 from servers import LEDGER, ROOT
 
 CONNECTIONS, ACCOUNTS = 64, 10_000
-SLICES_A_MINUTE = 6  # the control's is in addition
+SLICES_A_MINUTE = 6  # Without that of the control.
 CONTROL = "control"
 PICTURE = ROOT / "docs" / "soak.svg"
 
@@ -42,7 +42,7 @@ console = Console(highlight=False, width=200)
 
 
 class Sample(NamedTuple):
-    """One slice of the load, and the state after it."""
+    """The figures of one slice of the load, and the state after it."""
 
     transfers_s: float
     p50_ms: float
@@ -56,9 +56,9 @@ def main() -> None:
     """Run the soak."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, default=10)
-    parser.add_argument("--slice", type=int, default=10, help="seconds of each slice")
+    parser.add_argument("--slice", type=int, default=10, help="duration of each slice in seconds")
     options = parser.parse_args()
-    stop_at_sigterm()
+    exit_on_sigterm()
     load.require_wrk()
     with servers.workplace() as folder, servers.databases(folder) as urls:
         for line in machine.facts(folder, urls[LEDGER]):
@@ -86,12 +86,12 @@ def main() -> None:
             console.print(f"  - [red]{fault}[/]")
         console.print(f"- {count.acknowledged:,} answers of 200")
         if count.faults or not proof.invariants_hold(urls[LEDGER]):
-            console.print("[bold red]FAILED[/]: a proof does not hold; see above.")
+            console.print("[bold red]FAILED[/]: a proof failed; see above.")
             sys.exit(1)
 
 
 class _Control:
-    """Slices of the load on fresh copies of a ledger."""
+    """Runs slices of the load on fresh copies of a ledger."""
 
     def __init__(self, url: str, first: int, folder: Path) -> None:
         self._url, self._first, self._folder = url, first, folder
@@ -109,8 +109,8 @@ class _Control:
         finally:
             self._administer(f"DROP DATABASE {CONTROL}")
 
-    def _copy(self, of: str, name: str) -> None:
-        self._administer(f"CREATE DATABASE {name} TEMPLATE {of}")
+    def _copy(self, template: str, name: str) -> None:
+        self._administer(f"CREATE DATABASE {name} TEMPLATE {template}")
 
     def _administer(self, statement: str) -> None:
         url = servers.other_database(self._url, "postgres")
@@ -158,9 +158,9 @@ def _draw(samples: list[Sample], controls: list[load.Run], slice_s: int) -> None
     }
     figure, axes = plt.subplots(len(panels), sharex=True, figsize=(8, 8), layout="constrained")
     for axis, (name, (values, beside)) in zip(axes, panels.items(), strict=True):
-        axis.plot(minutes, values, label="the ledger that grows")
+        axis.plot(minutes, values, label="the growing ledger")
         if beside:
-            axis.plot(between, beside, "o", label="fresh copies of it")
+            axis.plot(between, beside, "o", label="fresh copies")
             axis.legend()
         axis.set_ylim(bottom=0)
         axis.set_ylabel(name)

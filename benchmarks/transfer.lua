@@ -1,12 +1,12 @@
--- One transfer a request, every request with a key of its own.
+-- One transfer per request, each with its own key.
 --
 -- wrk ... -s transfer.lua URL -- RUN WORKLOAD FIRST_ACCOUNT ACCOUNTS SEED ANSWERS_FILE [WAIT_MS]
 --
--- With WAIT_MS, every refusal (503) makes one client wait so long before its next request.
+-- With WAIT_MS, a client whose request was refused (503) waits that long before its next one.
 --
--- Each thread of wrk has a Lua state of its own; done() runs in another one and collects from all
--- of them. ANSWERS_FILE gets one JSON object: what wrk measured, how many answers had which
--- status, and the transaction id of every 200.
+-- Each thread of wrk has its own Lua state; done() runs in another one and reads all of them.
+-- ANSWERS_FILE gets one JSON object: the figures of wrk, the number of answers by status, and the
+-- transaction id of every 200.
 
 local threads = {}
 
@@ -23,14 +23,14 @@ local workloads = {
         local to = (from + random(1, accounts - 1)) % accounts
         return first + from, first + to
     end,
-    -- Out of one account, to any other one.
+    -- From one account to any other one.
     hot = function(first, accounts)
         return first, first + random(1, accounts - 1)
     end,
-    -- Between two accounts, either way.
+    -- Between two accounts, in either direction.
     pair = function(first)
-        local way = random(0, 1)
-        return first + way, first + 1 - way
+        local direction = random(0, 1)
+        return first + direction, first + 1 - direction
     end,
 }
 
@@ -43,7 +43,7 @@ function init(args)
     head = "POST /transfer/ HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port
         .. "\r\nContent-Type: application/json\r\nContent-Length: "
     math.randomseed(tonumber(args[5]) + number)
-    -- Global, so that done() can get them.
+    -- Global, so that done() can read them.
     file, transactions, statuses = args[6], {}, {}
     wait_ms = tonumber(args[7] or 0)
 end
@@ -69,7 +69,7 @@ function response(status, _, body)
         refused = refused + 1
     end
     if status == 200 then
-        -- 0 is no transaction: an answer without one must not pass for a record.
+        -- 0 is not the id of a transaction, so an answer without an id is counted as a fault.
         transactions[#transactions + 1] = body:match('"transaction_id":(%d+)') or "0"
     end
 end

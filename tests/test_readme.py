@@ -1,4 +1,4 @@
-"""The commands of README and SEED.md, run from the files themselves."""
+"""The README and the pages of docs: commands are run, tables and links are compared."""
 
 import json
 import os
@@ -13,14 +13,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ledgerservice.api.application import create_api
 from ledgerservice.settings import Settings
 from tests.databases import url_text
 from tests.processes import ROOT, RunningService, await_ready, environment, free_port, serving
 
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
-SEED = (ROOT / "docs" / "SEED.md").read_text()
-PYTHON = (ROOT / "docs" / "python.md").read_text()
-PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
+SEED = (DOCS / "SEED.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted({*DOCS.rglob("*.md")} - {DOCS / "SEED.md"})
+README_LIMIT_LINES = 130
 BASE = "http://127.0.0.1:8000"
 VOLATILE = re.compile(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"')
 
@@ -48,7 +51,7 @@ def shell(command: str, **values: str) -> str:
 
 
 TOURS = {
-    "README.md": 16,
+    "README.md": 14,
     "docs/currencies.md": 8,
     "docs/history.md": 18,
     "docs/holds.md": 28,
@@ -148,7 +151,7 @@ def test_the_local_setup_works_as_written(copy, new_database):
 
 
 def test_the_python_example_runs(new_database):
-    [code] = re.findall(r"^```python\n(.*?)^```", PYTHON, re.DOTALL | re.MULTILINE)
+    [code] = blocks("python", (DOCS / "python.md").read_text())
     url = url_text(new_database()).replace("+psycopg", "")
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
@@ -157,23 +160,72 @@ def test_the_python_example_runs(new_database):
     assert (done.returncode, done.stdout) == (0, "Bob has 1990 cents\n"), done.stderr
 
 
-def test_nothing_is_left_to_be_filled_in():
-    assert not re.search(r"[A-Z]+_FIGURES|TODO|FIXME", README + PERFORMANCE)
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= README_LIMIT_LINES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    text = page.read_text()
+    assert not re.search(r"[A-Z]+_FIGURES|TODO|FIXME", text)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def anchors(text: str) -> list[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+def test_the_readme_s_figures_are_those_of_the_performance_page():
+    performance = (DOCS / "performance.md").read_text()
+    rows = re.findall(r"^\| (?:uniform|hot|pair) .*$", README, re.MULTILINE)
+    assert len(rows) == 3
+    assert set(rows) <= set(performance.splitlines())
+    [rate] = re.findall(r"posts ([\d,]+) transfers/s", README)
+    assert re.search(rf"^\| post uniform +\| +{rate} ", performance, re.MULTILINE)
 
 
 def test_the_configuration_table_is_the_settings():
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", README, re.MULTILINE))
-    expected = {}
-    for name, field in Settings.model_fields.items():
-        alias = field.validation_alias
-        expected[str(alias) if alias else f"LEDGER_{name.upper()}"] = _default(field)
-    assert rows == expected
+    page = (DOCS / "configuration.md").read_text()
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", page, re.MULTILINE)
+    assert rows == [
+        (
+            str(field.validation_alias or f"LEDGER_{name.upper()}"),
+            _default(field),
+            field.description,
+        )
+        for name, field in Settings.model_fields.items()
+    ]
 
 
 def _default(field) -> str:
     if field.default_factory is not None:
-        return "see Start"
+        return "[Start](../README.md#start)"
     value = field.default
     if value is None:
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_the_route_table_is_the_api():
+    page = (DOCS / "api.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]+) (/\S*)` \|", page, re.MULTILINE)
+    paths = create_api().openapi()["paths"]
+    assert sorted(rows) == sorted((m.upper(), path) for path in paths for m in paths[path])
+
+
+def test_every_decision_has_a_date_and_a_status():
+    pages = sorted((DOCS / "decisions").glob("0*.md"))
+    index = (DOCS / "decisions" / "README.md").read_text()
+    for number, page in enumerate(pages, start=1):
+        title, _, status = page.read_text().splitlines()[:3]
+        assert title.startswith(f"# {number}. ")
+        assert re.match(r"Date: 20\d\d-\d\d-\d\d\. Status: (accepted|superseded by) ?", status)
+        assert f"{number}. [{title.partition('. ')[2]}]({page.name})" in index

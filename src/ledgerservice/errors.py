@@ -1,27 +1,25 @@
-"""Faults: what stops the ledger from answering at all.
+"""The exceptions of the ledger: it cannot answer at all.
 
-A refusal (declined, rejected) is a value that the planner returns, never an exception. What is
-raised here is either the caller's to mend (a wrong setting, a database that is not there) or
-passing (the database is away). The docstring of a class is its message; `detail` adds the facts.
+A declined or rejected request is not an exception; the planner returns it as a value. An exception
+is raised for a fault that the user can correct, such as a wrong setting or a missing database, and
+for a fault that passes, such as an unreachable database. The docstring of a class is the message
+of the exception; `detail` adds the facts.
 """
-
-import inspect
 
 
 class LedgerError(Exception):
-    """The ledger cannot go on."""
+    """The ledger cannot continue."""
 
     def __init__(self, detail: str = "") -> None:
         self.detail = detail
         super().__init__(detail)
 
     def __str__(self) -> str:
-        message = inspect.cleandoc(type(self).__doc__ or "")
-        return f"{message} {self.detail}".rstrip()
+        return " ".join(f"{type(self).__doc__ or ''} {self.detail}".split())
 
 
 class ConfigurationError(LedgerError):
-    """A setting is not usable."""
+    """An environment variable has an invalid value. Correct it, then start again."""
 
 
 class EmbeddedServerError(LedgerError):
@@ -37,29 +35,31 @@ class DatabaseRefused(LedgerError):
 
 
 class RightsMissing(LedgerError):
-    """The user of DATABASE_URL may not do this. To set up the ledger it needs CREATE on the
-    database; `ledgerservice migrate` may be run by another user than the service.
+    """The user of DATABASE_URL lacks a privilege. Creating the ledger's schema needs CREATE on
+    the database. `ledgerservice migrate` may be run by another user than the service.
     """
 
 
 class DatabaseUnreachable(LedgerError):
-    """PostgreSQL cannot be used at DATABASE_URL. Check host and port, and that it is running."""
+    """PostgreSQL does not answer at DATABASE_URL. Check host and port, and that it is running."""
 
 
 class ServerTooOld(LedgerError):
-    """This PostgreSQL is too old. The ledger needs version 15 or later."""
+    """The ledger needs PostgreSQL 15 or later. Upgrade the server."""
 
 
 class DatabaseReadOnly(LedgerError):
-    """This database takes no writes: it is a standby, or set to be read only."""
+    """The database is read-only: it is a standby, or default_transaction_read_only is on. Connect
+    to the primary server.
+    """
 
 
 class DatabaseNotUtf8(LedgerError):
-    """This database does not keep text as UTF-8. Create it with ENCODING 'UTF8'."""
+    """The encoding of the database is not UTF8. Create it with ENCODING 'UTF8'."""
 
 
 class ServerNotDurable(LedgerError):
-    """This PostgreSQL may lose acknowledged commits."""
+    """This PostgreSQL can lose commits that it has confirmed."""
 
 
 class SchemaMissing(LedgerError):
@@ -67,18 +67,18 @@ class SchemaMissing(LedgerError):
 
 
 class SchemaUnknown(LedgerError):
-    """This release does not know the database's schema. If a newer release migrated it, start that
-    one. A database of a development version before the first release cannot be upgraded: use a new
-    database.
+    """This release does not know the schema of the database. If a newer release migrated it, start
+    that one. The schema of a development version before the first release cannot be upgraded: use
+    a new database.
     """
 
 
 class BackupError(LedgerError):
-    """The backup tool did not finish."""
+    """The backup or restore did not finish."""
 
 
 class ImportFault(LedgerError):
-    """This file cannot be imported."""
+    """The file cannot be imported."""
 
 
 class CannotJoin(LedgerError):
@@ -86,8 +86,8 @@ class CannotJoin(LedgerError):
 
 
 class Unavailable(LedgerError):
-    """The ledger could not confirm the outcome in time. Send the same request with the same
-    key again: it moves money at most once.
+    """The ledger could not confirm the outcome in time. Send the same request with the same key
+    again; it moves money at most once.
     """
 
 
@@ -96,6 +96,6 @@ class Overloaded(LedgerError):
 
 
 class InternalFault(LedgerError):
-    """The ledger did not foresee what happened to this request; the log names it. Send it again
-    with the same key: it moves money at most once.
+    """The request met an unexpected fault, which the log describes. Send the same request with
+    the same key again; it moves money at most once.
     """

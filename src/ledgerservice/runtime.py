@@ -1,4 +1,4 @@
-"""Where the parts are wired together, and nowhere else."""
+"""Connects the parts: the only module in which they are wired together."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ WATCH_INTERVAL_S = 0.3
 
 @contextmanager
 def opened_database(settings: Settings) -> Iterator[tuple[Database, EmbeddedServer | None]]:
-    """The database of `settings`; the embedded server runs as long as the context."""
+    """The database of `settings`. The embedded server runs until the context is left."""
     if settings.database_url is not None:
         url = parse_url(settings.database_url.get_secret_value())
         yield Database(url, settings), None
@@ -47,7 +47,7 @@ def opened_database(settings: Settings) -> Iterator[tuple[Database, EmbeddedServ
 
 
 def prepared(database: Database) -> Database:
-    """`database` checked and migrated, with the service's role.
+    """`database`, checked and migrated, with the role of the service.
 
     Raises a LedgerError whose message says what to do.
     """
@@ -65,7 +65,7 @@ def prepared(database: Database) -> Database:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The running parts, for all ledgers of a database."""
+    """The running parts, which all ledgers of a database share."""
 
     settings: Settings
     movements: Poster[Group, Outcomes]
@@ -77,22 +77,22 @@ class Runtime:
     ledger_ids: dict[str, int] = field(default_factory=dict)
 
     async def ledger_id(self, name: str) -> int | None:
-        """The id of a ledger, or None; a name once found stays as it is."""
+        """The id of a ledger, or None. Names never change, so a known one is kept in memory."""
         if name not in self.ledger_ids:
-            found = await self.reader.ledger(name) if is_ledger_name(name) else None
-            if found is None:
+            ledger = await self.reader.ledger(name) if is_ledger_name(name) else None
+            if ledger is None:
                 return None
-            self.ledger_ids[name] = found.id
+            self.ledger_ids[name] = ledger.id
         return self.ledger_ids[name]
 
     async def ready(self) -> bool:
-        """Whether the database answers, takes writes, and its schema is the expected one."""
+        """Whether the database answers, accepts writes, and has the schema of this release."""
         return bool(await self.reader.scalar(migrations.WRITABLE_REVISION) == migrations.HEAD)
 
 
 @contextmanager
 def started(settings: Settings) -> Iterator[Database]:
-    """The database, checked and migrated; the embedded server is kept alive as long."""
+    """The database, checked and migrated. The embedded server is watched meanwhile."""
     with opened_database(settings) as (unprepared, embedded):
         database = prepared(unprepared)
         with _watched(embedded):
@@ -101,7 +101,7 @@ def started(settings: Settings) -> Iterator[Database]:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Runtime]:
-    """Everything started, in order; stopped in reverse, when what was asked for is answered."""
+    """All parts, started in order. On exit, waiting requests are answered before they stop."""
     with started(settings) as database:
         async with posting(database) as runtime:
             yield runtime
@@ -109,7 +109,7 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
 
 @asynccontextmanager
 async def posting(database: Database) -> AsyncIterator[Runtime]:
-    """The parts of this process on a database that has been prepared."""
+    """The parts of this process, on a database that `prepared` has returned."""
     settings = database.settings
     limits = Limits(
         settings.queue_limit_requests, settings.batch_limit_requests, settings.request_deadline_s
@@ -143,7 +143,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
 
 @contextmanager
 def _another_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop of the same kind as the running one, in a thread of its own."""
+    """An event loop of the same class as the running one, in a thread of its own."""
     loop = type(asyncio.get_running_loop())()
     thread = threading.Thread(target=loop.run_forever, name="writers")
     thread.start()
@@ -157,10 +157,10 @@ def _another_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @contextmanager
 def _watched(embedded: EmbeddedServer | None) -> Iterator[None]:
-    """The embedded server is started again if it dies, or taken over if its owner does.
+    """Restarts the embedded server when it dies; takes it over when its owner dies.
 
-    In a thread, so that requests are answered meanwhile. It lives as long as this context: a
-    server that it started gets a signal when the thread ends.
+    This runs in a thread, so that requests are answered meanwhile. The thread lives as long as
+    this context, because a server that it started gets a signal when the thread ends.
     """
     if embedded is None:
         yield
@@ -180,4 +180,4 @@ def _watch(embedded: EmbeddedServer, stop: threading.Event) -> None:
         try:
             embedded.check()
         except Exception:
-            log.exception("the embedded PostgreSQL could not be started again; trying on")
+            log.exception("the embedded PostgreSQL could not be restarted; trying again")

@@ -1,6 +1,6 @@
-"""All configuration, read once from the environment into one frozen object.
+"""The configuration, read once from the environment into one frozen object.
 
-Every bound carries its unit in its name: `_s` seconds, `_ms` milliseconds, `_bytes`, `_requests`.
+The name of a bound ends with its unit: `_s` (seconds), `_bytes`, `_requests`, `_rows`.
 """
 
 import os
@@ -15,10 +15,10 @@ from ledgerservice.errors import ConfigurationError
 
 
 def default_data_folder() -> Path:
-    """Where the embedded server keeps its data.
+    """The folder in which the embedded server keeps its data.
 
-    Root gets /var/lib/ledgerservice, because PostgreSQL runs as another user, who cannot reach
-    root's home; everybody else the XDG data folder (macOS: Application Support).
+    For root it is /var/lib/ledgerservice, because PostgreSQL then runs as another user, who cannot
+    enter root's home. For other users it is the XDG data folder (macOS: Application Support).
     """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return Path("/var/lib/ledgerservice")
@@ -29,14 +29,17 @@ def default_data_folder() -> Path:
 
 
 class Settings(BaseSettings):
-    """The service's configuration. Environment variables are `LEDGER_` + the name in capitals."""
+    """The configuration of the service.
+
+    Each setting is the environment variable `LEDGER_` plus its name in capitals.
+    """
 
     model_config = SettingsConfigDict(env_prefix="LEDGER_", frozen=True, extra="ignore")
 
     database_url: SecretStr | None = Field(
         default=None,
         validation_alias="DATABASE_URL",
-        description="PostgreSQL 15 to 18. Not set: the embedded server.",
+        description="URL of a PostgreSQL 15 to 18. Without it the embedded server is used.",
     )
     schema_name: str = Field(
         default="ledger",
@@ -45,72 +48,80 @@ class Settings(BaseSettings):
         description="Schema of the ledger's tables in the database.",
     )
     data_folder: Path = Field(
-        default_factory=default_data_folder, description="Data of the embedded server."
+        default_factory=default_data_folder, description="Data folder of the embedded server."
     )
     postgres_bin: Path | None = Field(
         default=None,
-        description="Folder with another PostgreSQL's programs, for the embedded server.",
+        description="Folder of the PostgreSQL programs that the embedded server runs.",
     )
-    host: str = Field(default="127.0.0.1", description="Address to serve on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to serve on.")
-    auto_migrate: bool = Field(default=True, description="Bring the schema up to date at start-up.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
+    auto_migrate: bool = Field(default=True, description="Create or update the schema at start-up.")
     allow_unsafe_durability: bool = Field(
         default=False,
-        description="Start on a server whose fsync, full_page_writes or synchronous_commit is off.",
+        description="Also start when fsync, full_page_writes or synchronous_commit is off.",
     )
     service_role: str | None = Field(
         default="ledgerservice",
         pattern=r"^([a-z_][a-z0-9_]{0,62})?$",
-        description="Least-privilege role of the service; empty: the user of DATABASE_URL.",
+        description="Unprivileged role of the service. Empty: the user of DATABASE_URL.",
     )
-    max_body_bytes: int = Field(default=131_072, ge=1_024, description="Larger bodies get 413.")
+    max_body_bytes: int = Field(
+        default=131_072, ge=1_024, description="A larger request body gets 413."
+    )
     max_batch_bytes: int = Field(
-        default=4_194_304, ge=1_024, description="The same for a batch in JSON."
+        default=4_194_304, ge=1_024, description="A larger JSON batch gets 413."
     )
     max_batch_movements: int = Field(
-        default=10_000, ge=1, le=100_000, description="The most movements of a batch in JSON."
+        default=10_000, ge=1, le=100_000, description="Most movements in a JSON batch."
     )
     stream_idle_s: float = Field(
-        default=60.0, gt=0, description="A stream that sends nothing for so long is ended."
+        default=60.0, gt=0, description="A stream that sends nothing for this time is ended."
     )
-    body_timeout_s: float = Field(default=10.0, gt=0, description="Slower bodies get 408.")
+    body_timeout_s: float = Field(
+        default=10.0, gt=0, description="A request body that takes longer gets 408."
+    )
     request_deadline_s: float = Field(
-        default=10.0, gt=0, description="A money request unanswered by then gets 503."
+        default=10.0, gt=0, description="A writing request without an outcome by then gets 503."
     )
     queue_limit_requests: int = Field(
-        default=10_000, ge=1, description="Money requests waiting; past it 503 at once."
+        default=10_000, ge=1, description="Most writing requests that wait; further ones get 503."
     )
     batch_limit_requests: int = Field(
-        default=4_000, ge=1, le=100_000, description="Movements in one database transaction."
+        default=4_000, ge=1, le=100_000, description="Most movements in one database transaction."
     )
     statement_timeout_s: float = Field(
-        default=30.0, gt=0, description="PostgreSQL ends a slower statement of the write path."
+        default=30.0, gt=0, description="PostgreSQL cancels a write statement that takes longer."
     )
     idle_transaction_timeout_s: float = Field(
-        default=10.0, gt=0, description="PostgreSQL ends a transaction whose client has frozen."
+        default=10.0, gt=0, description="PostgreSQL ends a transaction that is idle longer."
     )
-    read_connections: int = Field(default=8, ge=1, le=200, description="Connections for reads.")
+    read_connections: int = Field(
+        default=8, ge=1, le=200, description="Most database connections for reads."
+    )
     page_limit_rows: int = Field(
-        default=1_000, ge=1, le=100_000, description="The longest page of a list."
+        default=1_000, ge=1, le=100_000, description="Most rows in a page of a list."
     )
     force_token: SecretStr | None = Field(
         default=None,
-        description="Who sends it as Ledger-Force-Token may force a reversal. Not set: nobody may.",
+        description="Value of the header Ledger-Force-Token that allows a forced reversal.",
     )
     sweep_interval_s: float = Field(
-        default=1.0, gt=0, description="How often what is due is looked for."
+        default=1.0, gt=0, description="Interval at which due holds and schedules are posted."
     )
-    connect_timeout_s: int = Field(default=5, ge=1, description="Time to reach the database.")
+    connect_timeout_s: int = Field(
+        default=5, ge=1, description="Time limit for connecting to the database."
+    )
 
     @field_validator("force_token")
     @classmethod
-    def _is_a_token(cls, given: SecretStr | None) -> SecretStr | None:
-        """An empty variable, as a template leaves it, is none that everybody knows."""
-        return given if given and given.get_secret_value() else None
+    def _none_if_empty(cls, token: SecretStr | None) -> SecretStr | None:
+        """An empty variable is no token; an empty header must not allow a forced reversal."""
+        return token if token and token.get_secret_value() else None
 
     @classmethod
     def load(cls) -> Self:
-        """The settings of this process' environment. Raises ConfigurationError."""
+        """Read the settings from the environment. Raises ConfigurationError."""
         try:
             return cls()
         except ValidationError as error:

@@ -191,13 +191,13 @@ def broken_databases(database: Database, new_database: Callable[..., Database]) 
         "Check user and password": text(url.set(username="no_such_user")),
         "Check host and port": {"DATABASE_URL": nowhere},
         "must begin with postgresql://": {"DATABASE_URL": "mysql://localhost/ledger"},
-        "schema is newer than this program": text(newer.url),
+        "is newer than this program": text(newer.url),
         "Run `ledgerservice migrate`": {
             **text(url.set(database=f"{name}_empty")), "LEDGER_AUTO_MIGRATE": "false",
         },
         "Create it with ENCODING 'UTF8'": text(url.set(database=f"{name}_ascii")),
         "Turn on: synchronous_commit": text(url.set(database=f"{name}_weak")),
-        "takes no writes": text(url.set(database=f"{name}_read_only")),
+        "database is read-only": text(url.set(database=f"{name}_read_only")),
         "LEDGER_PORT": {**text(url), "LEDGER_PORT": "no number"},
     }  # fmt: skip
 

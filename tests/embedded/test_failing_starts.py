@@ -28,7 +28,7 @@ def test_short_socket_folder_of_another_user_is_refused(home: DataFolder, worksp
         server = deep.server()
         server._socket_folder.mkdir(mode=0o755)
         os.chown(server._socket_folder, 12345, 12345)
-        with pytest.raises(EmbeddedServerError, match="is another user's"):
+        with pytest.raises(EmbeddedServerError, match="belongs to another user"):
             server.start()
         server._socket_folder.rmdir()
 
@@ -43,7 +43,7 @@ def test_data_of_another_major_version(home: DataFolder) -> None:
 def test_a_folder_that_holds_something_else_is_left_alone(empty: DataFolder) -> None:
     empty.data.mkdir(parents=True)
     (empty.data / "thesis.txt").write_text("mine")
-    with pytest.raises(EmbeddedServerError, match="no PostgreSQL database"):
+    with pytest.raises(EmbeddedServerError, match="is not a PostgreSQL database"):
         empty.server().start()
     assert [file.name for file in empty.data.iterdir()] == ["thesis.txt"]
 

@@ -72,7 +72,7 @@ def test_a_csv_file_is_posted_and_what_was_not_is_told_line_by_line(two, tmp_pat
     for posted, replayed in ((3, 0), (0, 3)):
         done = run(two, "import", str(file))
         assert done.returncode == 1, done.stderr
-        said = f"10 movements: {posted} posted, {replayed} there already, 1 declined, 6 rejected"
+        said = f"10 movements: {posted} posted, {replayed} posted before, 1 declined, 6 rejected"
         assert said in done.stdout
         told = list(csv.DictReader((tmp_path / "payments.csv.rejects.csv").open()))
         assert [(r["line"], r["outcome"], r["code"]) for r in told] == [
@@ -128,7 +128,7 @@ def test_a_broken_csv_file_is_told_with_its_line():
 def test_a_file_that_cannot_be_read_is_told_in_one_line(two, tmp_path, name):
     done = run(two, "import", str(tmp_path / name))
     assert done.returncode == 1
-    assert done.stderr.startswith("ledgerservice: This file cannot be imported.")
+    assert done.stderr.startswith("ledgerservice: The file cannot be imported.")
     assert "Traceback" not in done.stderr
 
 

@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL server."""
+"""The embedded PostgreSQL server, which runs when DATABASE_URL is not set."""

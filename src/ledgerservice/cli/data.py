@@ -1,0 +1,268 @@
+"""The commands on the data: migrate, verify, backup, restore, import and export."""
+
+import asyncio
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from ledgerservice.embedded.server import bundled_binaries
+from ledgerservice.errors import BackupError, EmbeddedServerError, ImportFault
+from ledgerservice.files.backup import backup as write_backup
+from ledgerservice.files.backup import restore as read_backup
+from ledgerservice.files.exporter import Span
+from ledgerservice.files.exporter import export as write_entries
+from ledgerservice.files.importer import Format, Totals, import_rows, rows_of
+from ledgerservice.ledger import Ledger
+from ledgerservice.postgres import migrations
+from ledgerservice.postgres.connections import Database, check_server, explained
+from ledgerservice.postgres.verification import verify as find_violations
+from ledgerservice.runtime import opened_database
+from ledgerservice.settings import Settings
+
+SHOWN_VIOLATIONS = 1_000
+FORMATS = {".csv": Format.CSV, ".ndjson": Format.NDJSON, ".jsonl": Format.NDJSON}
+STANDARD_INPUT = "-"
+
+console = Console()
+
+LedgerName = Annotated[str, typer.Option(help="Name of the ledger.")]
+AnyFormat = Annotated[
+    Format | None, typer.Option("--format", help="Format of the file; by default from its suffix.")
+]
+
+
+def migrate() -> None:
+    """Create the schema of the database, or bring it up to date."""
+    settings = Settings.load()
+    with opened_database(settings) as (database, _), explained():
+        check_server(database)
+        changed = migrations.upgrade(
+            database.owner_engine(), settings.service_role or None, settings.schema_name
+        )
+    console.print(f"The schema is at revision {migrations.HEAD}{'.' if changed else ' already.'}")
+
+
+def verify() -> None:
+    """Check every invariant over the whole database. Exit code 1 if one is violated."""
+    count = 0
+    with opened_database(Settings.load()) as (database, _), explained(), _progress() as report:
+        _check_schema(database)
+        for violation in find_violations(
+            database.owner_engine(), report, database.settings.schema_name
+        ):
+            count += 1
+            if count <= SHOWN_VIOLATIONS:
+                print(violation)
+    if count:
+        console.print(
+            f"[bold red]{count} violations.[/] Balances may be wrong. Stop the service, then "
+            "find the cause."
+        )
+        raise typer.Exit(1)
+    console.print("[bold green]All invariants hold.[/]")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, as a function of the steps done and their total."""
+    with _bar(MofNCompleteColumn()) as bar:
+        task = bar.add_task("Verifying", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _bar(column: ProgressColumn) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _check_schema(database: Database) -> None:
+    with database.owner_engine().connect() as connection:
+        migrations.check(connection)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+) -> None:
+    """Write the whole ledger to FILE, in pg_dump's custom format. The service may keep running."""
+    settings = Settings.load()
+    if file.exists():
+        raise BackupError(f"{file} exists already; choose another name.")
+    with opened_database(settings) as (database, _), explained():
+        _check_schema(database)
+        programs = _client_programs(settings)
+        write_backup(programs, database.url, settings.schema_name, file)
+    console.print(f"Wrote the backup to {file} ({file.stat().st_size:,} bytes).")
+
+
+def restore(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="A file that `backup` wrote.")
+    ],
+) -> None:
+    """Restore a backup into a database without a ledger, update its schema, and verify it."""
+    settings = Settings.load()
+    with opened_database(settings) as (database, _), explained():
+        engine = database.owner_engine()
+        programs = _client_programs(settings)
+        read_backup(programs, database.url, engine, settings.schema_name, file)
+        migrations.upgrade(engine, settings.service_role or None, settings.schema_name)
+        count = sum(1 for _ in find_violations(engine, schema=settings.schema_name))
+    if count:
+        raise BackupError(f"The data is restored, but `verify` reports {count} violations.")
+    console.print(f"Restored {file}. All invariants hold.")
+
+
+def _client_programs(settings: Settings) -> Path:
+    """The folder of pg_dump and pg_restore: LEDGER_POSTGRES_BIN, the wheel's, or one on the PATH.
+
+    The wheel's programs have no TLS. With sslmode in DATABASE_URL those on the PATH come first.
+    """
+    if settings.postgres_bin is not None:
+        return settings.postgres_bin
+    program = shutil.which("pg_dump")
+    url = settings.database_url
+    if program is not None and url is not None and "sslmode=" in url.get_secret_value():
+        return Path(program).parent
+    try:
+        return bundled_binaries()
+    except EmbeddedServerError:
+        raise BackupError("Install PostgreSQL's client programs (pg_dump).") from None
+
+
+KEY_PREFIX = (
+    "For a file without keys: the key of a line is this prefix and the line's number. Use a prefix "
+    "once only."
+)
+
+
+def import_file(
+    file: Annotated[str, typer.Argument(help="CSV or NDJSON; - for the standard input.")],
+    form: AnyFormat = None,
+    key_prefix: Annotated[str | None, typer.Option(help=KEY_PREFIX)] = None,
+    rejects: Annotated[
+        Path | None,
+        typer.Option(help="File for the lines that were not posted. [FILE.rejects.csv]"),
+    ] = None,
+    ledger: LedgerName = "default",
+) -> None:
+    """Post the movements of FILE. A killed import can be run again: no movement is posted twice.
+
+    The first line of a CSV file names its columns: type (DEPOSIT, WITHDRAWAL,
+    TRANSFER), account_id or from_account_id and to_account_id, amount,
+    idempotency_key. A line of NDJSON has the same fields, or is any other item
+    of POST /batches. The exit code is 1 if a line was declined or rejected.
+    """
+    path = Path("stdin" if file == STANDARD_INPUT else file)
+    form = form or FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise ImportFault("Its suffix is not .csv, .ndjson or .jsonl. Add --format.")
+    rejects = rejects or Path(f"{path}.rejects.csv")
+    started_s = time.monotonic()
+    totals = _import(file, form, key_prefix, rejects, ledger)
+    _print_totals(totals, time.monotonic() - started_s)
+    if totals.declined or totals.rejected:
+        console.print(f"The lines that were not posted, with reasons: {rejects}", soft_wrap=True)
+        raise typer.Exit(1)
+    rejects.unlink()
+
+
+def _import(file: str, form: Format, key_prefix: str | None, rejects: Path, ledger: str) -> Totals:
+    with ExitStack() as stack:
+        try:
+            source = sys.stdin if file == STANDARD_INPUT else stack.enter_context(_opened(file))
+            target = stack.enter_context(rejects.open("w", newline=""))
+        except OSError as error:
+            raise ImportFault(f"{error.filename}: {error.strerror}.") from None
+        size = None if file == STANDARD_INPUT else Path(file).stat().st_size
+        return asyncio.run(_post(source, form, key_prefix, target, size, ledger))
+
+
+def _opened(file: str) -> TextIO:
+    # A line that is not valid UTF-8 is rejected by itself; the rest of the file is posted.
+    return Path(file).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+async def _post(
+    source: TextIO,
+    form: Format,
+    key_prefix: str | None,
+    rejects: TextIO,
+    size_bytes: int | None,
+    name: str,
+) -> Totals:
+    async with Ledger.open() as default:
+        ledger = await default.ledger(name)
+        if ledger is None:
+            raise ImportFault(f"There is no ledger {name}.")
+        with _bar(TextColumn("{task.fields[counts]}")) as bar:
+            report = _counter(bar, size_bytes)
+            return await import_rows(ledger, rows_of(source, form, key_prefix), rejects, report)
+
+
+def _counter(bar: Progress, size_bytes: int | None) -> Callable[[Totals], None]:
+    task = bar.add_task("Importing", total=size_bytes, counts="")
+    started_s = time.monotonic()
+
+    def report(totals: Totals) -> None:
+        rate = totals.rows / (time.monotonic() - started_s)
+        counts = (
+            f"{totals.rows:,} rows, {rate:,.0f}/s, {totals.declined:,} declined, "
+            f"{totals.rejected:,} rejected"
+        )
+        bar.update(task, completed=totals.done_bytes, counts=counts)
+
+    return report
+
+
+def _print_totals(totals: Totals, took_s: float) -> None:
+    console.print(
+        f"{totals.rows:,} movements: [green]{totals.posted:,} posted[/], {totals.replayed:,} "
+        f"posted before, [yellow]{totals.declined:,} declined[/], "
+        f"[red]{totals.rejected:,} rejected[/], in {took_s:.1f} s ({totals.rows / took_s:,.0f}/s).",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def export_file(
+    output: Annotated[
+        Path | None, typer.Argument(help="The file to write; by default the standard output.")
+    ] = None,
+    form: AnyFormat = None,
+    account: Annotated[int | None, typer.Option(help="Only the entries of this account.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Only entries recorded at this time (UTC) or later.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="Only entries recorded before this time (UTC).")
+    ] = None,
+    ledger: LedgerName = "default",
+) -> None:
+    """Write the entries of the journal, one a line, in one snapshot. The service may keep running.
+
+    The format is CSV unless the suffix or --format says NDJSON.
+    """
+    form = form or (FORMATS.get(output.suffix.lower()) if output else None) or Format.CSV
+    since, until = (time and time.replace(tzinfo=UTC) for time in (since, until))
+    with ExitStack() as stack:
+        database, _ = stack.enter_context(opened_database(Settings.load()))
+        stack.enter_context(explained())
+        _check_schema(database)
+        target = stack.enter_context(output.open("w")) if output else sys.stdout
+        write_entries(database.owner_engine(), target, form, Span(account, since, until, ledger))
