@@ -2,16 +2,12 @@
 
 import asyncio
 
-from ledgerservice.domain.instructions import (
-    Group,
-    Instruction,
-    Kind,
-    Movement,
-)
-from ledgerservice.domain.transactions import Opening
+from ledgerservice.domain.accounts import Opening
+from ledgerservice.domain.instructions import Group, Instruction, Kind, Movement
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.registration import open_accounts as open_accounts_of
-from ledgerservice.posting.poster import MovementBatch
+from ledgerservice.posting.movements import MovementBatch
+from tests.databases import administer
 
 
 def post(database: Database, *batches: list[Instruction]) -> None:
@@ -27,6 +23,8 @@ def post(database: Database, *batches: list[Instruction]) -> None:
 
 
 def open_accounts(database: Database, *currencies: str) -> None:
+    """Open accounts 1, 2 and so on; the transactions after them have the ids 1, 2 and so on."""
+
     async def run() -> None:
         wire = await database.connect_writer()
         openings = [Opening("o", c, None, str(n)) for n, c in enumerate(currencies)]
@@ -34,6 +32,7 @@ def open_accounts(database: Database, *currencies: str) -> None:
         await wire.close()
 
     asyncio.run(run())
+    administer(database.url, "SELECT setval('ledger.transaction_id', 1, false)")
 
 
 def deposit(to: int, amount: int, key: str = "funding") -> Movement:

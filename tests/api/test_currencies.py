@@ -7,7 +7,7 @@ from typing import Any
 import iso4217
 import pytest
 
-from ledgerservice.domain.currencies import Currency
+from ledgerservice.domain.currencies import CurrencyRequest
 from ledgerservice.postgres.registration import add_currencies
 from ledgerservice.posting.poster import Limits, Poster
 from tests.databases import connect
@@ -137,7 +137,7 @@ def test_repeats_cost_no_numbers(new_database) -> None:
     async def test() -> None:
         poster = Poster(database.connect_writer, add_currencies, Limits(100, 1, 30))
         for _ in range(5):
-            await poster.post(Currency("A", 0, "A"))
+            await poster.post(CurrencyRequest("A", 0, "A"))
         await poster.close()
 
     database = new_database()

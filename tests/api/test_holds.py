@@ -17,8 +17,9 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
 from ledgerservice.posting.due import sweep
 from ledgerservice.posting.movements import MovementBatch
-from tests.conftest import RunningService, connect, serving, url_text
-from tests.postgres.test_guards import open_accounts
+from tests.databases import connect, url_text
+from tests.postings import open_accounts
+from tests.processes import RunningService, serving
 
 FAR = "2099-01-01T00:00:00.000000Z"
 
@@ -278,6 +279,8 @@ def test_the_sweeper_releases_and_captures_what_is_due(new_database) -> None:
         expiring = hold(service, a, "10", expires_at=soon(0.5))["hold_id"]
         due = hold(service, a, "20", to_account_id=b, capture_at=soon(0.5))["hold_id"]
         assert service.send(f"/holds/{due}/capture", amount="5").status_code == 200
+        key = f"expiry {expiring}"
+        service.send("/deposit", account_id=a, amount="1", idempotency_key=key)
         frozen = service.open(balance="9")
         stuck = hold(service, frozen, "9", capture_at=soon(0.5), expires_at=soon(1.5))["hold_id"]
         service.send(f"/accounts/{frozen}", "PATCH", frozen="debits")
@@ -286,8 +289,10 @@ def test_the_sweeper_releases_and_captures_what_is_due(new_database) -> None:
         assert state(service, due) == ("captured", "20.00", "0.00", "0.00")
         until(lambda: len(service.get(f"/transactions/{stuck}").json().get("steps", [])) == 1)
         assert state(service, stuck) == ("expired", "0.00", "9.00", "0.00")
-        declined = service.get(f"/accounts/{frozen}/keys/%C2%B7capture%20{stuck}")
+        declined = service.get(f"/accounts/{frozen}/keys/capture%20{stuck}")
         assert declined.status_code == 404  # no caller's key; the record is there all the same
+        taken = service.get(f"/accounts/{a}/keys/expiry%20{expiring}").json()
+        assert taken["transaction_type"] == "DEPOSIT"  # keys of callers and of the service differ
     with connect(database) as owner:
         reasons = owner.execute("SELECT decline_reason FROM ledger.transactions WHERE status = 2")
         assert reasons.fetchall() == [("account_frozen",)]

@@ -93,15 +93,15 @@ def all_of_it(house) -> RunningService:
 
 def one_of_each(service: RunningService) -> dict[str, Any]:
     """What a path may name, each new in the ledger."""
-    accounts = "/accounts/"
+    accounts = f"{OWN}/accounts/"
     a, b = (service.post(accounts, {"owner": "o", "currency": "USD"}).json()["id"] for _ in "ab")
-    paid = service.send("/deposit", account_id=a, amount="9", idempotency_key="a/b c")
+    paid = service.send(f"{OWN}/deposit", account_id=a, amount="9", idempotency_key="a/b c")
     between = {"from_account_id": a, "to_account_id": b, "amount": "1"}
-    to_come = service.send("/transfer", **between, execute_at="2099-01-01T00:00:00Z")
+    to_come = service.send(f"{OWN}/transfer", **between, execute_at="2099-01-01T00:00:00Z")
     return {
         "account_id": a,
         "transaction_id": paid.json()["transaction_id"],
-        "hold_id": service.send("/holds", account_id=a, amount="1").json()["hold_id"],
+        "hold_id": service.send(f"{OWN}/holds", account_id=a, amount="1").json()["hold_id"],
         "schedule_id": to_come.json()["schedule_id"],
         "key": "a/b%20c",
         "code": "USD",
@@ -157,7 +157,7 @@ def test_every_route_is_below_a_ledger_s_path_too(all_of_it, path, slash) -> Non
         [told] = [r["body"] for r in answer.json().get("results", [{"body": answer.json()}])]
         if "transaction_id" in told:
             number = told["transaction_id"]
-            assert service.get(f"/transactions/{number}").status_code == 200
+            assert service.get(f"{OWN}/transactions/{number}").status_code == 200
             assert service.get(f"/transactions/{number}").status_code == 404
 
 
@@ -165,15 +165,15 @@ def test_links_keys_and_streams_are_of_a_ledger_s_path_too(all_of_it) -> None:
     service = all_of_it
     account = one_of_each(service)["account_id"]
     body = {"account_id": account, "amount": "1", "idempotency_key": "a/b c/"}
-    assert service.post("/withdraw", body).status_code == 200
-    assert service.get(f"/accounts/{account}/keys/a/b%20c//").status_code == 200
-    page = service.get(f"/accounts/{account}/history?limit=3")
+    assert service.post(f"{OWN}/withdraw", body).status_code == 200
+    assert service.get(f"{OWN}/accounts/{account}/keys/a/b%20c//").status_code == 200
+    page = service.get(f"{OWN}/accounts/{account}/history?limit=3")
     following = page.links["next"]["url"]
-    assert following.startswith(f"/accounts/{account}/history?")
+    assert following.startswith(f"{OWN}/accounts/{account}/history?")
     assert service.get(following).json()[0]["transaction_type"] == "DEPOSIT"
     line = b'{"type":"DEPOSIT","account_id":%d,"amount":"1","idempotency_key":"s"}\n' % account
     headers = {"Content-Type": "application/x-ndjson"}
-    stream = service.client.post("/batches", content=line, headers=headers)
+    stream = service.client.post(f"{OWN}/batches", content=line, headers=headers)
     assert '"status":200' in stream.text
 
 

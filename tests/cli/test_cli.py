@@ -191,7 +191,7 @@ def broken_databases(database: Database, new_database: Callable[..., Database]) 
         "Check user and password": text(url.set(username="no_such_user")),
         "Check host and port": {"DATABASE_URL": nowhere},
         "must begin with postgresql://": {"DATABASE_URL": "mysql://localhost/ledger"},
-        "is newer than this program": text(newer.url),
+        "does not know the schema": text(newer.url),
         "Run `ledgerservice migrate`": {
             **text(url.set(database=f"{name}_empty")), "LEDGER_AUTO_MIGRATE": "false",
         },

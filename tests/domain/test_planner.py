@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 from ledgerservice.domain.accounts import Account, Opened, Opening
 from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, is_positive_amount, to_major, to_minor
 from ledgerservice.domain.instructions import Group, Kind, Movement, Origin
-from ledgerservice.domain.planner import MICROSECOND, plan
+from ledgerservice.domain.planner import MICROSECOND, Key, plan
 from ledgerservice.domain.registration import answer_openings
-from ledgerservice.domain.transactions import DeclineReason, Failed, Recorded, Rejected, Rejection
+from ledgerservice.domain.transactions import (
+    DeclineReason,
+    Failed,
+    Recorded,
+    Rejected,
+    Rejection,
+    Transaction,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SALTS = itertools.repeat(b"salt of 16 bytes")
@@ -142,9 +149,9 @@ def test_each_movement_gets_its_verdict(case):
 
 
 def test_a_decline_tells_the_state_it_was_decided_on():
-    ((outcome,),) = plan(
-        [Group([withdraw(4, "1")])], FUNDED, {}, NOW, itertools.count(1), salts=SALTS
-    ).answers
+    decided = plan([Group([withdraw(4, "1")])], FUNDED, {}, NOW, itertools.count(1), salts=SALTS)
+    answers: Any = decided.answers
+    ((outcome,),) = answers
     refusal = outcome.transaction.refusal
     assert (refusal.account_id, refusal.version, refusal.available) == (4, 7, 40)
 
@@ -224,7 +231,7 @@ def test_a_batch_is_decided_like_one_movement_after_another(batches, balances):
     opening = {i: account(i, balance) for i, balance in enumerate(balances, start=1)}
     states = accounts(*opening.values(), external=-sum(balances))
     model = Sequential({a.id: a.balance for a in states.values()})
-    records: dict[tuple[int, str], Transaction] = {}
+    records: dict[Key, Transaction] = {}
     transaction_ids = itertools.count(1)
     for batch in batches:
         decided = plan(batch, states, records, NOW, transaction_ids, salts=SALTS)

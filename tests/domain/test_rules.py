@@ -161,7 +161,7 @@ def test_what_a_transaction_tells_beside_its_entries():
 
 def test_all_but_plain_movements_have_side_rows():
     there = world(*FUNDED)
-    kinds = [deposit(1, "1"), deposit(1, "1", detail=NOTED), hold(1, "1")]
+    kinds: list[Any] = [deposit(1, "1"), deposit(1, "1", detail=NOTED), hold(1, "1")]
     assert [there.record(one).extra is None for one in kinds] == [True, False, False]
 
 

@@ -248,7 +248,8 @@ class ComparingOverHttp:
 
     def settle(self, key: str, *, of: int, ledger: str) -> None:
         """Wait until the service has done what is due, and do it in the model."""
-        model, found = self.models[ledger], []
+        model = self.models[ledger]
+        found: list[Any] = []
         values = {"key": key, "account": model.numbered[of]["account"]}
 
         def done() -> bool:

@@ -20,15 +20,20 @@ def e(transaction, account, seq, amount, balance, **changes):
 GOOD = [*T, e(900, 1, 2, -30, 70), e(900, 2, 1, 30, 30)]
 
 
-def insert_transaction(connection, row):
+def insert_transaction(connection, row, seqs=None):
+    """A transfer from account 1 to 2 whose entries have these seqs; without, one of many legs."""
     _, number, status, *moment = row
-    decline = "'balance_limit', 1, 1, 0" if status == 2 else "NULL, NULL, NULL, NULL"
+    decline = "'balance_limit', 1, 1, 0, 0" if status == 2 else "NULL, NULL, NULL, NULL, NULL"
+    kind, counterparty = (3, 2) if seqs else (4, "NULL")
+    own_seq, other_seq = seqs or ("NULL", "NULL")
     connection.execute(
         "INSERT INTO ledger.transactions (ledger_id, id, kind, status, account_id,"
-        " counterparty_id, amount, recorded_at, renderer, idempotency_key, decline_reason,"
-        " deciding_account_id, deciding_version, deciding_available) VALUES"
-        f" (1, {number}, 3, {status}, 1, 2, 30, {moment[0] if moment else 'now()'}, 1,"
-        f" 'k{number}', {decline})"
+        " counterparty_id, amount, recorded_at, renderer, idempotency_key, account_seq,"
+        " counterparty_seq, has_details, decline_reason, deciding_account_id, deciding_version,"
+        " deciding_available, deciding_balance) VALUES"
+        f" (1, {number}, {kind}, {status}, 1, {counterparty}, 30,"
+        f" {moment[0] if moment else 'now()'}, 1, 'k{number}', {own_seq}, {other_seq},"
+        f" {kind == 4}, {decline})"
     )
 
 
@@ -50,10 +55,10 @@ ENTRY_COLUMNS = (
 )
 
 
-def write(connection, rows):
+def write(connection, rows, seqs=None):
     for row in rows:
         if row[0] == "t":
-            insert_transaction(connection, row)
+            insert_transaction(connection, row, None if row[2] == 2 else seqs)
     entries = ", ".join(entry_values(row) for row in rows if row[0] == "e")
     connection.execute(f"INSERT INTO ledger.entries ({ENTRY_COLUMNS}) VALUES {entries}")
 

@@ -23,7 +23,7 @@ from ledgerservice.domain.instructions import (
     Movement,
     Reversal,
 )
-from ledgerservice.domain.transactions import Recorded, Transaction
+from ledgerservice.domain.transactions import Failed, Recorded, Transaction
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.queries.statements import account_at
 from ledgerservice.postgres.reader import Reader

@@ -2,96 +2,12 @@
 
 import pytest
 
-from ledgerservice.domain.accounts import Opening
-from ledgerservice.domain.instructions import (
-    Cancellation,
-    Capture,
-    General,
-    Group,
-    Hold,
-    Instruction,
-    Kind,
-    Leg,
-    Movement,
-    PolicyChange,
-    Release,
-    Reversal,
-    Schedule,
-)
-from ledgerservice.errors import SchemaMissing, SchemaTooNew
-from ledgerservice.postgres import connections as databases
-from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import Database, usable_role
-from ledgerservice.postgres.migrations import check, upgrade
-from ledgerservice.postgres.pipeline import Request, Wire
-from ledgerservice.postgres.registration import open_accounts as open_accounts_of
-from ledgerservice.postgres.tables import SCHEMA, metadata
-from ledgerservice.postgres.verification import verify
-from ledgerservice.posting.movements import MovementBatch
-from tests.conftest import administer, connect, settings_for_tests
-from tests.embedded.house import wait_for
-
-DENIED = psycopg.errors.InsufficientPrivilege
-REFUSED = psycopg.errors.CheckViolation
-ROLE = "ledgerservice"
-
-
-def post(database: Database, *batches: list[Instruction]) -> None:
-    """Post batches, one after another, on one connection."""
-
-    async def run() -> None:
-        wire, work = await database.connect_writer(), MovementBatch()
-        for batch in batches:
-            await work(wire, [Group(batch)])
-        await wire.close()
-
-    asyncio.run(run())
-
-
-def open_accounts(database: Database, *currencies: str) -> None:
-    async def run() -> None:
-        wire = await database.connect_writer()
-        openings = [Opening("o", c, None, str(n)) for n, c in enumerate(currencies)]
-        await open_accounts_of(wire, openings)
-        await wire.close()
-
-    asyncio.run(run())
-
-
-def deposit(to: int, amount: int, key: str = "funding") -> Movement:
-    return Movement(Kind.DEPOSIT, to, None, str(amount), key)
-
-
-@pytest.fixture(scope="module")
-def used_once(new_database: Callable[..., Database]) -> Database:
-    database = new_database()
-    open_accounts(database, "USD", "USD", "INR")
-    decline = Movement(Kind.WITHDRAWAL, 2, None, "9", "declined")
-    post(database, [deposit(1, 1), deposit(3, 1), decline])
-    return database
-
-
-@pytest.fixture
-def used(new_database: Callable[..., Database], used_once: Database) -> Database:
-    """Accounts 1 (USD 1.00), 2 (USD 0), 3 (INR 1.00); transactions 1, 2 posted, 3 declined."""
-    return new_database(used_once)
-
-
-def test_a_reversal_of_more_than_one_amount_may_be_is_written(database):
-    """Three legs of the largest amount are reversed together."""
-    largest = "10000000000000"
-    legs = (*[Leg(1, f"-{largest}")] * 3, *[Leg(2, largest)] * 3)
-    open_accounts(database, "USD", "USD")
-    post(
-        database,
-        [deposit(1, int(largest), f"funding {n}") for n in range(3)],  # 1, 2, 3
-        [General(legs, "general")],  # 4
-        [Reversal(4, "reversal")],
-    )
-    with connect(database) as connection:
-        query = "SELECT amount FROM ledger.transactions WHERE idempotency_key = 'reversal'"
-        assert connection.execute(query).fetchall() == [(3 * 10**15,)]
-
+from ledgerservice.postgres.migrations import upgrade
+from ledgerservice.postgres.tables import metadata
+from tests.databases import ROLE, administer, connect, empty_database, settings_for_tests
+from tests.postgres.rows import DENIED, REFUSED
+from tests.postings import deposit, open_accounts, post
 
 DIRECT_WRITES = [
     "UPDATE ledger.transactions SET amount = 1",
@@ -181,11 +97,11 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         ).fetchall()
         assert sorted((t, p, c) for t, p, c in rows if t == "accounts") == [
             *(("accounts", "INSERT", c) for c in
-              ("currency", "idempotency_key", "ledger_id", "owner", "reference")),
+              ("currency", "idempotency_key", "ledger_id", "origin", "owner", "reference")),
             ("accounts", "UPDATE", "row_lock"),
         ]  # fmt: skip
         written = {c for t, p, c in rows if (t, p) == ("transactions", "INSERT")}
-        assert "posted_by" not in written
+        assert not {"posted_by", "principal_id"} & written
         added = {(p, c) for t, p, c in rows if t == "currencies"}
         assert added == {("INSERT", c) for c in ("code", "exponent", "name")}
         for table, derived in {

@@ -3,11 +3,7 @@
 import psycopg
 import pytest
 
-from ledgerservice.domain.instructions import (
-    General,
-    Leg,
-    Reversal,
-)
+from ledgerservice.domain.instructions import General, Leg, Reversal
 from tests.databases import ROLE, connect
 from tests.postgres.rows import (
     ENTRY_COLUMNS,
@@ -62,6 +58,26 @@ BAD = {
 }  # fmt: skip
 
 
+PLAIN_BAD = {  # seqs of a transfer's row from account 1 to 2, and its entries
+    "another seq of the account": ((3, 1), GOOD),
+    "another seq of the counterparty": ((2, 2), GOOD),
+    "the seqs the other way round": ((1, 2), GOOD),
+    "another account": ((2, 2), [*T, e(900, 1, 2, -30, 70), e(900, -1, 2, 30, -70)]),
+    "an entry too many": ((2, 1), [*GOOD, e(900, 1, 3, 0, 70)]),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN_BAD.values(), ids=PLAIN_BAD.keys())
+def test_entries_of_a_plain_movement_are_those_of_its_row(used, case):
+    seqs, rows = case
+    with connect(used, role=ROLE) as service:
+        with pytest.raises(REFUSED, match="not those that it names"), service.transaction():
+            write(service, rows, seqs)
+        with service.transaction():  # what is right is taken, so it was not something else
+            write(service, GOOD, (2, 1))
+        assert balances(service)[:2] == [(1, 70, 2), (2, 30, 1)]
+
+
 def test_a_reversal_of_more_than_one_amount_may_be_is_written(database):
     """Three legs of the largest amount are reversed together."""
     largest = "10000000000000"
@@ -114,21 +130,23 @@ def test_a_key_is_used_once(used):
     with connect(used, role=ROLE) as service, pytest.raises(psycopg.errors.UniqueViolation):
         service.execute(
             "INSERT INTO ledger.transactions (ledger_id, id, kind, status, account_id,"
-            " counterparty_id, amount, recorded_at, renderer, idempotency_key)"
-            " VALUES (1, 905, 1, 1, 1, -1, 5, now(), 1, 'funding')"
+            " counterparty_id, amount, recorded_at, renderer, idempotency_key, account_seq,"
+            " counterparty_seq) VALUES (1, 905, 1, 1, 1, -1, 5, now(), 1, 'funding', 2, 2)"
         )
 
 
 @pytest.mark.parametrize(
     "change",
     ["amount = 0", "amount = -5", "amount = 1000000000000001", "kind = 9", "status = 3",
-     "counterparty_id = account_id", "status = 2", "decline_reason = 'x'", "idempotency_key = ''"],
+     "counterparty_id = account_id", "status = 2", "decline_reason = 'x'", "idempotency_key = ''",
+     "account_seq = NULL", "kind = 4"],
 )  # fmt: skip
 def test_a_transaction_row_makes_sense(used, change):
     column, value = change.split(" = ")
     facts = {"ledger_id": "1", "id": "905", "kind": "1", "status": "1", "account_id": "1",
              "counterparty_id": "-1", "amount": "5", "recorded_at": "now()", "renderer": "1",
-             "idempotency_key": "'new'"} | {column: value.replace("account_id", "1")}  # fmt: skip
+             "idempotency_key": "'new'", "account_seq": "2",
+             "counterparty_seq": "2"} | {column: value.replace("account_id", "1")}  # fmt: skip
     with connect(used, role=ROLE) as service, pytest.raises(REFUSED):
         service.execute(
             f"INSERT INTO ledger.transactions ({', '.join(facts)})"

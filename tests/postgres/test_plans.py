@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ledgerservice.domain.accounts import Opening
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
@@ -17,11 +18,11 @@ from ledgerservice.domain.instructions import (
     Reversal,
     Schedule,
 )
-from ledgerservice.domain.transactions import Failed, Opening
+from ledgerservice.domain.transactions import Failed
 from ledgerservice.postgres import connections as databases
 from ledgerservice.postgres.pipeline import Request, Wire
 from ledgerservice.postgres.registration import open_accounts as open_accounts_of
-from ledgerservice.posting.poster import MovementBatch
+from ledgerservice.posting.movements import MovementBatch
 from tests.databases import administer, connect
 from tests.postings import deposit, open_accounts
 

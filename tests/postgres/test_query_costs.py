@@ -29,21 +29,23 @@ PAGE = 50
 
 FILL = f"""
 SET session_replication_role = replica;
+ALTER TABLE ledger.accounts DROP CONSTRAINT accounts_external_has_no_change;
 INSERT INTO ledger.accounts (ledger_id, id, owner, currency, currency_number, exponent, reference,
                              version, restricted)
 SELECT 1, a, CASE WHEN a > 400 THEN 'many' ELSE 'owner ' || a / 4 END, 'USD', 1, 2,
        'account ' || a, 0, (a % 500 = 0)::int
 FROM generate_series(1, {ACCOUNTS}) a;
+ALTER TABLE ledger.transactions DROP CONSTRAINT transactions_decline;
 INSERT INTO ledger.transactions (ledger_id, id, kind, status, account_id, counterparty_id, amount,
-    recorded_at, renderer, idempotency_key, decline_reason, deciding_account_id, deciding_version,
-    deciding_available)
+    recorded_at, renderer, has_details, idempotency_key, decline_reason, deciding_account_id,
+    deciding_version, deciding_available, deciding_balance)
 SELECT 1, n, CASE WHEN n % 1000 = 7 THEN 1 ELSE 3 END, CASE WHEN n % 400 = 5 THEN 2 ELSE 1 END,
        CASE WHEN n % 2 = 0 THEN 1 ELSE 2 + n % 1900 END, 2000 - n % 50,
        CASE WHEN n % 3000 = 11 THEN 77777 + n ELSE 1 + n % 100 END,
-       timestamptz '2026-01-01' + n / 20 * interval '1 s', CASE WHEN n % 10 = 0 THEN 2 ELSE 1 END,
+       timestamptz '2026-01-01' + n / 20 * interval '1 s', 1, n % 10 = 0,
        'key ' || n, CASE WHEN n % 400 = 5 THEN 'insufficient_funds' END,
        CASE WHEN n % 400 = 5 THEN 2 END, CASE WHEN n % 400 = 5 THEN 0 END,
-       CASE WHEN n % 400 = 5 THEN 0 END
+       CASE WHEN n % 400 = 5 THEN 0 END, CASE WHEN n % 400 = 5 THEN 0 END
 FROM generate_series(1, {TRANSACTIONS}) n;
 INSERT INTO ledger.entries (ledger_id, currency_number, account_id, seq, transaction_id, amount,
     held_change, balance, held, recorded_at)
@@ -61,7 +63,7 @@ SELECT 1, id, sha256(id::text::bytea), id / 10, CASE WHEN id BETWEEN 2000 AND 30
        WHEN id % 20 = 0 THEN 'often' ELSE 'ref ' || id END,
        json_build_object('order', id, 'often', 'yes', 'some', id % 50, 'campaign',
                          CASE WHEN id BETWEEN 2000 AND 30000 THEN '2019' END)
-FROM ledger.transactions WHERE renderer = 2;
+FROM ledger.transactions WHERE has_details;
 INSERT INTO ledger.holds (ledger_id, transaction_id, account_id, counterparty_id, amount, remaining,
                           captured, expires_at)
 SELECT 1, n, 1, -1, 5, 0, 0, timestamptz '2026-01-01 00:01' FROM generate_series(1, 12000) n;
@@ -281,6 +283,7 @@ def test_every_way_leads_to_the_same_page(large, chosen, place, rows, ends_early
 PEOPLE = 60_000
 FILL_TOWN = f"""
 SET session_replication_role = replica;
+ALTER TABLE ledger.accounts DROP CONSTRAINT accounts_external_has_no_change;
 INSERT INTO ledger.accounts (ledger_id, id, owner, currency, currency_number, exponent, reference,
                              balance, restricted, created_at)
 SELECT 1, a, CASE WHEN a > 400 THEN 'many' ELSE 'owner ' || a / 4 END,

@@ -6,11 +6,7 @@ from typing import Any
 
 import pytest
 
-from ledgerservice.domain.instructions import (
-    Hold,
-    PolicyChange,
-    Schedule,
-)
+from ledgerservice.domain.instructions import Hold, PolicyChange, Schedule
 from ledgerservice.postgres.connections import Database
 from tests.databases import ROLE, connect
 from tests.postgres.rows import ENTRY_COLUMNS, REFUSED, e, write
@@ -72,11 +68,13 @@ def test_details_are_added_to_a_new_account_only(beside, account):
 
 
 def new_transaction(service, kind: int, number: int = 900, amount: int = 300) -> None:
-    other = 2 if kind <= 3 else "NULL"
+    other, seqs = (2, "4, 2") if kind <= 3 else ("NULL", "NULL, NULL")
     service.execute(
         "INSERT INTO ledger.transactions (ledger_id, id, kind, status, account_id,"
-        " counterparty_id, amount, recorded_at, renderer, idempotency_key)"
-        f" VALUES (1, {number}, {kind}, 1, 1, {other}, {amount}, clock_timestamp(), 2, 'n{number}')"
+        " counterparty_id, amount, recorded_at, renderer, idempotency_key, account_seq,"
+        " counterparty_seq, has_details)"
+        f" VALUES (1, {number}, {kind}, 1, 1, {other}, {amount}, clock_timestamp(), 1, 'n{number}',"
+        f" {seqs}, true)"
     )
 
 

@@ -95,6 +95,14 @@ BROKEN = {
         ["UPDATE ledger.transactions SET counterparty_id = 3 WHERE id = 3"],
         ["invariant 1: transaction 3, ledger 1: its entries are not those of its kind"],
     ),
+    "the seq of a transaction's entry": (
+        ["UPDATE ledger.transactions SET account_seq = 3 WHERE id = 3"],
+        ["invariant 1: transaction 3, ledger 1: its entries are not those of its kind"],
+    ),
+    "the balance that a decline was decided on": (
+        ["UPDATE ledger.transactions SET deciding_balance = 1 WHERE id = 5"],
+        ["invariant 6: transaction 5, ledger 1: it was declined on"],
+    ),
     "a transaction's kind": (
         ["UPDATE ledger.transactions SET kind = 1 WHERE id = 3"],
         ["invariant 1: transaction 3, ledger 1: its entries are not those of its kind"],
@@ -109,8 +117,8 @@ BROKEN = {
             "UPDATE ledger.accounts SET balance = 5005, version = 4 WHERE id = 1",
             (
                 "INSERT INTO ledger.transactions (ledger_id, kind, status, id, account_id,"
-                " counterparty_id, amount, recorded_at, renderer, idempotency_key)"
-                " VALUES (1, 1, 1, 700, 1, -1, 5, now(), 1, 'x')"
+                " counterparty_id, amount, recorded_at, renderer, idempotency_key, account_seq,"
+                " counterparty_seq) VALUES (1, 1, 1, 700, 1, -1, 5, now(), 1, 'x', 4, 9)"
             ),
         ],
         [

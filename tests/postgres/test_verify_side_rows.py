@@ -189,11 +189,11 @@ WHOLE_BROKEN = {
     ),
     "when an entry takes effect": (
         ["UPDATE ledger.dated_entries SET effective_at = now() WHERE account_id = 2"],
-        ["invariant 5: transaction 17, ledger 1: its entries are not found by the moment"],
+        ["invariant 5: transaction 17, ledger 1: its entries are not found by the time"],
     ),
     "a dated entry": (
         ["DELETE FROM ledger.dated_entries WHERE account_id = 2"],
-        ["invariant 5: transaction 17, ledger 1: its entries are not found by the moment"],
+        ["invariant 5: transaction 17, ledger 1: its entries are not found by the time"],
     ),
     "no external account": (
         ["DELETE FROM ledger.accounts WHERE id = -2"],
@@ -208,7 +208,7 @@ WHOLE_BROKEN = {
         ["invariant 5: account 77, ledger 1: it has details"],
     ),
     "the balance of a decline": (
-        ["UPDATE ledger.details SET deciding_balance = 5 WHERE transaction_id = 20"],
+        ["UPDATE ledger.transactions SET deciding_balance = 5 WHERE id = 20"],
         ["invariant 6: transaction 20, ledger 1: it was declined"],
     ),
     "a closed account with money": (

@@ -6,8 +6,8 @@ key and commit; what it refuses, delays, loses and leaves in doubt comes from a 
 
 import asyncio
 import random
-from collections import namedtuple
 from collections.abc import Iterable
+from dataclasses import asdict, make_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class Faults(NamedTuple):
     commit: float = 0.0
 
 
-Row: Any = namedtuple("Row", ["recorded_at", *WRITTEN])
+Row: Any = make_dataclass("Row", ["recorded_at", *WRITTEN], frozen=True)
 """A stored transaction, without its ledger."""
 
 
@@ -69,7 +69,7 @@ class Database:
         self.accounts = {OUTSIDE: Account(OUTSIDE, *CURRENCY, 0, 0, 0, None, BEGAN)}
         for number in range(1, accounts + 1):
             self.accounts[number] = Account(number, *CURRENCY, 0, 0, 0, 0, BEGAN)
-        self.rows: dict[tuple[int, str], Row] = {}
+        self.rows: dict[tuple[int, str], Any] = {}
         self.entries: list[tuple[Entry, datetime]] = []
         self.locks: dict[int, asyncio.Lock] = {}
         self.blocks = 0
@@ -171,7 +171,7 @@ class _Session:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._held: list[asyncio.Lock] = []
-        self._rows: list[Row] = []
+        self._rows: list[Any] = []
         self._entries: list[tuple[Entry, datetime]] = []
         self._busy = False
         self._abandoned = False
@@ -342,7 +342,7 @@ class _Session:
         else:
             assert statement == journal.WRITE_BARRIER, statement
 
-    def _add(self, rows: Iterable[Row]) -> None:
+    def _add(self, rows: Iterable[Any]) -> None:
         for row in rows:
             if (row.account_id, row.idempotency_key) in self._database.rows:
                 raise KeyTaken("the key is there")
@@ -365,7 +365,7 @@ def _lines(parameters: Any) -> list[str]:
     return str(parameters[0].decode()).splitlines()
 
 
-def _copied_row(columns: list[str]) -> Row:
+def _copied_row(columns: list[str]) -> Any:
     _, moment, *texts = columns
     values = [_value(kind, text) for kind, text in zip(WRITTEN.values(), texts, strict=True)]
     return Row(datetime.fromisoformat(moment), *values)
@@ -379,19 +379,19 @@ def _value(kind: str, text: str) -> Any:
     return text if kind == "text" else int(text)
 
 
-def _inserted_rows(parameters: Any) -> Iterable[Row]:
+def _inserted_rows(parameters: Any) -> Iterable[Any]:
     moment = datetime.fromisoformat(parameters[1].decode())
     columns = [
         _numbers(values) if kind in ("bigint", "smallint") else _texts(values)
         for kind, values in zip(WRITTEN.values(), parameters[2:], strict=True)
     ]
     for values in zip(*columns, strict=True):
-        row = Row(moment, *values)
-        yield row._replace(has_details=row.has_details == "t")
+        row: Any = Row(moment, *values)
+        yield replace(row, has_details=row.has_details == "t")
 
 
-def _found(row: Row) -> tuple[Any, ...]:
-    values = row._asdict() | {
+def _found(row: Any) -> tuple[Any, ...]:
+    values = asdict(row) | {
         "key": row.idempotency_key,
         "currency": CURRENCY[0],
         "exponent": CURRENCY[2],

@@ -14,11 +14,12 @@ from ledgerservice.domain.transactions import Recorded, Rejected
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable
 from ledgerservice.postgres import journal
 from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.locking import lock
 from ledgerservice.postgres.pipeline import Request
 from ledgerservice.postgres.registration import open_accounts
 from ledgerservice.posting.movements import MovementBatch
 from ledgerservice.posting.poster import Limits, Poster
-from tests.conftest import administer, connect
+from tests.databases import administer, connect
 
 LEDGER = 1
 WIDE = Limits(queue_requests=10_000, batch_requests=1_000, deadline_s=30)
@@ -188,8 +189,9 @@ def test_a_key_that_another_writer_has_just_recorded_is_replayed(database):
                 other.execute(
                     "INSERT INTO ledger.transactions (ledger_id, id, kind, status, account_id,"
                     " counterparty_id, amount, recorded_at, renderer, idempotency_key,"
-                    " decline_reason, deciding_account_id, deciding_version, deciding_available)"
-                    " VALUES (1, 999999, 1, 2, 1, -1, 100, now(), 1, 'k', 'balance_limit', 1, 0, 0)"
+                    " decline_reason, deciding_account_id, deciding_version, deciding_available,"
+                    " deciding_balance) VALUES (1, 999999, 1, 2, 1, -1, 100, now(), 1, 'k',"
+                    " 'balance_limit', 1, 0, 0, 0)"
                 )
                 post = asyncio.create_task(poster.post(deposit(1, "k")))
                 await until(lambda: writers_waiting(database, "transactionid"))
@@ -225,8 +227,8 @@ def test_a_request_that_we_have_no_answer_to_fails_alone(database):
         superuser.execute("INSERT INTO ledger.ledgers (ledger_id, name) VALUES (7, 'bare')")
         superuser.execute(
             "INSERT INTO ledger.accounts"
-            " (ledger_id, id, owner, currency, currency_number, exponent)"
-            " VALUES (7, 5, 'o', 'USD', 1, 2)"
+            " (ledger_id, id, owner, currency, currency_number, exponent, change_id)"
+            " VALUES (7, 5, 'o', 'USD', 1, 2, 1)"
         )
         superuser.execute("ALTER TABLE ledger.accounts ENABLE ALWAYS TRIGGER accounts_permanent")
 
@@ -289,7 +291,8 @@ def test_a_frozen_process_frees_its_accounts(new_database):
     async def test() -> None:
         async with posting(database) as poster:
             frozen = await database.connect_writer()
-            await journal.begin(frozen, LEDGER, deposit(1, "frozen").instructions(), 1)
+            begin = Request(journal.BEGIN)
+            await lock(frozen, LEDGER, deposit(1, "frozen").instructions(), {}, 1, begin)
             await poster.post(deposit(1, "k"))
             with pytest.raises(Exception, match=r"(?i)idle|terminat|closed|lost"):
                 await frozen.exchange(Request("SELECT 1"))

@@ -24,6 +24,7 @@ from ledgerservice.domain.transactions import Failed, Outcome, Recorded
 from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.posting.movements import MovementBatch, weight_of
 from ledgerservice.posting.poster import Limits, Poster
+from tests.posting.simulated import Database, Faults
 from tests.proof.checker import check
 from tests.proof.history import Attempt, Request
 from tests.proof.judging.evidence import UNKNOWN, major, outcome

@@ -6,9 +6,10 @@ import uuid
 from rich.console import Console
 from rich.table import Table
 
+from ledgerservice.domain.accounts import Opened
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.instructions import Movement
-from ledgerservice.domain.transactions import Opened, Recorded
+from ledgerservice.domain.transactions import Recorded
 from ledgerservice.ledger import Ledger, deposit, transfer, withdrawal
 
 console = Console()

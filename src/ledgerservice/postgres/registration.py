@@ -80,7 +80,7 @@ INSERT INTO ledger.currencies (code, exponent, name)
 SELECT wanted.code, wanted.exponent, wanted.name
 FROM unnest($1::text[], $2::smallint[], $3::text[]) AS wanted (code, exponent, name)
 WHERE NOT EXISTS (SELECT FROM ledger.currencies c WHERE c.code = wanted.code)
-ORDER BY wanted.code ON CONFLICT DO NOTHING RETURNING code
+ORDER BY wanted.code ON CONFLICT (code) DO NOTHING RETURNING code
 """
 
 FIND_CURRENCIES = """
@@ -91,7 +91,7 @@ ADD_LEDGERS = """
 INSERT INTO ledger.ledgers (name)
 SELECT wanted.name FROM unnest($1::text[]) AS wanted (name)
 WHERE NOT EXISTS (SELECT FROM ledger.ledgers l WHERE l.name = wanted.name)
-ORDER BY wanted.name ON CONFLICT DO NOTHING RETURNING name
+ORDER BY wanted.name ON CONFLICT (name) DO NOTHING RETURNING name
 """
 
 FIND_LEDGERS = """

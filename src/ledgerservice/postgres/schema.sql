@@ -25,8 +25,7 @@ CREATE TABLE ledger.ledgers (
     change_id    bigint      NOT NULL DEFAULT nextval('ledger.transaction_id'),
     principal_id integer     NOT NULL DEFAULT 0,
     origin       smallint    NOT NULL DEFAULT 0,
-    CONSTRAINT ledgers_name CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
-    CONSTRAINT ledgers_change UNIQUE (change_id)
+    CONSTRAINT ledgers_name CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$')
 );
 
 -- Currencies of ISO 4217 have its numbers, except USD and INR, which have 1 and 2; all others have
@@ -41,8 +40,7 @@ CREATE TABLE ledger.currencies (
     change_id    bigint   NOT NULL DEFAULT nextval('ledger.transaction_id'),
     principal_id integer  NOT NULL DEFAULT 0,
     origin       smallint NOT NULL DEFAULT 0,
-    CONSTRAINT currencies_name_length CHECK (length(name) BETWEEN 1 AND 255),
-    CONSTRAINT currencies_change UNIQUE (change_id)
+    CONSTRAINT currencies_name_length CHECK (length(name) BETWEEN 1 AND 255)
 );
 
 -- The id of an external account is the negative number of its currency; the ids of customer
@@ -607,7 +605,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER dated_entries_match AFTER INSERT ON ledger.dated_entries
+CREATE TRIGGER dated_entries_unmatched AFTER INSERT ON ledger.dated_entries
     REFERENCING NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_stray_dates();
 

@@ -60,7 +60,7 @@ def _do_nothing(*_: Any) -> None:
 def keys_not_unique() -> None:
     """No key is ever found; the constraint that would object is gone too."""
     find = locking._find_earlier
-    locking._find_earlier = lambda ledger, _instructions, parents: find(ledger, (), parents)
+    locking._find_earlier = lambda ledger, instructions, parents: find(ledger, (), parents)
 
 
 def answer_before_commit() -> None:
@@ -92,7 +92,7 @@ def final_ignored() -> None:
 
 def groups_torn() -> None:
     """What came before the first decline of a group stays."""
-    planner._Batch._revert_to = lambda *_: None
+    planner._Batch._revert_to = _do_nothing  # type: ignore[assignment, method-assign]
 
 
 PATCHES: dict[str, Callable[[], None]] = {
