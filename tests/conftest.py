@@ -19,7 +19,7 @@ from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.postgres.connections import Database, parse_url, usable_role
 from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.postgres.verification import verify
-from tests.databases import administer, reachable_folder, settings_for_tests, url_text
+from tests.databases import administer, quick_place, reachable_folder, settings_for_tests, url_text
 from tests.processes import RunningService, serving
 
 TEMPLATE = "ledger_template"
@@ -31,7 +31,7 @@ _numbers = itertools.count(1)
 @pytest.fixture
 def workspace() -> Iterator[Path]:
     """An empty folder, in which an embedded server may keep its data."""
-    with reachable_folder() as folder:
+    with reachable_folder(quick_place()) as folder:
         yield folder
 
 
@@ -42,7 +42,7 @@ def server_url() -> Iterator[URL]:
     if given:
         yield parse_url(given)
         return
-    with reachable_folder() as folder, EmbeddedServer(folder / "data") as embedded:
+    with reachable_folder(quick_place()) as folder, EmbeddedServer(folder / "data") as embedded:
         yield parse_url(embedded.url)
         # At once: nobody needs what it would still write.
         postmaster = (folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0]
