@@ -23,6 +23,31 @@ from tests.databases import administer, quick_place, reachable_folder, settings_
 from tests.processes import RunningService, serving
 
 TEMPLATE = "ledger_template"
+SERVERS = {"server_url", "workspace", "lived_in", "rounds", "stack"}
+"""The fixtures that start a PostgreSQL."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only what starts no other process")
+
+
+LONGEST = ("test_canaries", "test_rounds", "test_state_machine", "test_readme", "test_cli")
+"""The files that one worker works at longest, which begin first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --quick, leave out what starts PostgreSQL, or is marked `processes`."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    if not config.getoption("--quick"):
+        return
+    slow = {item for item in items if starts_processes(item)}
+    config.hook.pytest_deselected(items=list(slow))
+    items[:] = [item for item in items if item not in slow]
+
+
+def starts_processes(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", [])
+    return not SERVERS.isdisjoint(fixtures) or item.get_closest_marker("processes") is not None
 
 
 _numbers = itertools.count(1)

@@ -353,6 +353,7 @@ def test_demo_shows_balances_and_a_history(database):
 COMMANDS = ["serve", "migrate", "verify", "backup", "restore", "import", "export", "demo"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command):
     done = cli(command, "--help")
@@ -361,6 +362,7 @@ def test_every_command_has_help(command):
     assert cli(command, "--no-such-option").returncode == 2
 
 
+@pytest.mark.processes
 def test_the_module_s_help_names_every_command():
     command = [sys.executable, "-m", "ledgerservice", "--help"]
     done = subprocess.run(

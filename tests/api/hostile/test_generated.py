@@ -99,7 +99,7 @@ def test_every_answer_of_a_list_is_declared(service: RunningService) -> None:
 
 @described.parametrize()
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=list(HealthCheck),
@@ -126,7 +126,7 @@ def test_requests_that_follow_from_each_other_are_answered_as_described(
     followed: set[str] = set()
     Chain.run(
         settings=settings(
-            max_examples=80,
+            max_examples=50,
             stateful_step_count=12,
             deadline=None,
             derandomize="CI" in os.environ,
