@@ -126,7 +126,7 @@ def test_requests_that_follow_from_each_other_are_answered_as_described(
     followed: set[str] = set()
     Chain.run(
         settings=settings(
-            max_examples=50,
+            max_examples=80,
             stateful_step_count=12,
             deadline=None,
             derandomize="CI" in os.environ,
