@@ -1,5 +1,5 @@
 # make serve: the ledger on http://127.0.0.1:8000, with a PostgreSQL of its own.
-# make test: the whole suite. make check: lint, types, imports. make bench: the speed, side by side.
+# make test: the whole suite. make quick: what needs no server. make check: lint, types, imports. make bench: the speed, side by side.
 # make proof: ten minutes in which everything dies, and a verdict.
 
 PYTHON ?= python3
@@ -9,7 +9,11 @@ export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/.cache
 
 PROOF_HOURS ?= 2
 
-.PHONY: serve demo verify test check proof proof-long bench bench-against bench-growth bench-soak lock
+# Tests wait for processes a third of their time, so one worker more than cores; at most four.
+CORES   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
+
+.PHONY: serve demo verify test quick check checker proof proof-long bench bench-against bench-growth bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -17,7 +21,12 @@ demo verify: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice $@
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# What needs no server, in some seconds.
+quick: $(VENV)/.dev
+	LEDGER_SIMULATIONS=20 $(BIN)/python -m pytest -q -n $(CORES) --quick \
+	    --ignore tests/api/hostile --ignore tests/oracle $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -25,10 +34,15 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-proof: $(VENV)/.dev
+# The judge is judged first.
+checker: $(VENV)/.dev
+	LEDGER_CHECKER_SEEDS=3 LEDGER_SIMULATIONS=1000 $(BIN)/python -m pytest -q -n $(CORES) \
+	    tests/proof/test_checker.py tests/proof/test_scenes.py tests/posting/test_simulation.py
+
+proof: checker
 	$(BIN)/python -m tests.proof $(PROOF_ARGS)
 
-proof-long: $(VENV)/.dev
+proof-long: checker
 	$(BIN)/python -m tests.proof --minutes $$(($(PROOF_HOURS) * 60)) --totals docs/proof.md $(PROOF_ARGS)
 
 bench: $(VENV)/.dev

@@ -19,10 +19,35 @@ from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.postgres.connections import Database, parse_url, usable_role
 from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.postgres.verification import verify
-from tests.databases import administer, reachable_folder, settings_for_tests, url_text
+from tests.databases import administer, quick_place, reachable_folder, settings_for_tests, url_text
 from tests.processes import RunningService, serving
 
 TEMPLATE = "ledger_template"
+SERVERS = {"server_url", "workspace", "lived_in", "rounds", "stack"}
+"""The fixtures that start a PostgreSQL."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only what starts no other process")
+
+
+LONGEST = ("test_canaries", "test_rounds", "test_state_machine", "test_readme", "test_cli")
+"""The files that one worker works at longest, which begin first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --quick, leave out what starts PostgreSQL, or is marked `processes`."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    if not config.getoption("--quick"):
+        return
+    slow = {item for item in items if starts_processes(item)}
+    config.hook.pytest_deselected(items=list(slow))
+    items[:] = [item for item in items if item not in slow]
+
+
+def starts_processes(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", [])
+    return not SERVERS.isdisjoint(fixtures) or item.get_closest_marker("processes") is not None
 
 
 _numbers = itertools.count(1)
@@ -31,7 +56,7 @@ _numbers = itertools.count(1)
 @pytest.fixture
 def workspace() -> Iterator[Path]:
     """An empty folder, in which an embedded server may keep its data."""
-    with reachable_folder() as folder:
+    with reachable_folder(quick_place()) as folder:
         yield folder
 
 
@@ -42,7 +67,7 @@ def server_url() -> Iterator[URL]:
     if given:
         yield parse_url(given)
         return
-    with reachable_folder() as folder, EmbeddedServer(folder / "data") as embedded:
+    with reachable_folder(quick_place()) as folder, EmbeddedServer(folder / "data") as embedded:
         yield parse_url(embedded.url)
         # At once: nobody needs what it would still write.
         postmaster = (folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0]

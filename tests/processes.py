@@ -1,13 +1,15 @@
 """Processes of the tests: the service and its callers, and waiting for what they do."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,15 +18,80 @@ from typing import Any
 
 import httpx
 
+from ledgerservice.cli import main
+
 _numbers = itertools.count(1)
 ROOT = Path(__file__).resolve().parent.parent
+
+if sys.platform == "linux":
+    _forks = multiprocessing.get_context("forkserver")
+    _forks.set_forkserver_preload(["tests.preloaded"])
+else:
+    _forks = multiprocessing.get_context("spawn")
+
+
+class Fork:
+    """A process of the command line, forked from one that has imported it, which takes a second.
+
+    It has its own pid, signals and exit code. What is used of it is named as in `subprocess.Popen`.
+    `python -m ledgerservice` itself is run by tests/cli and test_readme.py.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+    ) -> None:
+        self.args = ["ledgerservice", *arguments]
+        values = self.args, dict(environment), stdout, stderr
+        self._process = _forks.Process(target=_run, args=values)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(
+    arguments: list[str], environment: dict[str, str], stdout: Path | None, stderr: Path | None
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    for number, path in ((1, stdout), (2, stderr)):
+        if path is not None:
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.argv = arguments
+    main()
 
 
 @dataclass
 class RunningService:
     """A service process, as its callers see it."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Fork | subprocess.Popen[bytes]
     base: str
     client: httpx.Client = field(repr=False)
 
@@ -65,6 +132,15 @@ class RunningService:
         return self.process.wait(60)
 
 
+def cli(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":
+    """A command of the command line, run to its end; `values` are its environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        said, complained = Path(folder, "stdout"), Path(folder, "stderr")
+        code = Fork(arguments, environment(**values), said, complained).wait(120)
+        texts = (file.read_text() if file.exists() else "" for file in (said, complained))
+        return subprocess.CompletedProcess(["ledgerservice", *arguments], code, *texts)
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -82,11 +158,13 @@ def environment(**values: str) -> dict[str, str]:
 def serving(*, options: Sequence[str] = (), **values: str) -> Iterator[RunningService]:
     """`ledgerservice serve` as a process, with these options and environment variables."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ledgerservice", "serve", "--port", str(port), *options],
-        env=environment(**values),
-        cwd=ROOT,
-    )
+    arguments = ["serve", "--port", str(port), *options]
+    process: Fork | subprocess.Popen[bytes]
+    if options:  # more processes, which look for the program that started them
+        command = [sys.executable, "-m", "ledgerservice", *arguments]
+        process = subprocess.Popen(command, env=environment(**values), cwd=ROOT)
+    else:
+        process = Fork(arguments, environment(**values))
     base = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=base, timeout=60) as client:
         try:
@@ -99,7 +177,7 @@ def serving(*, options: Sequence[str] = (), **values: str) -> Iterator[RunningSe
 
 
 def await_ready(
-    client: httpx.Client, process: "subprocess.Popen[Any]", limit_s: float = 60
+    client: httpx.Client, process: "Fork | subprocess.Popen[Any]", limit_s: float = 60
 ) -> None:
     for _ in range(round(limit_s * 10)):
         try:

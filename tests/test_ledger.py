@@ -14,20 +14,8 @@ from sqlalchemy.pool import NullPool
 
 from ledgerservice import Ledger, deposit, transfer, withdrawal
 from ledgerservice.domain.accounts import Opened
-from ledgerservice.domain.instructions import (
-    Capture,
-    Detail,
-    Exchange,
-    General,
-    Hold,
-    Kind,
-    Leg,
-    Movement,
-    PolicyChange,
-    Reversal,
-    Schedule,
-)
-from ledgerservice.domain.transactions import DeclineReason, Failed, Recorded, Rejected, Rejection
+from ledgerservice.domain.instructions import (Capture, Detail, Exchange, General, Hold, Kind, Leg, Movement, PolicyChange, Reversal, Schedule)
+from ledgerservice.domain.transactions import (DeclineReason, Failed, Recorded, Rejected, Rejection)
 from ledgerservice.domain.validation import fault_of
 from ledgerservice.errors import CannotJoin
 from ledgerservice.postgres import search as ways

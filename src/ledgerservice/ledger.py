@@ -19,15 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.amounts import is_positive_amount
 from ledgerservice.domain.currencies import Currency, CurrencyRequest, is_valid
-from ledgerservice.domain.instructions import (
-    BIGGEST_ID,
-    Detail,
-    Group,
-    Instruction,
-    Kind,
-    Movement,
-    is_key,
-)
+from ledgerservice.domain.instructions import (BIGGEST_ID, Detail, Group, Instruction, Kind, Movement, is_key)
 from ledgerservice.domain.ledgers import LedgerRequest, is_ledger_name
 from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
 from ledgerservice.domain.validation import fault_of, metadata_fault

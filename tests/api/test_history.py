@@ -480,9 +480,8 @@ def test_totals_by_a_metadata_key(new_database) -> None:
         b, tag = service.open(), {"metadata": {"job": "x"}}
         held = service.send("/holds", account_id=a, amount="9", **tag).json()["hold_id"]
         service.send(f"/holds/{held}/capture", amount="4", **tag)
-        moved = service.send(
-            "/transfer", from_account_id=a, to_account_id=b, amount="10", **tag
-        ).json()["transaction_id"]
+        both = {"from_account_id": a, "to_account_id": b}
+        moved = service.send("/transfer", **both, amount="10", **tag).json()["transaction_id"]
         service.send(f"/transactions/{moved}/reverse", amount="2", **tag)
         service.send(f"/transactions/{moved}/reverse", amount="1")  # by its original's
         service.send(f"/transactions/{moved}/reverse", amount="2", metadata={"job": "y"})

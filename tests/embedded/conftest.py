@@ -1,11 +1,10 @@
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ledgerservice.embedded.server import EmbeddedServer
+from tests.databases import quick_place, reachable_folder
 from tests.embedded.data_folder import DataFolder
 
 
@@ -18,12 +17,10 @@ def empty(workspace: Path) -> Iterator[DataFolder]:
 
 @pytest.fixture(scope="session")
 def lived_in() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="ledger-lived-in-", dir="/tmp"))
-    folder.chmod(0o755)
-    with EmbeddedServer(folder / "data"):
-        pass
-    yield folder / "data"
-    shutil.rmtree(folder)
+    with reachable_folder(quick_place()) as folder:
+        with EmbeddedServer(folder / "data"):
+            pass
+        yield folder / "data"
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ def test_missing_shared_library(empty: DataFolder, workspace: Path) -> None:
     assert caught.value.detail == f"{complaint} (postgres: code 127)"
 
 
+@pytest.mark.processes
 def test_missing_wheel() -> None:
     """Without site-packages there is no wheel, and this module needs nothing else from there."""
     script = (

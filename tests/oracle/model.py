@@ -89,7 +89,7 @@ class SequentialLedger:
     schedules: dict[int | None, dict[str, Any]] = field(default_factory=dict)
     times: dict[Name, list[tuple[Any, Any]]] = field(default_factory=dict)
     """When each line was recorded, and when it takes effect; an expiry does when the hold ends."""
-    at: datetime | None = None
+    at: Any = None
 
     def open(self, account: int, currency: str) -> None:
         for name, floor in ((account, 0), (currency, None)):
@@ -98,7 +98,7 @@ class SequentialLedger:
                 self.accounts[name] = figures | UNLIMITED | {"floor": floor}
                 self.lines[name], self.policies[name], self.times[name] = [], [], []
 
-    def do(self, asked: Asked, number: int | None = None, at: datetime | None = None) -> Answer:
+    def do(self, asked: Asked, number: int | None = None, at: Any = None) -> Answer:
         """Judge in the written order: syntax, key seen, existence, currency, amount, state."""
         self.expire(at)
         self.at = self.at if at is None else at
@@ -139,7 +139,7 @@ class SequentialLedger:
         return Answer(record["code"])
 
     def do_linked(
-        self, items: Sequence[Asked], numbers: Iterable[int | None], at: datetime | None
+        self, items: Sequence[Asked], numbers: Iterable[int | None], at: Any
     ) -> list[Answer] | tuple[int, Answer]:
         """All or none: the answers, or the place of the first that was not posted, and its."""
         self.expire(at)
@@ -151,7 +151,7 @@ class SequentialLedger:
         self.__dict__.update(trial.__dict__)
         return answers
 
-    def expire(self, at: datetime | None) -> None:
+    def expire(self, at: Any) -> None:
         """Release what has expired by then."""
         for number, hold in self.holds.items():
             over = hold["expires_at"] is not None and at is not None and hold["expires_at"] <= at
@@ -243,15 +243,17 @@ class SequentialLedger:
         buy: str,
         rate: str,
         rounding_account_id: int | None = None,
+        sold: str | None = None,
     ) -> list[Move]:
         nets = sums(moves).items()
-        sold = [change for name, change in nets if self.accounts[name]["currency"] == sell]
+        sales = [change for name, change in nets if self.accounts[name]["currency"] == sell]
         bought = [change for name, change in nets if self.accounts[name]["currency"] == buy]
-        if sell == buy or not sold or not bought:
+        if sell == buy or not sales or not bought:
             raise Refused("rate_mismatch")
-        exact = Fraction(rate) * sum(c for c in sold if c > 0) * 10 ** EXPONENTS.get(buy, 0)
-        exact /= 10 ** EXPONENTS.get(sell, 0)
-        if abs(sum(-c for c in bought if c < 0) - exact) >= 1:
+        most = Fraction(sum(c for c in sales if c > 0), 10 ** EXPONENTS.get(sell, 0))
+        exchanged = most if sold is None else Fraction(sold)
+        exact = Fraction(rate) * exchanged * 10 ** EXPONENTS.get(buy, 0)
+        if exchanged > most or abs(sum(-c for c in bought if c < 0) - exact) >= 1:
             raise Refused("rate_mismatch")
         if rounding_account_id is None:
             return []
@@ -261,7 +263,7 @@ class SequentialLedger:
         rest = -sum(bought)
         return [(name, rest, 0)] if 0 < abs(rest) <= len([c for c in bought if c > 0]) else []
 
-    def hold(self, asked: Asked, record: dict[str, Any], at: datetime | None) -> None:
+    def hold(self, asked: Asked, record: dict[str, Any], at: Any) -> None:
         own, other = self.pair(asked["account_id"], asked.get("to_account_id"))
         if own == other:
             raise Refused("same_account")
@@ -370,7 +372,7 @@ class SequentialLedger:
         when = {"execute_at": asked["execute_at"], "status": "pending"}
         self.schedules[record["number"]] = sides | when
 
-    def execution(self, asked: Asked, record: dict[str, Any], at: datetime | None) -> None:
+    def execution(self, asked: Asked, record: dict[str, Any], at: Any) -> None:
         schedule = self.schedules.get(asked["schedule_id"], {"status": None})
         early = at is not None and schedule["status"] and at < schedule["execute_at"]
         if schedule["status"] != "pending" or early:
@@ -380,7 +382,7 @@ class SequentialLedger:
         self.post(record, [(own, -amount, 0), (other, amount, 0)])
         schedule["status"] = "executed"
 
-    def cancellation(self, asked: Asked, record: dict[str, Any], at: datetime | None) -> None:
+    def cancellation(self, asked: Asked, record: dict[str, Any], at: Any) -> None:
         if asked["schedule_id"] not in self.schedules:
             raise Refused("schedule_not_found")
         schedule = self.schedules[asked["schedule_id"]]

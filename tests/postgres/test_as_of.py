@@ -11,18 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledgerservice.domain.accounts import Opening
-from ledgerservice.domain.instructions import (
-    Capture,
-    Detail,
-    General,
-    Group,
-    Hold,
-    Instruction,
-    Kind,
-    Leg,
-    Movement,
-    Reversal,
-)
+from ledgerservice.domain.instructions import (Capture, Detail, General, Group, Hold, Instruction, Kind, Leg, Movement, Reversal)
 from ledgerservice.domain.transactions import Failed, Recorded, Transaction
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.queries.statements import account_at

@@ -143,7 +143,7 @@ class Campaign:
     def __init__(self, folder: Path, origin: Path, seed: int) -> None:
         self._folder = folder
         self._origin = origin
-        self._seed = seed
+        self.seed = seed
         self._rounds = 0
 
     def canary(self, name: str, seconds: float) -> Result:
@@ -160,7 +160,7 @@ class Campaign:
         folder = self._folder / f"{self._rounds:03}-{name}"
         (folder / "history").mkdir(parents=True)
         folder.chmod(0o755)
-        chance = random.Random(f"{self._seed}/{self._rounds}/{name}")
+        chance = random.Random(f"{self.seed}/{self._rounds}/{name}")
         result = Result(name, Counter())
         parts = {PROXY, DISK, SERVICES} if name == MIXTURE else PARTS[FAULTS[name]]
         parts = {part for part in parts if not missing(part)}

@@ -10,6 +10,7 @@ from tests.processes import ROOT, environment
 pytest.importorskip("atheris", reason="atheris has no wheel for this Python")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("target", ["amounts", "bodies"])
 def test_nothing_is_read_that_is_not_there(target: str, tmp_path) -> None:
     command = [sys.executable, "-m", "tests.proof.fuzz", target, "--runs", "50000"]

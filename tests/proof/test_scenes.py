@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from tests.proof.checker import check
 from tests.proof.doctored.fabricated import STEP_NS, Fabricated
 from tests.proof.history import Attempt, Request
+from tests.proof.judging.evidence import OWN
 
 
 def _do_nothing(*_: object) -> None:
@@ -18,21 +19,21 @@ class Scene:
 
     def __init__(self) -> None:
         self.case = Fabricated(0, 7, accounts=4, spread=1)
-        self.case._now = 0
+        self.case.now_ns = 0
         self.count = 0
 
     def go(self, kind: str, account: int, amount: int = 0, other=None, **more):
-        self.case._now += STEP_NS
+        self.case.now_ns += STEP_NS
         self.count += 1
         request = Request(kind, account, other, amount, f"k{self.count}", **more)
-        status, body = self.case._decide(request)
-        self.case._attempt(request, status, body)
+        status, body = self.case.decide(request)
+        self.case.attempt(request, status, body)
         asked = self.case.attempts[-1]
-        asked.invoked_ns, asked.completed_ns = self.case._now - 1, self.case._now + 1
+        asked.invoked_ns, asked.completed_ns = self.case.now_ns - 1, self.case.now_ns + 1
         return asked
 
     def later(self, steps: int) -> str:
-        return f"{self.case._now + steps * STEP_NS:020}"
+        return f"{self.case.now_ns + steps * STEP_NS:020}"
 
     def codes(self) -> set[str]:
         return {
@@ -55,7 +56,7 @@ def test_a_group_at_two_moments_in_company() -> None:
     """All answers are there: two of three came later. One had been asked for once more."""
     s = Scene()
     group = [s.go("deposit", 1, 5), s.go("deposit", 2, 5), s.go("deposit", 3, 5)]
-    s.case._now += STEP_NS
+    s.case.now_ns += STEP_NS
     row = {t.id: t for t in s.case.journal.transactions}[group[2].body["transaction_id"]]
     first = {t.id: t for t in s.case.journal.transactions}[group[1].body["transaction_id"]]
     row.recorded_at = first.recorded_at
@@ -66,11 +67,11 @@ def test_a_group_at_two_moments_in_company() -> None:
     for attempt in group:
         attempt.group, attempt.client = 0, "one"
         attempt.invoked_ns = 0
-        attempt.completed_ns = s.case._now
+        attempt.completed_ns = s.case.now_ns
     again = group[0].request
-    s.case._attempt(again, 200, group[0].body, replayed=True)
-    s.case.attempts[-1].invoked_ns = s.case._now + 5
-    s.case.attempts[-1].completed_ns = s.case._now + 6
+    s.case.attempt(again, 200, group[0].body, replayed=True)
+    s.case.attempts[-1].invoked_ns = s.case.now_ns + 5
+    s.case.attempts[-1].completed_ns = s.case.now_ns + 6
     assert "torn_group" in s.codes()
 
 
@@ -82,9 +83,9 @@ def test_half_a_group_that_was_asked_for_in_two_companies() -> None:
     failed = {"code": "batch_failed"}
     for number, other in enumerate(others):
         for request in (first.request, other):
-            s.case._attempt(request, None, None, group=number)
+            s.case.attempt(request, None, None, group=number)
             s.case.attempts[-1].client = "one"
-            s.case._attempt(request, 409, failed, group=number + 10)
+            s.case.attempt(request, 409, failed, group=number + 10)
             s.case.attempts[-1].client = "one"
     s.case.attempts.remove(first)
     assert "torn_group" in s.codes()
@@ -99,9 +100,9 @@ def test_a_decline_that_an_expired_hold_was_the_cause_of() -> None:
     moment = s.later(10)  # the decline was decided long after the hold's time
     row = s.case.journal.transactions[decline.body["transaction_id"] - 1]
     row.recorded_at = decline.body["recorded_at"] = moment
-    s.case._now += 20 * STEP_NS
-    decline.completed_ns = s.case._now
-    s.case._post_release(s.case.journal.holds[0])
+    s.case.now_ns += 20 * STEP_NS
+    decline.completed_ns = s.case.now_ns
+    s.case.ledger.release(s.case.journal.holds[0], s.case.time())
     assert "released_late" in s.codes()
 
 
@@ -109,11 +110,11 @@ def test_what_expired_was_given_back_after_something_else() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     s.go("hold", 1, 80, 2, expires_at=s.later(3))
-    s.case._now += 10 * STEP_NS
-    s.case._release_expired = _do_nothing  # type: ignore[assignment, method-assign]
+    s.case.now_ns += 10 * STEP_NS
+    s.case.ledger.release_expired = _do_nothing  # type: ignore[assignment, method-assign]
     s.go("withdraw", 1, 5)
-    s.case._now += STEP_NS
-    s.case._post_release(s.case.journal.holds[0])
+    s.case.now_ns += STEP_NS
+    s.case.ledger.release(s.case.journal.holds[0], s.case.time())
     assert "released_late" in s.codes()
 
 
@@ -122,7 +123,7 @@ def test_two_that_expired_are_given_back_together() -> None:
     s.go("deposit", 1, 100)
     s.go("hold", 1, 30, 2, expires_at=s.later(5))
     s.go("hold", 1, 30, 2, expires_at=s.later(5))
-    s.case._now += 10 * STEP_NS
+    s.case.now_ns += 10 * STEP_NS
     s.go("withdraw", 1, 90)
     assert s.codes() == set()
 
@@ -136,8 +137,8 @@ def test_the_service_tries_to_capture_too_early() -> None:
     s.go("policy", 2, frozen="credits")
     key = f"capture {hold.body['transaction_id']}"
     request = Request("capture", 1, None, 0, key, parent=hold.body["transaction_id"])
-    s.case._now += STEP_NS
-    status, _ = s.case._decide(request)
+    s.case.now_ns += STEP_NS
+    status, _ = s.case.decide(request)
     assert status == 400
     assert "too_early" in s.codes()
 
@@ -147,7 +148,7 @@ def test_the_service_cancels_what_nobody_cancelled() -> None:
     s.go("deposit", 1, 100)
     asked = s.go("schedule", 1, 50, 2, execute_at=s.later(50))
     number = asked.body["transaction_id"]
-    s.case._decide(Request("cancellation", 1, None, 0, f"execution {number}", parent=number))
+    s.case.decide(Request("cancellation", 1, None, 0, f"execution {number}", parent=number))
     assert s.codes()
 
 
@@ -155,7 +156,7 @@ def test_the_service_pays_for_a_hold_by_itself() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     number = s.go("hold", 1, 50, 2).body["transaction_id"]
-    s.case._decide(Request("transfer", 1, 3, 20, "bonus", parent=number))
+    s.case.decide(Request("transfer", 1, 3, 20, f"bonus", parent=number))
     assert s.codes()
 
 
@@ -167,13 +168,13 @@ def test_the_service_captures_a_part_by_itself() -> None:
     ]
     hold = s.case.journal.holds[0]
     hold.capture_at = s.later(2)
-    s.case._now += 5 * STEP_NS
+    s.case.now_ns += 5 * STEP_NS
     s.case.attempts[-1].request = Request(
         "hold", 1, 2, 50, "k2", capture_at=hold.capture_at, expires_at=hold.expires_at or ""
     )
-    s.case._decide(Request("capture", 1, None, 20, f"capture {number}", parent=number))
-    s.case._now += 10 * STEP_NS
-    s.case._post_release(hold)
+    s.case.decide(Request("capture", 1, None, 20, f"capture {number}", parent=number))
+    s.case.now_ns += 10 * STEP_NS
+    s.case.ledger.release(hold, s.case.time())
     assert s.codes()
 
 
@@ -184,7 +185,7 @@ def test_a_reversal_that_moves_nothing() -> None:
     row = s.case.journal.transactions[-1]
     for entry in [e for e in s.case.journal.entries if e.transaction == row.id]:
         s.case.journal.entries.remove(entry)
-        account = s.case._accounts[entry.account]
+        account = s.case.ledger.accounts[entry.account]
         account.balance -= entry.amount
         account.version -= 1
     attempt.body["entries"] = []
@@ -196,10 +197,10 @@ def test_a_read_counts_what_expires_later() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     s.go("hold", 1, 80, 2, expires_at=s.later(1000))
-    state = s.case._state(1) | {"available": "1.00", "held": "0.00"}
-    s.case._attempt(Request("account", 1), 200, state)
-    s.case._now += 2000 * STEP_NS
-    s.case._post_release(s.case.journal.holds[0])
+    state = s.case.state(1) | {"available": "1.00", "held": "0.00"}
+    s.case.attempt(Request("account", 1), 200, state)
+    s.case.now_ns += 2000 * STEP_NS
+    s.case.ledger.release(s.case.journal.holds[0], s.case.time())
     assert s.codes()
 
 
@@ -214,20 +215,20 @@ def test_a_read_while_a_capture_waits_for_its_commit_is_right() -> None:
     soon = s.later(11)
     s.go("hold", 1, 20, 2, expires_at=soon)
     # Read at 15 steps: of the first nothing has expired, for its capture was not tried yet.
-    state = s.case._state(1) | {"available": "0.70", "held": "0.30"}
+    state = s.case.state(1) | {"available": "0.70", "held": "0.30"}
     read = Attempt(
         "reader",
-        s.case._now + 12 * STEP_NS,
+        s.case.now_ns + 12 * STEP_NS,
         Request("account", 1),
-        s.case._now + 13 * STEP_NS,
+        s.case.now_ns + 13 * STEP_NS,
         200,
         state,
     )
     s.case.attempts.append(read)
-    s.case._now += 5 * STEP_NS  # recorded here, committed after the read
-    s.case._decide(Request("capture", 1, None, 30, f"capture {number}", parent=number))
-    s.case._now += 20 * STEP_NS
-    s.case._post_release(s.case.journal.holds[1])
+    s.case.now_ns += 5 * STEP_NS  # recorded here, committed after the read
+    s.case.decide(Request("capture", 1, None, 30, f"capture {number}", parent=number))
+    s.case.now_ns += 20 * STEP_NS
+    s.case.ledger.release(s.case.journal.holds[1], s.case.time())
     assert s.codes() == set()
 
 
@@ -235,11 +236,11 @@ def test_a_read_counts_what_has_expired_long_ago() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     s.go("hold", 1, 80, 2, expires_at=s.later(10))
-    stale = s.case._state(1)
-    s.case._now += 20 * STEP_NS
-    s.case._attempt(Request("account", 1), 200, stale)
-    s.case._now += 20 * STEP_NS
-    s.case._post_release(s.case.journal.holds[0])
+    stale = s.case.state(1)
+    s.case.now_ns += 20 * STEP_NS
+    s.case.attempt(Request("account", 1), 200, stale)
+    s.case.now_ns += 20 * STEP_NS
+    s.case.ledger.release(s.case.journal.holds[0], s.case.time())
     assert s.codes()
 
 
@@ -279,7 +280,7 @@ def test_what_is_closed_is_not_asked_for_again() -> None:
         s.go("policy", 3, closed=True)
         assert s.go("policy", 3).status == 400
         assert s.codes() == set()
-        s.case._objection = _do_nothing  # type: ignore[assignment, method-assign]
+        s.case.ledger.model.accounts[3]["closed"] = False
         s.go(kind, 3, **more)
         assert "moved_after_closing" in s.codes()
 
@@ -291,7 +292,7 @@ def test_legs_may_be_declined_whose_key_others_were_asked_for_with() -> None:
     declined = s.go("general", 1, 50, legs=((1, -50), (2, 50)))
     assert declined.status == 400
     others = replace(declined.request, legs=((1, -50), (3, 50)))
-    s.case._attempt(others, 422, {"code": "idempotency_key_reused"})
+    s.case.attempt(others, 422, {"code": "idempotency_key_reused"})
     s.case.attempts.insert(0, s.case.attempts.pop())
     assert s.codes() == set()
 
@@ -322,7 +323,8 @@ def test_legs_are_reversed_beyond_what_is_left() -> None:
     number = _three_legs(s)
     s.go("reversal", 1, parent=number, legs=((1, 15), (3, -15)))
     s.go("deposit", 3, 50)
-    s.case._back.clear()
+    for record in s.case.ledger.model.records.values():
+        record["moves"] = record["moves"] if record["kind"] != "REVERSAL" else []
     assert s.go("reversal", 1, parent=number, legs=((1, 15), (3, -15))).status == 200
     assert "reversal_exceeded" in s.codes()
 
@@ -337,7 +339,7 @@ def test_what_was_forced_gives_nothing_until_it_is_back() -> None:
     assert s.go("withdraw", 1, 1).status == 400
     s.go("deposit", 1, 50)
     assert s.codes() == set()
-    s.case._refused = _do_nothing  # type: ignore[assignment, method-assign]
+    s.case.ledger.model.accounts[1]["floor"] = None
     s.go("withdraw", 1, 1)
     assert s.codes() == {"overdrawn"}
 

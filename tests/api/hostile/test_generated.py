@@ -102,7 +102,7 @@ def test_every_answer_of_a_list_is_declared(service: RunningService) -> None:
 
 @described.parametrize()
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=list(HealthCheck),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from tests.proof.doctored.doctor import Doctor
-from tests.proof.doctored.fabricated import OUTSIDE
+from tests.proof.doctored.ledger import EXTERNAL
 from tests.proof.judging.evidence import OK, outcome
 
 
@@ -13,9 +13,9 @@ def unbalanced(d: Doctor) -> None:
 
 
 def total_not_zero(d: Doctor) -> None:
-    d.rows(OUTSIDE)[-1].amount += 1
-    d.rows(OUTSIDE)[-1].balance += 1
-    d.account(OUTSIDE).balance += 1
+    d.rows(EXTERNAL["USD"])[-1].amount += 1
+    d.rows(EXTERNAL["USD"])[-1].balance += 1
+    d.account(EXTERNAL["USD"]).balance += 1
 
 
 def lost_update(d: Doctor) -> None:
@@ -45,7 +45,7 @@ def account_differs_from_its_journal(d: Doctor) -> None:
 
 
 def time_runs_backwards(d: Doctor) -> None:
-    rows = d.rows(OUTSIDE)
+    rows = d.rows(EXTERNAL["USD"])
     row = d.journal.transactions[rows[-1].transaction - 1]
     for entry in d.journal.entries:
         if entry.transaction == row.id:

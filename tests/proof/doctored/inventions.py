@@ -1,5 +1,6 @@
 """What clients ask for that never were."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -94,7 +95,8 @@ class Inventions:
         """Dollars for rupees, of which rounding may leave one over, or take it."""
         dealer, buyer, rounding = self._random.sample(RUPEES, 3)
         rate = f"{self._random.uniform(80, 90):.3f}"
-        given = int(Fraction(rate) * sold) + self._random.choice([0, 1])
+        exact = Fraction(rate) * sold
+        given = self._random.choice([math.floor(exact), math.ceil(exact)])
         got = given + self._random.choice([0, -1, 1])
         fee = self._random.choice([0, 0, 2])
         legs = ((account, -sold - fee), (other, sold + fee), (dealer, -given), (buyer, got))

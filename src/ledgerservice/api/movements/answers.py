@@ -19,7 +19,7 @@ from ledgerservice.domain.currencies import Currency
 from ledgerservice.domain.instructions import Frozen, Kind
 from ledgerservice.domain.ledgers import LedgerRecord
 from ledgerservice.domain.rules import PARENT_MEMBERS
-from ledgerservice.domain.transactions import Extra, Outcome, Refusal, Rejected, Status, Transaction
+from ledgerservice.domain.transactions import (Extra, Outcome, Refusal, Rejected, Status, Transaction)
 from ledgerservice.domain.views import (
     AccountView,
     Child,
