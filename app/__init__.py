@@ -1,1 +1,1 @@
-"""The entry that SEED.md names."""
+"""The package of `uvicorn app.main:app`, the command of docs/SEED.md."""

@@ -1,4 +1,4 @@
-"""So that `uvicorn app.main:app` works in a clone where the project itself is not installed."""
+"""The application of `uvicorn app.main:app`, also in a clone that is not installed."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A transactional ledger on PostgreSQL: accounts, deposits, withdrawals, transfers."""
+"""A transactional ledger on PostgreSQL. `Ledger` is the engine as a Python object."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ __all__ = ["Ledger", "deposit", "transfer", "withdrawal"]
 
 
 def __getattr__(name: str) -> Any:
-    """What is offered here is imported when it is asked for, and its drivers with it."""
+    """Import a public name when it is first used: it loads the database drivers."""
     if name not in __all__:
         raise AttributeError(name)
     return getattr(importlib.import_module("ledgerservice.ledger"), name)
