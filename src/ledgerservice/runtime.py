@@ -26,7 +26,8 @@ from ledgerservice.postgres.connections import (
     parse_url,
     usable_role,
 )
-from ledgerservice.postgres.reader import CURSOR_SECRET, Reader
+from ledgerservice.postgres.queries import catalogue
+from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.tables import DEFAULT_LEDGER
 from ledgerservice.posting.due import keep_sweeping
@@ -81,7 +82,7 @@ class Runtime:
     async def ledger_id(self, name: str) -> int | None:
         """The id of a ledger, or None; a name once found stays as it is."""
         if name not in self.ledger_ids:
-            found = await self.reader.ledger(name) if is_ledger_name(name) else None
+            found = await catalogue.find_ledger(self.reader, name) if is_ledger_name(name) else None
             if found is None:
                 return None
             self.ledger_ids[name] = found.id
@@ -130,7 +131,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             keep_sweeping(engine, movements.post, settings.sweep_interval_s)
         )
         try:
-            key = str(await reader.scalar(CURSOR_SECRET)).encode()
+            key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             yield Runtime(settings, movements, openings, currencies, ledgers, reader, key)
         finally:
             sweeping.cancel()

@@ -26,16 +26,11 @@ from ledgerservice.domain.transactions import (
     Status,
     Transaction,
 )
-from ledgerservice.domain.views import (
-    AccountView,
-    Child,
-    CurrencyView,
-    HistoryEntry,
-    HoldView,
-    LedgerView,
-    PolicyView,
-    ScheduleView,
-)
+from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry, PolicyView
+from ledgerservice.postgres.queries.catalogue import CurrencyView, LedgerView
+from ledgerservice.postgres.queries.holds import HoldView
+from ledgerservice.postgres.queries.schedules import ScheduleView
+from ledgerservice.postgres.queries.transactions import Child
 
 
 @lru_cache(maxsize=256)  # a batch has one moment
