@@ -14,13 +14,25 @@ from sqlalchemy.pool import NullPool
 
 from ledgerservice import Ledger, deposit, transfer, withdrawal
 from ledgerservice.domain.accounts import Opened
-from ledgerservice.domain.instructions import (Capture, Detail, Exchange, General, Hold, Kind, Leg, Movement, PolicyChange, Reversal, Schedule)
-from ledgerservice.domain.transactions import (DeclineReason, Failed, Recorded, Rejected, Rejection)
+from ledgerservice.domain.instructions import (
+    Capture,
+    Detail,
+    Exchange,
+    General,
+    Hold,
+    Kind,
+    Leg,
+    Movement,
+    PolicyChange,
+    Reversal,
+    Schedule,
+)
+from ledgerservice.domain.transactions import DeclineReason, Failed, Recorded, Rejected, Rejection
 from ledgerservice.domain.validation import fault_of
 from ledgerservice.errors import CannotJoin
-from ledgerservice.postgres import search as ways
+from ledgerservice.postgres import search
 from ledgerservice.postgres.queries.accounts import AccountFilter
-from ledgerservice.postgres.queries.transactions import Filter
+from ledgerservice.postgres.queries.transactions import TransactionFilter
 from tests.databases import connect, url_text
 
 
@@ -102,7 +114,7 @@ def test_what_http_can_read_python_can(database):
             if place is None:
                 break
         assert seen == [1, 2, opened.account_id]
-        holds, _ = await ledger.transactions(Filter(kind=Kind.HOLD))
+        holds, _ = await ledger.transactions(TransactionFilter(kind=Kind.HOLD))
         assert [t.id for t in holds] == [held.transaction.id]
 
         moment = held.transaction.recorded_at
@@ -120,21 +132,21 @@ def test_what_http_can_read_python_can(database):
         for ask in (ledger.account_at(1, naive), ledger.trial_balance(naive)):
             with pytest.raises(ValueError, match="zone"):
                 await ask
-        with pytest.raises(ValueError, match="end"):
+        with pytest.raises(ValueError, match="until"):
             await ledger.statement(1, moment, moment - timedelta(seconds=1))
 
     with_ledger(database, test)
 
 
-def test_a_list_is_of_one_moment(database):
-    """How far a page has reached is asked for after the page; what came between is on neither."""
+def test_a_list_is_of_one_snapshot(database):
+    """A commit between a page and the search for its end changes neither."""
 
     async def test(ledger: Ledger) -> None:
-        asked = "SELECT count(*) FROM ledger.transactions WHERE ledger_id = :ledger"
-        async with ways.pinned(ledger._reader) as run:
-            before = await run(asked, {})
+        counting = "SELECT count(*) FROM ledger.transactions WHERE ledger_id = :ledger"
+        async with search.pinned(ledger._reader) as run:
+            before = await run(counting, {})
             await ledger.deposit(1, 1, key="between")
-            assert await run(asked, {}) == before
+            assert await run(counting, {}) == before
 
     with_ledger(database, test)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal, Self, overload
+from typing import Literal, Self, TypeVar, overload
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,27 +19,36 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.amounts import is_positive_amount
 from ledgerservice.domain.currencies import Currency, CurrencyRequest, is_valid
-from ledgerservice.domain.instructions import (BIGGEST_ID, Detail, Group, Instruction, Kind, Movement, is_key)
+from ledgerservice.domain.instructions import (
+    BIGGEST_ID,
+    Detail,
+    Group,
+    Instruction,
+    Kind,
+    Movement,
+    is_key,
+)
 from ledgerservice.domain.ledgers import LedgerRequest, is_ledger_name
 from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
 from ledgerservice.domain.validation import fault_of, metadata_fault
-from ledgerservice.domain.views import AccountView, HistoryEntry, HoldView, PolicyView, ScheduleView
-from ledgerservice.postgres.queries import accounts as directory
-from ledgerservice.postgres.queries import statements
-from ledgerservice.postgres.queries import transactions as queries
-from ledgerservice.postgres.queries.accounts import AccountFilter
-from ledgerservice.postgres.queries.statements import (
-    BEFORE_ALL_TOTALS,
-    AccountAt,
-    Line,
-    OwnerBalance,
-    Period,
-    Total,
-    TotalsPlace,
-    Trial,
+from ledgerservice.postgres.queries import (
+    accounts,
+    as_of,
+    holds,
+    reports,
+    schedules,
+    statements,
+    transactions,
 )
-from ledgerservice.postgres.queries.transactions import AT_THE_TOP, Filter
-from ledgerservice.postgres.reader import AT_FIRST
+from ledgerservice.postgres.queries.accounts import (
+    AccountFilter,
+    AccountView,
+    HistoryEntry,
+    PolicyView,
+)
+from ledgerservice.postgres.queries.holds import HoldView
+from ledgerservice.postgres.queries.schedules import ScheduleView
+from ledgerservice.postgres.queries.transactions import TransactionFilter
 from ledgerservice.postgres.search import Place
 from ledgerservice.postgres.tables import DEFAULT_LEDGER
 from ledgerservice.posting.movements import post_in
@@ -49,7 +58,7 @@ from ledgerservice.settings import Settings
 Amount = str | int | Decimal
 """A positive amount in major units: "50.00", 50 or Decimal("50.00"); never a float."""
 
-ALL_ACCOUNTS, ALL_TRANSACTIONS = AccountFilter(), Filter()
+ALL_ACCOUNTS, ALL_TRANSACTIONS = AccountFilter(), TransactionFilter()
 
 
 def deposit(account_id: int, amount: Amount, key: str, detail: Detail | None = None) -> Movement:
@@ -114,7 +123,7 @@ class Ledger:
     async def add_currency(self, code: str, exponent: int, name: str) -> Currency | Rejected:
         """Add a currency; the same again is harmless, another of the code is rejected.
 
-        Raises ValueError if it is none: see `ledgerservice.domain.currencies`.
+        Raises ValueError if it is none: see `ledgerservice.model.is_valid`.
         """
         currency = CurrencyRequest(code, exponent, name)
         if not is_valid(currency):
@@ -225,54 +234,63 @@ class Ledger:
         schema = self._runtime.settings.schema_name
         return await post_in(connection, schema, Group(movements, linked, self._ledger))
 
-    # What is read has amounts in minor units. A moment without a zone raises ValueError.
+    # Reads return amounts in minor units. A timestamp without a zone raises ValueError.
 
     async def account(self, account_id: int) -> AccountView | None:
-        """The account as it stands; or None."""
-        return await self._reader.account(account_id)
+        """The account as it stands, or None."""
+        return await accounts.find(self._reader, account_id)
 
-    async def account_at(self, account_id: int, at: datetime) -> AccountAt | None:
-        """The account as of a moment, as recorded and as effective; or None."""
-        return await statements.account_at(self._reader, account_id, _with_zone(at))
+    async def account_at(self, account_id: int, at: datetime) -> as_of.AccountAt | None:
+        """The account as of a time, as recorded and as effective; or None."""
+        return await as_of.account_at(self._reader, account_id, _with_zone(at))
 
     async def accounts(
-        self, wanted: AccountFilter = ALL_ACCOUNTS, limit: int = 100, *, after: Place | None = None
+        self, filters: AccountFilter = ALL_ACCOUNTS, limit: int = 100, *, after: Place | None = None
     ) -> tuple[list[AccountView], Place | None]:
-        """Up to `limit` accounts, and the place after which the next page begins; None: no more."""
-        return await directory.accounts(self._reader, wanted, limit, after)
+        """Up to `limit` accounts, and the place after which the next page begins, if any."""
+        return await accounts.list_filtered(self._reader, filters, limit, after)
 
     async def transactions(
-        self, wanted: Filter = ALL_TRANSACTIONS, limit: int = 100, *, after: Place = AT_THE_TOP
+        self,
+        filters: TransactionFilter = ALL_TRANSACTIONS,
+        limit: int = 100,
+        *,
+        after: Place | None = None,
     ) -> tuple[list[Transaction], Place | None]:
-        """Up to `limit` transactions, newest first, and the place after which the next page
-        begins; None: no more.
-        """
-        return await queries.transactions(self._reader, wanted, limit, after)
+        """As `accounts`, of transactions, newest first."""
+        return await transactions.list_filtered(self._reader, filters, limit, after)
 
     async def statement(
         self, account_id: int, since: datetime | None = None, until: datetime | None = None
-    ) -> Period | None:
-        """Opening and closing balance of what was recorded in [since, until); or None."""
-        span = _with_zone(since), _with_zone(until)
-        if since is not None and until is not None and until < since:
-            raise ValueError("a statement's end is not before its beginning")
-        return await statements.period(self._reader, account_id, *span)
+    ) -> statements.StatementPeriod | None:
+        """Opening and closing balance of what was recorded in [since, until), or None.
 
-    async def lines(self, of: Period) -> AsyncIterator[Line]:
+        Raises ValueError if `until` is before `since`.
+        """
+        period = _with_zone(since), _with_zone(until)
+        if since is not None and until is not None and until < since:
+            raise ValueError("until must not be before since")
+        return await statements.find_period(self._reader, account_id, *period)
+
+    async def lines(
+        self, statement: statements.StatementPeriod
+    ) -> AsyncIterator[statements.StatementLine]:
         """The entries of a statement, oldest first."""
-        async for chunk in statements.all_lines(self._reader, of):
+        async for chunk in statements.list_all_lines(self._reader, statement):
             for line in chunk:
                 yield line
 
-    async def trial_balance(self, at: datetime | None = None) -> tuple[list[Trial], bool]:
-        """All balances by currency, as they stand or as of a moment, and whether they are final."""
-        return await statements.trial_balance(self._reader, _with_zone(at))
+    async def trial_balance(
+        self, at: datetime | None = None
+    ) -> tuple[list[reports.TrialBalanceRow], bool]:
+        """All balances by currency, as they stand or as of a time, and whether they are final."""
+        return await reports.trial_balance(self._reader, _with_zone(at))
 
     async def owner_balances(
-        self, limit: int = 100, *, after: tuple[str, str] = ("", "")
-    ) -> list[OwnerBalance]:
-        """Up to `limit` balances by owner and currency, after that pair."""
-        return await statements.by_owner(self._reader, after, limit)
+        self, limit: int = 100, *, after: tuple[str, str] | None = None
+    ) -> list[reports.OwnerBalance]:
+        """Up to `limit` balances ordered by owner and currency, after that pair."""
+        return await reports.list_owner_balances(self._reader, limit, after)
 
     async def totals(
         self,
@@ -281,65 +299,64 @@ class Ledger:
         until: datetime | None = None,
         limit: int = 100,
         *,
-        after: TotalsPlace = BEFORE_ALL_TOTALS,
-    ) -> list[tuple[Total, TotalsPlace]]:
+        after: reports.TotalPlace | None = None,
+    ) -> list[tuple[reports.MetadataTotal, reports.TotalPlace]]:
         """Up to `limit` sums of what was moved in [since, until), by the values of a metadata key,
         each with the place after which the next page begins.
         """
-        span = _with_zone(since), _with_zone(until)
-        return await statements.by_metadata(self._reader, key, *span, after, limit)
+        period = _with_zone(since), _with_zone(until)
+        return await reports.list_totals(self._reader, key, *period, limit, after)
 
     async def hold(self, transaction_id: int) -> HoldView | None:
         """The hold that a transaction placed, as it stands; or None."""
-        return await self._reader.hold(transaction_id)
+        return await holds.find(self._reader, transaction_id)
 
     async def schedule(self, transaction_id: int) -> ScheduleView | None:
         """The transfer that a transaction scheduled, as it stands; or None."""
-        return await self._reader.schedule(transaction_id)
+        return await schedules.find(self._reader, transaction_id)
 
     async def holds(
         self, account_id: int, limit: int = 100, *, after: HoldView | None = None
     ) -> list[HoldView]:
-        """Up to `limit` open holds of an account, by when they end; those that do not come last."""
-        place = AT_FIRST if after is None else (after.ends_at, after.id)
-        return await self._reader.holds(account_id, limit, place)
+        """Up to `limit` open holds of an account, ordered by `ends_at`; those without come last."""
+        place = None if after is None else (after.ends_at, after.id)
+        return await holds.list_open(self._reader, account_id, limit, place)
 
     async def schedules(
         self, account_id: int, limit: int = 100, *, after: ScheduleView | None = None
     ) -> list[ScheduleView]:
-        """Up to `limit` pending transfers from an account, by when they are to be made."""
-        place = AT_FIRST if after is None else (after.execute_at, after.id)
-        return await self._reader.schedules(account_id, limit, place)
+        """Up to `limit` pending scheduled transfers from an account, ordered by `execute_at`."""
+        place = None if after is None else (after.execute_at, after.id)
+        return await schedules.list_pending(self._reader, account_id, limit, place)
 
     async def policies(
         self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID
     ) -> list[PolicyView]:
-        """Up to `limit` changes of an account's policy, newest first."""
-        return await self._reader.policies(account_id, limit, before_version)
+        """Up to `limit` policies with versions below `before_version`, newest first."""
+        return await accounts.list_policies(self._reader, account_id, limit, before_version)
 
     async def history(
         self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID
     ) -> list[HistoryEntry]:
         """Up to `limit` entries with versions below `before_version`, newest first."""
-        return await self._reader.history(account_id, limit, before_version)
+        return await accounts.list_history(self._reader, account_id, limit, before_version)
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
-        """The transaction, or the record of a decline; or None."""
-        return await self._reader.transaction(transaction_id)
+        """The transaction with this id, posted or declined, or None."""
+        return await transactions.find(self._reader, transaction_id)
 
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
-        """What became of a key of an account; None if it has no record."""
-        return await self._reader.outcome(account_id, key)
+        """The transaction recorded for an account's idempotency key, or None."""
+        return await transactions.find_by_key(self._reader, account_id, key)
 
 
-@overload
-def _with_zone(moment: datetime) -> datetime: ...
-@overload
-def _with_zone(moment: datetime | None) -> datetime | None: ...
-def _with_zone(moment: datetime | None) -> datetime | None:
-    if moment is not None and moment.tzinfo is None:
-        raise ValueError("a moment has a zone, such as datetime.now(UTC)")
-    return moment
+Time = TypeVar("Time", bound=datetime | None)
+
+
+def _with_zone(time: Time) -> Time:
+    if time is not None and time.tzinfo is None:
+        raise ValueError("a timestamp must have a zone, such as datetime.now(UTC)")
+    return time
 
 
 def _check(asked: Sequence[Instruction]) -> None:

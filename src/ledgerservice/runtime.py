@@ -21,7 +21,8 @@ from ledgerservice.postgres.connections import (
     parse_url,
     usable_role,
 )
-from ledgerservice.postgres.reader import CURSOR_SECRET, Reader
+from ledgerservice.postgres.queries import catalogue
+from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.tables import DEFAULT_LEDGER
 from ledgerservice.posting.due import keep_sweeping
@@ -78,12 +79,11 @@ class Runtime:
 
     async def ledger_id(self, name: str) -> int | None:
         """The id of a ledger, or None. Names never change, so a known one is kept in memory."""
-        if name not in self.ledger_ids:
-            ledger = await self.reader.ledger(name) if is_ledger_name(name) else None
-            if ledger is None:
-                return None
-            self.ledger_ids[name] = ledger.id
-        return self.ledger_ids[name]
+        if name not in self.ledger_ids and is_ledger_name(name):
+            ledger = await catalogue.find_ledger(self.reader, name)
+            if ledger is not None:
+                self.ledger_ids[name] = ledger.id
+        return self.ledger_ids.get(name)
 
     async def ready(self) -> bool:
         """Whether the database answers, accepts writes, and has the schema of this release."""
@@ -128,7 +128,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             keep_sweeping(engine, movements.post, settings.sweep_interval_s)
         )
         try:
-            key = str(await reader.scalar(CURSOR_SECRET)).encode()
+            key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             yield Runtime(settings, movements, openings, currencies, ledgers, reader, key)
         finally:
             sweeping.cancel()

@@ -1,4 +1,4 @@
-"""Lists with filters: what they find, their cursors, and what they cost."""
+"""Lists with filters: the rows they find, and their cursors."""
 
 import base64
 import json
@@ -19,21 +19,21 @@ Row = dict[str, Any]
 
 
 def pages(service: RunningService, path: str, limit: int, **query: Any) -> list[Row]:
-    """All rows of a list, by following its Link headers."""
+    """All rows of a list: follows its Link headers."""
     rows: list[Row] = []
-    answer = service.client.get(path, params={**query, "limit": limit})
+    page = service.client.get(path, params={**query, "limit": limit})
     while True:
-        assert answer.status_code == 200, answer.text
-        rows += answer.json()
-        if "next" not in answer.links:
+        assert page.status_code == 200, page.text
+        rows += page.json()
+        if "next" not in page.links:
             return rows
-        assert len(answer.json()) == limit
-        answer = service.get(answer.links["next"]["url"])
+        assert len(page.json()) == limit
+        page = service.get(page.links["next"]["url"])
 
 
 @pytest.fixture(scope="module")
 def house(new_database: Callable[..., Database]) -> Iterator[tuple[RunningService, list[Row]]]:
-    """A ledger with some 150 transactions of all kinds, and all of them, newest first."""
+    """A ledger with transactions of many kinds, and all its transactions, newest first."""
     with serving(DATABASE_URL=url_text(new_database())) as service:
         owners = ["Alice", "Alice", "Bob", "Carol"]
         accounts = [service.open(owner, balance="100") for owner in owners]
@@ -73,25 +73,25 @@ def house(new_database: Callable[..., Database]) -> Iterator[tuple[RunningServic
         yield service, rows
 
 
-def takes_part(row: Row, accounts: set[int]) -> bool:
+def involves(row: Row, accounts: set[int]) -> bool:
     return row["account_id"] in accounts or any(e["account_id"] in accounts for e in row["entries"])
 
 
-def matches(row: Row, wanted: Row, owners: dict[str, set[int]]) -> bool:
+def matches(row: Row, filters: Row, owners: dict[str, set[int]]) -> bool:
     amount, at = Fraction(row["amount"]), row["recorded_at"]
     return all((
-        takes_part(row, {wanted["account_id"]}) if "account_id" in wanted else True,
-        takes_part(row, owners.get(wanted["owner"], set())) if "owner" in wanted else True,
-        row["transaction_type"] == wanted.get("kind", row["transaction_type"]),
-        row["status"] == wanted.get("status", row["status"]),
-        row["currency"] == wanted.get("currency", row["currency"]),
-        amount >= Fraction(wanted.get("min_amount", 0)),
-        amount <= Fraction(wanted.get("max_amount", 10**12)),
-        at >= wanted.get("from", at),
-        at < wanted.get("to", "9"),
-        row.get("reference") == wanted.get("reference", row.get("reference")),
-        contains(row.get("metadata", {}), json.loads(wanted.get("metadata", "{}")))
-        and ("metadata" not in wanted or "metadata" in row),
+        involves(row, {filters["account_id"]}) if "account_id" in filters else True,
+        involves(row, owners.get(filters["owner"], set())) if "owner" in filters else True,
+        row["transaction_type"] == filters.get("kind", row["transaction_type"]),
+        row["status"] == filters.get("status", row["status"]),
+        row["currency"] == filters.get("currency", row["currency"]),
+        amount >= Fraction(filters.get("min_amount", 0)),
+        amount <= Fraction(filters.get("max_amount", 10**12)),
+        at >= filters.get("from", at),
+        at < filters.get("to", "9"),
+        row.get("reference") == filters.get("reference", row.get("reference")),
+        contains(row.get("metadata", {}), json.loads(filters.get("metadata", "{}")))
+        and ("metadata" not in filters or "metadata" in row),
     ))  # fmt: skip
 
 
@@ -113,24 +113,24 @@ few_filters = st.dictionaries(st.sampled_from(sorted(FILTERS)), st.integers(0, 9
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(few_filters, st.sampled_from([1, 3, 1000]))
-def test_filters_find_what_they_say(house, chosen, limit) -> None:
+def test_filters_find_the_matching_transactions(house, chosen, limit) -> None:
     service, rows = house
-    wanted = {name: FILTERS[name][n % len(FILTERS[name])] for name, n in chosen.items()}
+    filters = {name: FILTERS[name][n % len(FILTERS[name])] for name, n in chosen.items()}
     times = {"first": rows[-1], "middle": rows[len(rows) // 2], "last": rows[0]}
     for name in ("from", "to"):
-        if name in wanted:
-            wanted[name] = times[wanted[name]]["recorded_at"]
-    if {"min_amount", "max_amount"} & wanted.keys():
-        wanted.setdefault("currency", "USD")
+        if name in filters:
+            filters[name] = times[filters[name]]["recorded_at"]
+    if {"min_amount", "max_amount"} & filters.keys():
+        filters.setdefault("currency", "USD")
     owners: dict[str, set[int]] = {}
     for account in service.get("/accounts?limit=1000").json():
         owners.setdefault(account["owner"], set()).add(account["id"])
-    expected = [row["transaction_id"] for row in rows if matches(row, wanted, owners)]
-    found = pages(service, "/transactions", limit, **wanted)
-    assert [row["transaction_id"] for row in found] == expected, wanted
+    expected = [row["transaction_id"] for row in rows if matches(row, filters, owners)]
+    listed = pages(service, "/transactions", limit, **filters)
+    assert [row["transaction_id"] for row in listed] == expected, filters
 
 
-def test_what_is_listed_is_what_is_looked_up(house) -> None:
+def test_a_listed_transaction_equals_the_single_one(house) -> None:
     service, rows = house
     for row in rows:
         assert service.get(f"/transactions/{row['transaction_id']}").json() == row
@@ -138,7 +138,7 @@ def test_what_is_listed_is_what_is_looked_up(house) -> None:
 
 @pytest.fixture(scope="module")
 def people(new_database: Callable[..., Database]) -> Iterator[tuple[RunningService, list[Row]]]:
-    """A ledger with accounts of every status, with and without metadata; and all of them."""
+    """A ledger with accounts of every status, with and without metadata, and all its accounts."""
     with serving(DATABASE_URL=url_text(new_database())) as service:
         opened = []
         for n in range(24):
@@ -161,17 +161,17 @@ def people(new_database: Callable[..., Database]) -> Iterator[tuple[RunningServi
         yield service, rows
 
 
-def account_matches(row: Row, wanted: Row) -> bool:
+def account_matches(row: Row, filters: Row) -> bool:
     balance, opened_at = Fraction(row["balance"]), row["created_at"]
     return all((
-        *(row[name] == wanted.get(name, row[name])
+        *(row[name] == filters.get(name, row[name])
           for name in ("owner", "currency", "reference", "status")),
-        balance >= Fraction(wanted.get("min_balance", -(10**12))),
-        balance <= Fraction(wanted.get("max_balance", 10**12)),
-        opened_at >= wanted.get("from", opened_at),
-        opened_at < wanted.get("to", "9"),
-        "metadata" not in wanted or (row["metadata"] is not None
-        and contains(row["metadata"], json.loads(wanted["metadata"]))),
+        balance >= Fraction(filters.get("min_balance", -(10**12))),
+        balance <= Fraction(filters.get("max_balance", 10**12)),
+        opened_at >= filters.get("from", opened_at),
+        opened_at < filters.get("to", "9"),
+        "metadata" not in filters or (row["metadata"] is not None
+        and contains(row["metadata"], json.loads(filters["metadata"]))),
     ))  # fmt: skip
 
 
@@ -193,16 +193,16 @@ account_filters = st.dictionaries(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(account_filters, st.sampled_from([1, 2, 1000]))
-def test_accounts_by_filter(people, chosen, limit) -> None:
+def test_filters_find_the_matching_accounts(people, chosen, limit) -> None:
     service, rows = people
-    wanted: Row = {n: ACCOUNT_FILTERS[n][i % len(ACCOUNT_FILTERS[n])] for n, i in chosen.items()}
+    filters: Row = {n: ACCOUNT_FILTERS[n][i % len(ACCOUNT_FILTERS[n])] for n, i in chosen.items()}
     for name in ("from", "to"):
-        if name in wanted:
-            wanted[name] = rows[wanted[name]]["created_at"]
-    if {"min_balance", "max_balance"} & wanted.keys():
-        wanted.setdefault("currency", "USD")
-    expected = [row for row in rows if account_matches(row, wanted)]
-    assert pages(service, "/accounts", limit, **wanted) == expected, wanted
+        if name in filters:
+            filters[name] = rows[filters[name]]["created_at"]
+    if {"min_balance", "max_balance"} & filters.keys():
+        filters.setdefault("currency", "USD")
+    expected = [row for row in rows if account_matches(row, filters)]
+    assert pages(service, "/accounts", limit, **filters) == expected, filters
 
 
 # Cursors.
@@ -213,7 +213,7 @@ def cursor_of(service: RunningService, target: str) -> str:
     return str(link.partition("cursor=")[2].partition("&")[0])
 
 
-def test_a_cursor_is_of_its_list_and_filter_only(house) -> None:
+def test_a_cursor_is_valid_for_its_list_and_filters_only(house) -> None:
     service, _ = house
     service.post("/ledgers", {"name": "other"})
     targets = [
@@ -228,15 +228,16 @@ def test_a_cursor_is_of_its_list_and_filter_only(house) -> None:
     for target in targets:
         for other, cursor in cursors.items():
             answer = service.get(f"{target}&cursor={cursor}")
-            alone = "&" not in target and other.startswith(f"{target}&")  # it carries its filter
+            # A cursor carries its filters, so that it needs none beside it.
+            alone = "&" not in target and other.startswith(f"{target}&")
             assert answer.status_code == (200 if target == other or alone else 422), (target, other)
         assert service.get(f"/ledgers/other{target}&cursor={cursors[target]}").status_code != 200
     longer = service.get(f"/transactions?limit=5&cursor={cursors[targets[0]]}")
-    assert longer.status_code == 200  # the size of the page is not part of the filter
+    assert longer.status_code == 200  # the limit is not part of the filters
 
 
-def test_a_cursor_has_room_for_the_longest_filter(house) -> None:
-    """And what has none is refused at the first page."""
+def test_a_cursor_has_room_for_the_longest_filters(house) -> None:
+    """Filters that are too long for a cursor are refused at the first page."""
     service, _ = house
     service.open(long := "\N{PERSONAL COMPUTER}" * 255)
     service.open(long)
@@ -246,24 +247,24 @@ def test_a_cursor_has_room_for_the_longest_filter(house) -> None:
     for more, status in ((2_000, 200), (4_000, 422)):
         text = json.dumps({"a": "x" * (more // 2), "b": "\N{PERSONAL COMPUTER}" * (more // 8)},
                           ensure_ascii=False)  # fmt: skip
-        found = service.client.get("/accounts", params=by_owner | {"metadata": text})
-        assert found.status_code == status, found.text
+        page = service.client.get("/accounts", params=by_owner | {"metadata": text})
+        assert page.status_code == status, page.text
 
 
-def test_a_cursor_cannot_be_made_up(house) -> None:
+def test_a_forged_cursor_is_refused(house) -> None:
     service, _ = house
     cursor = cursor_of(service, "/transactions?limit=1")
     raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-    made_up = [raw[:-1], raw + b" ", raw[:12] + b'["2026-01-01T00:00:00+00:00",1]', b"", raw[:12]]
-    made_up += [bytes([raw[0] ^ 1]) + raw[1:], raw[:5], b"\0" * 40, raw[12:]]
-    texts = [base64.urlsafe_b64encode(text).decode().rstrip("=") for text in made_up]
+    forged = [raw[:-1], raw + b" ", raw[:12] + b'["2026-01-01T00:00:00+00:00",1]', b"", raw[:12]]
+    forged += [bytes([raw[0] ^ 1]) + raw[1:], raw[:5], b"\0" * 40, raw[12:]]
+    texts = [base64.urlsafe_b64encode(raw).decode().rstrip("=") for raw in forged]
     texts += [cursor + "=", cursor[:-1], cursor + "A", cursor.swapcase(), "\0", "x" * 2000, "é"]
-    for made in texts:
-        refused = service.client.get("/transactions", params={"cursor": made})
-        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_cursor"), made
+    for text in texts:
+        refused = service.client.get("/transactions", params={"cursor": text})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_cursor"), text
 
 
-def test_cursors_are_of_the_database_and_of_all_its_processes(new_database) -> None:
+def test_a_cursor_is_valid_in_all_processes_of_its_database_only(new_database) -> None:
     database, other = new_database(), new_database()
     with (
         serving(DATABASE_URL=url_text(database)) as first,
@@ -274,14 +275,14 @@ def test_cursors_are_of_the_database_and_of_all_its_processes(new_database) -> N
             service.open(), service.open()
         link = first.get("/accounts?limit=1").links["next"]["url"]
         assert second.get(link).json() == first.get(link).json() != []
-        # The template of the tests' databases had its secret already; a ledger has its own.
+        # All test databases have the secret of their template; another database has its own.
         with connect(other) as owner:
             owner.execute("UPDATE ledger.secrets SET secret = 'another'")
     with serving(DATABASE_URL=url_text(other)) as stranger:
         assert stranger.get(link).json()["code"] == "invalid_cursor"
 
 
-MANY_VALUES = 'metadata={"a":%s}' % [*range(10, 31)]  # each is looked for in each row's array
+MANY_VALUES = 'metadata={"a":%s}' % [*range(10, 31)]  # each is searched in each row's array
 HOSTILE = [
     "account_id=x", "account_id=1.5", "account_id=1_0", "account_id=%201", "limit=1_0",
     "account_id=9223372036854775808", "account_id=",
@@ -321,11 +322,11 @@ def test_hostile_filters_are_refused(house, target) -> None:
     "value", ["' OR '1'='1", "'; DROP TABLE ledger.entries; --", "%", "_", "\\", ":owner", "$1",
               "\u202e", "\N{PILE OF POO}", "{}", "NULL"],
 )  # fmt: skip
-def test_a_value_is_never_more_than_a_value(house, value) -> None:
+def test_a_filter_value_is_never_sql(house, value) -> None:
     service, rows = house
     for name in ("owner", "reference"):
         assert service.client.get("/transactions", params={name: value}).json() == []
         assert service.client.get("/accounts", params={name: value}).json() == []
-    wanted = json.dumps({value: value})
-    assert service.client.get("/transactions", params={"metadata": wanted}).json() == []
+    filters = json.dumps({value: value})
+    assert service.client.get("/transactions", params={"metadata": filters}).json() == []
     assert len(pages(service, "/transactions", 1000)) >= len(rows)

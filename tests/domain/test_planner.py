@@ -14,7 +14,14 @@ from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, is_positive_amount, 
 from ledgerservice.domain.instructions import Group, Kind, Movement, Origin
 from ledgerservice.domain.planner import MICROSECOND, Key, plan
 from ledgerservice.domain.registration import answer_openings
-from ledgerservice.domain.transactions import (DeclineReason, Failed, Recorded, Rejected, Rejection, Transaction)
+from ledgerservice.domain.transactions import (
+    DeclineReason,
+    Failed,
+    Recorded,
+    Rejected,
+    Rejection,
+    Transaction,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SALTS = itertools.repeat(b"salt of 16 bytes")

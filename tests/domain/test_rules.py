@@ -8,7 +8,16 @@ import msgspec
 import pytest
 
 from ledgerservice.domain.amounts import MAX_BALANCE_MINOR
-from ledgerservice.domain.instructions import (Capture, Detail, Execution, Group, Kind, Leg, Origin, Release)
+from ledgerservice.domain.instructions import (
+    Capture,
+    Detail,
+    Execution,
+    Group,
+    Kind,
+    Leg,
+    Origin,
+    Release,
+)
 from ledgerservice.domain.planner import plan
 from ledgerservice.domain.transactions import Parents
 from tests.domain.rules.holds import HOLDS

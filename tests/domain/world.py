@@ -10,10 +10,33 @@ import msgspec
 
 from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR
-from ledgerservice.domain.instructions import (Cancellation, Capture, Execution, Group, Hold, Instruction, Kind, Movement, Origin, Release, Reversal, Step)
+from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
+    Execution,
+    Group,
+    Hold,
+    Instruction,
+    Kind,
+    Movement,
+    Origin,
+    Release,
+    Reversal,
+    Step,
+)
 from ledgerservice.domain.planner import Plan, plan, recording_time
 from ledgerservice.domain.rules import RULES
-from ledgerservice.domain.transactions import (Failed, HoldState, HoldTerms, Outcome, Outcomes, Parents, Recorded, Rejected, Transaction)
+from ledgerservice.domain.transactions import (
+    Failed,
+    HoldState,
+    HoldTerms,
+    Outcome,
+    Outcomes,
+    Parents,
+    Recorded,
+    Rejected,
+    Transaction,
+)
 from ledgerservice.postgres.locking import accounts_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from ledgerservice.domain.amounts import to_major
-from ledgerservice.postgres.queries.transactions import LAST
+from ledgerservice.postgres.queries.structs import LATEST
 from tests.oracle.model import EXPIRY, SequentialLedger
 from tests.oracle.over_http import ComparingOverHttp, detail_of, limits_of, moment
 
@@ -90,7 +90,8 @@ class LookingBack(ComparingOverHttp):
             assert [body["id"] for body in listed] == [
                 number
                 for number, one in sorted(
-                    getattr(model, kind).items(), key=lambda item: (item[1][term] or LAST, item[0])
+                    getattr(model, kind).items(),
+                    key=lambda item: (item[1][term] or LATEST, item[0]),
                 )
                 if one["account"] == account
                 if (one["remaining"] if kind == "holds" else one["status"] == "pending")

@@ -1,4 +1,4 @@
-"""An account as of any moment, as recorded and as effective, is what a fold over all says."""
+"""An account as of any time, recorded and effective, equals a fold over all its entries."""
 
 import asyncio
 import time
@@ -11,15 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledgerservice.domain.accounts import Opening
-from ledgerservice.domain.instructions import (Capture, Detail, General, Group, Hold, Instruction, Kind, Leg, Movement, Reversal)
+from ledgerservice.domain.instructions import (
+    Capture,
+    Detail,
+    General,
+    Group,
+    Hold,
+    Instruction,
+    Kind,
+    Leg,
+    Movement,
+    Reversal,
+)
 from ledgerservice.domain.transactions import Failed, Recorded, Transaction
 from ledgerservice.postgres.connections import Database
-from ledgerservice.postgres.queries.statements import account_at
+from ledgerservice.postgres.queries.as_of import account_at
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import open_accounts
 from ledgerservice.posting.movements import MovementBatch
 
-moments = st.none() | st.integers(-50, 50).map(lambda n: n / 10)
+shifts = st.none() | st.integers(-50, 50).map(lambda n: n / 10)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +39,8 @@ def ledger(new_database: Callable[..., Database]) -> Database:
 
 
 class Drawn(NamedTuple):
-    """What is to be asked for: of two of the accounts, and of an earlier hold or movement; and how
-    many seconds before or after its recording it takes effect.
+    """An instruction to make: of two of the accounts, or of an earlier transaction; and how many
+    seconds before or after its recording it takes effect.
     """
 
     kind: str
@@ -48,12 +59,12 @@ drawn = st.builds(
     st.integers(1, 2),
     st.integers(1, 50),
     st.integers(0, 9),
-    moments,
+    shifts,
 )
 
 
-class Told:
-    """Instructions that build on each other, and what each account's entries were said to be."""
+class Answers:
+    """Instructions that build on each other, and the entries that were answered."""
 
     def __init__(self, accounts: list[int]) -> None:
         self.accounts = accounts
@@ -61,7 +72,7 @@ class Told:
         self.rows: list[tuple[int, datetime, datetime, int, int]] = []
 
     def instruction(self, one: Drawn, key: str) -> Instruction:
-        """What was drawn; a deposit where there is nothing yet to build on."""
+        """The instruction that was drawn, or a deposit if there is nothing to build on yet."""
         at = None if one.shift is None else datetime.now(UTC) + timedelta(seconds=one.shift)
         detail = None if at is None else Detail(effective_at=at)
         own = self.accounts[one.own]
@@ -82,17 +93,18 @@ class Told:
         kind = Kind[one.kind] if one.kind in ("WITHDRAWAL", "TRANSFER") else Kind.DEPOSIT
         return Movement(kind, own, other if kind is Kind.TRANSFER else None, cents, key, detail)
 
-    def keep(self, asked: Instruction, outcome: Recorded) -> None:
-        detail, found = asked.detail, outcome.transaction
-        if found.entries:
-            self.posted.append(found)
-        effective_at = (detail and detail.effective_at) or found.recorded_at
+    def keep(self, instruction: Instruction, outcome: Recorded) -> None:
+        detail, transaction = instruction.detail, outcome.transaction
+        if transaction.entries:
+            self.posted.append(transaction)
+        recorded_at = transaction.recorded_at
+        effective_at = (detail and detail.effective_at) or recorded_at
         self.rows += [
-            (e.account_id, found.recorded_at, effective_at, e.amount, e.held_change)
-            for e in found.entries
+            (e.account_id, recorded_at, effective_at, e.amount, e.held_change)
+            for e in transaction.entries
         ]
 
-    def then(self, account: int, at: datetime) -> tuple[int, ...]:
+    def state_at(self, account: int, at: datetime) -> tuple[int, ...]:
         """Balance, held and version as recorded by then, and the balance as effective by then."""
         own = [row[1:] for row in self.rows if row[0] == account]
         past = [row for row in own if row[0] <= at]
@@ -100,23 +112,23 @@ class Told:
         return sum(row[2] for row in past), sum(row[3] for row in past), len(past), effective
 
 
-async def told_of(ledger: Database, batches: list[list[Drawn]]) -> Told:
-    """Three accounts with some money, and what was drawn."""
+async def posted(ledger: Database, batches: list[list[Drawn]]) -> Answers:
+    """The answers to all that was drawn, on three new accounts with some money."""
     wire, batch = await ledger.connect_writer(), MovementBatch()
     mark = f"{id(batch)} {time.time()}"
     openings = [Opening("o", "USD", None, f"{mark} {n}") for n in range(3)]
     opened = await open_accounts(wire, openings)
-    told = Told([one.account_id for one in opened if one.account_id is not None])
+    answers = Answers([one.account_id for one in opened if one.account_id is not None])
     funding = [Drawn("DEPOSIT", n, 1, 50, 0, None) for n in range(3)]
     for place, of_batch in enumerate([funding, *batches]):
-        asked = [told.instruction(one, f"{place}.{n}") for n, one in enumerate(of_batch)]
-        [outcomes] = await batch(wire, [Group(asked)])
+        instructions = [answers.instruction(one, f"{place}.{n}") for n, one in enumerate(of_batch)]
+        [outcomes] = await batch(wire, [Group(instructions)])
         assert not isinstance(outcomes, Failed)
-        for one, outcome in zip(asked, outcomes, strict=True):
+        for instruction, outcome in zip(instructions, outcomes, strict=True):
             if isinstance(outcome, Recorded):
-                told.keep(one, outcome)
+                answers.keep(instruction, outcome)
     await wire.close()
-    return told
+    return answers
 
 
 looks = st.lists(st.tuples(st.integers(0, 200), st.sampled_from([-1, 0, 1])), max_size=6)
@@ -124,28 +136,28 @@ looks = st.lists(st.tuples(st.integers(0, 200), st.sampled_from([-1, 0, 1])), ma
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(drawn, min_size=1, max_size=4), max_size=8), looks)
-def test_as_of_any_moment_is_what_a_fold_says(ledger, batches, looks) -> None:
-    """Whatever moves money, some of which takes effect before or after it is recorded."""
-    asyncio.run(compared(ledger, batches, looks))
+def test_an_account_as_of_any_time_equals_a_fold_over_its_entries(ledger, batches, looks) -> None:
+    """For all that moves money, some of which takes effect before or after it is recorded."""
+    asyncio.run(compare(ledger, batches, looks))
 
 
-async def compared(
+async def compare(
     ledger: Database, batches: list[list[Drawn]], looks: list[tuple[int, int]]
 ) -> None:
-    """Look at all accounts about moments at which something was recorded, or takes effect."""
-    told = await told_of(ledger, batches)
+    """Compare all accounts about the times at which something was recorded, or takes effect."""
+    answers = await posted(ledger, batches)
     engine = ledger.read_engine()
     reader = Reader(engine, 1, 10)
-    edges = sorted(edge for row in told.rows for edge in row[1:3])
+    edges = sorted(edge for row in answers.rows for edge in row[1:3])
     try:
         for place, microseconds in looks:
             at = edges[place % len(edges)] + timedelta(microseconds=microseconds)
-            for account in told.accounts:
-                found = await account_at(reader, account, at)
-                assert found is not None
-                view = found.view
-                figures = view.balance, view.held, view.version, found.effective
-                assert figures == told.then(account, at)
-                assert found.final or at > datetime.now(UTC)
+            for account in answers.accounts:
+                state = await account_at(reader, account, at)
+                assert state is not None
+                view = state.view
+                figures = view.balance, view.held, view.version, state.effective
+                assert figures == answers.state_at(account, at)
+                assert state.final or at > datetime.now(UTC)
     finally:
         await engine.dispose()

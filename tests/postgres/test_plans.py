@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from ledgerservice.domain.accounts import Opening
-from ledgerservice.domain.instructions import (Cancellation, Capture, Group, Hold, PolicyChange, Release, Reversal, Schedule)
+from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
+    Group,
+    Hold,
+    PolicyChange,
+    Release,
+    Reversal,
+    Schedule,
+)
 from ledgerservice.domain.transactions import Failed
 from ledgerservice.postgres import connections as databases
 from ledgerservice.postgres.pipeline import Request, Wire

@@ -5,7 +5,20 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ledgerservice.domain.instructions import (Cancellation, Capture, Detail, General, Hold, Instruction, Kind, Leg, Movement, PolicyChange, Reversal, Schedule)
+from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
+    Detail,
+    General,
+    Hold,
+    Instruction,
+    Kind,
+    Leg,
+    Movement,
+    PolicyChange,
+    Reversal,
+    Schedule,
+)
 from ledgerservice.postgres.connections import Database
 from tests.databases import connect
 from tests.postgres.breaking import SOME, violations

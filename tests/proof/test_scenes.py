@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from tests.proof.checker import check
 from tests.proof.doctored.fabricated import STEP_NS, Fabricated
 from tests.proof.history import Attempt, Request
-from tests.proof.judging.evidence import OWN
 
 
 def _do_nothing(*_: object) -> None:
@@ -156,7 +155,7 @@ def test_the_service_pays_for_a_hold_by_itself() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     number = s.go("hold", 1, 50, 2).body["transaction_id"]
-    s.case.decide(Request("transfer", 1, 3, 20, f"bonus", parent=number))
+    s.case.decide(Request("transfer", 1, 3, 20, "bonus", parent=number))
     assert s.codes()
 
 

@@ -7,7 +7,15 @@ import msgspec
 
 from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.instructions import Kind
-from ledgerservice.domain.transactions import (DeclineReason, Entry, HoldState, Parents, Policy, Refusal, Transaction)
+from ledgerservice.domain.transactions import (
+    DeclineReason,
+    Entry,
+    HoldState,
+    Parents,
+    Policy,
+    Refusal,
+    Transaction,
+)
 
 
 class AccountState:

@@ -18,11 +18,36 @@ from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, is_same_amount, to_minor
 from ledgerservice.domain.batch_state import AccountState, BatchState
 from ledgerservice.domain.digests import digest_of, is_digest_of
-from ledgerservice.domain.instructions import (Capture, Detail, Execution, Group, Instruction, Kind, Movement, Origin, Release, Step, service_key)
+from ledgerservice.domain.instructions import (
+    Capture,
+    Detail,
+    Execution,
+    Group,
+    Instruction,
+    Kind,
+    Movement,
+    Origin,
+    Release,
+    Step,
+    service_key,
+)
 from ledgerservice.domain.rules import RULES
 from ledgerservice.domain.rules.drafts import Draft, refusal_of
 from ledgerservice.domain.rules.reversals import forced_policies
-from ledgerservice.domain.transactions import (Entry, Extra, Failed, Outcome, Outcomes, Parents, Policy, Recorded, Rejected, Rejection, Transaction, in_answer_order)
+from ledgerservice.domain.transactions import (
+    Entry,
+    Extra,
+    Failed,
+    Outcome,
+    Outcomes,
+    Parents,
+    Policy,
+    Recorded,
+    Rejected,
+    Rejection,
+    Transaction,
+    in_answer_order,
+)
 
 RENDERER = 1
 """The version of the answers' form that transactions are stored with."""

@@ -9,7 +9,20 @@ import msgspec
 from msgspec import UNSET
 
 from ledgerservice.domain.amounts import is_amount, is_positive_amount
-from ledgerservice.domain.instructions import (BIGGEST_ID, MAX_LEGS, MAX_RATE_CHARACTERS, FieldType, Frozen, Hold, Instruction, PolicyChange, Reversal, Schedule, field_types, is_key)
+from ledgerservice.domain.instructions import (
+    BIGGEST_ID,
+    MAX_LEGS,
+    MAX_RATE_CHARACTERS,
+    FieldType,
+    Frozen,
+    Hold,
+    Instruction,
+    PolicyChange,
+    Reversal,
+    Schedule,
+    field_types,
+    is_key,
+)
 from ledgerservice.domain.metadata import MAX_METADATA_BYTES, decode_json, metadata_text
 
 MAX_NAME_CHARACTERS = 255

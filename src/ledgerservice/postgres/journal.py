@@ -16,7 +16,7 @@ from psycopg.errors import OperationalError, UniqueViolation
 
 from ledgerservice.domain.instructions import Detail
 from ledgerservice.domain.planner import Plan
-from ledgerservice.domain.transactions import (Extra, HoldTerms, Policy, ScheduleTerms, Transaction)
+from ledgerservice.domain.transactions import Extra, HoldTerms, Policy, ScheduleTerms, Transaction
 from ledgerservice.postgres.pipeline import (
     Request,
     Result,

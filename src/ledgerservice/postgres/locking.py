@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from ledgerservice.domain.accounts import Account
-from ledgerservice.domain.instructions import (Hold, Instruction, Kind, Movement, Origin, Step)
+from ledgerservice.domain.instructions import Hold, Instruction, Kind, Movement, Origin, Step
 from ledgerservice.domain.planner import Key
 from ledgerservice.domain.rules import RULES, Lookup
 from ledgerservice.domain.transactions import HoldState, HoldTerms, Parents, Transaction

@@ -9,7 +9,18 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ledgerservice.domain.instructions import Detail, Kind, Origin
-from ledgerservice.domain.transactions import (DeclineReason, Entry, Extra, HoldTerms, Policy, Refusal, ScheduleTerms, Status, Transaction, in_answer_order)
+from ledgerservice.domain.transactions import (
+    DeclineReason,
+    Entry,
+    Extra,
+    HoldTerms,
+    Policy,
+    Refusal,
+    ScheduleTerms,
+    Status,
+    Transaction,
+    in_answer_order,
+)
 
 
 class TransactionRow(NamedTuple):

@@ -12,7 +12,15 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledgerservice.domain.instructions import (Capture, Execution, Group, Instruction, Origin, Release, service_key)
+from ledgerservice.domain.instructions import (
+    Capture,
+    Execution,
+    Group,
+    Instruction,
+    Origin,
+    Release,
+    service_key,
+)
 from ledgerservice.domain.transactions import Outcomes
 
 log = logging.getLogger(__name__)

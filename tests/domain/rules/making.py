@@ -5,7 +5,24 @@ from datetime import timedelta
 from typing import Any
 
 from ledgerservice.domain.accounts import Account
-from ledgerservice.domain.instructions import (Cancellation, Capture, Exchange, Execution, General, Group, Hold, Kind, Leg, Movement, Origin, PolicyChange, Release, Reversal, Schedule, service_key)
+from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
+    Exchange,
+    Execution,
+    General,
+    Group,
+    Hold,
+    Kind,
+    Leg,
+    Movement,
+    Origin,
+    PolicyChange,
+    Release,
+    Reversal,
+    Schedule,
+    service_key,
+)
 from tests.domain.world import A_MINUTE, NOW, World, verdict
 
 USD, INR, JPY = 1, 2, 3

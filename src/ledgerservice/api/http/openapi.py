@@ -15,8 +15,10 @@ from ledgerservice.api.http.problems import Refused
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements import models
 from ledgerservice.api.movements.posting import LEDGER
-from ledgerservice.postgres.queries import statements
-from ledgerservice.postgres.reader import AT_FIRST, PAST_ALL_VERSIONS, Ending, Reader
+from ledgerservice.domain.instructions import BIGGEST_ID
+from ledgerservice.postgres.queries import as_of
+from ledgerservice.postgres.queries.structs import TimePlace
+from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.tables import DEFAULT_LEDGER
 from ledgerservice.runtime import Runtime
 
@@ -165,7 +167,7 @@ def runtime_of(request: Request) -> Runtime:
 def id_of(request: Request, name: str, code: str) -> int:
     """An id out of a path; what is not an id names nothing."""
     text = request.path_params[name]
-    if _ID.fullmatch(text) and abs(number := int(text)) <= PAST_ALL_VERSIONS:
+    if _ID.fullmatch(text) and abs(number := int(text)) <= BIGGEST_ID:
         return number
     raise Refused(code)
 
@@ -210,10 +212,10 @@ def page_response(
     return json_response(rendering.encode([body(row) for row in found[:limit]]), headers)
 
 
-def ending_of(request: Request, cursor: str | None, filters: list[Any]) -> Ending:
+def ending_of(request: Request, cursor: str | None, filters: list[Any]) -> TimePlace | None:
     """Where a page of what ends begins."""
     if cursor is None:
-        return AT_FIRST
+        return None
     text, number = cursors.decode(request, cursor, filters)
     return None if text is None else datetime.fromisoformat(text), number
 
@@ -231,12 +233,12 @@ def moment_of(name: str, text: str | None) -> datetime | None:
         raise invalid(name, str(error)) from None
 
 
-async def account_at(request: Request, text: str, name: str) -> statements.AccountAt:
+async def account_at(request: Request, text: str, name: str) -> as_of.AccountAt:
     """The account of the path as of a moment of the query."""
     number = id_of(request, "account_id", "account_not_found")
     at = moment_of(name, text)
     assert at is not None
-    found = await statements.account_at(reader_of(request), number, at)
+    found = await as_of.account_at(reader_of(request), number, at)
     if found is None:
         raise Refused("account_not_found")
     return found

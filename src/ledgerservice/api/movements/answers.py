@@ -19,17 +19,12 @@ from ledgerservice.domain.currencies import Currency
 from ledgerservice.domain.instructions import Frozen, Kind
 from ledgerservice.domain.ledgers import LedgerRecord
 from ledgerservice.domain.rules import PARENT_MEMBERS
-from ledgerservice.domain.transactions import (Extra, Outcome, Refusal, Rejected, Status, Transaction)
-from ledgerservice.domain.views import (
-    AccountView,
-    Child,
-    CurrencyView,
-    HistoryEntry,
-    HoldView,
-    LedgerView,
-    PolicyView,
-    ScheduleView,
-)
+from ledgerservice.domain.transactions import Extra, Outcome, Refusal, Rejected, Status, Transaction
+from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry, PolicyView
+from ledgerservice.postgres.queries.catalogue import CurrencyView, LedgerView
+from ledgerservice.postgres.queries.holds import HoldView
+from ledgerservice.postgres.queries.schedules import ScheduleView
+from ledgerservice.postgres.queries.transactions import Child
 
 
 @lru_cache(maxsize=256)  # a batch has one moment

@@ -19,7 +19,7 @@ from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.posting import Call, Reply, check_force, problem_of
 from ledgerservice.domain.instructions import Group, Instruction
-from ledgerservice.domain.transactions import (Failed, Outcome, Outcomes, Recorded, Rejected)
+from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.errors import Overloaded
 
 log = logging.getLogger(__name__)

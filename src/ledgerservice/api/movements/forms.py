@@ -9,7 +9,23 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from ledgerservice.api.movements import models
-from ledgerservice.domain.instructions import (Cancellation, Capture, Detail, Exchange, Frozen, General, Hold, Instruction, Kind, Leg, Movement, PolicyChange, Release, Reversal, Schedule)
+from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
+    Detail,
+    Exchange,
+    Frozen,
+    General,
+    Hold,
+    Instruction,
+    Kind,
+    Leg,
+    Movement,
+    PolicyChange,
+    Release,
+    Reversal,
+    Schedule,
+)
 
 
 class Form(NamedTuple):

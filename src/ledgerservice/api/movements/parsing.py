@@ -14,7 +14,7 @@ from ledgerservice.api.http.bodies import fields_of, validated
 from ledgerservice.api.http.problems import Refused
 from ledgerservice.api.movements.forms import BY_TYPE, Form
 from ledgerservice.domain.amounts import is_positive_amount
-from ledgerservice.domain.instructions import (BIGGEST_ID, Instruction, Kind, Movement, is_key)
+from ledgerservice.domain.instructions import BIGGEST_ID, Instruction, Kind, Movement, is_key
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 

@@ -32,9 +32,10 @@ from ledgerservice.api.http.problems import Refused, problem
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements import models
 from ledgerservice.domain.currencies import is_code
+from ledgerservice.domain.instructions import BIGGEST_ID
 from ledgerservice.domain.ledgers import is_ledger_name
 from ledgerservice.errors import Unavailable
-from ledgerservice.postgres.reader import PAST_ALL_VERSIONS
+from ledgerservice.postgres.queries import accounts, catalogue, holds, schedules, transactions
 
 router = APIRouter()
 
@@ -54,7 +55,7 @@ async def list_currencies(
     check_query(request, limit)
     filters = ["currencies"]
     after = after_of(request, cursor, filters, 0)
-    page = await reader_of(request).currencies(after, limit + 1)
+    page = await catalogue.list_currencies(reader_of(request), limit + 1, after)
     return page_response(
         request, page, limit, filters, lambda last: [last.number], rendering.currency_body
     )
@@ -72,7 +73,7 @@ async def list_currencies(
 async def get_currency(request: Request) -> Response:
     """The currency of a code."""
     code = request.path_params["code"]
-    found = await reader_of(request).currency(code) if is_code(code) else None
+    found = await catalogue.find_currency(reader_of(request), code) if is_code(code) else None
     if found is None:
         raise Refused("currency_not_found")
     return json_response(rendering.encode(rendering.currency_body(found)))
@@ -100,7 +101,9 @@ async def get_account(
         body = rendering.account_body(then.view)
         asked = {"as_of": rendering.moment(then.at), "final": then.final}
         return json_response(rendering.encode(body | asked))
-    found = await reader_of(request).account(id_of(request, "account_id", "account_not_found"))
+    found = await accounts.find(
+        reader_of(request), id_of(request, "account_id", "account_not_found")
+    )
     if found is None:
         raise Refused("account_not_found")
     return json_response(rendering.encode(rendering.account_body(found)))
@@ -123,9 +126,9 @@ async def get_history(
     check_query(request, limit)
     account = id_of(request, "account_id", "account_not_found")
     filters = ["history", account]
-    before = after_of(request, cursor, filters, PAST_ALL_VERSIONS)
-    page = await reader.history(account, limit + 1, before)
-    if not page and await reader.account(account) is None:
+    before = after_of(request, cursor, filters, BIGGEST_ID)
+    page = await accounts.list_history(reader, account, limit + 1, before)
+    if not page and await accounts.find(reader, account) is None:
         raise Refused("account_not_found")
     return page_response(
         request, page, limit, filters, lambda last: [last.version], rendering.history_body
@@ -153,7 +156,7 @@ async def get_history(
 async def get_key(request: Request) -> Response:
     """What became of a request whose answer was lost: its transaction, or 404."""
     account = id_of(request, "account_id", "account_not_found")
-    found = await reader_of(request).outcome(account, _key_of_path(request))
+    found = await transactions.find_by_key(reader_of(request), account, _key_of_path(request))
     if found is None:
         raise Refused("key_not_found")
     return json_response(rendering.record(found))
@@ -181,10 +184,10 @@ async def get_transaction(request: Request) -> Response:
     """A posted transaction with its entries, or the record of a declined one."""
     number = id_of(request, "transaction_id", "transaction_not_found")
     reader = reader_of(request)
-    found = await reader.transaction(number)
+    found = await transactions.find(reader, number)
     if found is None:
         raise Refused("transaction_not_found")
-    return json_response(rendering.record(found, await reader.children(number)))
+    return json_response(rendering.record(found, await transactions.list_children(reader, number)))
 
 
 @both(
@@ -204,9 +207,9 @@ async def list_policies(
     check_query(request, limit)
     account = id_of(request, "account_id", "account_not_found")
     filters = ["policies", account]
-    before = after_of(request, cursor, filters, PAST_ALL_VERSIONS)
-    page = await reader.policies(account, limit + 1, before)
-    if not page and await reader.account(account) is None:
+    before = after_of(request, cursor, filters, BIGGEST_ID)
+    page = await accounts.list_policies(reader, account, limit + 1, before)
+    if not page and await accounts.find(reader, account) is None:
         raise Refused("account_not_found")
     return page_response(
         request, page, limit, filters, lambda last: [last.version], rendering.policy_change_body
@@ -224,7 +227,7 @@ async def list_policies(
 )
 async def get_hold(request: Request) -> Response:
     """What is left of it, what was captured and released, and when it expires."""
-    found = await reader_of(request).hold(id_of(request, "hold_id", "hold_not_found"))
+    found = await holds.find(reader_of(request), id_of(request, "hold_id", "hold_not_found"))
     if found is None:
         raise Refused("hold_not_found")
     return json_response(rendering.encode(rendering.hold_body(found)))
@@ -242,7 +245,7 @@ async def get_hold(request: Request) -> Response:
 async def get_schedule(request: Request) -> Response:
     """Whether it is pending, executed, declined or cancelled, and by which transaction."""
     number = id_of(request, "schedule_id", "schedule_not_found")
-    found = await reader_of(request).schedule(number)
+    found = await schedules.find(reader_of(request), number)
     if found is None:
         raise Refused("schedule_not_found")
     return json_response(rendering.encode(rendering.schedule_body(found)))
@@ -265,8 +268,8 @@ async def list_holds(
     check_query(request, limit)
     account = id_of(request, "account_id", "account_not_found")
     filters = ["holds", account]
-    page = await reader.holds(account, limit + 1, ending_of(request, cursor, filters))
-    if not page and await reader.account(account) is None:
+    page = await holds.list_open(reader, account, limit + 1, ending_of(request, cursor, filters))
+    if not page and await accounts.find(reader, account) is None:
         raise Refused("account_not_found")
     return page_response(
         request,
@@ -295,8 +298,10 @@ async def list_schedules(
     check_query(request, limit)
     account = id_of(request, "account_id", "account_not_found")
     filters = ["schedules", account]
-    page = await reader.schedules(account, limit + 1, ending_of(request, cursor, filters))
-    if not page and await reader.account(account) is None:
+    page = await schedules.list_pending(
+        reader, account, limit + 1, ending_of(request, cursor, filters)
+    )
+    if not page and await accounts.find(reader, account) is None:
         raise Refused("account_not_found")
     return page_response(
         request,
@@ -323,7 +328,7 @@ async def list_ledgers(
     check_query(request, limit)
     filters = ["ledgers"]
     after = after_of(request, cursor, filters, 0)
-    page = await reader_of(request).ledgers(after, limit + 1)
+    page = await catalogue.list_ledgers(reader_of(request), limit + 1, after)
     return page_response(
         request, page, limit, filters, lambda last: [last.id], rendering.ledger_body
     )
@@ -341,7 +346,7 @@ async def list_ledgers(
 async def get_ledger(request: Request) -> Response:
     """The ledger of a name. All other routes are also under it: `/ledgers/{name}/accounts`."""
     name = request.path_params["name"]
-    found = await reader_of(request).ledger(name) if is_ledger_name(name) else None
+    found = await catalogue.find_ledger(reader_of(request), name) if is_ledger_name(name) else None
     if found is None:
         raise Refused("ledger_not_found")
     return json_response(rendering.encode(rendering.ledger_body(found)))

@@ -34,7 +34,7 @@ from ledgerservice.api.http.problems import Refused
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.resources import reports as reading_models
 from ledgerservice.domain.amounts import to_major
-from ledgerservice.postgres.queries import statements
+from ledgerservice.postgres.queries import reports, statements
 
 router = APIRouter()
 
@@ -116,12 +116,12 @@ async def get_statement(
     if cursor is not None:
         raise invalid("cursor", "is of the pages in JSON")
     reader = reader_of(request)
-    period = await statements.period(reader, account, begin, end)
+    period = await statements.find_period(reader, account, begin, end)
     if period is None:
         raise Refused("account_not_found")
     if form == "csv":
-        return _csv_response(period, statements.all_lines(reader, period))
-    found = await statements.lines(reader, period, period.first, HTML_ROWS + 1)
+        return _csv_response(period, statements.list_all_lines(reader, period))
+    found = await statements.list_lines(reader, period, period.first, HTML_ROWS + 1)
     return _html(period, found, begin, end)
 
 
@@ -148,14 +148,14 @@ async def _pages(
     span = {"from": rendering.optional_moment(begin), "to": rendering.optional_moment(end)}
     filters = ["statement", account, span]
     if cursor is None:
-        period = await statements.period(reader, account, begin, end)
+        period = await statements.find_period(reader, account, begin, end)
         after = None
     else:
         after, first, last, final = cursors.decode(request, cursor, filters)
-        period = await statements.period_of(reader, account, (first, last, final))
+        period = await statements.find_period_of_versions(reader, account, first, last, final)
     if period is None:
         raise Refused("account_not_found")
-    found = await statements.lines(reader, period, after or period.first, limit + 1)
+    found = await statements.list_lines(reader, period, after or period.first, limit + 1)
     headers = None
     if len(found) > limit:
         place = [found[limit - 1].version, period.first, period.last, period.final]
@@ -165,7 +165,7 @@ async def _pages(
     return json_response(rendering.encode(_head(period) | span | {"entries": lines}), headers)
 
 
-def _head(period: statements.Period) -> dict[str, Any]:
+def _head(period: statements.StatementPeriod) -> dict[str, Any]:
     exponent = period.exponent
     return {
         "account_id": period.account_id,
@@ -178,7 +178,7 @@ def _head(period: statements.Period) -> dict[str, Any]:
     }
 
 
-def _line(period: statements.Period, line: statements.Line) -> dict[str, Any]:
+def _line(period: statements.StatementPeriod, line: statements.StatementLine) -> dict[str, Any]:
     exponent = period.exponent
     effective_at = line.effective_at
     return {
@@ -197,7 +197,7 @@ def _line(period: statements.Period, line: statements.Line) -> dict[str, Any]:
 
 
 def _csv_response(
-    period: statements.Period, chunks: AsyncIterator[list[statements.Line]]
+    period: statements.StatementPeriod, chunks: AsyncIterator[list[statements.StatementLine]]
 ) -> Response:
     name = f'attachment; filename="statement-{period.account_id}.csv"'
     headers = {"content-disposition": name, "x-content-type-options": "nosniff"}
@@ -207,7 +207,7 @@ def _csv_response(
 
 
 async def _csv(
-    period: statements.Period, chunks: AsyncIterator[list[statements.Line]]
+    period: statements.StatementPeriod, chunks: AsyncIterator[list[statements.StatementLine]]
 ) -> AsyncIterator[str]:
     """Opening balance, entries and closing balance as rows; a spreadsheet computes no text."""
     names = list(reading_models.StatementLine.model_fields)
@@ -252,8 +252,8 @@ PAGE_HEADERS = {
 
 
 def _html(
-    period: statements.Period,
-    found: list[statements.Line],
+    period: statements.StatementPeriod,
+    found: list[statements.StatementLine],
     begin: datetime | None,
     end: datetime | None,
 ) -> Response:
@@ -286,7 +286,7 @@ async def get_trial_balance(request: Request, at: AMoment = None) -> Response:
     """
     check_query(request, None, "at")
     moment = moment_of("at", at)
-    found, final = await statements.trial_balance(reader_of(request), moment)
+    found, final = await reports.trial_balance(reader_of(request), moment)
     rows = [
         {
             "currency": row.currency,
@@ -318,13 +318,13 @@ async def list_owner_balances(
     filters = ["owners"]
     after = ["", ""] if cursor is None else cursors.decode(request, cursor, filters)
     owner, currency = after
-    page = await statements.by_owner(reader_of(request), (owner, currency), limit + 1)
+    page = await reports.list_owner_balances(reader_of(request), limit + 1, (owner, currency))
     return page_response(
         request, page, limit, filters, lambda last: [last.owner, last.currency], _owner_balance
     )
 
 
-def _owner_balance(row: statements.OwnerBalance) -> dict[str, Any]:
+def _owner_balance(row: reports.OwnerBalance) -> dict[str, Any]:
     return {
         "owner": row.owner,
         "currency": row.currency,
@@ -354,11 +354,11 @@ async def list_totals(
     check_query(request, limit, "key", "from", "to")
     begin, end = _span(since, until)
     filters = ["totals", key, rendering.optional_moment(begin), rendering.optional_moment(end)]
-    after = statements.BEFORE_ALL_TOTALS
+    after = None
     if cursor is not None:
         nothing, beginning, digest, currency = cursors.decode(request, cursor, filters)
         after = nothing, beginning, digest, currency
-    page = await statements.by_metadata(reader_of(request), key, begin, end, after, limit + 1)
+    page = await reports.list_totals(reader_of(request), key, begin, end, limit + 1, after)
     headers = None
     if len(page) > limit:
         text = cursors.encode(request, list(page[limit - 1][1]), filters)

@@ -30,10 +30,9 @@ from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, is_amount, to_minor
 from ledgerservice.domain.instructions import BIGGEST_ID, Kind
 from ledgerservice.domain.metadata import decode_json, metadata_text
 from ledgerservice.domain.transactions import Status
-from ledgerservice.postgres.queries import accounts as directory
-from ledgerservice.postgres.queries import transactions as queries
+from ledgerservice.postgres.queries import accounts, catalogue, transactions
 from ledgerservice.postgres.queries.accounts import AccountFilter
-from ledgerservice.postgres.queries.transactions import Filter
+from ledgerservice.postgres.queries.transactions import TransactionFilter
 
 router = APIRouter()
 
@@ -89,7 +88,7 @@ async def list_accounts(
     )
     *moment, number = place or [None]
     after = None if number is None else (*map(datetime.fromisoformat, moment), number)
-    found, end = await directory.accounts(reader_of(request), wanted, limit, after)
+    found, end = await accounts.list_filtered(reader_of(request), wanted, limit, after)
     return json_response(
         rendering.encode([rendering.account_body(account) for account in found]),
         _next(request, _ACCOUNTS, given, end, limit),
@@ -135,7 +134,7 @@ async def list_transactions(
     names = ("account_id", "owner", "kind", "status", "currency", "min_amount", "max_amount",
              "from", "to", "reference", "metadata")  # fmt: skip
     given, place = _page_of(request, _TRANSACTIONS, limit, cursor, names)
-    wanted = Filter(
+    wanted = TransactionFilter(
         int(given["account_id"]) if "account_id" in given else None,
         given.get("owner"),
         Kind[given["kind"]] if "kind" in given else None,
@@ -148,11 +147,11 @@ async def list_transactions(
         given.get("reference"),
         _metadata(given.get("metadata")),
     )
-    after = queries.AT_THE_TOP
+    after = None
     if place is not None:
         moment, number = place
         after = datetime.fromisoformat(moment), number
-    found, end = await queries.transactions(reader_of(request), wanted, limit, after)
+    found, end = await transactions.list_filtered(reader_of(request), wanted, limit, after)
     return json_response(
         b"[%b]" % b",".join(map(rendering.record, found)),
         _next(request, _TRANSACTIONS, given, end, limit),
@@ -203,7 +202,7 @@ async def _minor(request: Request, given: Given, name: str, *, signed: bool = Fa
         return None
     if currency is None:
         raise invalid("currency", f"must be given with {name}")
-    known = await runtime_of(request).reader.currency(currency)
+    known = await catalogue.find_currency(runtime_of(request).reader, currency)
     if known is None:
         raise Refused("currency_unknown")
     digits = text.removeprefix("-") if signed else text

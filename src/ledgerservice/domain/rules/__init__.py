@@ -12,8 +12,20 @@ from typing import Any
 import msgspec
 
 from ledgerservice.domain.batch_state import BatchState
-from ledgerservice.domain.instructions import (Cancellation, Capture, Execution, General, Hold, Kind, PolicyChange, Release, Reversal, Schedule, Step)
-from ledgerservice.domain.rules import (holds, legs, policies, reversals, schedules)
+from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
+    Execution,
+    General,
+    Hold,
+    Kind,
+    PolicyChange,
+    Release,
+    Reversal,
+    Schedule,
+    Step,
+)
+from ledgerservice.domain.rules import holds, legs, policies, reversals, schedules
 from ledgerservice.domain.rules.drafts import Drafted
 from ledgerservice.domain.transactions import Rejection
 

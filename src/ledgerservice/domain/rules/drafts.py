@@ -8,7 +8,15 @@ import msgspec
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, to_minor
 from ledgerservice.domain.batch_state import AccountState
 from ledgerservice.domain.instructions import Frozen, Kind, Reversal
-from ledgerservice.domain.transactions import (DeclineReason, HoldTerms, Policy, Refusal, Rejected, Rejection, ScheduleTerms)
+from ledgerservice.domain.transactions import (
+    DeclineReason,
+    HoldTerms,
+    Policy,
+    Refusal,
+    Rejected,
+    Rejection,
+    ScheduleTerms,
+)
 
 
 class Move(NamedTuple):

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from ledgerservice.domain.batch_state import AccountState, BatchState
-from ledgerservice.domain.instructions import (Capture, Hold, Kind, Origin, Release, Step)
+from ledgerservice.domain.instructions import Capture, Hold, Kind, Origin, Release, Step
 from ledgerservice.domain.rules.drafts import (
     Draft,
     Drafted,
@@ -13,7 +13,14 @@ from ledgerservice.domain.rules.drafts import (
     minor_of,
     refusal_of,
 )
-from ledgerservice.domain.transactions import (DeclineReason, HoldState, HoldTerms, Refusal, Rejected, Rejection)
+from ledgerservice.domain.transactions import (
+    DeclineReason,
+    HoldState,
+    HoldTerms,
+    Refusal,
+    Rejected,
+    Rejection,
+)
 
 
 def place(instruction: Hold, state: BatchState) -> Drafted:

@@ -7,7 +7,7 @@ from ledgerservice.domain.amounts import MAX_BALANCE_MINOR
 from ledgerservice.domain.batch_state import AccountState, BatchState
 from ledgerservice.domain.instructions import Frozen, Kind, PolicyChange
 from ledgerservice.domain.rules.drafts import Draft, Drafted, Move, minor_of
-from ledgerservice.domain.transactions import (DeclineReason, Policy, Refusal, Rejected, Rejection)
+from ledgerservice.domain.transactions import DeclineReason, Policy, Refusal, Rejected, Rejection
 
 
 def decide(instruction: PolicyChange, state: BatchState) -> Drafted:

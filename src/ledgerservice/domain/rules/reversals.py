@@ -13,7 +13,14 @@ from ledgerservice.domain.rules.drafts import (
     minor_of,
 )
 from ledgerservice.domain.rules.legs import moves_of
-from ledgerservice.domain.transactions import (DeclineReason, Policy, Refusal, Rejected, Rejection, Transaction)
+from ledgerservice.domain.transactions import (
+    DeclineReason,
+    Policy,
+    Refusal,
+    Rejected,
+    Rejection,
+    Transaction,
+)
 
 REVERSIBLE = frozenset({Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.TRANSFER, Kind.GENERAL, Kind.CAPTURE})
 """The kinds that move money, and are not reversals."""

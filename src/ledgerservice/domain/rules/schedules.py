@@ -1,7 +1,7 @@
 """Scheduled transfers: scheduled, executed when they are due, or cancelled before."""
 
 from ledgerservice.domain.batch_state import BatchState
-from ledgerservice.domain.instructions import (Cancellation, Execution, Frozen, Kind, Schedule)
+from ledgerservice.domain.instructions import Cancellation, Execution, Frozen, Kind, Schedule
 from ledgerservice.domain.rules.drafts import Draft, Drafted, Move, amount_between, first_refusal
 from ledgerservice.domain.transactions import DeclineReason, Rejected, Rejection, ScheduleTerms
 

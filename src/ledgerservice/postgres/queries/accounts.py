@@ -1,153 +1,238 @@
-"""The list of accounts by any filter, by id or by when they were opened, a page at a time.
+"""Accounts, their entries and their policies; and the list of accounts by any filter.
 
-What each filter asks, and the indexes by which it finds its rows; `ways` has the search.
+The list is ordered by id, or by the time of opening if that is filtered. Each filter has its
+condition here, and its access paths (see `search`).
 """
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import msgspec
+from sqlalchemy import ColumnElement, Select, Table, bindparam, text
 
-from ledgerservice.domain.views import AccountView
+from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Kind
+from ledgerservice.postgres import search
+from ledgerservice.postgres.queries.structs import find_all, find_one, select_list, select_recorded
 from ledgerservice.postgres.reader import Reader
-from ledgerservice.postgres.search import (
-    Listing,
-    Page,
-    Place,
-    Run,
-    Values,
-    Way,
-    given,
-    pinned,
-    search,
-)
+from ledgerservice.postgres.search import AccessPath, Listing, Page, Place, Run, Values
+from ledgerservice.postgres.tables import entries, policies, transactions
+
+
+class AccountView(msgspec.Struct, frozen=True):
+    """An account as it stands. Amounts are in minor units of a currency with `exponent` digits;
+    `metadata` is the text of a JSON object.
+    """
+
+    id: int
+    owner: str
+    currency: str
+    exponent: int
+    reference: str | None
+    balance: int
+    held: int
+    version: int
+    floor: int | None
+    ceiling: int | None
+    restricted: int
+    created_at: datetime
+    metadata: str | None = None
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """One entry of an account. `version` is its seq; `balance` and `held` are its results."""
+
+    version: int
+    transaction_id: int
+    kind: Kind
+    amount: int
+    held_change: int
+    exponent: int
+    balance: int
+    held: int
+    key: str
+    recorded_at: datetime
+
+
+class PolicyView(msgspec.Struct, frozen=True):
+    """An account's policy from the entry `version` on, and who changed it and why."""
+
+    version: int
+    transaction_id: int
+    floor: int
+    ceiling: int | None
+    restricted: int
+    lowest: int | None
+    actor: str | None
+    reason: str | None
+    exponent: int
+    recorded_at: datetime
 
 
 class AccountFilter(msgspec.Struct, frozen=True):
-    """Which accounts are listed; None: all. `status` is active, frozen or closed; `metadata` the
-    text of a JSON object that theirs contain; `least` and `most` are of the balance, in minor units
-    of `currency`; [since, until) is when they were opened, which the list is ordered by then.
+    """Which accounts are listed; a field that is None does not filter.
+
+    `status` is active, frozen or closed. The balances are in minor units of `currency`. Accounts
+    opened in [since, until) are listed in the order of opening. `metadata` is the text of a JSON
+    object: only accounts whose metadata contains it.
     """
 
     owner: str | None = None
     currency: str | None = None
     reference: str | None = None
     status: str | None = None
-    least: int | None = None
-    most: int | None = None
+    min_balance: int | None = None
+    max_balance: int | None = None
     since: datetime | None = None
     until: datetime | None = None
     metadata: str | None = None
 
     @property
     def by_time(self) -> bool:
-        """Whether the list is by when the accounts were opened, instead of by id."""
+        """Whether the list is ordered by the time of opening, instead of by id."""
         return self.since is not None or self.until is not None
 
 
-# What each filter asks of an account `t`, wherever it was found. A balance has no index: each
-# transfer would have to keep it.
+# An expired hold reserves nothing, even before its release is recorded.
+HELD = """CASE WHEN a.held = 0 THEN 0 ELSE a.held - (
+    SELECT coalesce(sum(h.remaining), 0)::bigint FROM ledger.holds h
+    WHERE h.ledger_id = a.ledger_id AND h.account_id = a.id AND h.remaining > 0
+      AND h.ends_at <= clock_timestamp()) END"""
+METADATA = """(SELECT d.metadata::text FROM ledger.account_details d
+    WHERE d.ledger_id = a.ledger_id AND d.account_id = a.id)"""
+
+_ACCOUNTS = f"""
+SELECT {select_list(AccountView, "a", held=HELD, metadata=METADATA)}
+FROM ledger.accounts a WHERE a.ledger_id = :ledger AND
+"""
+FIND_ACCOUNT = text(f"{_ACCOUNTS} a.id = :account")
+FIND_ACCOUNTS = text(f"{_ACCOUNTS} a.id = ANY (CAST(:accounts AS bigint[]))")
+
+
+def _newest_first(
+    shape: type[msgspec.Struct], table: Table, **expressions: ColumnElement[Any]
+) -> Select[Any]:
+    return (
+        select_recorded(shape, table, version=table.c.seq, **expressions)
+        .where(table.c.account_id == bindparam("account"), table.c.seq < bindparam("before"))
+        .order_by(table.c.seq.desc())
+        .limit(bindparam("rows"))
+    )
+
+
+LIST_HISTORY = _newest_first(HistoryEntry, entries, key=transactions.c.idempotency_key)
+LIST_POLICIES = _newest_first(PolicyView, policies)
+
+
+async def find(reader: Reader, account_id: int) -> AccountView | None:
+    """The account as it stands, or None."""
+    return await find_one(reader, AccountView, FIND_ACCOUNT, account=account_id)
+
+
+async def list_history(
+    reader: Reader, account_id: int, rows: int, before: int = BIGGEST_ID
+) -> list[HistoryEntry]:
+    """Up to `rows` entries of an account with versions below `before`, newest first."""
+    values = {"account": account_id, "rows": rows, "before": before}
+    return await find_all(reader, HistoryEntry, LIST_HISTORY, **values)
+
+
+async def list_policies(
+    reader: Reader, account_id: int, rows: int, before: int = BIGGEST_ID
+) -> list[PolicyView]:
+    """Up to `rows` policies of an account with versions below `before`, newest first."""
+    values = {"account": account_id, "rows": rows, "before": before}
+    return await find_all(reader, PolicyView, LIST_POLICIES, **values)
+
+
+# The condition of each filter on an account `t`. There is no index of balances: each transfer would
+# have to update it.
 CONDITIONS = {
     "owner": "t.owner = :owner",
     "currency": "t.currency = :currency",
     "reference": "t.reference = :reference",
-    "status": """CASE WHEN t.restricted >= 4 THEN 'closed' WHEN t.restricted > 0 THEN 'frozen'
-        ELSE 'active' END = :status""",
-    "least": "t.balance >= :least",
-    "most": "t.balance <= :most",
+    "status": f"""CASE WHEN t.restricted >= {Frozen.CLOSED:d} THEN 'closed'
+        WHEN t.restricted > 0 THEN 'frozen' ELSE 'active' END = :status""",
+    "min_balance": "t.balance >= :min_balance",
+    "max_balance": "t.balance <= :max_balance",
     "since": "t.created_at >= :since",
     "until": "t.created_at < :until",
     "metadata": """(SELECT d.metadata FROM ledger.account_details d WHERE d.ledger_id = :ledger
         AND d.account_id = t.id)::jsonb @> CAST(:metadata AS jsonb)""",
 }
 
-BY_ID = Listing(by=("id",), descending=False, conditions=CONDITIONS)
-BY_TIME = Listing(by=("created_at", "id"), descending=False, conditions=CONDITIONS)
+BY_ID = Listing("accounts", by=("id",), descending=False, conditions=CONDITIONS)
+BY_TIME = Listing("accounts", by=("created_at", "id"), descending=False, conditions=CONDITIONS)
 
-# Written so that the index of metadata is entered, and not that of the ledger's accounts.
-_METADATA = """SELECT d.account_id AS id FROM ledger.account_details d
+_IS_CUSTOMERS = "t.id > 0"
+
+# `+ 0` makes PostgreSQL use the index of metadata, and not the primary key.
+_METADATA_MATCHES = """SELECT d.account_id AS id FROM ledger.account_details d
     WHERE d.ledger_id + 0 = :ledger AND d.metadata::jsonb @> CAST(:metadata AS jsonb)"""
 
 
-async def accounts(
-    reader: Reader, wanted: AccountFilter, rows: int, after: Place | None = None
+async def list_filtered(
+    reader: Reader, filters: AccountFilter, rows: int, after: Place | None = None
 ) -> tuple[list[AccountView], Place | None]:
-    """Up to `rows` customers' accounts after that place; and the place after which there are more,
-    which may be of a page that is not full.
+    """Up to `rows` customers' accounts after the place `after`, and the place after which the next
+    page begins; None: there is none. A page can have fewer rows although it is not the last.
     """
-    async with pinned(reader) as run:
-        found = await page(run, wanted, rows, after)
-    return await reader.accounts([place[-1] for place in found.rows]), found.after
+    async with search.pinned(reader) as run:
+        page = await find_page(run, filters, rows, after)
+    ids = [row[-1] for row in page.rows]
+    views = await find_all(reader, AccountView, FIND_ACCOUNTS, accounts=ids)
+    by_id = {view.id: view for view in views}
+    return [by_id[number] for number in ids], page.after
 
 
-async def page(run: Run, wanted: AccountFilter, rows: int, after: Place | None) -> Page:
+async def find_page(run: Run, filters: AccountFilter, rows: int, after: Place | None) -> Page:
     """The places of a page of accounts."""
-    values = given(wanted)
-    asked = frozenset(values)
+    values = search.filter_values(filters)
+    names = frozenset(values)
     values["rows"] = rows
-    listing = BY_TIME if wanted.by_time else BY_ID
+    listing = BY_TIME if filters.by_time else BY_ID
     if after is not None:
         values |= {f"after_{name}": value for name, value in zip(listing.by, after, strict=True)}
-    ways = list(_ways(listing, values, after is not None))
-    return await search(run, listing, ways, asked, values)
+    access_paths = list(_access_paths(listing, values, after is not None))
+    return await search.find_page(run, listing, access_paths, names, values)
 
 
-def _ways(listing: Listing, values: Values, goes_on: bool) -> Iterator[Way]:
-    """All ways to what is asked; what is cheaper to try comes first."""
-    rest = [_THEIRS]
-    if goes_on:
+def _access_paths(listing: Listing, values: Values, continues: bool) -> Iterator[AccessPath]:
+    """All access paths to the page, in the order in which they are tried: the cheapest first."""
+    conditions = [_IS_CUSTOMERS]
+    if continues:
         place = ", ".join(f":after_{name}" for name in listing.by)
-        rest.append(f"({listing.place}) > ({place})")
+        conditions.append(f"({listing.place}) > ({place})")
     if "reference" in values:
-        yield _by_matches(_some(CONDITIONS["reference"]), rest, {"reference"})
-    # The index of what is not active does not tell frozen from closed.
+        matches = _matches(CONDITIONS["reference"])
+        yield listing.by_matches(matches, conditions, {"reference"})
+    # The index of restricted accounts does not distinguish frozen from closed ones.
     if values.get("status", "active") != "active":
         restricted = "t.restricted > 0"
         if listing is BY_ID:
-            yield _in_order(listing.order, [restricted, *rest], set())
+            yield listing.in_order([restricted, *conditions], set())
         else:
-            yield _by_matches(_some(restricted), rest, set())
+            yield listing.by_matches(_matches(restricted), conditions, set())
     for name in sorted({"owner", "currency"} & values.keys()):
         if listing is BY_ID:
             values.setdefault("after_id", 0)
-            yield _in_order(f"ORDER BY t.{name}, t.id", [_THEIRS, _along(name)], {name})
+            by_name = f"ORDER BY t.{name}, t.id"
+            yield listing.in_order([_IS_CUSTOMERS, _within(name)], {name}, by_name)
         else:
-            yield _by_matches(_some(CONDITIONS[name]), rest, {name})
+            yield listing.by_matches(_matches(CONDITIONS[name]), conditions, {name})
     bounds = [CONDITIONS[name] for name in ("since", "until") if name in values]
-    yield _in_order(listing.order, [*bounds, *rest], {"since", "until"})
+    yield listing.in_order([*bounds, *conditions], {"since", "until"})
     if "metadata" in values:
-        yield _by_matches(_METADATA, rest, {"metadata"})
+        yield listing.by_matches(
+            _METADATA_MATCHES, conditions, {"metadata"}, reads_whole_index=True
+        )
 
 
-_THEIRS = "t.id > 0"  # those of customers
-
-
-def _some(condition: str) -> str:
+def _matches(condition: str) -> str:
     return f"""SELECT t.id FROM ledger.accounts t
-        WHERE t.ledger_id = :ledger AND {_THEIRS} AND {condition}"""
+        WHERE t.ledger_id = :ledger AND {_IS_CUSTOMERS} AND {condition}"""
 
 
-def _along(name: str) -> str:
-    """Written so that it is the index of the name, and no other, which has them in order."""
+def _within(name: str) -> str:
+    """In this form PostgreSQL can use only the index of `name` and id, which has their order."""
     return f"(t.{name}, t.id) > (:{name}, :after_id) AND t.{name} <= :{name}"
-
-
-def _in_order(order: str, conditions: list[str], fulfil: set[str]) -> Way:
-    """Along an index that has what fulfils the conditions in the order of the list."""
-    return Way(
-        f"""SELECT t.* FROM ledger.accounts t
-            WHERE t.ledger_id = :ledger AND {" AND ".join(conditions)} {order} LIMIT :budget""",
-        frozenset(fulfil),
-    )
-
-
-def _by_matches(matches: str, rest: list[str], fulfil: set[str]) -> Way:
-    """By an index that has all that match, though not in the order of the list."""
-    return Way(
-        f"""SELECT t.* FROM ledger.accounts t
-            WHERE t.ledger_id = :ledger AND t.id = ANY (ARRAY({matches}))
-              AND {" AND ".join(rest)}""",
-        frozenset(fulfil),
-        matches=matches,
-        to_the_end=matches is _METADATA,
-    )

@@ -1,42 +1,50 @@
-"""Lists of transactions by any filter, newest first, a page at a time.
+"""Transactions, what builds on them, and the list of transactions by any filter, newest first.
 
-What each filter asks, and the indexes by which it finds its rows; `ways` has the search.
+Each filter has its condition here, and its access paths (see `search`).
 """
 
-from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime
+from typing import Any
 
 import msgspec
+from sqlalchemy import TextClause, text
 
-from ledgerservice.domain.instructions import Kind
+from ledgerservice.domain.instructions import Kind, Origin
 from ledgerservice.domain.transactions import Status, Transaction
-from ledgerservice.postgres import rows
+from ledgerservice.postgres import search
+from ledgerservice.postgres.queries.structs import LATEST, find_all, select_list
 from ledgerservice.postgres.reader import Reader
-from ledgerservice.postgres.rows import TransactionRow
-from ledgerservice.postgres.search import (
-    Listing,
-    Page,
-    Place,
-    Run,
-    Values,
-    Way,
-    count,
-    given,
-    pinned,
-    search,
+from ledgerservice.postgres.rows import (
+    FIND_DETAILS,
+    FIND_ENTRIES,
+    TRANSACTION,
+    TransactionRow,
+    transactions_of,
 )
+from ledgerservice.postgres.search import AccessPath, Listing, Page, Place, Run, Values
 
-MOST_ACCOUNTS = 1_000
-"""Of so many accounts each is asked for its transactions."""
+MAX_ACCOUNTS = 1_000
+"""The entries of an owner's or a currency's accounts are an access path up to this number."""
 
-LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-AT_THE_TOP: Place = (LAST, 2**63 - 1)
+NEWEST: Place = (LATEST, 2**63 - 1)
 
 
-class Filter(msgspec.Struct, frozen=True):
-    """Which transactions are listed; None: all. `metadata` is the text of a JSON object that
-    theirs contain; amounts are in minor units of `currency`; [since, until) is when they were
-    recorded.
+class Child(msgspec.Struct, frozen=True):
+    """A transaction that builds on another."""
+
+    id: int
+    kind: Kind
+    status: Status
+
+
+class TransactionFilter(msgspec.Struct, frozen=True):
+    """Which transactions are listed; a field that is None does not filter.
+
+    `account_id` and `owner`: the transactions of which one of their accounts is a part. `currency`
+    is that of the transaction's own account, and of the amounts, which are in minor units. They
+    were recorded in [since, until). `metadata` is the text of a JSON object: only transactions
+    whose metadata contains it.
     """
 
     account_id: int | None = None
@@ -44,25 +52,73 @@ class Filter(msgspec.Struct, frozen=True):
     kind: Kind | None = None
     status: Status | None = None
     currency: str | None = None
-    least: int | None = None
-    most: int | None = None
+    min_amount: int | None = None
+    max_amount: int | None = None
     since: datetime | None = None
     until: datetime | None = None
     reference: str | None = None
     metadata: str | None = None
 
 
-# Of a transaction `t`, wherever it was found: what rows.TRANSACTION and the conditions need.
-_COLUMNS = ", ".join(
-    f"t.{name}"
-    for name in (
-        "status",
-        *(n for n in TransactionRow._fields if n not in {"key", "currency", "exponent"}),
-        "idempotency_key",
-    )
+_JOIN_ACCOUNT = "JOIN ledger.accounts a ON a.ledger_id = :ledger AND a.id = t.account_id"
+_TRANSACTIONS = f"""
+SELECT {TRANSACTION} FROM ledger.transactions t {_JOIN_ACCOUNT}
+WHERE t.ledger_id = :ledger AND
+"""
+FIND_TRANSACTION = text(f"{_TRANSACTIONS} t.id = :transaction")
+FIND_BY_KEY = text(
+    f"{_TRANSACTIONS} t.account_id = :account AND t.origin = {Origin.CALLER:d}"
+    " AND t.idempotency_key = :key"
 )
 
-# What each filter asks of a transaction `t`, wherever it was found.
+
+def _of_transactions(statement: str) -> TextClause:
+    return text(
+        statement.replace("$1", ":ledger").replace("$2::bigint[]", "CAST(:ids AS bigint[])")
+    )
+
+
+LIST_ENTRIES = _of_transactions(FIND_ENTRIES)
+LIST_DETAILS = _of_transactions(FIND_DETAILS)
+
+LIST_CHILDREN = text(f"""
+SELECT {select_list(Child, "t")}
+FROM ledger.details d
+JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
+WHERE d.ledger_id = :ledger AND d.parent_id = :transaction AND t.status = {Status.POSTED:d}
+ORDER BY d.transaction_id
+""")
+
+
+async def find(reader: Reader, transaction_id: int) -> Transaction | None:
+    """The transaction with this id, posted or declined, or None."""
+    rows = await reader.rows(FIND_TRANSACTION, transaction=transaction_id)
+    return next(iter(await _completed(reader, rows)), None)
+
+
+async def find_by_key(reader: Reader, account_id: int, key: str) -> Transaction | None:
+    """The transaction recorded for a caller's idempotency key on an account, or None."""
+    rows = await reader.rows(FIND_BY_KEY, account=account_id, key=key)
+    return next(iter(await _completed(reader, rows)), None)
+
+
+async def list_children(reader: Reader, transaction_id: int) -> list[Child]:
+    """The posted transactions that build on a transaction."""
+    return await find_all(reader, Child, LIST_CHILDREN, transaction=transaction_id)
+
+
+async def _completed(reader: Reader, rows: Sequence[Sequence[Any]]) -> list[Transaction]:
+    """Transactions from their rows, with their entries and details."""
+    if not rows:
+        return []
+    found = [TransactionRow(*row) for row in rows]
+    entry_rows = await reader.rows(LIST_ENTRIES, ids=[row.id for row in found])
+    detailed = [row.id for row in found if row.has_details]
+    details_rows = await reader.rows(LIST_DETAILS, ids=detailed) if detailed else []
+    return list(transactions_of(found, entry_rows, details_rows))
+
+
+# The condition of each filter on a transaction `t`.
 CONDITIONS = {
     "account_id": """(t.account_id = :account_id OR EXISTS (
         SELECT FROM ledger.entries e WHERE e.ledger_id = :ledger
@@ -76,11 +132,12 @@ CONDITIONS = {
     "status": "t.status = :status",
     "currency": """(SELECT a.currency FROM ledger.accounts a
         WHERE a.ledger_id = :ledger AND a.id = t.account_id) = :currency""",
-    "least": "t.amount >= :least",
-    "most": "t.amount <= :most",
+    "min_amount": "t.amount >= :min_amount",
+    "max_amount": "t.amount <= :max_amount",
     "since": "t.recorded_at >= :since",
     "until": "t.recorded_at < :until",
-    # Values, not EXISTS: that would be turned round, and all that match be looked for first.
+    # Scalar subqueries, not EXISTS, which PostgreSQL would turn into a join that begins with all
+    # matching details.
     "reference": """(SELECT d.reference FROM ledger.details d WHERE d.ledger_id = :ledger
         AND d.transaction_id = t.id) = :reference""",
     "metadata": """(SELECT d.metadata FROM ledger.details d WHERE d.ledger_id = :ledger
@@ -88,44 +145,37 @@ CONDITIONS = {
 }
 
 TRANSACTIONS = Listing(
+    "transactions",
     by=("recorded_at", "id"),
     descending=True,
     conditions=CONDITIONS,
-    columns=(rows.TRANSACTION,),
-    beside="JOIN ledger.accounts a ON a.ledger_id = :ledger AND a.id = t.account_id",
+    columns=(TRANSACTION,),
+    joins=_JOIN_ACCOUNT,
 )
-_ORDER = TRANSACTIONS.order
-_COVERED_BY_ALL = {"since", "until"}
+_BY_ALL = {"since", "until"}  # fulfilled by all access paths
 
-# Of an account: its entries by seq, which is the order of time too, one for a transaction. OFFSET 0
-# keeps the server to them: it would begin with all transactions of a time.
+# An account's entries by seq, which is the order of time too, one for each transaction. OFFSET 0
+# keeps PostgreSQL from beginning with all transactions of a time.
 _POSTED = """
-SELECT {columns} FROM (
+SELECT t.* FROM (
     SELECT ledger_id, version FROM ledger.accounts
-    WHERE ledger_id = :ledger AND id = {account}) a
+    WHERE ledger_id = :ledger AND id = account.id) a
 CROSS JOIN LATERAL (
-    SELECT ledger.version_at(a.ledger_id, {account}, a.version, {until}) AS last,
-           ledger.version_at(a.ledger_id, {account}, a.version, {since}) AS first OFFSET 0) v
+    SELECT ledger.version_at(a.ledger_id, account.id, a.version, {until}) AS last,
+           ledger.version_at(a.ledger_id, account.id, a.version, {since}) AS first OFFSET 0) v
 CROSS JOIN LATERAL (
     SELECT e.transaction_id FROM ledger.entries e
-    WHERE e.ledger_id = :ledger AND e.account_id = {account}
+    WHERE e.ledger_id = :ledger AND e.account_id = account.id
       AND e.seq <= v.last AND e.seq > v.first
-      AND (e.recorded_at, e.transaction_id) < (:moment, :number)
+      AND (e.recorded_at, e.transaction_id) < (:after_time, :after_id)
       AND coalesce((
         SELECT x.transaction_id FROM ledger.entries x
-        WHERE x.ledger_id = :ledger AND x.account_id = {account} AND x.seq = e.seq + 1
+        WHERE x.ledger_id = :ledger AND x.account_id = account.id AND x.seq = e.seq + 1
         ), 0) <> e.transaction_id
     ORDER BY e.seq DESC LIMIT :budget) e
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.transactions
     WHERE ledger_id = :ledger AND id = e.transaction_id OFFSET 0) t
-"""
-
-# And its declines, which have no entries.
-_DECLINED = """
-SELECT {columns} FROM ledger.transactions t
-WHERE t.ledger_id = :ledger AND t.account_id = {account} AND t.status = 2 AND {within}
-{order} LIMIT :budget
 """
 
 _ACCOUNTS = {
@@ -139,117 +189,114 @@ _MATCHES = {
     "reference": """SELECT d.transaction_id AS id FROM ledger.details d
         WHERE d.ledger_id = :ledger AND d.reference = :reference""",
     "amount": """SELECT t.id FROM ledger.transactions t
-        WHERE t.ledger_id = :ledger AND t.amount >= :least AND t.amount <= :most""",
-    # Written so that the index of metadata is entered, and not that of the ledger's transactions.
+        WHERE t.ledger_id = :ledger AND t.amount >= :min_amount AND t.amount <= :max_amount""",
+    # `+ 0` makes PostgreSQL use the index of metadata, and not the primary key.
     "metadata": """SELECT d.transaction_id AS id FROM ledger.details d
         WHERE d.ledger_id + 0 = :ledger AND d.metadata IS NOT NULL
           AND d.metadata::jsonb @> CAST(:metadata AS jsonb)""",
 }
 
 
-async def transactions(
-    reader: Reader, wanted: Filter, rows: int, after: Place = AT_THE_TOP
+async def list_filtered(
+    reader: Reader, filters: TransactionFilter, rows: int, after: Place | None = None
 ) -> tuple[list[Transaction], Place | None]:
-    """Up to `rows` transactions, newest first, after that moment and id; and the place after
-    which there are more, which may be of a page that is not full.
+    """Up to `rows` transactions, newest first, after the time and id `after`; and the place after
+    which the next page begins; None: there is none. A page can have fewer rows although it is not
+    the last.
     """
-    async with pinned(reader) as run:
-        found = await page(run, wanted, rows, after)
-    shown = [row[len(TRANSACTIONS.by) :] for row in found.rows]
-    return await reader.completed(shown), found.after
+    async with search.pinned(reader) as run:
+        page = await find_page(run, filters, rows, after or NEWEST)
+    transaction_rows = [row[len(TRANSACTIONS.by) :] for row in page.rows]
+    return await _completed(reader, transaction_rows), page.after
 
 
-async def page(run: Run, wanted: Filter, rows: int, after: Place) -> Page:
+async def find_page(run: Run, filters: TransactionFilter, rows: int, after: Place) -> Page:
     """The rows of a page of transactions."""
-    values = given(wanted)
-    asked = frozenset(values)
-    values |= {"moment": after[0], "number": after[1], "rows": rows}
-    ways = [way async for way in _ways(run, wanted, values)]
-    return await search(run, TRANSACTIONS, ways, asked, values)
+    values = search.filter_values(filters)
+    names = frozenset(values)
+    values |= {"after_time": after[0], "after_id": after[1], "rows": rows}
+    access_paths = [path async for path in _access_paths(run, filters, values)]
+    return await search.find_page(run, TRANSACTIONS, access_paths, names, values)
 
 
-async def _ways(run: Run, wanted: Filter, values: Values) -> AsyncIterator[Way]:
-    """All ways to what is wanted; what is cheaper to try comes first."""
-    within = _within(values)
-    if wanted.reference is not None:
-        yield _by_matches("reference", {"reference"}, within)
-    if wanted.account_id is not None:
-        one = "SELECT CAST(:account_id AS bigint) AS id"
-        yield _by_accounts(one, "account_id", 1, wanted, within)
-    for name in ("owner", "currency"):
-        if name in values:
-            counted = values | {"budget": MOST_ACCOUNTS}
-            number = await count(run, _ACCOUNTS[name], counted)
-            if number <= MOST_ACCOUNTS:
-                yield _by_accounts(_ACCOUNTS[name], name, number, wanted, within)
-    if wanted.least is not None or wanted.most is not None:
-        values.setdefault("least", 0)
-        values.setdefault("most", 2**62)
-        if wanted.least == wanted.most:
-            yield _by_time(["t.amount = :least"], {"least", "most"}, within)
-        else:
-            yield _by_matches("amount", {"least", "most"}, within)
-    yield _by_time(list(_kinds(wanted)), {"kind", "status"}, within)
-    if wanted.metadata is not None:
-        yield _by_matches("metadata", {"metadata"}, within)
+async def _access_paths(
+    run: Run, filters: TransactionFilter, values: Values
+) -> AsyncIterator[AccessPath]:
+    """All access paths to the page, in the order in which they are tried: the cheapest first."""
+    times = list(_times(values))
+    if filters.reference is not None:
+        yield _by_matches("reference", {"reference"}, times)
+    if filters.account_id is not None:
+        account = "SELECT CAST(:account_id AS bigint) AS id"
+        yield _by_accounts(account, "account_id", 1, filters, times)
+    for name in [name for name in _ACCOUNTS if name in values]:
+        number = await search.count(run, _ACCOUNTS[name], values | {"budget": MAX_ACCOUNTS})
+        if number <= MAX_ACCOUNTS:
+            yield _by_accounts(_ACCOUNTS[name], name, number, filters, times)
+    if filters.min_amount is not None or filters.max_amount is not None:
+        yield _by_amount(filters, values, times)
+    yield _by_time(list(_kinds(filters)), {"kind", "status"}, times)
+    if filters.metadata is not None:
+        yield _by_matches("metadata", {"metadata"}, times)
 
 
-def _within(values: Values) -> str:
-    """What is asked of the moment of recording, for every way. By `<=` the index is entered."""
-    after = "t.recorded_at <= :moment AND (t.recorded_at, t.id) < (:moment, :number)"
-    return " AND ".join([after, *(CONDITIONS[n] for n in sorted(_COVERED_BY_ALL & values.keys()))])
+def _times(values: Values) -> Iterator[str]:
+    """The conditions on the time of recording. The index can be entered only by the first."""
+    yield "t.recorded_at <= :after_time"
+    yield "(t.recorded_at, t.id) < (:after_time, :after_id)"
+    yield from (CONDITIONS[name] for name in sorted(_BY_ALL & values.keys()))
 
 
-def _kinds(wanted: Filter) -> Iterator[str]:
-    """Each status and kind by itself, for which the index has the order of time."""
-    for status in [wanted.status] if wanted.status else list(Status):
-        for kind in [wanted.kind] if wanted.kind else list(Kind):
+def _kinds(filters: TransactionFilter) -> Iterator[str]:
+    """Each status and kind, for each of which the index has the order of time."""
+    for status in [filters.status] if filters.status else list(Status):
+        for kind in [filters.kind] if filters.kind else list(Kind):
             yield f"t.status = {status:d} AND t.kind = {kind:d}"
 
 
-def _by_time(pieces: list[str], fulfil: set[str], within: str) -> Way:
-    """Along an index that has each of the pieces in the order of time."""
-    selects = " UNION ALL ".join(
-        f"""(SELECT {_COLUMNS} FROM ledger.transactions t
-             WHERE t.ledger_id = :ledger AND {piece} AND {within} {_ORDER} LIMIT :budget)"""
-        for piece in pieces
-    )
-    return Way(
-        f"SELECT t.* FROM ({selects}) t {_ORDER} LIMIT :budget",
-        frozenset(fulfil | _COVERED_BY_ALL),
+def _by_amount(filters: TransactionFilter, values: Values, times: list[str]) -> AccessPath:
+    """By the index of amounts, which has the order of time for each single amount."""
+    values.setdefault("min_amount", 0)
+    values.setdefault("max_amount", 2**62)
+    fulfils = {"min_amount", "max_amount"}
+    if filters.min_amount == filters.max_amount:
+        return _by_time(["t.amount = :min_amount"], fulfils, times)
+    return _by_matches("amount", fulfils, times)
+
+
+def _by_time(conditions: list[str], fulfils: set[str], times: list[str]) -> AccessPath:
+    """By an index that has the rows of each of the conditions in the order of time."""
+    parts = (f"({TRANSACTIONS.first([condition, *times])})" for condition in conditions)
+    return AccessPath(
+        f"SELECT t.* FROM ({' UNION ALL '.join(parts)}) t {TRANSACTIONS.order()} LIMIT :budget",
+        frozenset(fulfils | _BY_ALL),
     )
 
 
-def _by_accounts(accounts: str, name: str, number: int, wanted: Filter, within: str) -> Way:
-    """Along the entries and declines of some accounts; what two of them have is one."""
+def _by_accounts(
+    accounts: str, name: str, number: int, filters: TransactionFilter, times: list[str]
+) -> AccessPath:
+    """By the entries of some accounts, and by their declines, which have no entries."""
     before = "- interval '1 microsecond'"
-    until = ":moment" if wanted.until is None else f"least(:moment, :until {before})"
-    since = "'-infinity'" if wanted.since is None else f":since {before}"
-    pieces = {Status.POSTED: _POSTED, Status.DECLINED: _DECLINED}
-    inner = " UNION ALL ".join(
-        f"({piece})"
-        for status, piece in pieces.items()
-        if wanted.status is None or wanted.status == status
-    ).format(
-        columns=_COLUMNS, account="one.id", until=until, since=since, within=within, order=_ORDER
-    )
-    # A currency's transactions are those whose own account is of it.
-    fulfil = {"status"} if name == "currency" else {"status", name}
-    return Way(
-        f"""SELECT DISTINCT t.* FROM ({accounts}) one CROSS JOIN LATERAL ({inner}) t
-            {_ORDER} LIMIT :budget""",
-        frozenset(fulfil | _COVERED_BY_ALL),
+    until = ":after_time" if filters.until is None else f"least(:after_time, :until {before})"
+    since = "'-infinity'" if filters.since is None else f":since {before}"
+    declined = ["t.account_id = account.id", f"t.status = {Status.DECLINED:d}", *times]
+    parts = {
+        Status.POSTED: _POSTED.format(until=until, since=since),
+        Status.DECLINED: TRANSACTIONS.first(declined),
+    }
+    selects = [f"({parts[status]})" for status in parts if filters.status in {None, status}]
+    # A transaction of two of the accounts is listed once. Its currency is its own account's only.
+    return AccessPath(
+        f"""SELECT DISTINCT ON ({TRANSACTIONS.place}) t.* FROM ({accounts}) account
+            CROSS JOIN LATERAL ({" UNION ALL ".join(selects)}) t
+            {TRANSACTIONS.order()} LIMIT :budget""",
+        frozenset({"status", name} - {"currency"} | _BY_ALL),
         max(number, 1),
     )
 
 
-def _by_matches(name: str, fulfil: set[str], within: str) -> Way:
-    """By an index that has all that match, though not in the order of time."""
-    matches = _MATCHES[name]
-    return Way(
-        f"""SELECT {_COLUMNS} FROM ledger.transactions t
-            WHERE t.ledger_id = :ledger AND t.id = ANY (ARRAY({matches})) AND {within}""",
-        frozenset(fulfil | _COVERED_BY_ALL),
-        matches=matches,
-        to_the_end=name == "metadata",
+def _by_matches(name: str, fulfils: set[str], times: list[str]) -> AccessPath:
+    return TRANSACTIONS.by_matches(
+        _MATCHES[name], times, fulfils | _BY_ALL, reads_whole_index=name == "metadata"
     )

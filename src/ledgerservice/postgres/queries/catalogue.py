@@ -1,0 +1,69 @@
+"""Currencies and ledgers, and the secret that signs the cursors of lists."""
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import bindparam, func, select
+
+from ledgerservice.postgres.queries.structs import columns, find_all, find_one
+from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.tables import currencies, ledgers, secrets
+
+
+class CurrencyView(msgspec.Struct, frozen=True):
+    """A currency. `-number` is the id of its external account in each ledger."""
+
+    code: str
+    exponent: int
+    name: str
+    number: int
+
+
+class LedgerView(msgspec.Struct, frozen=True):
+    """A ledger."""
+
+    id: int
+    name: str
+    created_at: datetime
+
+
+_CURRENCIES = select(*columns(CurrencyView, currencies))
+FIND_CURRENCY = _CURRENCIES.where(currencies.c.code == bindparam("code"))
+_last_code = (
+    select(currencies.c.code).where(currencies.c.number == bindparam("after")).scalar_subquery()
+)
+LIST_CURRENCIES = (
+    _CURRENCIES.where(currencies.c.code > func.coalesce(_last_code, ""))
+    .order_by(currencies.c.code)
+    .limit(bindparam("rows"))
+)
+
+_LEDGERS = select(*columns(LedgerView, ledgers, id=ledgers.c.ledger_id))
+FIND_LEDGER = _LEDGERS.where(ledgers.c.name == bindparam("name"))
+LIST_LEDGERS = (
+    _LEDGERS.where(ledgers.c.ledger_id > bindparam("after"))
+    .order_by(ledgers.c.ledger_id)
+    .limit(bindparam("rows"))
+)
+
+CURSOR_SECRET = select(secrets.c.secret).where(secrets.c.name == "cursors")
+
+
+async def find_currency(reader: Reader, code: str) -> CurrencyView | None:
+    """The currency with this code, or None."""
+    return await find_one(reader, CurrencyView, FIND_CURRENCY, code=code)
+
+
+async def list_currencies(reader: Reader, rows: int, after: int = 0) -> list[CurrencyView]:
+    """Up to `rows` currencies ordered by code, after the currency with the number `after`."""
+    return await find_all(reader, CurrencyView, LIST_CURRENCIES, rows=rows, after=after)
+
+
+async def find_ledger(reader: Reader, name: str) -> LedgerView | None:
+    """The ledger with this name, or None."""
+    return await find_one(reader, LedgerView, FIND_LEDGER, name=name)
+
+
+async def list_ledgers(reader: Reader, rows: int, after: int = 0) -> list[LedgerView]:
+    """Up to `rows` ledgers ordered by id, after the ledger with the id `after`."""
+    return await find_all(reader, LedgerView, LIST_LEDGERS, rows=rows, after=after)

@@ -1,0 +1,102 @@
+"""Holds."""
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import bindparam, case, exists, func, select, union_all
+
+from ledgerservice.domain.instructions import Origin
+from ledgerservice.domain.transactions import Status
+from ledgerservice.postgres.queries.structs import (
+    AFTER_ID,
+    AFTER_TIME,
+    LEDGER,
+    TimePlace,
+    after_place,
+    find_after,
+    find_one,
+    select_recorded,
+)
+from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.tables import holds, transactions
+
+
+class HoldView(msgspec.Struct, frozen=True):
+    """A hold as it stands. Amounts are in minor units of a currency with `exponent` digits.
+
+    `ends_at` is when the hold expires. It is None if the hold does not expire, or if its capture
+    is due before that and has not been tried yet.
+    """
+
+    id: int
+    account_id: int
+    counterparty_id: int
+    amount: int
+    captured: int
+    remaining: int
+    expired: bool
+    currency: str
+    exponent: int
+    expires_at: datetime | None
+    capture_at: datetime | None
+    created_at: datetime
+    ends_at: datetime | None
+
+
+_expiry = transactions.alias()
+_IS_EXPIRED = func.coalesce(holds.c.ends_at <= func.clock_timestamp(), False) & (
+    (holds.c.remaining > 0)
+    | exists().where(
+        _expiry.c.status == Status.POSTED,
+        _expiry.c.ledger_id == holds.c.ledger_id,
+        _expiry.c.account_id == holds.c.account_id,
+        _expiry.c.origin == Origin.EXPIRY,
+        _expiry.c.idempotency_key == func.concat("expiry ", holds.c.transaction_id),
+    )
+)
+_HOLDS = select_recorded(
+    HoldView,
+    holds,
+    id=holds.c.transaction_id,
+    expired=_IS_EXPIRED,
+    created_at=transactions.c.recorded_at,
+)
+FIND_HOLD = _HOLDS.where(holds.c.transaction_id == bindparam("hold"))
+
+# First the holds that expire, then those that do not. Each part reads its own piece of the index.
+_by_end = (holds.c.account_id, holds.c.ends_at, holds.c.transaction_id)
+_open = (
+    select(holds.c.transaction_id)
+    .where(holds.c.ledger_id == LEDGER, holds.c.remaining > 0)
+    .order_by(*_by_end)
+    .limit(bindparam("rows"))
+)
+_ending = _open.where(*after_place(*_by_end), holds.c.ends_at > func.statement_timestamp())
+_endless = _open.where(
+    holds.c.account_id == bindparam("account"),
+    holds.c.ends_at.is_(None),
+    holds.c.transaction_id > case((AFTER_TIME.is_(None), AFTER_ID), else_=0),
+)
+LIST_OPEN_HOLDS = (
+    _HOLDS.where(
+        holds.c.transaction_id
+        == func.any(func.array(union_all(_ending, _endless).scalar_subquery()))
+    )
+    .order_by(holds.c.ends_at, holds.c.transaction_id)
+    .limit(bindparam("rows"))
+)
+
+
+async def find(reader: Reader, transaction_id: int) -> HoldView | None:
+    """The hold that a transaction placed, or None."""
+    return await find_one(reader, HoldView, FIND_HOLD, hold=transaction_id)
+
+
+async def list_open(
+    reader: Reader, account_id: int, rows: int, after: TimePlace | None = None
+) -> list[HoldView]:
+    """Up to `rows` open holds of an account, ordered by `ends_at` and id.
+
+    `after` is the `ends_at` and id of the last hold of the page before.
+    """
+    return await find_after(reader, HoldView, LIST_OPEN_HOLDS, account_id, rows, after)
