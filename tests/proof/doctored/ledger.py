@@ -72,14 +72,14 @@ class Ledger:
 
     def release(self, hold: Hold, now: str) -> None:
         """A hold has expired."""
-        key = f"{OWN}expiry {hold.id}"
+        key = f"expiry {hold.id}"
         request = Request("release", hold.account, None, 0, key, parent=hold.id)
         self._post(request, instruction(request), now)
 
     def execute_due(self, now: str) -> None:
         for schedule in self.journal.schedules:
             if schedule.settled_by is None and schedule.execute_at <= now:
-                key = f"{OWN}execution {schedule.id}"
+                key = f"execution {schedule.id}"
                 request = Request(
                     "transfer", schedule.account, schedule.other, schedule.amount, key,
                     parent=schedule.id,
