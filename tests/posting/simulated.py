@@ -7,7 +7,7 @@ key and commit; what it refuses, delays, loses and leaves in doubt comes from a 
 import asyncio
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, make_dataclass, replace
+from dataclasses import asdict, make_dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,7 +19,13 @@ from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.transactions import Entry
 from ledgerservice.postgres import journal, locking, rows
 from ledgerservice.postgres.pipeline import Request, Result
-from ledgerservice.postgres.rows import FIND_DETAILS, FIND_ENTRIES, WRITTEN
+from ledgerservice.postgres.rows import (
+    FIND_DETAILS,
+    FIND_ENTRIES,
+    PLAIN_CONSTANTS,
+    PLAIN_WRITTEN,
+    WRITTEN,
+)
 from tests.proof.journal import Account as AccountRow
 from tests.proof.journal import Entry as EntryRow
 from tests.proof.journal import Journal
@@ -326,16 +332,17 @@ class _Session:
         return rows
 
     def _write(self, statement: str, parameters: Any) -> None:
-        if statement == journal.COPY_TRANSACTIONS:
-            self._add(_copied_row(line.split("\t")) for line in _lines(parameters))
-        elif statement == journal.INSERT_TRANSACTIONS:
-            self._add(_inserted_rows(parameters))
+        if statement in _COPIED:
+            names = _COPIED[statement]
+            self._add(_row(names, line.split("\t")[1:]) for line in _lines(parameters))
+        elif statement in _INSERTED:
+            self._add(_inserted_rows(_INSERTED[statement], parameters))
         elif statement == journal.COPY_ENTRIES:
             for line in _lines(parameters):
                 _, moment, *columns = line.split("\t")
                 entry = Entry(*map(int, columns))
                 self._entries.append((entry, datetime.fromisoformat(moment)))
-        elif statement == journal.INSERT_ENTRIES:
+        elif statement == journal.INSERT_ENTRIES.statement:
             recorded_at = datetime.fromisoformat(parameters[1].decode())
             for numbers in zip(*map(_numbers, parameters[2:]), strict=True):
                 self._entries.append((Entry(*numbers), recorded_at))
@@ -365,10 +372,22 @@ def _lines(parameters: Any) -> list[str]:
     return str(parameters[0].decode()).splitlines()
 
 
-def _copied_row(columns: list[str]) -> Any:
-    _, moment, *texts = columns
-    values = [_value(kind, text) for kind, text in zip(WRITTEN.values(), texts, strict=True)]
-    return Row(datetime.fromisoformat(moment), *values)
+_COPIED = {
+    journal.COPY_TRANSACTIONS: tuple(WRITTEN),
+    journal.COPY_PLAIN: (*PLAIN_CONSTANTS, *PLAIN_WRITTEN),
+}
+_INSERTED = {
+    journal.INSERT_TRANSACTIONS.statement: tuple(WRITTEN),
+    journal.INSERT_PLAIN.statement: tuple(PLAIN_WRITTEN),
+}
+
+
+def _row(names: tuple[str, ...], texts: list[str]) -> Any:
+    """A row of its columns in COPY's text format; the others have their defaults."""
+    moment, *rest = texts
+    values: dict[str, Any] = {"origin": 0, "has_details": False, **PLAIN_CONSTANTS}
+    values |= {n: _value(WRITTEN[n], text) for n, text in zip(names, rest, strict=True)}
+    return Row(datetime.fromisoformat(moment), *(values.get(name) for name in WRITTEN))
 
 
 def _value(kind: str, text: str) -> Any:
@@ -379,15 +398,11 @@ def _value(kind: str, text: str) -> Any:
     return text if kind == "text" else int(text)
 
 
-def _inserted_rows(parameters: Any) -> Iterable[Any]:
-    moment = datetime.fromisoformat(parameters[1].decode())
-    columns = [
-        _numbers(values) if kind in ("bigint", "smallint") else _texts(values)
-        for kind, values in zip(WRITTEN.values(), parameters[2:], strict=True)
-    ]
-    for values in zip(*columns, strict=True):
-        row: Any = Row(moment, *values)
-        yield replace(row, has_details=row.has_details == "t")
+def _inserted_rows(names: tuple[str, ...], parameters: Any) -> Iterable[Any]:
+    moment = parameters[1].decode()
+    columns = [_texts(values) for values in parameters[2:]]
+    for texts in zip(*columns, strict=True):
+        yield _row(names, [moment, *("\\N" if text is None else text for text in texts)])
 
 
 def _found(row: Any) -> tuple[Any, ...]:

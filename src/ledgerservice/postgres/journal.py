@@ -23,15 +23,21 @@ from ledgerservice.postgres.pipeline import (
     Wire,
     array,
     number,
+    optional_array,
     text_array,
     timestamp,
     timestamp_array,
 )
 from ledgerservice.postgres.rows import (
+    PLAIN_CONSTANTS,
+    PLAIN_WRITTEN,
     WRITTEN,
     WRITTEN_ENTRY,
+    are_plain,
+    copied,
     copied_entries,
-    copied_transactions,
+    copied_plain,
+    plain_values_of,
     values_of,
 )
 
@@ -47,6 +53,7 @@ Encode = Callable[[Iterable[Any]], bytes]
 
 ENCODERS: dict[str, Encode] = {
     "bigint": array,
+    "bigint?": optional_array,
     "smallint": array,
     "boolean": array,
     "text": text_array,
@@ -54,29 +61,49 @@ ENCODERS: dict[str, Encode] = {
     "timestamptz": timestamp_array,
     "bytea": lambda values: text_array("\\x" + value.hex() for value in values),
 }
-"""An array parameter of each SQL type."""
+"""An array parameter of each SQL type; `?` marks one that may contain NULL."""
 
 
-def _insert(table: str, same: Sequence[str], types: dict[str, str]) -> str:
-    """INSERT of whole columns. The values of `same` are the same for all rows."""
-    columns = ", ".join([*same, *types])
-    scalars = ", ".join(f"${place}" for place in range(1, len(same) + 1))
-    arrays = ", ".join(
-        f"${place}::{kind}[]" for place, kind in enumerate(types.values(), start=len(same) + 1)
-    )
-    return f"INSERT INTO ledger.{table} ({columns}) SELECT {scalars}, * FROM unnest({arrays})"
+class Insert:
+    """An INSERT of whole columns.
+
+    The values of `columns` are the same for all rows of a batch, those of `constants` for all
+    batches; those of `types`, which has their SQL types, differ.
+    """
+
+    def __init__(
+        self, table: str, columns: Sequence[str], types: dict[str, str], **constants: int
+    ) -> None:
+        self._encoders = [ENCODERS[kind] for kind in types.values()]
+        names = ", ".join([*columns, *constants, *types])
+        scalars = [f"${place}" for place in range(1, len(columns) + 1)]
+        fixed = ", ".join([*scalars, *map(str, constants.values())])
+        arrays = ", ".join(
+            f"${place}::{kind.rstrip('?')}[]"
+            for place, kind in enumerate(types.values(), start=len(columns) + 1)
+        )
+        self.statement = (
+            f"INSERT INTO ledger.{table} ({names}) SELECT {fixed}, * FROM unnest({arrays})"
+        )
+
+    def request(self, same: Sequence[bytes], rows: Iterable[Sequence[Any]]) -> Request:
+        """The INSERT of these rows, of which there is at least one."""
+        columns = zip(*rows, strict=True)
+        encoded = [encode(column) for encode, column in zip(self._encoders, columns, strict=True)]
+        return Request(self.statement, [*same, *encoded])
 
 
-def _encoded(types: dict[str, str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    for kind, column in zip(types.values(), zip(*rows, strict=True), strict=True):
-        yield ENCODERS[kind](column)
+def _copy(table: str, *columns: str) -> str:
+    return f"COPY ledger.{table} ({', '.join(columns)}) FROM STDIN"
 
 
 SAME = ("ledger_id", "recorded_at")
-INSERT_TRANSACTIONS = _insert("transactions", SAME, WRITTEN)
-INSERT_ENTRIES = _insert("entries", SAME, WRITTEN_ENTRY)
-COPY_TRANSACTIONS = f"COPY ledger.transactions ({', '.join([*SAME, *WRITTEN])}) FROM STDIN"
-COPY_ENTRIES = f"COPY ledger.entries ({', '.join([*SAME, *WRITTEN_ENTRY])}) FROM STDIN"
+INSERT_TRANSACTIONS = Insert("transactions", SAME, WRITTEN)
+INSERT_PLAIN = Insert("transactions", SAME, PLAIN_WRITTEN, **PLAIN_CONSTANTS)
+INSERT_ENTRIES = Insert("entries", SAME, WRITTEN_ENTRY)
+COPY_TRANSACTIONS = _copy("transactions", *SAME, *WRITTEN)
+COPY_PLAIN = _copy("transactions", *SAME, *PLAIN_CONSTANTS, *PLAIN_WRITTEN)
+COPY_ENTRIES = _copy("entries", *SAME, *WRITTEN_ENTRY)
 
 
 class SideRows:
@@ -91,8 +118,8 @@ class SideRows:
         types: dict[str, str],
         rows_of: Callable[[Extra], Iterable[tuple[Any, ...]]],
     ) -> None:
-        self._types = {"transaction_id": "bigint", **types}
-        self._statement = _insert(table, ("ledger_id",), self._types)
+        types = {"transaction_id": "bigint", **types}
+        self._insert = Insert(table, ("ledger_id",), types)
         self._rows_of = rows_of
 
     def requests(self, ledger: int, transactions: Iterable[Transaction]) -> Iterator[Request]:
@@ -100,7 +127,7 @@ class SideRows:
         detailed = [(t.id, t.extra) for t in transactions if t.extra is not None]
         rows = [(id_, *row) for id_, extra in detailed for row in self._rows_of(extra)]
         if rows:
-            yield Request(self._statement, [number(ledger), *_encoded(self._types, rows)])
+            yield self._insert.request([number(ledger)], rows)
 
 
 _TEXTS = {"description", "reference", "actor", "reason"}
@@ -116,7 +143,7 @@ def _type_of(name: str) -> str:
         return "timestamptz"
     if name in _TEXTS:
         return "text"
-    return {"metadata": "json", "restricted": "smallint"}.get(name, "bigint")
+    return {"metadata": "json", "restricted": "smallint"}.get(name, "bigint?")
 
 
 def _details(extra: Extra) -> Iterator[tuple[Any, ...]]:
@@ -128,8 +155,8 @@ SIDE_ROWS = (
     SideRows(
         "details",
         {
-            "parent_id": "bigint",
-            "remaining": "bigint",
+            "parent_id": "bigint?",
+            "remaining": "bigint?",
             "digest": "bytea",
             "salt": "bytea",
             "exchange": "json",
@@ -218,13 +245,20 @@ async def _write(wire: Wire, ledger: int, plan: Plan) -> list[Request]:
     if len(plan.transactions) < COPY_FROM_TRANSACTIONS:
         transactions, *entries = _inserts(ledger, plan)
         return [transactions, *side_rows, *entries, *dated]
-    rows = copied_transactions(ledger, plan.recorded_at, plan.transactions)
-    await wire.copy(COPY_TRANSACTIONS, _in_chunks(rows))
+    head = f"{ledger}\t{plan.recorded_at.isoformat()}\t"
+    await _copy_transactions(wire, head, plan)
     if side_rows:
         await wire.exchange(*side_rows)
-    entry_rows = copied_entries(ledger, plan.recorded_at, plan.entries())
-    await wire.copy(COPY_ENTRIES, _in_chunks(entry_rows))
+    await wire.copy(COPY_ENTRIES, _in_chunks(copied_entries(head, plan.entries())))
     return dated
+
+
+async def _copy_transactions(wire: Wire, head: str, plan: Plan) -> None:
+    if are_plain(plan.transactions):
+        head += "".join(f"{value}\t" for value in PLAIN_CONSTANTS.values())
+        await wire.copy(COPY_PLAIN, _in_chunks(copied_plain(head, plan.transactions)))
+    else:
+        await wire.copy(COPY_TRANSACTIONS, _in_chunks(copied(head, plan.transactions)))
 
 
 async def commit(wire: Wire, *writes: Request) -> list[Result]:
@@ -243,12 +277,14 @@ async def commit(wire: Wire, *writes: Request) -> list[Result]:
 
 def _inserts(ledger: int, plan: Plan) -> Iterator[Request]:
     same = [number(ledger), timestamp(plan.recorded_at)]
-    rows = map(values_of, plan.transactions)
-    yield Request(INSERT_TRANSACTIONS, [*same, *_encoded(WRITTEN, rows)])
+    transactions = plan.transactions
+    if are_plain(transactions):
+        yield INSERT_PLAIN.request(same, map(plain_values_of, transactions))
+    else:
+        yield INSERT_TRANSACTIONS.request(same, map(values_of, transactions))
     entries = plan.entries()
     if entries:
-        columns = _encoded(WRITTEN_ENTRY, map(astuple, entries))
-        yield Request(INSERT_ENTRIES, [*same, *columns])
+        yield INSERT_ENTRIES.request(same, map(astuple, entries))
 
 
 def _dated_entries(ledger: int, plan: Plan) -> Iterator[Request]:

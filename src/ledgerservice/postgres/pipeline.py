@@ -50,12 +50,14 @@ def timestamp(time: datetime) -> bytes:
     return time.isoformat().encode()
 
 
-def array(values: Iterable[int | str | None]) -> bytes:
-    """An array of numbers, or of texts that need no quotes, as a parameter; None is NULL."""
-    column = tuple(values)
-    if None in column:
-        column = tuple("NULL" if value is None else value for value in column)
-    return f"{{{','.join(map(str, column))}}}".encode()
+def array(values: Iterable[int | str]) -> bytes:
+    """An array of numbers, or of texts that need no quotes, as a parameter."""
+    return f"{{{','.join(map(str, values))}}}".encode()
+
+
+def optional_array(values: Iterable[int | None]) -> bytes:
+    """An array of numbers and NULLs as a parameter."""
+    return array("NULL" if value is None else value for value in values)
 
 
 def timestamp_array(times: Iterable[datetime | None]) -> bytes:
