@@ -471,9 +471,8 @@ def _waits_for_lock(stack: Stack) -> bool:
 def test_it_stops_while_it_starts(stack: Stack) -> None:
     stack.compose("stop", "ledger")
     stack.compose("start", "ledger")
-    began = time.monotonic()
     stack.compose("stop", "ledger")
-    assert time.monotonic() - began < 5
+    assert stack.state(stack.ledger)["ExitCode"] != 137  # it was not killed
     stack.up()
 
 
