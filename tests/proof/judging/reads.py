@@ -1,4 +1,4 @@
-"""What the clients read: it was so, all of it, and at that moment."""
+"""Reads: each shows one state that was, at that time."""
 
 from collections.abc import Iterator
 from itertools import pairwise
