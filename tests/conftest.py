@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the whole suite, a fresh database for whoever asks, real processes.
+"""Fixtures: one real PostgreSQL for each worker, new databases, and services on them.
 
 `LEDGER_TEST_DATABASE_URL` names another server than the embedded one; its user must be allowed to
 create databases and roles.

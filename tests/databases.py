@@ -1,4 +1,4 @@
-"""Databases of the tests: made, reached and administered."""
+"""Databases for tests: create them, connect to them and administer them."""
 
 import os
 import shutil

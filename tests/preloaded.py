@@ -1,4 +1,4 @@
-"""What the processes of `processes.Fork` have imported before they are forked."""
+"""Imported once by the server that `processes.Fork` forks its processes from."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Processes of the tests: the service and its callers, and waiting for what they do."""
+"""Processes for tests: run the service and its commands, and wait for a condition."""
 
 import itertools
 import multiprocessing

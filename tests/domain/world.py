@@ -1,4 +1,4 @@
-"""What the journal keeps, in memory: what plans are decided on, fed from what plans wrote."""
+"""A journal in memory: it stores what plans write, and gives it to the next plan."""
 
 import copy
 import itertools

@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -111,12 +112,10 @@ def test_start_and_stop_are_idempotent(home: DataFolder) -> None:
     assert home.is_free()
 
 
-def test_restart_is_quick_and_keeps_data(home: DataFolder) -> None:
+def test_restart_keeps_data(home: DataFolder) -> None:
     with home.server() as server:
         write(server.url, "kept")
-    begin_s = time.monotonic()
     server.start()
-    assert time.monotonic() - begin_s < 3.0
     assert read(server.url) == ["kept"]
 
 
@@ -207,12 +206,19 @@ def test_check_logs_a_failure_and_goes_on_trying(
     assert ask(server.url, "SELECT 1") == 1
 
 
-def test_check_is_cheap(home: DataFolder) -> None:
+def test_check_of_a_living_server_starts_and_connects_to_nothing(
+    home: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = home.started()
-    begin_s = time.perf_counter()
-    for _ in range(100):
-        server.check()
-    assert (time.perf_counter() - begin_s) / 100 < 0.003
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    server.check()
+    monkeypatch.undo()
+    assert ask(server.url, "SELECT 1") == 1
 
 
 def test_log_is_bounded_while_the_server_runs(

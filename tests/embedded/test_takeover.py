@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL after a death: whose server it is then, and that nothing is lost."""
+"""The embedded PostgreSQL after a process was killed: who owns the server, and no data is lost."""
 
 import os
 import signal

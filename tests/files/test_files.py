@@ -69,7 +69,7 @@ ROWS = [
 ]
 
 
-def test_a_csv_file_is_posted_and_what_was_not_is_told_line_by_line(two, tmp_path, no_violations):
+def test_a_csv_file_is_posted_and_rejects_are_reported_by_line(two, tmp_path, no_violations):
     file = tmp_path / "payments.csv"
     file.write_text(HEADER + "\n".join(ROWS))
     for posted, replayed in ((3, 0), (0, 3)):
@@ -123,13 +123,13 @@ def test_a_file_without_keys_needs_a_prefix_for_them(text, form):
     assert row.movement.key == f"may-2026-{row.line}"
 
 
-def test_a_broken_csv_file_is_told_with_its_line():
+def test_a_broken_csv_file_is_reported_with_its_line():
     with pytest.raises(ImportFault, match="Line 2"):
         list(rows_of(io.StringIO(f'{HEADER}"DEPOSIT" x,1'), Format.CSV, None))
 
 
 @pytest.mark.parametrize("name", ["nothing.csv", "payments.txt", "."])
-def test_a_file_that_cannot_be_read_is_told_in_one_line(two, tmp_path, name):
+def test_a_file_that_cannot_be_read_is_reported_in_one_line(two, tmp_path, name):
     done = run(two, "import", str(tmp_path / name))
     assert done.returncode == 1
     assert done.stderr.startswith("ledgerservice: The file cannot be imported.")

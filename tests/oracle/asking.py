@@ -1,4 +1,4 @@
-"""Random instructions, for whoever compares with the sequential model."""
+"""Random instructions, for tests that compare with the sequential model."""
 
 import itertools
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Accounts of then, statements and lists over HTTP, against folds over the sequential model."""
+"""Accounts as of a time, statements and lists over HTTP, compared with the sequential model."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The ledger as plain dicts, one instruction after another: what faster ways have to agree with.
+"""The sequential model: the ledger as plain dicts, one instruction after another.
 
 An instruction is an item of a batch, as a dict, with its amounts in whole minor units. An account
 is named by its id, the external account of a currency by the currency's code. What the model

@@ -115,7 +115,7 @@ def test_held_money_is_moved_by_its_hold_only(beside, case):
         assert row == (0, 0)
 
 
-def test_a_hold_begins_empty_whatever_is_said(beside):
+def test_a_new_hold_has_nothing_remaining_or_captured(beside):
     with connect(beside) as owner, owner.transaction():
         new_transaction(owner, 5)
         row = owner.execute(
@@ -167,7 +167,7 @@ DATED = {  # account, effective_at, seq, amount, recorded_at
 
 
 @pytest.mark.parametrize("values", DATED.values(), ids=DATED.keys())
-def test_what_takes_effect_at_another_moment_is_an_entry(beside, values):
+def test_a_dated_row_is_of_an_existing_entry(beside, values):
     def add(service: Any, account: str, *rest: str) -> None:
         new_transaction(service, 3, amount=30)
         service.execute(

@@ -206,7 +206,7 @@ def test_a_used_ledger_that_nobody_broke_has_no_violations(used):
 
 @pytest.mark.parametrize("small_steps", [False, True])
 @pytest.mark.parametrize("case", BROKEN.values(), ids=BROKEN.keys())
-def test_what_is_broken_is_named(used, case, small_steps, monkeypatch):
+def test_verify_names_the_broken_invariant(used, case, small_steps, monkeypatch):
     if small_steps:  # so that the violation is in one of many ranges
         monkeypatch.setattr(verifier, "ACCOUNTS_A_STEP", 2)
         monkeypatch.setattr(verifier, "TRANSACTIONS_A_STEP", 3)
@@ -216,7 +216,7 @@ def test_what_is_broken_is_named(used, case, small_steps, monkeypatch):
         assert any(start in line for line in found), (start, found)
 
 
-def test_progress_is_told_to_the_end(used):
+def test_progress_is_reported_to_the_end(used):
     told = []
     list(verify(used.owner_engine(), lambda done, of: told.append((done, of))))
     assert [done for done, _ in told] == list(range(1, len(told) + 1))

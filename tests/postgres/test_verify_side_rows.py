@@ -260,7 +260,7 @@ def test_a_whole_ledger_that_nobody_broke_has_no_violations(whole):
 
 
 @pytest.mark.parametrize("case", WHOLE_BROKEN.values(), ids=WHOLE_BROKEN.keys())
-def test_what_is_broken_of_a_whole_ledger_is_named(whole, case):
+def test_verify_names_the_broken_invariant_of_side_rows(whole, case):
     statements, expected = case
     found = violations(whole, *statements)
     for start in expected:

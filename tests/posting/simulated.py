@@ -1,4 +1,4 @@
-"""A database that exists in memory, on an event loop's virtual time, and answers as it likes.
+"""A database in memory, on an event loop's virtual time, that fails at random.
 
 It understands the statements of the write path and nothing else, with PostgreSQL's locks, unique
 key and commit; what it refuses, delays, loses and leaves in doubt comes from a seed.

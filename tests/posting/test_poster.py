@@ -70,7 +70,7 @@ def writers_waiting(database: Database, event: str) -> list[int]:
         return [row[0] for row in rows]
 
 
-def test_requests_of_many_moments_are_all_answered_once(database, no_violations):
+def test_requests_at_many_times_are_all_answered_once(database, no_violations):
     async def test() -> None:
         async with posting(database) as poster:
 
@@ -302,7 +302,7 @@ def test_a_frozen_process_frees_its_accounts(new_database):
     assert balance(database, 1) == 100
 
 
-def test_closing_answers_what_is_waiting_and_takes_nothing_more(database):
+def test_close_answers_waiting_requests_and_takes_no_more(database):
     async def test() -> None:
         async with posting(database) as poster:
             posts = [asyncio.create_task(poster.post(deposit(1, str(n)))) for n in range(20)]

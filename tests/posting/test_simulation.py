@@ -1,4 +1,4 @@
-"""Group commit on virtual time, over a database that fails in every way a seed can think of.
+"""Group commit on virtual time, with a database that fails at random, by a seed.
 
 Everything runs in one event loop, so a seed repeats itself: `pytest -k "simulation and [123]"`.
 `LEDGER_SIMULATIONS` says how many seeds; `LEDGER_SIMULATION_SEED` where they begin.

@@ -1,4 +1,4 @@
-"""The judge: from what the clients saw and what the journal holds, every promise that was broken.
+"""The checker: it finds every broken promise in what the clients saw and what the journal holds.
 
 It knows nothing of the service but its answers' form. The promises are in `judging`.
 """

@@ -10,7 +10,7 @@ CANARY_S = 3.0
 
 
 @pytest.mark.parametrize("name", CANARIES)
-def test_what_is_broken_on_purpose_is_found_out(rounds: Campaign, name: str) -> None:
+def test_a_promise_broken_on_purpose_is_detected(rounds: Campaign, name: str) -> None:
     fault = CANARIES[name].fault
     _, skipped = campaign.possible([fault])
     if skipped:

@@ -1,4 +1,4 @@
-"""The checker of the proof, on histories that are known to be right, and doctored ones.
+"""The checker of the proof, on correct histories and on doctored ones.
 
 `LEDGER_CHECKER_SEEDS` says with how many seeds; `make proof` takes three.
 """

@@ -1,4 +1,4 @@
-"""The checker on short histories, step by step: what is a violation, and what is none."""
+"""The checker on short histories, step by step: what is a violation, and what is not."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def test_the_scene_is_clean() -> None:
     assert s.codes() == set()
 
 
-def test_a_group_at_two_moments_in_company() -> None:
+def test_a_group_recorded_at_two_times_beside_others() -> None:
     """All answers are there: two of three came later. One had been asked for once more."""
     s = Scene()
     group = [s.go("deposit", 1, 5), s.go("deposit", 2, 5), s.go("deposit", 3, 5)]
@@ -74,7 +74,7 @@ def test_a_group_at_two_moments_in_company() -> None:
     assert "torn_group" in s.codes()
 
 
-def test_half_a_group_that_was_asked_for_in_two_companies() -> None:
+def test_half_of_a_group_whose_first_request_was_in_two_groups() -> None:
     """The first of each was kept, though neither group was; one had no answer at first."""
     s = Scene()
     first = s.go("deposit", 1, 5)
@@ -105,7 +105,7 @@ def test_a_decline_that_an_expired_hold_was_the_cause_of() -> None:
     assert "released_late" in s.codes()
 
 
-def test_what_expired_was_given_back_after_something_else() -> None:
+def test_an_expired_hold_released_after_another_movement() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     s.go("hold", 1, 80, 2, expires_at=s.later(3))
@@ -142,7 +142,7 @@ def test_the_service_tries_to_capture_too_early() -> None:
     assert "too_early" in s.codes()
 
 
-def test_the_service_cancels_what_nobody_cancelled() -> None:
+def test_a_service_initiated_cancellation() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     asked = s.go("schedule", 1, 50, 2, execute_at=s.later(50))
@@ -151,7 +151,7 @@ def test_the_service_cancels_what_nobody_cancelled() -> None:
     assert s.codes()
 
 
-def test_the_service_pays_for_a_hold_by_itself() -> None:
+def test_a_service_initiated_transfer_for_a_hold() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     number = s.go("hold", 1, 50, 2).body["transaction_id"]
@@ -159,7 +159,7 @@ def test_the_service_pays_for_a_hold_by_itself() -> None:
     assert s.codes()
 
 
-def test_the_service_captures_a_part_by_itself() -> None:
+def test_a_service_initiated_capture_of_a_part() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     number = s.go("hold", 1, 50, 2, capture_at=s.later(3), expires_at=s.later(9)).body[
@@ -243,7 +243,7 @@ def test_a_read_counts_what_has_expired_long_ago() -> None:
     assert s.codes()
 
 
-def test_a_fault_of_the_service_is_none_of_its_clients() -> None:
+def test_an_internal_error_is_a_violation() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     deposit = s.case.attempts[-1]
@@ -269,7 +269,7 @@ def test_a_final_capture_that_keeps_the_rest_held() -> None:
     assert "content_differs" in s.codes()
 
 
-def test_what_is_closed_is_not_asked_for_again() -> None:
+def test_a_closed_account_takes_no_schedule_and_no_policy() -> None:
     """Neither scheduled from nor changed, though neither moves money."""
     for kind, more in (
         ("schedule", {"other": 1, "amount": 5, "execute_at": f"{10**12:020}"}),
@@ -284,7 +284,7 @@ def test_what_is_closed_is_not_asked_for_again() -> None:
         assert "moved_after_closing" in s.codes()
 
 
-def test_legs_may_be_declined_whose_key_others_were_asked_for_with() -> None:
+def test_declined_legs_whose_key_came_with_other_legs_too() -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     s.go("policy", 2, frozen="credits")
@@ -359,7 +359,7 @@ def test_a_capture_before_and_after_the_hold_has_expired() -> None:
     assert "captured_late" in s.codes()
 
 
-def test_a_moment_that_had_to_be_later_than_another_tells_no_time() -> None:
+def test_a_timestamp_pushed_past_another_shows_no_clock_time() -> None:
     """The clock was ahead, left its moment on the account, and was put right."""
     s = _captured_at(9)
     placed, captured = s.case.journal.entries[-3], s.case.journal.entries[-2:]

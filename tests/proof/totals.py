@@ -1,4 +1,4 @@
-"""What all runs of the proof did together, fault by fault, kept in a page of the docs."""
+"""The totals of all runs of the proof, by fault, kept in a page of the docs."""
 
 import re
 from collections import Counter

@@ -1,1 +1,1 @@
-"""Tables of examples: what each instruction comes to, by what it is asked of."""
+"""Tables of examples: the state, the instruction and its outcome."""

@@ -1,4 +1,4 @@
-"""The same again, and the same key for something else."""
+"""Idempotency keys: the same request again, and the same key for another request."""
 
 from datetime import timedelta, timezone
 from typing import Any

@@ -1,4 +1,4 @@
-"""All or none."""
+"""Linked groups: all movements are posted or none."""
 
 from tests.domain.rules.making import (
     BOTH,

@@ -1,4 +1,4 @@
-"""What the tables of the rules are made of: accounts, instructions, and their check."""
+"""Builders of accounts and instructions for the tables of examples, and their check."""
 
 import itertools
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Transfers to come."""
+"""Scheduled transfers."""
 
 from ledgerservice.domain.instructions import Execution
 from tests.domain.rules.making import (

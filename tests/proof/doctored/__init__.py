@@ -1,1 +1,1 @@
-"""Right histories, each changed so that it breaks one promise, with the code of that."""
+"""Correct histories, each changed so that it breaks one promise, and the code of that violation."""

@@ -1,4 +1,4 @@
-"""Answers that are not kept, or not told again."""
+"""Answers that the journal does not keep, or that a repeat does not get."""
 
 from collections.abc import Callable
 

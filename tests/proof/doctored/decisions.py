@@ -1,4 +1,4 @@
-"""Torn groups, unjust declines, and what nobody asked for."""
+"""Torn groups, unjust declines, and transactions that nobody requested."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What callers added, which was lost or changed."""
+"""Details of requests that were lost or changed."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Histories that nobody lived: of a ledger that keeps all promises, for the checker's own tests."""
+"""Made-up histories of a ledger that keeps all promises, for the checker's own tests."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""What clients ask for that never were."""
+"""Random requests of made-up clients."""
 
 import math
 import random

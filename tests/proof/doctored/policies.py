@@ -1,4 +1,4 @@
-"""Policies that were not kept, not asked for, or not declined for what is so."""
+"""Policies that were not kept or not requested, and declines without their reason."""
 
 from collections.abc import Callable
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Reads of what never was, or not then."""
+"""Reads of states that never were, or not at that time."""
 
 from collections.abc import Callable
 

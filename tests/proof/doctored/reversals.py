@@ -1,4 +1,4 @@
-"""Reversals of more than there was, of something else, or forced by nobody."""
+"""Reversals of too much, of another transaction, or forced without a request."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Holds and schedules that are not what was asked for, or not in time."""
+"""Holds and scheduled transfers that differ from the request, or are late."""
 
 from collections.abc import Callable
 

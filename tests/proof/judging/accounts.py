@@ -1,4 +1,4 @@
-"""What is kept of accounts: entries that balance, continue, and stay within policies."""
+"""Accounts: entries balance, continue, and stay within policies."""
 
 from collections import defaultdict
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""What the clients were told of what they asked for: it is kept, and told again."""
+"""Answers: the journal keeps what they say, and a repeat gets the same."""
 
 import json
 from typing import Any

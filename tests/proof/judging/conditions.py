@@ -1,4 +1,4 @@
-"""What legs demand of their accounts, as these are before the transaction."""
+"""Conditions of legs, on their accounts before the transaction."""
 
 from tests.proof.history import Request
 from tests.proof.journal import Transaction

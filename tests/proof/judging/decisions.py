@@ -1,4 +1,4 @@
-"""What was decided: groups are whole, declines just, and a key has one outcome."""
+"""Decisions: groups are whole, declines are just, and a key has one outcome."""
 
 from collections import defaultdict
 

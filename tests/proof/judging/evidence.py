@@ -6,6 +6,7 @@ All amounts are in minor units of currencies with two decimals.
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from tests.proof.history import MOVEMENTS, Attempt
 from tests.proof.journal import Entry, Hold, Journal, Transaction
@@ -43,6 +44,7 @@ def outcome(attempt: Attempt) -> str:
     return REFUSED if status < 500 or body.get("code") == "overloaded" else UNKNOWN
 
 
+@lru_cache(100_000)
 def minor(text: str) -> int:
     """An amount of an answer, two decimals, in minor units."""
     whole, _, cents = text.partition(".")
@@ -131,6 +133,7 @@ class Case:
         for attempt in attempts:
             if attempt.request.kind in MOVEMENTS:
                 self.asked[attempt.request.account, attempt.request.key].append(attempt)
+        self.customers = {account for account, _ in self.asked} & self.accounts.keys()
 
     def _index(self, entry: Entry, t: Transaction | None) -> None:
         """File an entry under what its transaction is."""

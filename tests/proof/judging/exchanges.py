@@ -1,4 +1,4 @@
-"""What a rate comes to. A transaction of one currency, or without a rate, is always fair."""
+"""Exchanges: the rate and the rounding. Without a rate a transaction is always fair."""
 
 from collections import defaultdict
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the clients read: it was so, all of it, and at that moment."""
+"""Reads: each shows one state that was, at that time."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -87,10 +87,8 @@ def _read_is_of_what_is(case: Case, attempt: Attempt) -> Found:
                 yield "read_of_nothing", f"{where}: {row}, kept {kept}"
     elif known == OK:
         told = body if request.kind == "accounts" else [body]
-        there = {account for account, _ in case.asked} & case.accounts.keys()
-        if not {row["id"] for row in told} >= (
-            there if request.kind == "accounts" else {request.account}
-        ):
+        there = case.customers if request.kind == "accounts" else {request.account}
+        if not {row["id"] for row in told} >= there:
             yield "read_of_nothing", f"{where}: of {[row['id'] for row in told]}"
         for row in told:
             if not _is_state(case, row):

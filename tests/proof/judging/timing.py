@@ -1,4 +1,4 @@
-"""What has a time: holds, schedules, and what the service does by itself."""
+"""Holds, scheduled transfers, and service-initiated transactions: each in time, and once."""
 
 from bisect import bisect_left
 from collections import defaultdict

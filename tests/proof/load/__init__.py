@@ -1,1 +1,1 @@
-"""What the clients of the proof ask for, and how."""
+"""The clients of the proof and their requests."""

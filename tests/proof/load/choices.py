@@ -1,4 +1,4 @@
-"""What the clients ask for: movements at random, of which some build on what there is."""
+"""Random requests of the clients; some build on existing transactions."""
 
 import random
 from collections import deque

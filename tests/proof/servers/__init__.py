@@ -1,1 +1,1 @@
-"""What a round of the proof runs on, and how it is hurt."""
+"""The servers of a round of the proof, and the faults."""

@@ -1,4 +1,4 @@
-"""What is hurt: PostgreSQL on a folder or on a disk of its own, and processes of the service.
+"""PostgreSQL in a folder or on a disk of its own, and processes of the service.
 
 Everything listens on loopback, or on an address of a network namespace that was made for it, and
 only processes that were started here are ever sent a signal.

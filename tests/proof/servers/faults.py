@@ -1,4 +1,4 @@
-"""What can go wrong, each as a function that hurts a setup for some seconds and counts how often.
+"""Faults, each a function that disturbs a setup for some seconds and counts how often.
 
 A fault returns the setup as it found it, but for what the phase after it heals: a service or a
 server that is down is started again by `Setup.heal`.
