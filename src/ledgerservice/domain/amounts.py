@@ -27,7 +27,7 @@ def is_positive_amount(text: str) -> bool:
 def to_minor(text: str, exponent: int) -> int | None:
     """`text` in whole minor units of a currency with `exponent` digits after the point.
 
-    None where it has more digits after the point than that. `text` is a plain decimal
+    None if it has more digits after the point than that. `text` is a plain decimal
     (`is_positive_amount`).
     """
     whole, _, fraction = text.partition(".")

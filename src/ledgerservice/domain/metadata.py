@@ -1,7 +1,7 @@
-"""JSON documents, read and kept exactly: no number passes through a float, no field counts twice.
+"""JSON documents, read exactly: numbers do not pass through a float, repeated fields are refused.
 
-Of metadata only what PostgreSQL and every reader of JSON can keep is taken: bounded in size and
-depth, without NUL and lone surrogates, with plain numbers of up to 38 digits.
+Metadata is limited to what PostgreSQL and every JSON reader can keep: it is bounded in size and
+depth, without NUL and lone surrogates, and its numbers are plain and have up to 38 digits.
 """
 
 import json
@@ -38,11 +38,11 @@ def _no_constant(_: str) -> NoReturn:
 decode_json = json.JSONDecoder(
     object_pairs_hook=_unique, parse_float=Number, parse_int=Number, parse_constant=_no_constant
 ).decode
-"""A document of its text, numbers as `Number`. Raises ValueError or RecursionError."""
+"""Decode a document; numbers become `Number`. Raises ValueError or RecursionError."""
 
 
 def metadata_text(value: Any) -> str:
-    """The text of a JSON object, as it is kept: in the order given, without white space.
+    """The text of a JSON object as it is stored: in the given order, without white space.
 
     Raises ValueError, whose message says what is wrong.
     """

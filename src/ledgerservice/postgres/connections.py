@@ -1,4 +1,4 @@
-"""Which database, by which connections, and whether it is one to trust with money."""
+"""The database: its connections, their settings, and whether the server can hold money."""
 
 import logging
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ OLDEST_SERVER = 15
 
 log = logging.getLogger(__name__)
 
-# A writer whose statements touch a table once by key must never be given another plan: one made
-# while the tables were small would stay in its cache.
+# The writer's statements look rows up by key. A plan that was made while the tables were small
+# would stay in the connection's cache, so every other plan is ruled out.
 PINNED_PLANS = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -42,7 +42,7 @@ PINNED_PLANS = {
     "plan_cache_mode": "force_generic_plan",
 }
 
-# A peer that vanished without a word is noticed within about 20 s.
+# A peer that disappeared without closing the connection is noticed within about 20 s.
 KEEPALIVE = {
     "keepalives_idle": 5,
     "keepalives_interval": 5,
@@ -74,7 +74,7 @@ class Database:
     role: str | None = None
 
     def owner_engine(self) -> Engine:
-        """Connections as the URL's user: migrations, and the verifier."""
+        """Connections as the URL's user, for migrations and `verify`."""
         arguments = {
             "connect_timeout": self.settings.connect_timeout_s,
             "client_encoding": "utf8",
@@ -108,7 +108,7 @@ class Database:
         return engine
 
     async def connect_writer(self) -> Wire:
-        """A connection of the write path, in autocommit: the journal says BEGIN itself."""
+        """A connection of the write path, in autocommit: the journal sends BEGIN itself."""
         dialect = self.url.get_dialect()()
         _, of_url = dialect.create_connect_args(self.url)
         arguments = {**of_url, **self._arguments(PINNED_PLANS)}
@@ -139,7 +139,7 @@ class Database:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turns a failed connection into the one line that says what to do."""
+    """Turn a failed connection into an error that says in one line what to do."""
     try:
         yield
     except DBAPIError as error:
@@ -163,8 +163,8 @@ _REFUSALS = ("authentication failed", "no password supplied", "pg_hba.conf")
 
 
 def check_server(database: Database) -> None:
-    """Raise ServerTooOld, DatabaseReadOnly, DatabaseNotUtf8 or ServerNotDurable where it must not
-    hold money.
+    """Raise ServerTooOld, DatabaseReadOnly, DatabaseNotUtf8 or ServerNotDurable for a server that
+    must not hold money.
     """
     with database.owner_engine().connect() as connection:
         facts = connection.execute(_SERVER_FACTS).one()
@@ -199,7 +199,7 @@ _SERVER_FACTS = text(
 
 
 def usable_role(database: Database) -> str | None:
-    """The service's role if the URL's user may take it, else None, with a warning."""
+    """The service's role if the URL's user is a member of it, else None, with a warning."""
     role = database.settings.service_role
     if not role:
         return None
@@ -207,8 +207,8 @@ def usable_role(database: Database) -> str | None:
         if connection.scalar(_MAY_TAKE_ROLE, {"role": role}):
             return role
     log.warning(
-        "the service runs with its user's own rights, because that may not take the role %s "
-        "(GRANT %s TO the user, or name another in LEDGER_SERVICE_ROLE)",
+        "the service runs with the rights of its database user, which is not a member of the role "
+        "%s; GRANT %s TO that user, or set LEDGER_SERVICE_ROLE to another role",
         role,
         role,
     )

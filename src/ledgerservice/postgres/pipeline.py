@@ -1,9 +1,9 @@
 """Several prepared statements in one round trip, over libpq.
 
-psycopg's cursors cost 100 µs of Python a statement, six times the statement itself, and its
-pipeline ends with a Flush, upon which PostgreSQL disarms idle_in_transaction_session_timeout. So
-the write path speaks to libpq directly, through psycopg's own connection: psycopg connects, hears
-notices, names errors and converts rows; here the statements are sent and their results awaited.
+psycopg's cursors cost 100 µs of Python a statement, six times the statement itself. Its pipeline
+ends with a Flush, which disarms idle_in_transaction_session_timeout in PostgreSQL. The write path
+therefore uses libpq directly, through psycopg's connection: psycopg connects, receives notices,
+names errors and converts rows; this module sends the statements and waits for their results.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ def _quoted(value: str | None) -> str:
 class Wire:
     """A connection of the write path, to a ledger in `schema`.
 
-    `lasting`: it stays with the write path, so its statements are prepared once and kept.
+    `lasting`: the connection belongs to the write path, and keeps its prepared statements.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Wire:
         self._prepared: dict[str, bytes] = {}
         self._warnings: list[str] = []
         self._transformer = Transformer(connection)
-        connection.add_notice_handler(self._hear)
+        connection.add_notice_handler(self._receive_notice)
 
     async def exchange(self, *requests: Request) -> list[Result]:
         """Run the requests in order, in one round trip. After a failure the rest is skipped.
@@ -125,7 +125,7 @@ class Wire:
         return name
 
     async def copy(self, statement: str, chunks: Iterable[str]) -> None:
-        """COPY FROM STDIN. A chunk is made while the server takes in those before it."""
+        """COPY FROM STDIN. A chunk is built while the server reads the chunks before it."""
         statement = in_schema(statement, self._schema)
         async with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
             for chunk in chunks:
@@ -133,7 +133,7 @@ class Wire:
 
     @property
     def warnings(self) -> list[str]:
-        """What the server warned of during the last exchange."""
+        """The server's warnings during the last exchange."""
         return self._warnings
 
     @property
@@ -146,18 +146,18 @@ class Wire:
         await self.connection.close()
 
     def release(self) -> None:
-        """Leave the connection to whom it belongs."""
-        self.connection.remove_notice_handler(self._hear)
+        """Leave the connection to its owner."""
+        self.connection.remove_notice_handler(self._receive_notice)
 
     def cut(self) -> None:
-        """End the connection below libpq, so that whoever waits on it fails."""
+        """End the connection below libpq, so that every wait on it fails."""
         with suppress(OSError, psycopg.OperationalError), self._socket() as end:
             end.shutdown(socket.SHUT_RDWR)
 
     def _socket(self) -> socket.socket:
         return socket.fromfd(self._pgconn.socket, socket.AF_UNIX, socket.SOCK_STREAM)
 
-    def _hear(self, notice: Any) -> None:
+    def _receive_notice(self, notice: Any) -> None:
         if notice.severity_nonlocalized == "WARNING":
             self._warnings.append(notice.message_primary or "")
 
@@ -186,7 +186,7 @@ class Wire:
         return results, failed
 
     async def _ready(self) -> None:
-        """Wait until the socket can be read, or written where something is still to be sent."""
+        """Wait until the socket can be read, or written if there is data to send."""
         ready = self._loop.create_future()
         end = self._pgconn.socket
         writes = self._pgconn.flush() == 1

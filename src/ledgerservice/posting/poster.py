@@ -1,7 +1,7 @@
-"""Group commit: what arrives while a commit is in flight is the next batch.
+"""Group commit: the requests that arrive while a commit is in flight are the next batch.
 
-A poster keeps one connection and one batch in flight. Idle, it posts at once; busy, it gathers.
-There is no timer. Its answers are given after the COMMIT, never before.
+A poster has one connection and one batch in flight. It posts at once when it is idle, and gathers
+requests while it is busy. There is no timer. It answers after the COMMIT, never before.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from ledgerservice.postgres.pipeline import Wire
 
 log = logging.getLogger(__name__)
 
-CUT_S = 0.1  # for whoever waits on a connection to notice that it was cut
+CUT_S = 0.1  # so that the writer notices that its connection was cut
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -54,7 +54,7 @@ class _Waiting(Generic[Request, Answer]):
 
 
 class _Deadlines:
-    """Fails what is unanswered after a while. One timer for all: they fall due in order."""
+    """Fails requests at their deadlines. One timer is enough, because deadlines are in order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float) -> None:
         self._loop = loop
@@ -84,8 +84,8 @@ class _Deadlines:
 class Poster(Generic[Request, Answer]):
     """Gathers requests into batches and posts them, one batch at a time.
 
-    Requests come from the event loop that it is made in. The writer runs in `writer_loop`, which
-    may be another thread's: then no crowd of requests keeps it from its database.
+    Requests come from the event loop that creates it. The writer runs in `writer_loop`, which may
+    belong to another thread, so that a crowd of requests does not delay the database.
     """
 
     def __init__(
@@ -103,12 +103,12 @@ class Poster(Generic[Request, Answer]):
         self._loop = asyncio.get_running_loop()
         self._deadlines = _Deadlines(self._loop, limits.deadline_s)
         self._closing = False
-        # What both sides touch: each is written by one of them only, or is a deque.
+        # Shared by both loops: each is written by one of them only, or is a deque.
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._entered = 0
         self._taken = 0
         self._idle = False
-        # The writer's.
+        # Used by the writer only.
         self._writer_loop = writer_loop or self._loop
         self._arrived = asyncio.Event()
         self._ended = asyncio.Event()
@@ -131,13 +131,13 @@ class Poster(Generic[Request, Answer]):
         return await self.enter(request)
 
     def enter(self, request: Request) -> asyncio.Future[Answer]:
-        """Queue `request` behind all that entered before; its answer to come. Raises Overloaded."""
+        """Queue `request`, in order of arrival; the future of its answer. Raises Overloaded."""
         self.check_room()
         answer: asyncio.Future[Answer] = self._loop.create_future()
         waiting = _Waiting(request, answer, self._weigh(request))
         self._entered += waiting.weight
         self._queue.append(waiting)
-        # After the append: the writer looks at the queue once more when it has said it is idle.
+        # After the append: the writer checks the queue once more after it sets _idle.
         if self._idle:
             self._wake()
         self._deadlines.add(answer)
@@ -149,15 +149,17 @@ class Poster(Generic[Request, Answer]):
             raise Overloaded
 
     async def close(self) -> None:
-        """Answer what is waiting, then stop; what the database withholds for longer than the
-        deadline has had its 503 by then, and is left to the database.
+        """Answer the waiting requests, then stop.
+
+        A batch that the database withholds for longer than the deadline is left to the database;
+        its requests have been answered with Unavailable by then.
         """
         self._closing = True
         self._wake()
         try:
             await asyncio.wait_for(self._ended.wait(), self._limits.deadline_s)
         except TimeoutError:
-            log.warning("the database does not answer; leaving a batch to it")
+            log.warning("the database does not answer; the last batch is left to it")
             # Cut first: a cancelled psycopg call would cancel a COMMIT in the server.
             self._writer_loop.call_soon_threadsafe(self._cut)
             await asyncio.sleep(CUT_S)
@@ -181,11 +183,11 @@ class Poster(Generic[Request, Answer]):
             self._loop.call_soon_threadsafe(self._ended.set)
 
     async def _gather(self) -> list[_Waiting[Request, Answer]]:
-        """The next batch; waits for it. Nothing when all is done."""
+        """The next batch, as soon as there is one; an empty list when the poster is closed."""
         while not (batch := self._next_batch()):
             self._arrived.clear()
             self._idle = True
-            # What came before it was idle did not wake it.
+            # A request that came before _idle was set did not wake the writer.
             if not self._queue:
                 if self._closing:
                     break
@@ -194,7 +196,7 @@ class Poster(Generic[Request, Answer]):
         return batch
 
     def _next_batch(self) -> list[_Waiting[Request, Answer]]:
-        """The oldest requests whose callers still wait; one that is too large goes alone."""
+        """The oldest requests whose callers still wait; one above the limit is posted alone."""
         batch: list[_Waiting[Request, Answer]] = []
         room = self._limits.batch_requests
         while self._queue and (not batch or self._queue[0].weight <= room):
@@ -220,17 +222,17 @@ class Poster(Generic[Request, Answer]):
         self._loop.call_soon_threadsafe(_answer, batch, answers)
 
     async def _post(self, requests: list[Request]) -> list[Answer]:
-        """Run the batch; after a passing fault run it again, on a new connection.
+        """Run the batch; after a temporary fault run it again, on a new connection.
 
-        What an earlier run had committed comes back as a replay, because the locks make the
-        later run wait for it. The first run is outside of the retrying, which costs time.
+        If an earlier run has committed, the later run gets replays, because the locks make it wait
+        for the earlier one. The first run is outside of the retrying, which costs time.
         """
         try:
             return await self._attempt(requests)
         except Exception as error:
             if not is_passing(error):
                 raise
-            log.warning("a batch of %d is run again: %s", len(requests), error)
+            log.warning("retrying a batch of %d: %s", len(requests), error)
         return await self._retrying(self._attempt, requests)
 
     async def _attempt(self, requests: list[Request]) -> list[Answer]:
@@ -261,9 +263,9 @@ def _fail(batch: list[_Waiting[Request, Answer]], fault: Exception) -> None:
 
 
 def _fault(error: Exception, requests: int) -> Exception:
-    """What the callers of a batch are told of `error`, which goes to the log."""
+    """The exception that the callers of a batch get for `error`, which is logged."""
     if is_passing(error):
-        log.error("a batch of %d was given up: %s", requests, error)
+        log.error("gave up a batch of %d: %s", requests, error)
         return Unavailable()
     log.error("a batch of %d failed", requests, exc_info=error)
     return InternalFault()
@@ -275,9 +277,9 @@ PASSING_STATES = frozenset({"25P03", "25006"})  # frozen too long in a transacti
 def is_passing(error: BaseException) -> bool:
     """Whether the same batch may succeed on a new connection.
 
-    psycopg calls lost connections, shut-downs, cancelled statements, deadlocks, serialization
-    failures and exhausted resources OperationalError, some of them without a SQLSTATE. A key that
-    is there already means that another run won: the next one replays it.
+    psycopg raises OperationalError for lost connections, shut-downs, cancelled statements,
+    deadlocks, serialization failures and exhausted resources, some of them without a SQLSTATE. A
+    key that exists already means that another run has won: the next run replays it.
     """
     if isinstance(error, psycopg.errors.UniqueViolation):
         return error.diag.constraint_name == "transactions_idempotency_key"
@@ -287,9 +289,10 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_poison(error: BaseException) -> bool:
-    """Whether one request of a batch may be at fault: what the database refuses, or what our own
-    code has no answer to, which must not be the neighbours' loss. What a part of the batch had
-    committed comes back as a replay.
+    """Whether one request of a batch may be at fault: the database refuses it, or our code fails.
+
+    The batch is then split, so that the other requests get their answers. A part that has been
+    committed comes back as replays.
     """
     if isinstance(error, psycopg.Error):
         refused = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
