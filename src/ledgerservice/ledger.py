@@ -123,7 +123,7 @@ class Ledger:
     async def add_currency(self, code: str, exponent: int, name: str) -> Currency | Rejected:
         """Add a currency; the same again is harmless, another of the code is rejected.
 
-        Raises ValueError if it is none: see `ledgerservice.model.is_valid`.
+        Raises ValueError if a value is not valid: see `ledgerservice.domain.currencies`.
         """
         currency = CurrencyRequest(code, exponent, name)
         if not is_valid(currency):
@@ -133,7 +133,7 @@ class Ledger:
     async def add_ledger(self, name: str) -> Self:
         """The ledger of that name, which is added if it is not there.
 
-        Raises ValueError if it is none: see `ledgerservice.domain.ledgers`.
+        Raises ValueError if the name is not valid: see `ledgerservice.domain.ledgers`.
         """
         if not is_ledger_name(name):
             raise ValueError("a ledger's name is up to 63 small letters, digits, - and _")
@@ -142,8 +142,8 @@ class Ledger:
 
     async def ledger(self, name: str) -> Self | None:
         """The ledger of that name, or None."""
-        found = await self._runtime.ledger_id(name)
-        return None if found is None else type(self)(self._runtime, found)
+        ledger_id = await self._runtime.ledger_id(name)
+        return None if ledger_id is None else type(self)(self._runtime, ledger_id)
 
     async def open_account(
         self,
@@ -359,9 +359,9 @@ def _with_zone(time: Time) -> Time:
     return time
 
 
-def _check(asked: Sequence[Instruction]) -> None:
+def _check(instructions: Sequence[Instruction]) -> None:
     """Plain movements were checked as they were made; all else its maker has put together."""
-    for one in asked:
+    for one in instructions:
         plain = type(one) is Movement and one.detail is None
         if not plain and (fault := fault_of(one)) is not None:
             raise ValueError(fault)

@@ -34,8 +34,8 @@ def serve(
 ) -> None:
     """Serve the API until Ctrl-C or SIGTERM. Requests in flight are answered first."""
     options = {"host": host, "port": port}
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = Settings.load().model_copy(update=given)
+    overrides = {name: value for name, value in options.items() if value is not None}
+    settings = Settings.load().model_copy(update=overrides)
     _on_stop_signals(_exit)
     with started(settings) as database:
         # After its own shutdown uvicorn raises the signal again, which must not end the program.

@@ -1,4 +1,4 @@
-"""Keyed digests of instructions: they tell whether a repeated key carries the same request.
+"""Keyed digests of instructions: they show whether a repeated key carries the same request.
 
 The digest is an HMAC-SHA256 under a random salt of its own row. Once the salt and the texts are
 erased, nobody can guess the texts from the digest.

@@ -291,12 +291,12 @@ _field_types: dict[type[msgspec.Struct], dict[str, FieldType]] = {}
 
 def field_types(struct: type[msgspec.Struct]) -> dict[str, FieldType]:
     """The fields of an instruction, or of a part of one, that have a `FieldType`."""
-    found = _field_types.get(struct)
-    if found is None:
+    known = _field_types.get(struct)
+    if known is None:
         hints = get_type_hints(struct, include_extras=True)
         types = {name: next(_marks(hint), None) for name, hint in hints.items()}
-        found = _field_types[struct] = {n: mark for n, mark in types.items() if mark is not None}
-    return found
+        known = _field_types[struct] = {n: mark for n, mark in types.items() if mark is not None}
+    return known
 
 
 def _marks(hint: Any) -> Iterator[FieldType]:

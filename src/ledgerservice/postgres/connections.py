@@ -126,13 +126,13 @@ class Database:
         }
         if self.role is not None:
             options["role"] = self.role
-        given = str(self.url.query.get("options", ""))
+        url_options = str(self.url.query.get("options", ""))
         flags = " ".join(f"-c {name}={value}" for name, value in options.items())
         return {
             "connect_timeout": self.settings.connect_timeout_s,
             "application_name": "ledgerservice",
             "client_encoding": "utf8",
-            "options": f"{given} {flags}".strip(),
+            "options": f"{url_options} {flags}".strip(),
             **KEEPALIVE,
         }
 

@@ -183,14 +183,14 @@ INSERT_DATED_ENTRIES = """
 INSERT INTO ledger.dated_entries (ledger_id, account_id, effective_at, seq, transaction_id,
     amount, recorded_at)
 SELECT e.ledger_id, e.account_id, d.effective_at, e.seq, e.transaction_id, e.amount, e.recorded_at
-FROM unnest($2::bigint[]) AS wanted (id)
+FROM unnest($2::bigint[]) AS requested (id)
 CROSS JOIN LATERAL (
     SELECT effective_at FROM ledger.details
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
     ORDER BY transaction_id LIMIT 1) d
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.entries
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
     ORDER BY transaction_id) e
 WHERE e.amount <> 0
 """

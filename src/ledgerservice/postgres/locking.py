@@ -55,21 +55,21 @@ _ACCOUNT_OF_T = """CROSS JOIN LATERAL (
 FIND_EARLIER = f"""
 SELECT {TRANSACTION}
 FROM unnest($2::bigint[], $3::smallint[], $4::text[])
-    AS wanted (account_id, origin, idempotency_key)
+    AS requested (account_id, origin, idempotency_key)
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.transactions
-    WHERE ledger_id = $1 AND account_id = wanted.account_id AND origin = wanted.origin
-      AND idempotency_key BETWEEN wanted.idempotency_key AND wanted.idempotency_key
+    WHERE ledger_id = $1 AND account_id = requested.account_id AND origin = requested.origin
+      AND idempotency_key BETWEEN requested.idempotency_key AND requested.idempotency_key
     ORDER BY idempotency_key LIMIT 1) t
 {_ACCOUNT_OF_T}
 """
 
 FIND_TRANSACTIONS = f"""
 SELECT {TRANSACTION}
-FROM unnest($2::bigint[]) AS wanted (id)
+FROM unnest($2::bigint[]) AS requested (id)
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.transactions
-    WHERE ledger_id = $1 AND id BETWEEN wanted.id AND wanted.id ORDER BY id LIMIT 1) t
+    WHERE ledger_id = $1 AND id BETWEEN requested.id AND requested.id ORDER BY id LIMIT 1) t
 {_ACCOUNT_OF_T}
 """
 
@@ -77,10 +77,10 @@ _HOLD = f"transaction_id, {', '.join(HoldTerms.__struct_fields__)}, remaining, e
 
 # The holds of $2, and those of the accounts of $3 that have ended.
 FIND_HOLDS = f"""
-SELECT {_HOLD} FROM unnest($2::bigint[]) AS wanted (id)
+SELECT {_HOLD} FROM unnest($2::bigint[]) AS requested (id)
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.holds
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
     ORDER BY transaction_id LIMIT 1) h
 UNION
 SELECT {_HOLD} FROM unnest($3::bigint[]) AS reserving (id)
@@ -92,11 +92,11 @@ CROSS JOIN LATERAL (
 """
 
 FIND_REVERSED = f"""
-SELECT wanted.id, e.account_id, sum(e.amount)::bigint
-FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
+SELECT requested.id, e.account_id, sum(e.amount)::bigint
+FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) requested
 CROSS JOIN LATERAL (
     SELECT transaction_id FROM ledger.details
-    WHERE ledger_id = $1 AND parent_id BETWEEN wanted.id AND wanted.id ORDER BY parent_id) d
+    WHERE ledger_id = $1 AND parent_id BETWEEN requested.id AND requested.id ORDER BY parent_id) d
 CROSS JOIN LATERAL (
     SELECT id, kind FROM ledger.transactions
     WHERE ledger_id = $1 AND id BETWEEN d.transaction_id AND d.transaction_id
@@ -105,7 +105,7 @@ CROSS JOIN LATERAL (
     SELECT account_id, amount FROM ledger.entries
     WHERE ledger_id = $1 AND transaction_id BETWEEN t.id AND t.id ORDER BY transaction_id) e
 WHERE t.kind = {Kind.REVERSAL:d}
-GROUP BY wanted.id, e.account_id
+GROUP BY requested.id, e.account_id
 """
 
 FIND_OPEN_SCHEDULES = """
@@ -156,7 +156,7 @@ async def lock(
     `blocks` is the number of blocks of transaction ids to take. The requests `before` are sent in
     the same round trip. Without `look_up_keys` no key counts as seen.
     """
-    *_, locked, taken, found = await wire.exchange(
+    *_, locked, taken, earlier_rows = await wire.exchange(
         *before,
         _lock_accounts(ledger, instructions, parents),
         Request(TAKE_CLOCK_AND_IDS, [number(blocks)]),
@@ -165,7 +165,7 @@ async def lock(
     [(now, ids)] = taken.rows
     accounts = {row[0]: Account(*row) for row in locked.rows}
     reading = _Reading(wire, ledger, now)
-    earlier, states = await reading.read(instructions, parents, accounts, found.rows)
+    earlier, states = await reading.read(instructions, parents, accounts, earlier_rows.rows)
     expired = sum(hold.has_expired(now) for hold in states.holds.values())
     if expired:
         more = Request(TAKE_CLOCK_AND_IDS, [number(-(-expired // ID_BLOCK))])
@@ -244,9 +244,9 @@ class _Reading:
         ids = [row[0] for row in earlier_rows]
         beside = _beside(self._ledger, ids) if ids else []
         results = await self._wire.exchange(*beside, *requests.values())
-        found = dict(zip(requests, results[len(beside) :], strict=True))
+        by_lookup_rows = dict(zip(requests, results[len(beside) :], strict=True))
         earlier = _transactions(earlier_rows, results[: len(beside)] or (NOTHING, NOTHING))
-        states = await self._states(dict(parents), found)
+        states = await self._states(dict(parents), by_lookup_rows)
         return {(one.account_id, one.origin, one.key): one for one in earlier}, states
 
     def _requests(

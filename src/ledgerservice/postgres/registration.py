@@ -19,17 +19,17 @@ from ledgerservice.postgres.pipeline import Request, Rows, Wire, array, text_arr
 # its metadata is the account's. They are put together by sorting: a join whose plan was made for
 # few rows compared each with each.
 OPEN_ACCOUNTS = """
-WITH wanted AS MATERIALIZED (
+WITH requested AS MATERIALIZED (
     SELECT DISTINCT ON (ledger_id, origin, key, owner, currency, reference) *
     FROM unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::text[],
                 $7::text[])
         WITH ORDINALITY
-        AS wanted (ledger_id, owner, currency, reference, origin, key, metadata, place)
+        AS requested (ledger_id, owner, currency, reference, origin, key, metadata, place)
     ORDER BY ledger_id, origin, key, owner, currency, reference, place
 ), opened AS (
     INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, origin, idempotency_key)
     SELECT w.ledger_id, w.owner, w.currency, w.reference, w.origin, w.key
-    FROM wanted w JOIN ledger.currencies c ON c.code = w.currency
+    FROM requested w JOIN ledger.currencies c ON c.code = w.currency
     ORDER BY w.place
     ON CONFLICT DO NOTHING
     RETURNING ledger_id, id, owner, currency, reference, origin, idempotency_key AS key
@@ -38,7 +38,7 @@ WITH wanted AS MATERIALIZED (
     SELECT ledger_id, max(id), max(metadata)::json FROM (
         SELECT ledger_id, origin, key, owner, currency, reference, id, NULL AS metadata FROM opened
         UNION ALL
-        SELECT ledger_id, origin, key, owner, currency, reference, NULL, metadata FROM wanted
+        SELECT ledger_id, origin, key, owner, currency, reference, NULL, metadata FROM requested
         WHERE metadata IS NOT NULL) both_of
     GROUP BY ledger_id, origin, key, owner, currency, reference
     HAVING count(id) = 1 AND count(metadata) = 1
@@ -52,18 +52,18 @@ SELECT a.id, a.owner, a.currency, a.exponent, a.reference, a.idempotency_key, a.
                      WHERE d.ledger_id = a.ledger_id AND d.account_id = a.id), a.origin
 FROM (
     SELECT a.*
-    FROM unnest($1::integer[], $2::smallint[], $3::text[]) AS wanted (ledger_id, origin, key)
+    FROM unnest($1::integer[], $2::smallint[], $3::text[]) AS requested (ledger_id, origin, key)
     CROSS JOIN LATERAL (
         SELECT * FROM ledger.accounts
-        WHERE ledger_id = wanted.ledger_id AND origin = wanted.origin
-          AND idempotency_key BETWEEN wanted.key AND wanted.key
+        WHERE ledger_id = requested.ledger_id AND origin = requested.origin
+          AND idempotency_key BETWEEN requested.key AND requested.key
         ORDER BY idempotency_key LIMIT 1) a
     UNION
-    SELECT a.* FROM unnest($1::integer[], $4::text[]) AS wanted (ledger_id, reference)
+    SELECT a.* FROM unnest($1::integer[], $4::text[]) AS requested (ledger_id, reference)
     CROSS JOIN LATERAL (
         SELECT * FROM ledger.accounts
-        WHERE ledger_id = wanted.ledger_id
-          AND reference BETWEEN wanted.reference AND wanted.reference
+        WHERE ledger_id = requested.ledger_id
+          AND reference BETWEEN requested.reference AND requested.reference
         ORDER BY reference LIMIT 1) a) a
 """
 
@@ -77,10 +77,10 @@ FROM ledger.currencies c WHERE c.code = ANY ($1::text[])
 # Looked up first: a conflict would use up a number, and there are 31,768 of them.
 ADD_CURRENCIES = """
 INSERT INTO ledger.currencies (code, exponent, name)
-SELECT wanted.code, wanted.exponent, wanted.name
-FROM unnest($1::text[], $2::smallint[], $3::text[]) AS wanted (code, exponent, name)
-WHERE NOT EXISTS (SELECT FROM ledger.currencies c WHERE c.code = wanted.code)
-ORDER BY wanted.code ON CONFLICT (code) DO NOTHING RETURNING code
+SELECT requested.code, requested.exponent, requested.name
+FROM unnest($1::text[], $2::smallint[], $3::text[]) AS requested (code, exponent, name)
+WHERE NOT EXISTS (SELECT FROM ledger.currencies c WHERE c.code = requested.code)
+ORDER BY requested.code ON CONFLICT (code) DO NOTHING RETURNING code
 """
 
 FIND_CURRENCIES = """
@@ -89,9 +89,9 @@ SELECT code, exponent, name FROM ledger.currencies WHERE code = ANY ($1::text[])
 
 ADD_LEDGERS = """
 INSERT INTO ledger.ledgers (name)
-SELECT wanted.name FROM unnest($1::text[]) AS wanted (name)
-WHERE NOT EXISTS (SELECT FROM ledger.ledgers l WHERE l.name = wanted.name)
-ORDER BY wanted.name ON CONFLICT (name) DO NOTHING RETURNING name
+SELECT requested.name FROM unnest($1::text[]) AS requested (name)
+WHERE NOT EXISTS (SELECT FROM ledger.ledgers l WHERE l.name = requested.name)
+ORDER BY requested.name ON CONFLICT (name) DO NOTHING RETURNING name
 """
 
 FIND_LEDGERS = """
@@ -204,10 +204,10 @@ async def _add_ledgers(wire: Wire, requests: Sequence[LedgerRequest]) -> list[Le
 
 
 async def _preview_ledger(wire: Wire, request: LedgerRequest) -> LedgerRecord:
-    clock, found = await wire.exchange(
+    clock, ledger_rows = await wire.exchange(
         Request(CLOCK), Request(FIND_LEDGERS, [text_array([request.name])])
     )
-    ledgers = [LedgerRecord(*row) for row in found.rows]
+    ledgers = [LedgerRecord(*row) for row in ledger_rows.rows]
     new = [] if ledgers else [LedgerRecord(request.name, 0, clock.rows[0][0])]
     [answer] = answer_ledgers([request], ledgers + new, [ledger.name for ledger in new])
     return answer

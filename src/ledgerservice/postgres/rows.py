@@ -53,10 +53,10 @@ ENTRY = ", ".join(f"e.{name}" for name in Entry.__struct_fields__)
 
 FIND_ENTRIES = f"""
 SELECT {ENTRY}
-FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
+FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) requested
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.entries
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
     ORDER BY transaction_id) e
 """
 
@@ -109,22 +109,22 @@ FIND_DETAILS = f"""
 SELECT d.transaction_id, d.parent_id, d.remaining, d.digest, d.salt, d.description,
        d.reference, d.effective_at, d.metadata::text, d.exchange::text,
        {_PART_COLUMNS}, c.numbers, c.codes, c.exponents
-FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) wanted
+FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) requested
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.details
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
     ORDER BY transaction_id LIMIT 1) d
 LEFT JOIN LATERAL (
     SELECT * FROM ledger.holds
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
     ORDER BY transaction_id LIMIT 1) h ON true
 LEFT JOIN LATERAL (
     SELECT * FROM ledger.schedules
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
     ORDER BY transaction_id LIMIT 1) s ON true
 LEFT JOIN LATERAL (
     SELECT * FROM ledger.policies
-    WHERE ledger_id = $1 AND transaction_id BETWEEN wanted.id AND wanted.id AND lowest IS NULL
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id AND lowest IS NULL
     ORDER BY transaction_id LIMIT 1) p ON true
 CROSS JOIN LATERAL (
     SELECT array_agg(c.number) AS numbers, array_agg(c.code) AS codes,
@@ -161,8 +161,9 @@ def transactions_of(
         entries.setdefault(entry.transaction_id, []).append(entry)
     extras = {row[0]: _extra_of(details_row(row)) for row in details_rows}
     for row in rows:
-        found = TransactionRow(*row)
-        yield _transaction_of(found, entries.get(found.id, ()), extras.get(found.id))
+        transaction = TransactionRow(*row)
+        number = transaction.id
+        yield _transaction_of(transaction, entries.get(number, ()), extras.get(number))
 
 
 def _transaction_of(

@@ -191,7 +191,7 @@ CREATE INDEX entries_transaction ON ledger.entries (ledger_id, transaction_id);
 
 -- The side rows of a transaction: its texts, and what builds on what. Plain movements have none.
 -- parent_id is the transaction that it captures, releases, reverses, executes or cancels; remaining
--- is what its hold has left after it. digest is an HMAC of the request under salt: it tells a
+-- is what its hold has left after it. digest is an HMAC of the request under salt: it detects a
 -- repeated key with another request, and without the salt nobody can guess the texts from it.
 -- metadata is kept as it was given (json, not jsonb), so that every answer has the same bytes.
 CREATE TABLE ledger.details (
@@ -726,7 +726,7 @@ CREATE TRIGGER holds_begin_empty BEFORE INSERT ON ledger.holds
 
 -- The last seq of an account that was recorded by a time, by binary search; 0 if there is none. Time
 -- never runs backwards along an account, so this needs no further index.
-CREATE FUNCTION ledger.version_at(ledger integer, account bigint, version bigint, moment timestamptz)
+CREATE FUNCTION ledger.version_at(ledger integer, account bigint, version bigint, as_of timestamptz)
 RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -736,7 +736,7 @@ DECLARE
 BEGIN
     WHILE low < version LOOP
         middle := (low + version + 1) / 2;
-        IF (SELECT recorded_at <= moment FROM ledger.entries
+        IF (SELECT recorded_at <= as_of FROM ledger.entries
             WHERE ledger_id = ledger AND account_id = account AND seq = middle) THEN
             low := middle;
         ELSE

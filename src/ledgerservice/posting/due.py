@@ -56,8 +56,8 @@ def instruction_for(origin: Origin, transaction_id: int) -> Instruction:
 async def sweep(engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]]) -> int:
     """Post what is due now, up to DUE_ROWS of each kind; return how many were posted."""
     async with engine.connect() as connection:
-        found = await connection.execute(FIND_DUE, {"rows": DUE_ROWS})
-        due = [tuple(row) for row in found]
+        rows = await connection.execute(FIND_DUE, {"rows": DUE_ROWS})
+        due = [tuple(row) for row in rows]
     groups = [
         Group((instruction_for(Origin(origin), number),), ledger=ledger)
         for ledger, number, origin in due

@@ -78,8 +78,8 @@ class MovementBatch:
             parts.setdefault((group.ledger, group.dry_run), []).append(place)
         answers: dict[int, Outcomes] = {}
         for places in parts.values():
-            found = await self._post(wire, [groups[place] for place in places])
-            answers.update(zip(places, found, strict=True))
+            outcomes = await self._post(wire, [groups[place] for place in places])
+            answers.update(zip(places, outcomes, strict=True))
         return [answers[place] for place in range(len(groups))]
 
     async def _post(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:

@@ -93,10 +93,10 @@ def _amount_of(
     if text is None:
         amount = hold.remaining
     else:
-        given = minor_of(text, own.account.exponent)
-        if isinstance(given, Rejection):
-            return Rejected(given, own.account.id)
-        amount = given
+        minor = minor_of(text, own.account.exponent)
+        if isinstance(minor, Rejection):
+            return Rejected(minor, own.account.id)
+        amount = minor
     if hold.remaining == 0:
         return amount or hold.terms.amount, own.refuse(DeclineReason.HOLD_CLOSED)
     if amount > hold.remaining:

@@ -109,9 +109,9 @@ def _apply_exchange(exchange: Exchange, moves: list[Move], state: BatchState) ->
         if isinstance(stated, Rejection):
             return Rejected(stated)
         sold = stated
-    given = sum(-net for net in buys if net < 0)
+    bought = sum(-net for net in buys if net < 0)
     exact = Fraction(exchange.rate) * sold * 10**buys_exponent / 10**sells_exponent
-    if sold > most or abs(given - exact) >= 1:
+    if sold > most or abs(bought - exact) >= 1:
         return Rejected(Rejection.RATE_MISMATCH)
     if exchange.rounding_account_id is None:
         return None

@@ -36,7 +36,7 @@ def decide(instruction: PolicyChange, state: BatchState) -> Drafted:
 def _limit(
     text: str | UnsetType | None, present: int | None, account: Account
 ) -> int | Rejection | None:
-    """A limit in minor units: the present one, none, or the one that is given."""
+    """A limit in minor units: the present one, none, or the new one."""
     if text is UNSET:
         return present
     if text is None:

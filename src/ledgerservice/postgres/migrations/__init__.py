@@ -42,18 +42,20 @@ def revision(connection: Connection) -> str | None:
     """The database's revision; None if it has no ledger."""
     if connection.scalar(VERSION_TABLE) is None:
         return None
-    found = connection.scalar(CURRENT_REVISION)
-    return None if found is None else str(found)
+    number = connection.scalar(CURRENT_REVISION)
+    return None if number is None else str(number)
 
 
 def check(connection: Connection) -> None:
     """Raise SchemaMissing or SchemaUnknown unless the schema is at this release's revision."""
-    found = revision(connection)
-    if found == HEAD:
+    present = revision(connection)
+    if present == HEAD:
         return
-    if found is not None and found not in {script.revision for script in _scripts.walk_revisions()}:
-        raise SchemaUnknown(f"It is at revision {found}; this release has {HEAD}.")
-    raise SchemaMissing(f"It is at revision {found or 'none'}; this release needs {HEAD}.")
+    if present is not None and present not in {
+        script.revision for script in _scripts.walk_revisions()
+    }:
+        raise SchemaUnknown(f"It is at revision {present}; this release has {HEAD}.")
+    raise SchemaMissing(f"It is at revision {present or 'none'}; this release needs {HEAD}.")
 
 
 def upgrade(engine: Engine, role: str | None, schema: str = SCHEMA) -> bool:

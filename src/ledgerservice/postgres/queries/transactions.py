@@ -111,11 +111,11 @@ async def _completed(reader: Reader, rows: Sequence[Sequence[Any]]) -> list[Tran
     """Transactions from their rows, with their entries and details."""
     if not rows:
         return []
-    found = [TransactionRow(*row) for row in rows]
-    entry_rows = await reader.rows(LIST_ENTRIES, ids=[row.id for row in found])
-    detailed = [row.id for row in found if row.has_details]
+    transaction_rows = [TransactionRow(*row) for row in rows]
+    entry_rows = await reader.rows(LIST_ENTRIES, ids=[row.id for row in transaction_rows])
+    detailed = [row.id for row in transaction_rows if row.has_details]
     details_rows = await reader.rows(LIST_DETAILS, ids=detailed) if detailed else []
-    return list(transactions_of(found, entry_rows, details_rows))
+    return list(transactions_of(transaction_rows, entry_rows, details_rows))
 
 
 # The condition of each filter on a transaction `t`.
