@@ -131,8 +131,8 @@ def test_a_transaction_says_more_than_its_entries():
     assert (placed.kind, placed.amount, placed.counterparty_id) == (Kind.HOLD, 60_00, None)
     assert placed.extra.detail is NOTED
     assert placed.extra.currencies == {USD: ("USD", 2)}
-    assert placed.extra is not None and placed.extra.hold is not None
-    hold_terms = msgspec.structs.asdict(placed.extra.hold)
+    assert placed.extra is not None and placed.extra.terms is not None
+    hold_terms = msgspec.structs.asdict(placed.extra.terms)
     assert hold_terms == {"account_id": 1, "counterparty_id": 2, "amount": 60_00, **terms}
     steps = [capture(1, "10"), release(1, "5"), capture(1, "70"), capture(1, "1", final=True)]
     told = [(t.amount, t.extra.remaining, t.extra.parent_id) for t in map(there.record, steps)]
@@ -140,10 +140,10 @@ def test_a_transaction_says_more_than_its_entries():
     closed = there.record(release(1))
     assert (closed.amount, closed.extra.remaining) == (60_00, 0)
     outside = there.record(hold(4, "1"))
-    assert outside.extra.hold.counterparty_id == -USD
+    assert outside.extra.terms.counterparty_id == -USD
     planned = there.record(schedule(1, 2, "5"))
     done = there.record(execute(planned.id))
-    assert (planned.kind, planned.amount, planned.extra.schedule.execute_at) == (
+    assert (planned.kind, planned.amount, planned.extra.terms.execute_at) == (
         Kind.SCHEDULE, 5_00, NOW,
     )  # fmt: skip
     assert (done.kind, done.counterparty_id, done.extra.parent_id) == (Kind.TRANSFER, 2, planned.id)
@@ -181,7 +181,7 @@ def test_a_decline_says_what_it_was_decided_on():
     conflict = there.record(policy(1, ceiling="-1"))
     assert (conflict.extra.policies, conflict.entries, conflict.amount) == ((), (), 0)
     too_much = there.record(hold(1, "101"))
-    assert (too_much.extra.hold, too_much.amount) == (None, 101_00)
+    assert (too_much.extra.terms, too_much.amount) == (None, 101_00)
 
 
 def test_a_policy_tells_what_it_became():

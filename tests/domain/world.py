@@ -210,8 +210,8 @@ class World:
         """Every hold as its steps have left it."""
         states = {}
         for number, transaction in self.transactions.items():
-            if transaction.extra is not None and transaction.extra.hold is not None:
-                terms = transaction.extra.hold
+            terms = transaction.extra and transaction.extra.terms
+            if isinstance(terms, HoldTerms):
                 steps = [*self._steps(Kind.CAPTURE, number), *self._steps(Kind.RELEASE, number)]
                 used = sum(entry.held_change for step in steps for entry in step.entries)
                 ends_at = self._ends_at(number, terms)
@@ -237,7 +237,9 @@ class World:
 
     def _open(self, numbers: Iterable[int]) -> frozenset[int]:
         wanted = self._named(numbers).items()
-        schedules = [number for number, t in wanted if t.extra and t.extra.schedule]
+        schedules = [
+            number for number, t in wanted if t.kind is Kind.SCHEDULE and t.refusal is None
+        ]
         return frozenset(number for number in schedules if not self.settled(number))
 
     def settled(self, schedule: int) -> bool:

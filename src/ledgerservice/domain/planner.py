@@ -280,7 +280,7 @@ class _Batch:
         if draft.refusal is not None:
             states = [self.state.accounts[draft.refusal.account_id]]
         else:
-            fields |= {"exchange": draft.exchange, "hold": draft.hold, "schedule": draft.schedule}
+            fields |= {"exchange": draft.exchange, "terms": draft.terms}
             fields["policies"] = _policies(draft)
         return self._extra(instruction, self._detail_of(instruction), states, **fields)
 

@@ -128,12 +128,20 @@ class ScheduleTerms(msgspec.Struct, frozen=True, gc=False):
     execute_at: datetime
 
 
+Terms = HoldTerms | ScheduleTerms
+TERMS: dict[str, type[HoldTerms] | type[ScheduleTerms]] = {
+    "holds": HoldTerms,
+    "schedules": ScheduleTerms,
+}
+"""The terms that a transaction can set for later, by the table that keeps them."""
+
+
 class Extra(msgspec.Struct, frozen=True, gc=False):
     """The side rows of a transaction, and the keyed digest of its request.
 
     `currencies` maps the currency number of each entry to its code and exponent; a decline has the
     currency of the account that decided it. `parent_id` is the transaction that it builds on,
-    `remaining` what its hold has left after it.
+    `remaining` what its hold has left after it, `terms` what it sets for later.
     """
 
     digest: bytes
@@ -143,9 +151,8 @@ class Extra(msgspec.Struct, frozen=True, gc=False):
     parent_id: int | None = None
     remaining: int | None = None
     exchange: str | None = None
-    hold: HoldTerms | None = None
+    terms: Terms | None = None
     policies: tuple[Policy, ...] = ()
-    schedule: ScheduleTerms | None = None
 
 
 class Transaction(msgspec.Struct, frozen=True, gc=False):

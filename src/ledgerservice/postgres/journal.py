@@ -16,7 +16,7 @@ from psycopg.errors import OperationalError, UniqueViolation
 
 from ledgerservice.domain.instructions import Detail
 from ledgerservice.domain.planner import Plan
-from ledgerservice.domain.transactions import Extra, HoldTerms, Policy, ScheduleTerms, Transaction
+from ledgerservice.domain.transactions import TERMS, Extra, Policy, Transaction
 from ledgerservice.postgres.pipeline import (
     Request,
     Result,
@@ -151,6 +151,10 @@ def _details(extra: Extra) -> Iterator[tuple[Any, ...]]:
     yield extra.parent_id, extra.remaining, extra.digest, extra.salt, extra.exchange, *texts
 
 
+def _terms(kind: type[Struct]) -> Callable[[Extra], Iterable[tuple[Any, ...]]]:
+    return lambda extra: [astuple(extra.terms)] if isinstance(extra.terms, kind) else ()
+
+
 SIDE_ROWS = (
     SideRows(
         "details",
@@ -164,16 +168,7 @@ SIDE_ROWS = (
         },
         _details,
     ),
-    SideRows(
-        "holds",
-        _types_of(HoldTerms),
-        lambda extra: () if extra.hold is None else [astuple(extra.hold)],
-    ),
-    SideRows(
-        "schedules",
-        _types_of(ScheduleTerms),
-        lambda extra: () if extra.schedule is None else [astuple(extra.schedule)],
-    ),
+    *(SideRows(table, _types_of(terms), _terms(terms)) for table, terms in TERMS.items()),
     SideRows("policies", _types_of(Policy), lambda extra: map(astuple, extra.policies)),
 )
 """In the order in which they are written: details first, the entries after all."""

@@ -196,10 +196,9 @@ def accounts_of(parent: Transaction) -> Iterator[int]:
     """The accounts that building on a transaction can move."""
     yield parent.account_id
     yield from (entry.account_id for entry in parent.entries)
-    extra = parent.extra
-    for terms in () if extra is None else (extra.hold, extra.schedule):
-        if terms is not None:
-            yield from (terms.account_id, terms.counterparty_id)
+    terms = None if parent.extra is None else parent.extra.terms
+    if terms is not None:
+        yield from (terms.account_id, terms.counterparty_id)
 
 
 def _find_earlier(

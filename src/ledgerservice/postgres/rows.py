@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from ledgerservice.domain.instructions import Detail, Kind, Origin
 from ledgerservice.domain.planner import RENDERER
 from ledgerservice.domain.transactions import (
+    TERMS,
     DeclineReason,
     Entry,
     Extra,
-    HoldTerms,
     Policy,
     Refusal,
-    ScheduleTerms,
     Status,
     Transaction,
     in_answer_order,
@@ -62,9 +61,9 @@ CROSS JOIN LATERAL (
 
 
 class DetailsRow(NamedTuple):
-    """The side rows of a transaction, and the currencies that its entries are in.
+    """The details of a transaction, its other side rows, and the currencies of its entries.
 
-    A decline has the currency of the account that decided it.
+    `parts` has the columns of PARTS. A decline has the currency of the account that decided it.
     """
 
     transaction_id: int
@@ -77,56 +76,40 @@ class DetailsRow(NamedTuple):
     effective_at: datetime | None
     metadata: str | None
     exchange: str | None
-    hold: tuple[Any, ...]
-    schedule: tuple[Any, ...]
-    policy: tuple[Any, ...]
     numbers: list[int] | None
     codes: list[str] | None
     exponents: list[int] | None
+    parts: tuple[Any, ...]
 
 
-_PARTS = (("h", HoldTerms), ("s", ScheduleTerms), ("p", Policy))
-_PART_COLUMNS = ", ".join(
-    f"{alias}.{name}"
-    for alias, part in _PARTS
-    for name in part.__struct_fields__
-    if name != "lowest"  # only the rows of forced reversals have one
+# The policies of forced reversals, which have `lowest`, are not part of an answer.
+PARTS = {
+    **{table: terms.__struct_fields__ for table, terms in TERMS.items()},
+    "policies": tuple(name for name in Policy.__struct_fields__ if name != "lowest"),
+}
+"""The side tables that a transaction has at most one row in, with the columns that are read."""
+_CONDITIONS = {"policies": "AND lowest IS NULL"}
+_PART_COLUMNS = ", ".join(f"{table}.{name}" for table, names in PARTS.items() for name in names)
+_PART_JOINS = "".join(
+    f"""LEFT JOIN LATERAL (
+    SELECT * FROM ledger.{table}
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
+      {_CONDITIONS.get(table, "")}
+    ORDER BY transaction_id LIMIT 1) {table} ON true
+"""
+    for table in PARTS
 )
-_PLAIN_DETAILS = 10
-
-
-def details_row(row: Sequence[Any]) -> DetailsRow:
-    """A row of FIND_DETAILS, with its parts as tuples."""
-    parts, start = [], _PLAIN_DETAILS
-    for _, part in _PARTS:
-        end = start + len([name for name in part.__struct_fields__ if name != "lowest"])
-        parts.append(tuple(row[start:end]))
-        start = end
-    return DetailsRow(*row[:_PLAIN_DETAILS], *parts, *row[start:])
-
 
 FIND_DETAILS = f"""
-SELECT d.transaction_id, d.parent_id, d.remaining, d.digest, d.salt, d.description,
-       d.reference, d.effective_at, d.metadata::text, d.exchange::text,
-       {_PART_COLUMNS}, c.numbers, c.codes, c.exponents
+SELECT d.transaction_id, d.parent_id, d.remaining, d.digest, d.salt, d.description, d.reference,
+       d.effective_at, d.metadata::text, d.exchange::text, c.numbers, c.codes, c.exponents,
+       {_PART_COLUMNS}
 FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) requested
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.details
     WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
     ORDER BY transaction_id LIMIT 1) d
-LEFT JOIN LATERAL (
-    SELECT * FROM ledger.holds
-    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
-    ORDER BY transaction_id LIMIT 1) h ON true
-LEFT JOIN LATERAL (
-    SELECT * FROM ledger.schedules
-    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
-    ORDER BY transaction_id LIMIT 1) s ON true
-LEFT JOIN LATERAL (
-    SELECT * FROM ledger.policies
-    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id AND lowest IS NULL
-    ORDER BY transaction_id LIMIT 1) p ON true
-CROSS JOIN LATERAL (
+{_PART_JOINS}CROSS JOIN LATERAL (
     SELECT array_agg(c.number) AS numbers, array_agg(c.code) AS codes,
            array_agg(c.exponent) AS exponents
     FROM ledger.currencies c
@@ -159,7 +142,7 @@ def transactions_of(
     for row in entry_rows:
         entry = Entry(*row)
         entries.setdefault(entry.transaction_id, []).append(entry)
-    extras = {row[0]: _extra_of(details_row(row)) for row in details_rows}
+    extras = {row[0]: _extra_of(row) for row in details_rows}
     for row in rows:
         transaction = TransactionRow(*row)
         number = transaction.id
@@ -195,8 +178,13 @@ def _refusal_of(row: TransactionRow) -> Refusal | None:
     return Refusal(DeclineReason(row.decline_reason), *decided_on, *amounts)
 
 
-def _extra_of(row: DetailsRow) -> Extra:
+def _extra_of(columns: Sequence[Any]) -> Extra:
+    own = len(DetailsRow._fields) - 1
+    row = DetailsRow._make([*columns[:own], tuple(columns[own:])])
     currencies = zip(row.numbers or (), row.codes or (), row.exponents or (), strict=True)
+    parts = dict(_parts(row.parts))
+    policy = parts.pop("policies", None)
+    terms = next((TERMS[table](*values) for table, values in parts.items()), None)
     return Extra(
         bytes(row.digest),
         None if row.salt is None else bytes(row.salt),
@@ -205,10 +193,19 @@ def _extra_of(row: DetailsRow) -> Extra:
         row.parent_id,
         row.remaining,
         row.exchange,
-        None if row.hold[0] is None else HoldTerms(*row.hold),
-        () if row.policy[0] is None else (Policy(*row.policy),),
-        None if row.schedule[0] is None else ScheduleTerms(*row.schedule),
+        terms,
+        () if policy is None else (Policy(*policy),),
     )
+
+
+def _parts(columns: Sequence[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The side rows that a transaction has, by table; the first column of each is not NULL."""
+    start = 0
+    for table, names in PARTS.items():
+        end = start + len(names)
+        if columns[start] is not None:
+            yield table, tuple(columns[start:end])
+        start = end
 
 
 # What is written: columns with their SQL types; `?` marks a column that may be NULL. ledger_id and

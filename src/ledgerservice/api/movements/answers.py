@@ -19,7 +19,16 @@ from ledgerservice.domain.currencies import Currency
 from ledgerservice.domain.instructions import Frozen, Kind
 from ledgerservice.domain.ledgers import LedgerRecord
 from ledgerservice.domain.rules import PARENT_MEMBERS
-from ledgerservice.domain.transactions import Extra, Outcome, Refusal, Rejected, Status, Transaction
+from ledgerservice.domain.transactions import (
+    Extra,
+    HoldTerms,
+    Outcome,
+    Refusal,
+    Rejected,
+    ScheduleTerms,
+    Status,
+    Transaction,
+)
 from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry, PolicyView
 from ledgerservice.postgres.queries.catalogue import CurrencyView, LedgerView
 from ledgerservice.postgres.queries.holds import HoldView
@@ -130,17 +139,17 @@ def _sides_2(transaction: Transaction, extra: Extra) -> dict[str, Any]:
     """What the transaction's kind adds: a hold's terms, a policy, a schedule, a rate."""
     body: dict[str, Any] = {}
     exponent = transaction.exponent
-    if extra.hold is not None:
+    if isinstance(extra.terms, HoldTerms):
         body["hold_id"] = transaction.id
-        body["counterparty_id"] = extra.hold.counterparty_id
-        body["expires_at"] = optional_moment(extra.hold.expires_at)
-        body["capture_at"] = optional_moment(extra.hold.capture_at)
+        body["counterparty_id"] = extra.terms.counterparty_id
+        body["expires_at"] = optional_moment(extra.terms.expires_at)
+        body["capture_at"] = optional_moment(extra.terms.capture_at)
     if extra.remaining is not None:
         body["remaining"] = to_major(extra.remaining, exponent)
-    if extra.schedule is not None:
+    if isinstance(extra.terms, ScheduleTerms):
         body["schedule_id"] = transaction.id
-        body["counterparty_id"] = extra.schedule.counterparty_id
-        body["execute_at"] = moment(extra.schedule.execute_at)
+        body["counterparty_id"] = extra.terms.counterparty_id
+        body["execute_at"] = moment(extra.terms.execute_at)
     if transaction.kind is Kind.POLICY:
         [policy] = extra.policies
         body |= {"actor": policy.actor, "reason": policy.reason}

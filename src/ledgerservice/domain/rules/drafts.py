@@ -10,12 +10,11 @@ from ledgerservice.domain.batch_state import AccountState
 from ledgerservice.domain.instructions import Frozen, Kind, Reversal
 from ledgerservice.domain.transactions import (
     DeclineReason,
-    HoldTerms,
     Policy,
     Refusal,
     Rejected,
     Rejection,
-    ScheduleTerms,
+    Terms,
 )
 
 
@@ -41,10 +40,9 @@ class Draft(msgspec.Struct):
     refusal: Refusal | None = None
     counterparty_id: int | None = None
     exchange: str | None = None
-    hold: HoldTerms | None = None
+    terms: Terms | None = None
     hold_remaining: int | None = None
     policy: Policy | None = None
-    schedule: ScheduleTerms | None = None
     forced_by: Reversal | None = None
 
 

@@ -43,7 +43,7 @@ def place(instruction: Hold, state: BatchState) -> Drafted:
     terms = HoldTerms(own.account.id, other.account.id, amount, expires_at, instruction.capture_at)
     refusal = refusal_of(own, 0, amount)
     moves = [Move(own, 0, amount)]
-    return Draft(Kind.HOLD, own, amount, moves, refusal, hold=terms, hold_remaining=amount)
+    return Draft(Kind.HOLD, own, amount, moves, refusal, terms=terms, hold_remaining=amount)
 
 
 def capture(instruction: Capture, state: BatchState) -> Drafted:

@@ -19,7 +19,7 @@ def schedule(instruction: Schedule, state: BatchState) -> Drafted:
     terms = ScheduleTerms(own.account.id, other.account.id, amount, instruction.execute_at)
     closed = next((one for one in (own, other) if one.account.restricted & Frozen.CLOSED), None)
     refusal = None if closed is None else closed.refuse(DeclineReason.ACCOUNT_CLOSED)
-    return Draft(Kind.SCHEDULE, own, amount, [Move(own, 0)], refusal, schedule=terms)
+    return Draft(Kind.SCHEDULE, own, amount, [Move(own, 0)], refusal, terms=terms)
 
 
 def execute(instruction: Execution, state: BatchState) -> Drafted:
@@ -49,4 +49,5 @@ def cancel(instruction: Cancellation, state: BatchState) -> Drafted:
 
 def _terms_of(transaction_id: int, state: BatchState) -> ScheduleTerms | None:
     extra = state.transactions[transaction_id].extra
-    return None if extra is None else extra.schedule
+    terms = None if extra is None else extra.terms
+    return terms if isinstance(terms, ScheduleTerms) else None
