@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledgerservice.api.http.bodies import fields_of
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.api.movements import parsing as movements
 from ledgerservice.api.movements.forms import BY_TYPE, FORMS
 from tests.databases import url_text
@@ -372,5 +372,5 @@ def test_the_fast_way_reads_what_is_usual(kind):
     plain = BY_TYPE[kind].kind
     assert plain is not None
     assert movements._fast(body, plain) is not None
-    with pytest.raises(Refused):
+    with pytest.raises(ProblemError):
         movements.read_item(body.replace(b'"amount"', b'"type"'))

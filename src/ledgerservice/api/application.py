@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ledgerservice import __version__
 from ledgerservice.api.http.openapi import COMPONENTS, response
 from ledgerservice.api.http.pages import OUTSIDE
-from ledgerservice.api.http.problems import CATALOGUE, Refused, problem
+from ledgerservice.api.http.problems import CATALOGUE, ProblemError, problem
 from ledgerservice.api.movements import routes as writes
 from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import A_DRY_RUN, LEDGER, Call, Reply, move, problem_of
@@ -84,7 +84,7 @@ def create_api() -> FastAPI:
     for router in ROUTERS:
         api.include_router(router)
     api.openapi = partial(_described, api.openapi)  # type: ignore[method-assign]
-    api.add_exception_handler(Refused, _fault)
+    api.add_exception_handler(ProblemError, _fault)
     api.add_exception_handler(LedgerError, _fault)
     api.add_exception_handler(Exception, _fault)
     api.add_exception_handler(RequestValidationError, _invalid_query)
@@ -180,10 +180,10 @@ class Service:
         """The same request, to the ledger that its path names."""
         ledger = await self._api.state.runtime.ledger_id(name)
         if ledger is None:
-            raise Refused("ledger_not_found")
+            raise ProblemError("ledger_not_found")
         _, slash, inner = scope["raw_path"].partition(b"?")[0][len(b"/ledgers/") :].partition(b"/")
         if not slash:  # it was an encoded one
-            raise Refused("not_found")
+            raise ProblemError("not_found")
         outside = scope.get("root_path", "") + f"/ledgers/{name}"
         return {**scope, LEDGER: ledger, "path": path, "raw_path": slash + inner, OUTSIDE: outside}
 

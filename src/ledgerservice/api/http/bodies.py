@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive
 
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.domain.metadata import decode_json
 from ledgerservice.settings import Settings
 
@@ -45,7 +45,7 @@ async def read_body(
     `max_bytes`: None is the setting for a request of one movement.
     """
     if media_type(headers) != "application/json":
-        raise Refused("unsupported_media_type")
+        raise ProblemError("unsupported_media_type")
     limit = settings.max_body_bytes if max_bytes is None else max_bytes
     return await received(headers, receive, settings, limit)
 
@@ -54,7 +54,7 @@ async def received(headers: Headers, receive: Receive, settings: Settings, limit
     """The body's bytes, whatever they are. Refuses what is larger than the limit, or too slow."""
     declared = header_values(headers, b"content-length")
     if declared and declared[0].isdigit() and int(declared[0][:12]) > limit:
-        raise Refused("body_too_large", max_bytes=limit)
+        raise ProblemError("body_too_large", max_bytes=limit)
     return await _received_in_time(receive, limit, settings.body_timeout_s)
 
 
@@ -74,7 +74,7 @@ async def _received_in_time(receive: Receive, max_bytes: int, limit_s: float) ->
         return await _received(receive, max_bytes)
     except asyncio.CancelledError:
         if late and task.uncancel() == 0:
-            raise Refused("request_timeout") from None
+            raise ProblemError("request_timeout") from None
         raise
     finally:
         timer.cancel()
@@ -85,10 +85,10 @@ async def _received(receive: Receive, max_bytes: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused("request_timeout")
+            raise ProblemError("request_timeout")
         body += message.get("body", b"")
         if len(body) > max_bytes:
-            raise Refused("body_too_large", max_bytes=max_bytes)
+            raise ProblemError("body_too_large", max_bytes=max_bytes)
         if not message.get("more_body", False):
             return bytes(body)
 
@@ -98,9 +98,9 @@ def fields_of(body: bytes) -> dict[str, Any]:
     try:
         fields = decode_json(body.decode())
     except (ValueError, RecursionError):
-        raise Refused("invalid_json") from None
+        raise ProblemError("invalid_json") from None
     if not isinstance(fields, dict):
-        raise Refused("invalid_json")
+        raise ProblemError("invalid_json")
     return fields
 
 
@@ -109,7 +109,7 @@ def validated(fields: dict[str, Any], model: type[Model]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise Refused("invalid_request", errors=_faults(error, fields, model)) from None
+        raise ProblemError("invalid_request", errors=_faults(error, fields, model)) from None
 
 
 MOST_FAULTS = 20  # told of one body

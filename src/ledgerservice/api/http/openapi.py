@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from ledgerservice.api.http import pages as cursors
 from ledgerservice.api.http.fields import moment
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements import models
 from ledgerservice.api.movements.posting import LEDGER
@@ -169,7 +169,7 @@ def id_of(request: Request, name: str, code: str) -> int:
     text = request.path_params[name]
     if _ID.fullmatch(text) and abs(number := int(text)) <= BIGGEST_ID:
         return number
-    raise Refused(code)
+    raise ProblemError(code)
 
 
 def response(status: int, body: bytes, headers: dict[str, str]) -> Response:
@@ -240,7 +240,7 @@ async def account_at(request: Request, text: str, name: str) -> as_of.AccountAt:
     assert at is not None
     found = await as_of.account_at(reader_of(request), number, at)
     if found is None:
-        raise Refused("account_not_found")
+        raise ProblemError("account_not_found")
     return found
 
 
@@ -264,9 +264,9 @@ def check_query(request: Request, limit: int | None, *filters: str) -> None:
             faults[name] = "must not contain NUL"
     if faults:
         errors = [{"field": field, "message": message} for field, message in faults.items()]
-        raise Refused("invalid_request", errors=errors)
+        raise ProblemError("invalid_request", errors=errors)
 
 
-def invalid(field: str, message: str) -> Refused:
+def invalid(field: str, message: str) -> ProblemError:
     """What is wrong with a parameter."""
-    return Refused("invalid_request", errors=[{"field": field, "message": message}])
+    return ProblemError("invalid_request", errors=[{"field": field, "message": message}])

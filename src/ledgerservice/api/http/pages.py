@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.requests import Request
 
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.api.movements.posting import LEDGER
 
 OUTSIDE = "ledgerservice.outside"
@@ -29,14 +29,14 @@ def decode(request: Request, cursor: str, filters: list[Any]) -> list[Any]:
     try:
         found = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except ValueError:
-        raise Refused("invalid_cursor") from None
+        raise ProblemError("invalid_cursor") from None
     signature, text = found[:SIGNATURE_BYTES], found[SIGNATURE_BYTES:]
     if not hmac.compare_digest(signature, _signature(request, text, filters)):
-        raise Refused("invalid_cursor")
+        raise ProblemError("invalid_cursor")
     place: list[Any] = json.loads(text)
     # Only what encode makes is taken: decoding alone passes over much.
     if encode(request, place, filters) != cursor:
-        raise Refused("invalid_cursor")
+        raise ProblemError("invalid_cursor")
     return place
 
 

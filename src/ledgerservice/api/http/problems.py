@@ -219,7 +219,7 @@ CATALOGUE: dict[str, Problem] = {
 RETRY_AFTER_S = 1
 
 
-class Refused(Exception):
+class ProblemError(Exception):
     """Ends a request with a catalogued problem. `facts` join the body."""
 
     def __init__(self, code: str, **facts: Any) -> None:
@@ -228,10 +228,10 @@ class Refused(Exception):
         super().__init__(code)
 
 
-def rejection(rejected: Rejected) -> Refused:
+def rejection(rejected: Rejected) -> ProblemError:
     """A rejection as a problem, with the account at fault."""
     facts = {} if rejected.account_id is None else {"account_id": rejected.account_id}
-    return Refused(rejected.reason.value, **facts)
+    return ProblemError(rejected.reason.value, **facts)
 
 
 def problem_body(code: str, **facts: Any) -> bytes:

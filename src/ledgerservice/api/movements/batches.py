@@ -14,7 +14,7 @@ from starlette.types import Send
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from ledgerservice.api.http.bodies import header_values, read_body, received
-from ledgerservice.api.http.problems import Refused, problem, rejection
+from ledgerservice.api.http.problems import ProblemError, problem, rejection
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.posting import Call, Reply, check_force, problem_of
@@ -29,7 +29,7 @@ CHUNKS_IN_FLIGHT = 16
 MAX_LINKED = 500  # of an item
 PIECE = 500  # items at once, before other requests have a turn
 
-Item = Instruction | Refused | list[Any]
+Item = Instruction | ProblemError | list[Any]
 """What an item asks for, why it cannot be, or the items that it links."""
 Answer = tuple[int, bytes, bool]
 """An item's status and body, and whether it is a replay."""
@@ -75,24 +75,24 @@ def _read(body: bytes, most: int) -> _Batch:
     except msgspec.ValidationError:
         raise _invalid("body", "must be {movements: [...], mode: independent or atomic}") from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise Refused("invalid_json") from None
+        raise ProblemError("invalid_json") from None
     if not 1 <= len(batch.movements) <= most:
         raise _too_many(most)
     # Every colon that is not an item's belongs to a field; more of them are fields named twice.
     fields = body.count(b":") - sum(bytes(raw).count(b":") for raw in batch.movements)
     if fields != (1 if batch.mode is UNSET else 2):
-        raise Refused("invalid_json")
+        raise ProblemError("invalid_json")
     if batch.mode not in ("independent", "atomic", UNSET):
         raise _invalid("mode", "must be independent or atomic")
     return batch
 
 
-def _too_many(most: int) -> Refused:
+def _too_many(most: int) -> ProblemError:
     return _invalid("movements", f"must be 1 to {most} items")
 
 
-def _invalid(field: str, message: str) -> Refused:
-    return Refused("invalid_request", errors=[{"field": field, "message": message}])
+def _invalid(field: str, message: str) -> ProblemError:
+    return ProblemError("invalid_request", errors=[{"field": field, "message": message}])
 
 
 async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
@@ -112,18 +112,18 @@ def _read_item(call: Call, line: bytes) -> Item:
         if linked is not None:
             return [_read_linked(call, bytes(raw)) for raw in linked]
         return _read_linked(call, line)
-    except Refused as refused:
+    except ProblemError as refused:
         return refused
 
 
-def _read_linked(call: Call, line: bytes) -> Instruction | Refused:
+def _read_linked(call: Call, line: bytes) -> Instruction | ProblemError:
     most = call.runtime.settings.max_body_bytes
     if len(line) > most:
-        return Refused("body_too_large", max_bytes=most)
+        return ProblemError("body_too_large", max_bytes=most)
     try:
         asked = read_item(line)
         check_force(call, asked)
-    except Refused as refused:
+    except ProblemError as refused:
         return refused
     return asked
 
@@ -135,7 +135,7 @@ def _linked(line: bytes) -> list[Raw] | None:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     if line.count(b":") != 1 + sum(bytes(raw).count(b":") for raw in linked):
-        raise Refused("invalid_json")
+        raise ProblemError("invalid_json")
     if not 1 <= len(linked) <= MAX_LINKED:
         raise _invalid("linked", f"must be 1 to {MAX_LINKED} items")
     return linked
@@ -156,7 +156,7 @@ def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
 
 
 async def _answers(
-    refused: Sequence[Refused | None], coming: Awaitable[Outcomes] | None
+    refused: Sequence[ProblemError | None], coming: Awaitable[Outcomes] | None
 ) -> Iterator[Answer]:
     outcomes: Outcomes = [] if coming is None else await coming
     assert not isinstance(outcomes, Failed)
@@ -164,14 +164,14 @@ async def _answers(
     return (_answer(next(following) if fault is None else fault) for fault in refused)
 
 
-def _first_refused(item: Item) -> Refused | None:
+def _first_refused(item: Item) -> ProblemError | None:
     """Why an item cannot be posted, or None. Of what is linked nothing can, if one cannot."""
-    if isinstance(item, Refused):
+    if isinstance(item, ProblemError):
         return item
     for index, one in enumerate(item if isinstance(item, list) else ()):
-        if isinstance(one, Refused):
+        if isinstance(one, ProblemError):
             cause = {"code": one.code, **one.facts}
-            return Refused("batch_failed", index=index, cause=cause)
+            return ProblemError("batch_failed", index=index, cause=cause)
     return None
 
 
@@ -180,8 +180,8 @@ async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
     for index, item in enumerate(items):
         if isinstance(item, list):
             raise _invalid("movements", "an atomic batch is linked already")
-        if isinstance(item, Refused):
-            raise Refused("batch_failed", index=index, cause={"code": item.code, **item.facts})
+        if isinstance(item, ProblemError):
+            raise ProblemError("batch_failed", index=index, cause={"code": item.code, **item.facts})
     group = Group(items, linked=True, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
     outcomes = await call.runtime.movements.post(group)
     if isinstance(outcomes, Failed):
@@ -189,11 +189,11 @@ async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
     return map(_answer, outcomes)
 
 
-def _failed(failed: Failed) -> Refused:
-    return Refused("batch_failed", index=failed.index, cause=rendering.cause(failed.outcome))
+def _failed(failed: Failed) -> ProblemError:
+    return ProblemError("batch_failed", index=failed.index, cause=rendering.cause(failed.outcome))
 
 
-def _answer(outcome: Outcome | Failed | list[Outcome] | Refused) -> Answer:
+def _answer(outcome: Outcome | Failed | list[Outcome] | ProblemError) -> Answer:
     if isinstance(outcome, Recorded):
         return *rendering.answer(outcome.transaction), outcome.replayed
     if isinstance(outcome, list):
@@ -292,7 +292,9 @@ async def _enter_lines(call: Call, first: int, lines: list[bytes]) -> Coroutine[
     items = await _read_items(call, [line for line in lines if line.strip()])
     most = call.runtime.settings.max_body_bytes
     items = [
-        Refused("body_too_large", max_bytes=most) if len(lines[number - first]) > most else item
+        ProblemError("body_too_large", max_bytes=most)
+        if len(lines[number - first]) > most
+        else item
         for number, item in zip(numbers, items, strict=True)
     ]
     try:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ledgerservice.api.http.bodies import fields_of, validated
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.api.movements.forms import BY_TYPE, Form
 from ledgerservice.domain.amounts import is_positive_amount
 from ledgerservice.domain.instructions import BIGGEST_ID, Instruction, Kind, Movement, is_key
@@ -42,12 +42,12 @@ def the_key(body_key: str | None, header_key: str | None) -> str:
     """The idempotency key, from the body or the header."""
     if body_key is not None:
         if header_key not in (None, body_key):
-            raise Refused("idempotency_key_mismatch")
+            raise ProblemError("idempotency_key_mismatch")
         return body_key
     if header_key is None:
-        raise Refused("idempotency_key_missing")
+        raise ProblemError("idempotency_key_missing")
     if not is_key(header_key):
-        raise Refused("idempotency_key_invalid")
+        raise ProblemError("idempotency_key_invalid")
     return header_key
 
 
@@ -67,7 +67,7 @@ def _strict_item(line: bytes) -> Instruction:
     form = BY_TYPE.get(kind) if isinstance(kind, str) else None
     if form is None:
         fault = {"field": "type", "message": f"must be one of {', '.join(BY_TYPE)}"}
-        raise Refused("invalid_request", errors=[fault])
+        raise ProblemError("invalid_request", errors=[fault])
     return instruct(fields, form, None)
 
 

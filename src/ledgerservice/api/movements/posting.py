@@ -15,7 +15,7 @@ from ledgerservice.api.http.bodies import (
     read_body,
     validated,
 )
-from ledgerservice.api.http.problems import Refused, problem, rejection
+from ledgerservice.api.http.problems import ProblemError, problem, rejection
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements import parsing as movements
 from ledgerservice.api.movements.forms import Form
@@ -51,7 +51,7 @@ class Call(NamedTuple):
         query = scope["query_string"]
         if query not in DRY_RUN:
             fault = {"field": "query", "message": "must be dry_run=true, or nothing"}
-            raise Refused("invalid_request", errors=[fault])
+            raise ProblemError("invalid_request", errors=[fault])
         return cls(
             runtime, scope["headers"], receive, scope.get(LEDGER, DEFAULT_LEDGER), DRY_RUN[query]
         )
@@ -79,7 +79,7 @@ async def instruct(call: Call, form: Form, **ids: int) -> Reply:
         fields = fields_of(await read_body(call.headers, call.receive, call.runtime.settings))
     if fields.keys() & ids.keys():
         faults = [{"field": name, "message": "is in the path"} for name in ids if name in fields]
-        raise Refused("invalid_request", errors=faults)
+        raise ProblemError("invalid_request", errors=faults)
     fields |= {name: Number(str(number)) for name, number in ids.items()}
     asked = movements.instruct(fields, form, _key(call.headers))
     check_force(call, asked)
@@ -93,9 +93,9 @@ def check_force(call: Call, asked: Instruction) -> None:
     token = call.runtime.settings.force_token
     given = header_values(call.headers, b"ledger-force-token")
     if token is None or len(given) != 1:
-        raise Refused("force_not_allowed")
+        raise ProblemError("force_not_allowed")
     if not secrets.compare_digest(given[0].encode("latin-1"), token.get_secret_value().encode()):
-        raise Refused("force_not_allowed")
+        raise ProblemError("force_not_allowed")
 
 
 async def _posted(call: Call, asked: Instruction) -> Reply:
@@ -153,7 +153,7 @@ async def add_ledger(call: Call) -> Reply:
 
 def problem_of(error: Exception) -> Reply:
     """The answer to a request that ended with `error`; what is unforeseen goes to the log."""
-    if isinstance(error, Refused):
+    if isinstance(error, ProblemError):
         return problem(error.code, **error.facts)
     if isinstance(error, Overloaded):
         return problem("overloaded")
@@ -167,7 +167,7 @@ def _key(headers: Headers) -> str | None:
     """The idempotency key of the header, or None."""
     keys = set(header_values(headers, b"idempotency-key"))
     if len(keys) > 1:
-        raise Refused("idempotency_key_mismatch")
+        raise ProblemError("idempotency_key_mismatch")
     return keys.pop() if keys else None
 
 

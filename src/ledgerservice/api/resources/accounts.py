@@ -28,7 +28,7 @@ from ledgerservice.api.http.openapi import (
     response,
     runtime_of,
 )
-from ledgerservice.api.http.problems import Refused, problem
+from ledgerservice.api.http.problems import ProblemError, problem
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements import models
 from ledgerservice.domain.currencies import is_code
@@ -75,7 +75,7 @@ async def get_currency(request: Request) -> Response:
     code = request.path_params["code"]
     found = await catalogue.find_currency(reader_of(request), code) if is_code(code) else None
     if found is None:
-        raise Refused("currency_not_found")
+        raise ProblemError("currency_not_found")
     return json_response(rendering.encode(rendering.currency_body(found)))
 
 
@@ -105,7 +105,7 @@ async def get_account(
         reader_of(request), id_of(request, "account_id", "account_not_found")
     )
     if found is None:
-        raise Refused("account_not_found")
+        raise ProblemError("account_not_found")
     return json_response(rendering.encode(rendering.account_body(found)))
 
 
@@ -129,7 +129,7 @@ async def get_history(
     before = after_of(request, cursor, filters, BIGGEST_ID)
     page = await accounts.list_history(reader, account, limit + 1, before)
     if not page and await accounts.find(reader, account) is None:
-        raise Refused("account_not_found")
+        raise ProblemError("account_not_found")
     return page_response(
         request, page, limit, filters, lambda last: [last.version], rendering.history_body
     )
@@ -158,7 +158,7 @@ async def get_key(request: Request) -> Response:
     account = id_of(request, "account_id", "account_not_found")
     found = await transactions.find_by_key(reader_of(request), account, _key_of_path(request))
     if found is None:
-        raise Refused("key_not_found")
+        raise ProblemError("key_not_found")
     return json_response(rendering.record(found))
 
 
@@ -167,7 +167,7 @@ def _key_of_path(request: Request) -> str:
     raw = request.scope["raw_path"].partition(b"?")[0]
     key = unquote_to_bytes(raw.partition(b"/keys/")[2].removesuffix(b"/"))
     if not key.isascii() or b"\0" in key:
-        raise Refused("key_not_found")
+        raise ProblemError("key_not_found")
     return key.decode()
 
 
@@ -186,7 +186,7 @@ async def get_transaction(request: Request) -> Response:
     reader = reader_of(request)
     found = await transactions.find(reader, number)
     if found is None:
-        raise Refused("transaction_not_found")
+        raise ProblemError("transaction_not_found")
     return json_response(rendering.record(found, await transactions.list_children(reader, number)))
 
 
@@ -210,7 +210,7 @@ async def list_policies(
     before = after_of(request, cursor, filters, BIGGEST_ID)
     page = await accounts.list_policies(reader, account, limit + 1, before)
     if not page and await accounts.find(reader, account) is None:
-        raise Refused("account_not_found")
+        raise ProblemError("account_not_found")
     return page_response(
         request, page, limit, filters, lambda last: [last.version], rendering.policy_change_body
     )
@@ -229,7 +229,7 @@ async def get_hold(request: Request) -> Response:
     """What is left of it, what was captured and released, and when it expires."""
     found = await holds.find(reader_of(request), id_of(request, "hold_id", "hold_not_found"))
     if found is None:
-        raise Refused("hold_not_found")
+        raise ProblemError("hold_not_found")
     return json_response(rendering.encode(rendering.hold_body(found)))
 
 
@@ -247,7 +247,7 @@ async def get_schedule(request: Request) -> Response:
     number = id_of(request, "schedule_id", "schedule_not_found")
     found = await schedules.find(reader_of(request), number)
     if found is None:
-        raise Refused("schedule_not_found")
+        raise ProblemError("schedule_not_found")
     return json_response(rendering.encode(rendering.schedule_body(found)))
 
 
@@ -270,7 +270,7 @@ async def list_holds(
     filters = ["holds", account]
     page = await holds.list_open(reader, account, limit + 1, ending_of(request, cursor, filters))
     if not page and await accounts.find(reader, account) is None:
-        raise Refused("account_not_found")
+        raise ProblemError("account_not_found")
     return page_response(
         request,
         page,
@@ -302,7 +302,7 @@ async def list_schedules(
         reader, account, limit + 1, ending_of(request, cursor, filters)
     )
     if not page and await accounts.find(reader, account) is None:
-        raise Refused("account_not_found")
+        raise ProblemError("account_not_found")
     return page_response(
         request,
         page,
@@ -348,7 +348,7 @@ async def get_ledger(request: Request) -> Response:
     name = request.path_params["name"]
     found = await catalogue.find_ledger(reader_of(request), name) if is_ledger_name(name) else None
     if found is None:
-        raise Refused("ledger_not_found")
+        raise ProblemError("ledger_not_found")
     return json_response(rendering.encode(rendering.ledger_body(found)))
 
 

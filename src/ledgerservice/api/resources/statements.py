@@ -30,7 +30,7 @@ from ledgerservice.api.http.openapi import (
     problems,
     reader_of,
 )
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.resources import reports as reading_models
 from ledgerservice.domain.amounts import to_major
@@ -118,7 +118,7 @@ async def get_statement(
     reader = reader_of(request)
     period = await statements.find_period(reader, account, begin, end)
     if period is None:
-        raise Refused("account_not_found")
+        raise ProblemError("account_not_found")
     if form == "csv":
         return _csv_response(period, statements.list_all_lines(reader, period))
     found = await statements.list_lines(reader, period, period.first, HTML_ROWS + 1)
@@ -154,7 +154,7 @@ async def _pages(
         after, first, last, final = cursors.decode(request, cursor, filters)
         period = await statements.find_period_of_versions(reader, account, first, last, final)
     if period is None:
-        raise Refused("account_not_found")
+        raise ProblemError("account_not_found")
     found = await statements.list_lines(reader, period, after or period.first, limit + 1)
     headers = None
     if len(found) > limit:

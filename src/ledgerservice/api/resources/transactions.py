@@ -23,7 +23,7 @@ from ledgerservice.api.http.openapi import (
     reader_of,
     runtime_of,
 )
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.api.movements import answers as rendering
 from ledgerservice.api.movements import models
 from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, is_amount, to_minor
@@ -181,7 +181,7 @@ def _page_of(
         return given, None
     carried, *place = cursors.decode(request, cursor, of)
     if given and given != carried:
-        raise Refused("invalid_cursor")
+        raise ProblemError("invalid_cursor")
     return carried, place
 
 
@@ -204,7 +204,7 @@ async def _minor(request: Request, given: Given, name: str, *, signed: bool = Fa
         raise invalid("currency", f"must be given with {name}")
     known = await catalogue.find_currency(runtime_of(request).reader, currency)
     if known is None:
-        raise Refused("currency_unknown")
+        raise ProblemError("currency_unknown")
     digits = text.removeprefix("-") if signed else text
     minor = to_minor(digits, known.exponent) if is_amount(digits) else None
     if minor is None:
