@@ -112,7 +112,13 @@ def test_an_atomic_batch_is_posted_whole_or_not_at_all(service):
     assert failed.json()["index"] == 2
     assert failed.json()["cause"] == {
         "code": "insufficient_funds",
-        "decided_on": {"account_id": alice, "available": "5.00", "version": 3},
+        "decided_on": {
+            "account_id": alice,
+            "currency": "USD",
+            "available": "5.00",
+            "balance": "5.00",
+            "version": 3,
+        },
     }
     assert service.get(f"/accounts/{alice}").json()["version"] == 1
     assert service.get(f"/accounts/{alice}/keys/1").status_code == 404

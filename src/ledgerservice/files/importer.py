@@ -230,7 +230,7 @@ def _count(totals: Totals, writer: Any, chunk: list[Row], outcomes: list[Outcome
 
 def _rejection_of(refused: ProblemError) -> tuple[str, str, str]:
     faults = refused.facts.get("errors", [])
-    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
+    detail = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
     return "rejected", refused.code, detail or CATALOGUE[refused.code].detail
 
 
