@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from ledgerservice.api.application import Service
+from ledgerservice.api.asgi import Service
 
 app = Service()

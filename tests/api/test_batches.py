@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledgerservice.api.http.bodies import fields_of
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.api.movements import parsing as movements
 from ledgerservice.api.movements.forms import BY_TYPE, FORMS
 from tests.databases import url_text
@@ -112,7 +112,13 @@ def test_an_atomic_batch_is_posted_whole_or_not_at_all(service):
     assert failed.json()["index"] == 2
     assert failed.json()["cause"] == {
         "code": "insufficient_funds",
-        "decided_on": {"account_id": alice, "available": "5.00", "version": 3},
+        "decided_on": {
+            "account_id": alice,
+            "currency": "USD",
+            "available": "5.00",
+            "balance": "5.00",
+            "version": 3,
+        },
     }
     assert service.get(f"/accounts/{alice}").json()["version"] == 1
     assert service.get(f"/accounts/{alice}/keys/1").status_code == 404
@@ -372,5 +378,5 @@ def test_the_fast_way_reads_what_is_usual(kind):
     plain = BY_TYPE[kind].kind
     assert plain is not None
     assert movements._fast(body, plain) is not None
-    with pytest.raises(Refused):
+    with pytest.raises(ProblemError):
         movements.read_item(body.replace(b'"amount"', b'"type"'))

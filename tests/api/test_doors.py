@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from ledgerservice.api.application import MONEY_PATHS, Service
+from ledgerservice.api.asgi import MONEY_PATHS, Service
 from ledgerservice.domain.accounts import Opening
 
 JSON = {"Content-Type": "application/json"}
@@ -46,15 +46,15 @@ REQUESTS = {
 async def both_doors(database):
     """Clients of the whole service and of FastAPI behind it, on one runtime."""
     service = Service(database)
-    await service._start()
+    await service.start()
     for number in (1, 2):
-        await service._api.state.runtime.openings.post(Opening("o", "USD", None, str(number)))
-    doors = [httpx.ASGITransport(app=app) for app in (service, service._api)]
+        await service.api.state.runtime.openings.post(Opening("o", "USD", None, str(number)))
+    doors = [httpx.ASGITransport(app=app) for app in (service, service.api)]
     clients = [httpx.AsyncClient(transport=door, base_url="http://ledger") for door in doors]
     try:
         yield clients
     finally:
-        await service._stop()
+        await service.stop()
 
 
 def test_both_doors_give_the_same_answers(database):

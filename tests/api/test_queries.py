@@ -90,8 +90,8 @@ def matches(row: Row, filters: Row, owners: dict[str, set[int]]) -> bool:
         at >= filters.get("from", at),
         at < filters.get("to", "9"),
         row.get("reference") == filters.get("reference", row.get("reference")),
-        contains(row.get("metadata", {}), json.loads(filters.get("metadata", "{}")))
-        and ("metadata" not in filters or "metadata" in row),
+        "metadata" not in filters or (row["metadata"] is not None
+        and contains(row["metadata"], json.loads(filters["metadata"]))),
     ))  # fmt: skip
 
 

@@ -170,7 +170,7 @@ def test_what_is_wrong_says_where(service: RunningService) -> None:
         assert fault["field"] == field
     [fault] = service.send("/transactions", legs=legs((a, "-1"), (b, "1")), memo=1).json()["errors"]
     assert (fault["field"], fault["message"].partition("; ")[2]) == (
-        "unknown", "there are also description, reference, effective_at, metadata, exchange, type",
+        "unknown", "also accepted: description, reference, effective_at, metadata, exchange, type",
     )  # fmt: skip
     for other, amount, code in (
         (10**12, "1", "account_not_found"), (b, "1.5", "amount_precision"),

@@ -21,7 +21,7 @@ import atheris
 import psutil
 
 with atheris.instrument_imports(include=["ledgerservice.domain.amounts", "ledgerservice.api"]):
-    from ledgerservice.api.http.problems import Refused
+    from ledgerservice.api.http.problems import ProblemError
     from ledgerservice.api.movements import batches
     from ledgerservice.api.movements import parsing as movements
     from ledgerservice.api.movements.forms import FORMS
@@ -118,7 +118,7 @@ def bodies(data: bytes) -> None:
 def _refused_or(read: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return read(*arguments)
-    except Refused:
+    except ProblemError:
         return None
 
 

@@ -14,7 +14,7 @@ import uvicorn
 from rich.console import Console
 from uvicorn.supervisors import Multiprocess
 
-from ledgerservice.api.application import Service
+from ledgerservice.api.asgi import Service
 from ledgerservice.api.http.protocol import BoundedHttp
 from ledgerservice.runtime import started
 from ledgerservice.settings import Settings

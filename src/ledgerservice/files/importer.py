@@ -23,7 +23,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from ledgerservice.api.http.problems import CATALOGUE, Refused
+from ledgerservice.api.http.problems import CATALOGUE, ProblemError
 from ledgerservice.api.movements.parsing import read_item
 from ledgerservice.domain.instructions import Instruction, Reversal
 from ledgerservice.domain.transactions import Outcome, Recorded
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     """A line of a file: its movement, or why it is rejected."""
 
     line: int
-    movement: Instruction | Refused
+    movement: Instruction | ProblemError
     end_bytes: int
 
 
@@ -89,7 +89,7 @@ def rows_of(lines: Iterable[str], form: Format, key_prefix: str | None) -> Itera
     items = _csv_items(counted(), key_prefix) if form is Format.CSV else _json_items(counted())
     for line, item in items:
         movement = _movement(item)
-        if isinstance(movement, Refused) and movement.code == "idempotency_key_missing":
+        if isinstance(movement, ProblemError) and movement.code == "idempotency_key_missing":
             if key_prefix is None and line == 1:
                 raise ImportFault(_NO_KEYS)
             if key_prefix is not None:
@@ -98,13 +98,13 @@ def rows_of(lines: Iterable[str], form: Format, key_prefix: str | None) -> Itera
         yield Row(line, movement, size)
 
 
-def _movement(item: str) -> Instruction | Refused:
+def _movement(item: str) -> Instruction | ProblemError:
     try:
         instruction = read_item(item.encode("utf-8", "surrogatepass"))
-    except Refused as refused:
+    except ProblemError as refused:
         return refused
     forced = isinstance(instruction, Reversal) and instruction.force
-    return Refused("force_not_allowed") if forced else instruction
+    return ProblemError("force_not_allowed") if forced else instruction
 
 
 def _json_items(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -202,7 +202,7 @@ async def _post(
     """The outcomes of a chunk. It is posted after the chunk `before` has its outcomes."""
     if before is not None:
         await before
-    movements = [row.movement for row in chunk if not isinstance(row.movement, Refused)]
+    movements = [row.movement for row in chunk if not isinstance(row.movement, ProblemError)]
     if not movements:
         return []
     retrying = AsyncRetrying(
@@ -218,7 +218,7 @@ async def _post(
 def _count(totals: Totals, writer: Any, chunk: list[Row], outcomes: list[Outcome]) -> None:
     following = iter(outcomes)
     for row in chunk:
-        if isinstance(row.movement, Refused):
+        if isinstance(row.movement, ProblemError):
             key, (name, code, detail) = "", _rejection_of(row.movement)
         else:
             key, (name, code, detail) = row.movement.key, _described(next(following))
@@ -228,9 +228,9 @@ def _count(totals: Totals, writer: Any, chunk: list[Row], outcomes: list[Outcome
     totals.done_bytes = chunk[-1].end_bytes
 
 
-def _rejection_of(refused: Refused) -> tuple[str, str, str]:
+def _rejection_of(refused: ProblemError) -> tuple[str, str, str]:
     faults = refused.facts.get("errors", [])
-    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
+    detail = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
     return "rejected", refused.code, detail or CATALOGUE[refused.code].detail
 
 

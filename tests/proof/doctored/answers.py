@@ -145,6 +145,26 @@ def answered_another_balance(d: Doctor) -> None:
             a.body = {**a.body, "decided_on": decided_on}
 
 
+def answered_another_held_amount(d: Doctor) -> None:
+    attempt = d.write()
+    own, other = attempt.body["entries"]
+    attempt.body = {**attempt.body, "entries": [own | {"held": "77.77"}, other]}
+
+
+def answered_in_another_currency(d: Doctor) -> None:
+    attempt = d.write()
+    own, other = attempt.body["entries"]
+    attempt.body = {**attempt.body, "entries": [own | {"currency": "none"}, other]}
+
+
+def declined_in_another_currency(d: Doctor) -> None:
+    declined = d.decline().body["transaction_id"]
+    for a in d.attempts:
+        if isinstance(a.body, dict) and a.body.get("transaction_id") == declined:
+            decided_on = {**a.body["decided_on"], "currency": "none"}
+            a.body = {**a.body, "decided_on": decided_on}
+
+
 DOCTORED: dict[Callable[[Doctor], None], str] = {
     lost_acknowledgement: "lost",
     lost_decline: "decline_lost",
@@ -165,5 +185,8 @@ DOCTORED: dict[Callable[[Doctor], None], str] = {
     a_step_called_another_after_it_was_acknowledged: "answers_differ",
     answered_another_reason: "content_differs",
     answered_another_balance: "content_differs",
+    answered_another_held_amount: "content_differs",
+    answered_in_another_currency: "content_differs",
+    declined_in_another_currency: "content_differs",
     a_dry_run_that_wrote: "dry_run_written",
 }

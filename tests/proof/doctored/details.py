@@ -5,6 +5,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from tests.proof.doctored.doctor import Doctor, settled
+from tests.proof.history import Attempt
 from tests.proof.journal import NO_DETAIL, Transaction
 from tests.proof.judging.evidence import OK, OWN, outcome
 
@@ -58,13 +59,17 @@ def a_detail_that_nobody_gave(d: Doctor) -> None:
     d.row(d.write()).detail = ("", "", "", f"{8:020}")
 
 
+def _told(a: Attempt, name: str) -> bool:
+    return outcome(a) == OK and isinstance(a.body, dict) and a.body.get(name) is not None
+
+
 def answered_without_its_detail(d: Doctor) -> None:
-    attempt = d.one(lambda a: outcome(a) == OK and "reference" in (a.body or ()))
-    attempt.body = {name: told for name, told in attempt.body.items() if name != "reference"}
+    attempt = d.one(lambda a: _told(a, "reference"))
+    attempt.body = {**attempt.body, "reference": None}
 
 
 def answered_with_other_metadata(d: Doctor) -> None:
-    attempt = d.one(lambda a: outcome(a) == OK and "metadata" in (a.body or ()))
+    attempt = d.one(lambda a: _told(a, "metadata"))
     attempt.body = {**attempt.body, "metadata": {"b": 2}}
 
 

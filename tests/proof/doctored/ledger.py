@@ -121,6 +121,7 @@ class Ledger:
             row.other = 0
         decided_on = {
             "account_id": row.deciding_account,
+            "currency": self.accounts[_id_of(name)].currency,
             "version": version,
             "available": major(available),
             "balance": major(state["balance"]),
@@ -159,8 +160,11 @@ class Ledger:
             entries.append(entry)
         return {
             "account_id": account.id,
+            "currency": account.currency,
             "amount": major(line.change),
             "balance": major(line.balance),
+            "held_change": major(line.held_change),
+            "held": major(line.held),
             "version": version,
         }
 
@@ -294,7 +298,9 @@ def _id_of(name: Name) -> int:
 def _shown(detail: Detail) -> dict[str, Any]:
     """What an answer shows of the detail of a request."""
     description, reference, metadata, effective_at = detail
-    shown = {"description": description, "reference": reference, "effective_at": effective_at}
-    if metadata:
-        shown["metadata"] = msgspec.json.decode(metadata)
-    return {name: value for name, value in shown.items() if value}
+    return {
+        "description": description or None,
+        "reference": reference or None,
+        "effective_at": effective_at or None,
+        "metadata": msgspec.json.decode(metadata) if metadata else None,
+    }

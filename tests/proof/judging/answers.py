@@ -98,11 +98,16 @@ def _tells_all(body: Any, row: Transaction) -> bool:
 
 
 def _is_as_it_was(case: Case, decided_on: Any) -> bool:
-    """Whether a decline's figures are the account's; a plain movement's have no balance."""
-    if "balance" not in decided_on:
+    """Whether a decline's figures are those of the account."""
+    if not decided_on:
         return True
     state = case.state(decided_on["account_id"], decided_on["version"])
-    return state is not None and minor(decided_on["balance"]) == state[0]
+    currency = case.currencies.get(decided_on["account_id"])
+    return (
+        state is not None
+        and minor(decided_on["balance"]) == state[0]
+        and decided_on["currency"] == currency
+    )
 
 
 def _told(body: Any) -> tuple[Any, ...]:
@@ -115,16 +120,29 @@ def _told(body: Any) -> tuple[Any, ...]:
         body["code"] if declined else None,
         decided.get("account_id"),
         decided.get("version"),
-        {
-            (e["account_id"], e["version"], minor(e["amount"]), minor(e["balance"]))
-            for e in body.get("entries", [])
-        },
+        {_told_entry(e) for e in body.get("entries", [])},
     )
+
+
+def _told_entry(entry: Any) -> tuple[Any, ...]:
+    figures = (minor(entry[n]) for n in ("amount", "balance", "held_change", "held"))
+    return (entry["account_id"], entry["version"], entry["currency"], *figures)
 
 
 def _content(case: Case, row: Transaction) -> tuple[Any, ...]:
     """The same of what is kept."""
-    legs = {(e.account, e.seq, e.amount, e.balance) for e in case.legs.get(row.id, [])}
+    legs = {
+        (
+            e.account,
+            e.seq,
+            case.currencies.get(e.account),
+            e.amount,
+            e.balance,
+            e.held_change,
+            e.held,
+        )
+        for e in case.legs.get(row.id, [])
+    }
     decided = row.deciding_account, row.deciding_version
     return (row.kind, row.amount, row.recorded_at, row.reason, *decided, legs)
 

@@ -1,80 +1,62 @@
-"""Reading a body, in the order of DESIGN.md section 5: size, encoding, JSON, duplicates, model."""
+"""Reading and validating a body, in this order: size, encoding, JSON, repeated fields, model."""
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Receive
 
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.call import Call, header_values, media_type
+from ledgerservice.api.http.problems import Fault, ProblemError
 from ledgerservice.domain.metadata import decode_json
-from ledgerservice.settings import Settings
+
+MAX_FAULTS = 20  # reported for one request
+
+
+class Body(BaseModel):
+    """The body of a request; a subclass has a field for each of its fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
-Faults = list[dict[str, str]]
-"""What is wrong with which field."""
 
-Headers = Iterable[tuple[bytes, bytes]]
-"""A request's headers as ASGI has them."""
+async def read_body(call: Call, max_bytes: int | None = None) -> bytes:
+    """The bytes of a JSON body. Refuses another media type, and what `received` refuses.
 
-
-def header_values(headers: Headers, name: bytes) -> list[str]:
-    """All values of a header; `name` in lower case, as ASGI has the names."""
-    return [value.decode("latin-1") for found, value in headers if found == name]
-
-
-def media_type(headers: Headers) -> str:
-    """The body's media type, without parameters."""
-    values = header_values(headers, b"content-type")
-    return values[0].partition(";")[0].strip().lower() if values else ""
-
-
-def has_body(headers: Headers) -> bool:
-    """Whether a request has a body, which its headers tell (RFC 9112, section 6)."""
-    lengths = header_values(headers, b"content-length")
-    return bool(header_values(headers, b"transfer-encoding")) or lengths not in ([], ["0"])
-
-
-async def read_body(
-    headers: Headers, receive: Receive, settings: Settings, max_bytes: int | None = None
-) -> bytes:
-    """The body's bytes. Refuses what is not JSON by its header, too large, or too slow.
-
-    `max_bytes`: None is the setting for a request of one movement.
+    `max_bytes`: None is the limit for a request with one movement.
     """
-    if media_type(headers) != "application/json":
-        raise Refused("unsupported_media_type")
-    limit = settings.max_body_bytes if max_bytes is None else max_bytes
-    return await received(headers, receive, settings, limit)
+    if media_type(call.headers) != "application/json":
+        raise ProblemError("unsupported_media_type")
+    return await received(call, max_bytes or call.runtime.settings.max_body_bytes)
 
 
-async def received(headers: Headers, receive: Receive, settings: Settings, limit: int) -> bytes:
-    """The body's bytes, whatever they are. Refuses what is larger than the limit, or too slow."""
-    declared = header_values(headers, b"content-length")
-    if declared and declared[0].isdigit() and int(declared[0][:12]) > limit:
-        raise Refused("body_too_large", max_bytes=limit)
-    return await _received_in_time(receive, limit, settings.body_timeout_s)
+async def received(call: Call, max_bytes: int) -> bytes:
+    """The bytes of any body. Refuses a body that is too large or arrives too slowly."""
+    lengths = header_values(call.headers, b"content-length")
+    if lengths and lengths[0].isdigit() and int(lengths[0][:12]) > max_bytes:
+        raise ProblemError("body_too_large", max_bytes=max_bytes)
+    return await _received_in_time(call.receive, max_bytes, call.runtime.settings.body_timeout_s)
 
 
 async def _received_in_time(receive: Receive, max_bytes: int, limit_s: float) -> bytes:
-    """asyncio.timeout in a fifth of its time: a timer that cancels, and nothing else."""
+    """Does what asyncio.timeout does in a fifth of its time: one timer that cancels the task."""
     task = asyncio.current_task()
     assert task is not None
-    late = False
+    is_late = False
 
-    def cut() -> None:
-        nonlocal late
-        late = True
+    def cancel() -> None:
+        nonlocal is_late
+        is_late = True
         task.cancel()
 
-    timer = asyncio.get_running_loop().call_later(limit_s, cut)
+    timer = asyncio.get_running_loop().call_later(limit_s, cancel)
     try:
         return await _received(receive, max_bytes)
     except asyncio.CancelledError:
-        if late and task.uncancel() == 0:
-            raise Refused("request_timeout") from None
+        if is_late and task.uncancel() == 0:
+            raise ProblemError("request_timeout") from None
         raise
     finally:
         timer.cancel()
@@ -85,10 +67,10 @@ async def _received(receive: Receive, max_bytes: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused("request_timeout")
+            raise ProblemError("request_timeout")
         body += message.get("body", b"")
         if len(body) > max_bytes:
-            raise Refused("body_too_large", max_bytes=max_bytes)
+            raise ProblemError("body_too_large", max_bytes=max_bytes)
         if not message.get("more_body", False):
             return bytes(body)
 
@@ -98,10 +80,15 @@ def fields_of(body: bytes) -> dict[str, Any]:
     try:
         fields = decode_json(body.decode())
     except (ValueError, RecursionError):
-        raise Refused("invalid_json") from None
+        raise ProblemError("invalid_json") from None
     if not isinstance(fields, dict):
-        raise Refused("invalid_json")
+        raise ProblemError("invalid_json")
     return fields
+
+
+async def body_of(call: Call, model: type[Model]) -> Model:
+    """The body of a request with one object, as a `model`."""
+    return validated(fields_of(await read_body(call)), model)
 
 
 def validated(fields: dict[str, Any], model: type[Model]) -> Model:
@@ -109,26 +96,28 @@ def validated(fields: dict[str, Any], model: type[Model]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise Refused("invalid_request", errors=_faults(error, fields, model)) from None
+        raise ProblemError("invalid_request", errors=_faults(error, fields, model)) from None
 
 
-MOST_FAULTS = 20  # told of one body
+def names_of(model: type[BaseModel]) -> list[str]:
+    """The public names of a model's fields."""
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _faults(error: ValidationError, fields: dict[str, Any], model: type[BaseModel]) -> Faults:
-    """What is wrong with which field, each once. An unknown field is not named: input is never
-    echoed; what else there is to be given is.
+def _faults(error: ValidationError, fields: dict[str, Any], model: type[BaseModel]) -> list[Fault]:
+    """The faults, each once. An unknown field is not named, because input is never echoed; the
+    accepted fields that the request does not have are named instead.
     """
-    faults: dict[tuple[str, str], None] = {}
+    faults: dict[Fault, None] = {}
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        *place, field = fault["loc"] or ("body",)  # it is of several fields
+        *path, field = fault["loc"] or ("body",)  # a fault of several fields has no location
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            field, message = "unknown", "there is no such field"
-            if not place:
-                others = [name for name in model.model_fields if name not in fields]
-                message += f"; there are also {', '.join(others)}" if others else ""
-        faults[".".join(map(str, [*place, field])), message] = None
-        if len(faults) == MOST_FAULTS:
+            field, message = "unknown", "the name is not known"
+            others = [name for name in names_of(model) if name not in fields]
+            if others and not path:
+                message += f"; also accepted: {', '.join(others)}"
+        faults[Fault(".".join(map(str, [*path, field])), message)] = None
+        if len(faults) == MAX_FAULTS:
             break
-    return [{"field": field, "message": message} for field, message in faults]
+    return list(faults)

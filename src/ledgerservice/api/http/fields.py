@@ -1,16 +1,30 @@
-"""The fields of requests: how each is written in JSON, and what of it is taken."""
+"""The fields of requests and of answers: how each is written in JSON.
+
+The types for requests are Pydantic's: they parse and validate. The types for answers are msgspec's:
+they only describe, since an answer is made of valid values.
+"""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
+import msgspec
+from msgspec import Meta, Raw
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
-from ledgerservice.domain.amounts import AMOUNT_PATTERN, is_amount, is_positive_amount
+from ledgerservice.domain.amounts import AMOUNT_PATTERN, is_amount, is_positive_amount, to_major
 from ledgerservice.domain.currencies import CODE_PATTERN, MAX_EXPONENT
-from ledgerservice.domain.instructions import BIGGEST_ID, KEY_PATTERN, MAX_RATE_CHARACTERS
+from ledgerservice.domain.instructions import (
+    BIGGEST_ID,
+    KEY_PATTERN,
+    MAX_RATE_CHARACTERS,
+    Frozen,
+    Kind,
+)
 from ledgerservice.domain.metadata import (
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
@@ -32,8 +46,8 @@ def _amount(value: Any) -> str:
     if isinstance(text, str) and is_positive_amount(text):
         return text
     raise ValueError(
-        "must be a plain decimal above zero, such as 50 or '50.00', without sign, exponent or "
-        "leading zeros, and with at most 18 digits before the point"
+        "must be a decimal above zero, such as 50 or '50.00', without sign, exponent or leading "
+        "zeros, and with at most 18 digits before the point"
     )
 
 
@@ -43,47 +57,45 @@ def _text(value: str) -> str:
     return value
 
 
-def _given(value: Any) -> str:
+def _number_text(value: Any) -> str:
     text = value.text if isinstance(value, Number) else value
     return text if isinstance(text, str) else ""
 
 
 def _signed(value: Any) -> str:
-    text = _given(value)
+    text = _number_text(value)
     if is_positive_amount(text.removeprefix("-")):
         return text
-    raise ValueError("must be a plain decimal other than zero, such as '-50.00'")
+    raise ValueError("must be a decimal other than zero, such as '-50.00'")
 
 
 def _limit(value: Any) -> str:
-    text = _given(value)
+    text = _number_text(value)
     if is_amount(text.removeprefix("-")):
         return text
-    raise ValueError("must be a plain decimal, such as '-50.00' or 0")
+    raise ValueError("must be a decimal, such as '-50.00' or 0")
 
 
 def _rate(value: Any) -> str:
-    text = _given(value)
+    text = _number_text(value)
     if is_positive_amount(text) and len(text) <= MAX_RATE_CHARACTERS:
         return text
-    raise ValueError(
-        f"must be a plain decimal above zero of at most {MAX_RATE_CHARACTERS} characters"
-    )
+    raise ValueError(f"must be a decimal above zero of at most {MAX_RATE_CHARACTERS} characters")
 
 
-_MOMENT = re.compile(
+_TIMESTAMP = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
     r"(Z|[+-][0-9]{2}:[0-9]{2})",
     re.ASCII,
 )
 
 
-def moment(value: Any) -> datetime:
-    """A moment of RFC 3339, in UTC. Raises ValueError where it is none."""
-    if isinstance(value, str) and _MOMENT.fullmatch(value):
+def parse_timestamp(value: Any) -> datetime:
+    """A timestamp of RFC 3339, in UTC. Raises ValueError."""
+    if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
         with suppress(ValueError, OverflowError):
             return datetime.fromisoformat(value).astimezone(UTC)
-    raise ValueError("must be a moment with its zone, such as 2026-12-31T23:59:59Z")
+    raise ValueError("must be a timestamp with time zone, such as 2026-12-31T23:59:59Z")
 
 
 AccountId = Annotated[
@@ -101,7 +113,7 @@ Amount = Annotated[
                 {"type": "string", "pattern": f"^{AMOUNT_PATTERN}$"},
                 {"type": "number", "exclusiveMinimum": 0},
             ],
-            "description": "Exact decimal in major units, within the currency's decimals.",
+            "description": "An exact decimal in major units, with at most the currency's decimals.",
             "examples": ["50.00"],
         }
     ),
@@ -112,16 +124,16 @@ Key = Annotated[
         min_length=1,
         max_length=255,
         pattern=f"^{KEY_PATTERN}$",
-        description="Names the payment. Here or in the Idempotency-Key header.",
+        description="Identifies the payment. Send it here or in the header Idempotency-Key.",
         examples=["dep1"],
     ),
 ]
 Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_text)]
 Description = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_text)]
 Code = Annotated[str, Field(pattern=f"^{CODE_PATTERN}$", examples=["USD"])]
-Moment = Annotated[
+Timestamp = Annotated[
     datetime,
-    BeforeValidator(moment),
+    BeforeValidator(parse_timestamp),
     Schema({"type": "string", "format": "date-time", "examples": ["2026-12-31T23:59:59Z"]}),
 ]
 SignedAmount = Annotated[
@@ -161,7 +173,8 @@ Metadata = Annotated[
     Schema(
         {
             "type": "object",
-            "description": f"Up to {MAX_METADATA_BYTES} bytes of JSON, {MAX_METADATA_DEPTH} deep.",
+            "description": f"At most {MAX_METADATA_BYTES} bytes of JSON, nested at most "
+            f"{MAX_METADATA_DEPTH} levels.",
             "examples": [{"order": "77"}],
         }
     ),
@@ -176,8 +189,94 @@ Exponent = Annotated[
             "type": "integer",
             "minimum": 0,
             "maximum": MAX_EXPONENT,
-            "description": "Digits after the point. It can never be changed.",
+            "description": "The number of decimals. It can never be changed.",
             "examples": [8],
         }
     ),
 ]
+
+FrozenName = Literal["debits", "credits", "both"]
+FROZEN_NAMES: dict[int, FrozenName | None] = {
+    0: None,
+    Frozen.DEBITS: "debits",
+    Frozen.CREDITS: "credits",
+    Frozen.DEBITS | Frozen.CREDITS: "both",
+}
+
+
+# Fields of answers.
+
+AmountText = Annotated[
+    str, Meta(description="An exact decimal in major units.", examples=["50.00"])
+]
+TimestampText = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+JsonObject = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
+TransactionType = Annotated[str, Meta(extra_json_schema={"enum": [kind.name for kind in Kind]})]
+
+
+@lru_cache(maxsize=256)  # all transactions of a batch have the same timestamp
+def timestamp(time: datetime) -> str:
+    """RFC 3339, in UTC, to the microsecond."""
+    utc = time.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def optional_timestamp(time: datetime | None) -> str | None:
+    """The same, or None."""
+    return None if time is None else timestamp(time)
+
+
+def optional_amount(minor: int | None, exponent: int) -> str | None:
+    """An amount in major units, or None."""
+    return None if minor is None else to_major(minor, exponent)
+
+
+def json_object(text: str | None) -> Raw | None:
+    """The text of a JSON object as a member of an answer, or None."""
+    return None if text is None else Raw(text.encode())
+
+
+def restrictions_of(restricted: int) -> dict[str, Any]:
+    """What an account is closed to, as members of an answer."""
+    return {
+        "frozen": FROZEN_NAMES[restricted & ~Frozen.CLOSED],
+        "closed": bool(restricted & Frozen.CLOSED),
+    }
+
+
+_WRITERS: tuple[tuple[Any, Callable[[Any, int], Any]], ...] = (
+    (AmountText, optional_amount),
+    (TimestampText, lambda time, _: optional_timestamp(time)),
+    (JsonObject, lambda text, _: json_object(text)),
+)
+
+
+@lru_cache
+def _writers(struct: type[msgspec.Struct]) -> list[tuple[str, Callable[[Any, int], Any] | None]]:
+    """The fields of a struct that have no default, and how the value of each is written."""
+    hints = get_type_hints(struct, include_extras=True)
+    required = [f.name for f in msgspec.structs.fields(struct) if f.required]
+    return [
+        (name, next((write for text, write in _WRITERS if _is_of(hints[name], text)), None))
+        for name in required
+    ]
+
+
+def _is_of(hint: Any, text: Any) -> bool:
+    return bool(hint == text or text in get_args(hint))
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """The body of an answer, or a part of one: what is encoded, and what OpenAPI describes."""
+
+    @classmethod
+    def of_row(cls, row: Any, exponent: int = 0, **computed: Any) -> Self:
+        """The answer that shows a row: its amounts, timestamps and JSON objects as text, everything
+        else as it is. `computed` are the fields that the row does not have.
+        """
+        exponent = getattr(row, "exponent", exponent)
+        for name, write in _writers(cls):
+            if name not in computed:
+                value = getattr(row, name)
+                computed[name] = value if write is None else write(value, exponent)
+        return cls(**computed)

@@ -1,54 +1,192 @@
-"""Cursors of lists: where a page ends, and the list and filter it belongs to, signed."""
+"""Lists, a page at a time: filters, signed cursors, and the Link header to the next page."""
 
 import base64
 import hashlib
 import hmac
-import json
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
-from starlette.requests import Request
+import msgspec
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from ledgerservice.api.http.problems import Refused
-from ledgerservice.api.movements.posting import LEDGER
+from ledgerservice.api.http.bodies import validated
+from ledgerservice.api.http.call import LEDGER, OUTSIDE, json_response, runtime_of
+from ledgerservice.api.http.parameters import (
+    Parameters,
+    QueryTimestamp,
+    Texts,
+    integer,
+    texts_of,
+)
+from ledgerservice.api.http.problems import ProblemError, invalid
+from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, to_minor
+from ledgerservice.postgres.queries.catalogue import find_currency
+from ledgerservice.postgres.reader import Reader
 
-OUTSIDE = "ledgerservice.outside"
-"""Where the scope of a request has the part of its path that names a ledger."""
-
+DEFAULT_PAGE_ROWS = 100
+MAX_CURSOR_CHARACTERS = 5_000
+MAX_FILTER_BYTES = 3_500  # a cursor carries the filters and must fit into a URL
 SIGNATURE_BYTES = 12
 
 
-def encode(request: Request, place: list[Any], filters: list[Any]) -> str:
-    """A cursor after `place` of the list that `filters` select."""
-    text = json.dumps(place, separators=(",", ":"), ensure_ascii=False).encode()
-    return base64.urlsafe_b64encode(_signature(request, text, filters) + text).decode().rstrip("=")
+class Paging(Parameters):
+    """The parameters of a list; a subclass adds its filters."""
+
+    limit: Annotated[int, Field(ge=1, description="Rows in a page."), BeforeValidator(integer)] = (
+        DEFAULT_PAGE_ROWS
+    )
+    cursor: Annotated[
+        str | None,
+        Field(max_length=MAX_CURSOR_CHARACTERS, description="From the Link header."),
+    ] = None
 
 
-def decode(request: Request, cursor: str, filters: list[Any]) -> list[Any]:
-    """The place of a cursor. Refuses one of another list, filter or ledger, and a made-up one."""
+class PeriodFilters(Paging):
+    """A list of what was recorded in [from, to)."""
+
+    since: QueryTimestamp | None = Field(default=None, alias="from")
+    until: QueryTimestamp | None = Field(default=None, alias="to")
+
+    @field_validator("until")
+    @classmethod
+    def _is_not_before(cls, until: datetime | None, info: ValidationInfo) -> datetime | None:
+        since = info.data.get("since")
+        if since is not None and until is not None and until < since:
+            raise ValueError("must not be before from")
+        return until
+
+
+Filters = TypeVar("Filters", bound=Paging)
+Place = TypeVar("Place")
+Row = TypeVar("Row")
+
+
+class Page(NamedTuple):
+    """The body of a page, and the place after which the list goes on; None at the end."""
+
+    body: Any
+    end: Any
+
+
+async def listing(
+    request: Request,
+    filters: type[Filters],
+    place: Any,
+    read: Callable[[Filters, Place | None], Awaitable[Page]],
+) -> Response:
+    """A page of a list. `read` gets the filters, and the place after which the page begins or None;
+    `place` is the type of a place.
+
+    A cursor carries the filters and the place of its page. It belongs to one ledger and one path.
+    """
+    texts, parsed, after = _page_of(request, filters, place)
+    page = await read(parsed, after)
+    headers = None
+    if page.end is not None:
+        headers = _next_link(request, _encode(request, texts, page.end), parsed.limit)
+    return json_response(page.body, headers)
+
+
+def first_rows(
+    rows: Sequence[Row],
+    limit: int,
+    answer: Callable[[Row], Any],
+    place: Callable[[Row], Any],
+) -> Page:
+    """The page of the first `limit` of at most `limit + 1` rows."""
+    end = place(rows[limit - 1]) if len(rows) > limit else None
+    return Page([answer(row) for row in rows[:limit]], end)
+
+
+def _page_of(request: Request, filters: type[Filters], place: Any) -> tuple[Texts, Filters, Any]:
+    """The filters, as written and as parsed, and the place after which the page begins.
+
+    Filters that are sent with a cursor must be those that the cursor carries.
+    """
+    given = texts_of(request, filters)
+    paging = {name: given.pop(name) for name in ("limit", "cursor") if name in given}
+    texts, after = given, None
+    if "cursor" in paging:
+        texts, after = _decode(request, paging["cursor"], place)
+    parsed = validated((given or texts) | paging, filters)
+    if given not in ({}, texts):
+        raise ProblemError("invalid_cursor")
+    if len(msgspec.json.encode(texts)) > MAX_FILTER_BYTES:
+        raise invalid("query", f"the filters must have at most {MAX_FILTER_BYTES} bytes in all")
+    longest = runtime_of(request).settings.page_limit_rows
+    if parsed.limit > longest:
+        raise invalid("limit", f"must be at most {longest}")
+    return texts, parsed, after
+
+
+def _encode(request: Request, texts: Texts, place: Any) -> str:
+    content = msgspec.json.encode((texts, place))
+    return base64.urlsafe_b64encode(_signature(request, content) + content).decode().rstrip("=")
+
+
+def _decode(request: Request, cursor: str, place: Any) -> tuple[Texts, Any]:
+    """The content of a cursor. Refuses a cursor of another list or ledger, and a forged one."""
+    if len(cursor) > MAX_CURSOR_CHARACTERS:
+        raise invalid("cursor", f"must have at most {MAX_CURSOR_CHARACTERS} characters")
     try:
-        found = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        signed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except ValueError:
-        raise Refused("invalid_cursor") from None
-    signature, text = found[:SIGNATURE_BYTES], found[SIGNATURE_BYTES:]
-    if not hmac.compare_digest(signature, _signature(request, text, filters)):
-        raise Refused("invalid_cursor")
-    place: list[Any] = json.loads(text)
-    # Only what encode makes is taken: decoding alone passes over much.
-    if encode(request, place, filters) != cursor:
-        raise Refused("invalid_cursor")
-    return place
+        raise ProblemError("invalid_cursor") from None
+    signature, content = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
+    # The decoder accepts several texts for the same bytes.
+    is_exact = base64.urlsafe_b64encode(signed).decode().rstrip("=") == cursor
+    if not is_exact or not hmac.compare_digest(signature, _signature(request, content)):
+        raise ProblemError("invalid_cursor")
+    texts, after = msgspec.json.decode(content, type=tuple[Texts, place])
+    return texts, after
 
 
-def _signature(request: Request, text: bytes, filters: list[Any]) -> bytes:
-    about = json.dumps([request.scope.get(LEDGER), filters]).encode()
-    key = request.app.state.runtime.cursor_key
-    return hmac.digest(key, b"%d %b%b" % (len(text), text, about), hashlib.sha256)[:SIGNATURE_BYTES]
+def _signature(request: Request, content: bytes) -> bytes:
+    path = request.scope["path"].rstrip("/")
+    subject = msgspec.json.encode((request.scope.get(LEDGER), path))
+    text = b"%d %b%b" % (len(content), content, subject)
+    return hmac.digest(runtime_of(request).cursor_key, text, hashlib.sha256)[:SIGNATURE_BYTES]
 
 
-def next_link(request: Request, cursor: str, **query: Any) -> dict[str, str]:
-    """The Link header (RFC 8288) to the page after this one."""
-    given = {name: value for name, value in query.items() if value is not None}
-    outside = request.scope.get(OUTSIDE, "")
-    target = f"{outside}{request.url.path}?{urlencode({**given, 'cursor': cursor})}"
-    return {"Link": f'<{target}>; rel="next"'}
+def _next_link(request: Request, cursor: str, limit: int) -> dict[str, str]:
+    """The Link header (RFC 8288) to the next page."""
+    path = f"{request.scope.get(OUTSIDE, '')}{request.url.path}"
+    return {"Link": f'<{path}?{urlencode({"limit": limit, "cursor": cursor})}>; rel="next"'}
+
+
+async def filter_values(reader: Reader, filters: Paging) -> dict[str, Any]:
+    """The filters that are given, by the names of a query's fields.
+
+    Those that begin with `min_` or `max_` bound an amount. They are in major units of the filter
+    `currency`; the values are in minor units.
+    """
+    given = ((name, value) for name, value in filters if name not in Paging.model_fields)
+    values = {name: value for name, value in given if value is not None}
+    bounds = [name for name in values if name.startswith(("min_", "max_"))]
+    if bounds:
+        exponent = await _exponent_of(reader, values.get("currency"))
+        values |= {name: _minor_units(name, values[name], exponent) for name in bounds}
+    return values
+
+
+async def _exponent_of(reader: Reader, code: str | None) -> int:
+    if code is None:
+        raise invalid("currency", "is required by a bound of an amount")
+    currency = await find_currency(reader, code)
+    if currency is None:
+        raise ProblemError("currency_unknown")
+    return currency.exponent
+
+
+def _minor_units(name: str, text: str, exponent: int) -> int:
+    """A bound in minor units; one beyond all amounts is replaced by the first that is."""
+    digits = text.removeprefix("-")
+    minor = to_minor(digits, exponent)
+    if minor is None:
+        raise invalid(name, "has more decimals than the currency")
+    minor = min(minor, MAX_BALANCE_MINOR + 1)
+    return minor if digits == text else -minor

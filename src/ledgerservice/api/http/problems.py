@@ -1,226 +1,243 @@
-"""Everything the service can refuse, in one catalogue, as problem+json (RFC 9457).
+"""Every refusal of the service, in one catalogue, as problem+json (RFC 9457).
 
-`retry` tells the caller whether sending the request again is safe:
+`retry` says whether the request can be sent again:
   same_key    send the same request with the same key; it moves money at most once
-  new_key     this key's answer is final; when the account has changed, use a new key
-  corrected   nothing was recorded; correct the request, then send it, with the same key if wished
+  new_key     the answer to this key is final; use a new key when the account has changed
+  corrected   nothing was recorded; correct the request and send it, with the same key if wanted
 """
 
-import json
-from dataclasses import dataclass
+import logging
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from ledgerservice.api.http.fields import AmountText, TimestampText, TransactionType
 from ledgerservice.domain.transactions import Rejected
+from ledgerservice.errors import Overloaded, Unavailable
+
+log = logging.getLogger(__name__)
 
 Retry = Literal["same_key", "new_key", "corrected"]
 
+Reply = tuple[int, bytes, dict[str, str]]
+"""Status, body and headers of an answer."""
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A catalogued refusal; `detail` is a sentence for the person who calls."""
+RETRY_AFTER_S = 1
+
+
+class Problem(NamedTuple):
+    """An entry of the catalogue; `detail` is a sentence for the person who reads the answer."""
 
     status: HTTPStatus
     retry: Retry
     detail: str
 
 
-UNPROCESSABLE = HTTPStatus.UNPROCESSABLE_ENTITY
-
-
-def _declined(detail: str) -> Problem:
+def _declined(detail: str, status: HTTPStatus = HTTPStatus.CONFLICT) -> Problem:
     final = "Nothing was moved, and this key will always get this answer."
-    return Problem(HTTPStatus.CONFLICT, "new_key", f"{detail} {final}")
+    return Problem(status, "new_key", f"{detail} {final}")
+
+
+def _missing(detail: str) -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, "corrected", detail)
+
+
+def _invalid(detail: str, status: HTTPStatus = HTTPStatus.UNPROCESSABLE_ENTITY) -> Problem:
+    return Problem(status, "corrected", detail)
+
+
+def _failed(detail: str, status: HTTPStatus = HTTPStatus.SERVICE_UNAVAILABLE) -> Problem:
+    return Problem(status, "same_key", detail)
 
 
 CATALOGUE: dict[str, Problem] = {
-    "insufficient_funds": Problem(
+    "insufficient_funds": _declined(
+        "The available amount would fall below the account's floor, which is 0 unless the "
+        "account's policy sets another one.",
         HTTPStatus.BAD_REQUEST,
-        "new_key",
-        "The account's available amount would fall below its floor, which is 0 unless its policy "
-        "says otherwise. Nothing was moved, and this key will always get this answer.",
     ),
-    "balance_limit": Problem(
-        HTTPStatus.CONFLICT,
-        "new_key",
-        "A balance would pass the largest one the ledger keeps. Nothing was moved, and this key "
-        "will always get this answer.",
-    ),
+    "balance_limit": _declined("A balance would exceed the largest one that the ledger stores."),
     "balance_ceiling": _declined(
-        "The account's balance would pass its ceiling, which its policy sets."
+        "The balance would exceed the ceiling that the account's policy sets."
     ),
     "balance_not_zero": _declined(
-        "Only an account without balance and holds can be closed; decided_on has what is left."
+        "An account can be closed only when its balance and its held amount are zero; see "
+        "decided_on."
     ),
-    "account_frozen": _declined("The account is frozen for this direction by its policy."),
-    "account_closed": _declined("The account is closed, for ever."),
+    "account_frozen": _declined("The account's policy freezes it in this direction."),
+    "account_closed": _declined("The account is closed. It cannot be opened again."),
     "condition_failed": _declined(
-        "A leg demands what the account did not meet; decided_on has its actual figures."
+        "The account does not meet a condition of a leg; decided_on has the account's figures."
     ),
-    "hold_exceeded": _declined("The hold has less left than the amount asked for."),
+    "hold_exceeded": _declined("The amount is larger than what remains of the hold."),
     "hold_closed": _declined(
-        "Nothing is left of the hold to be had: it was captured, released, or it has expired."
+        "Nothing remains of the hold: it was captured or released, or it has expired."
     ),
     "reversal_exceeded": _declined(
-        "More would be reversed than is left of the original after its earlier reversals."
+        "The amount is larger than what earlier reversals have left of the original transaction."
     ),
     "policy_conflict": _declined("The account's ceiling would be below its floor."),
     "schedule_settled": _declined(
-        "It is too late to cancel: the transfer is due, and has been or will be executed, or it "
-        "was cancelled already."
+        "The scheduled transfer can no longer be cancelled: it is due, or it was executed or "
+        "cancelled."
     ),
-    "account_not_found": Problem(
-        HTTPStatus.NOT_FOUND,
-        "corrected",
-        "The ledger has no customer's account with that id; or, of a reversal by legs, it has no "
-        "part in the original. External accounts cannot be named.",
+    "account_not_found": _missing(
+        "The ledger has no such account, or the account is not part of the transaction that is to "
+        "be reversed. External accounts cannot be named."
     ),
-    "hold_not_found": Problem(HTTPStatus.NOT_FOUND, "corrected", "There is no hold with that id."),
-    "schedule_not_found": Problem(
-        HTTPStatus.NOT_FOUND, "corrected", "There is no scheduled transfer with that id."
-    ),
-    "ledger_not_found": Problem(
-        HTTPStatus.NOT_FOUND, "corrected", "There is no ledger of that name; see POST /ledgers."
-    ),
-    "currency_not_found": Problem(
-        HTTPStatus.NOT_FOUND, "corrected", "There is no currency with that code."
-    ),
-    "transaction_not_found": Problem(
-        HTTPStatus.NOT_FOUND, "corrected", "There is no transaction with that id."
-    ),
-    "key_not_found": Problem(
-        HTTPStatus.NOT_FOUND,
-        "same_key",
-        "This key has no recorded outcome on this account: either it never arrived, or it was "
+    "hold_not_found": _missing("There is no hold with this id."),
+    "schedule_not_found": _missing("There is no scheduled transfer with this id."),
+    "ledger_not_found": _missing("There is no ledger with this name; see POST /ledgers."),
+    "currency_not_found": _missing("There is no currency with this code."),
+    "transaction_not_found": _missing("There is no transaction with this id."),
+    "key_not_found": _failed(
+        "The key has no recorded outcome on this account: the request did not arrive, or it was "
         "rejected without a record, or it is still being decided.",
+        HTTPStatus.NOT_FOUND,
     ),
-    "not_found": Problem(HTTPStatus.NOT_FOUND, "corrected", "There is no such route; see /docs."),
-    "method_not_allowed": Problem(
-        HTTPStatus.METHOD_NOT_ALLOWED, "corrected", "This route does not take this method."
+    "not_found": _missing("There is no such route; see /docs."),
+    "method_not_allowed": _invalid(
+        "The route does not support this method.", HTTPStatus.METHOD_NOT_ALLOWED
     ),
-    "request_timeout": Problem(
-        HTTPStatus.REQUEST_TIMEOUT, "same_key", "The body did not arrive in time."
+    "request_timeout": _failed("The body did not arrive in time.", HTTPStatus.REQUEST_TIMEOUT),
+    "body_too_large": _invalid(
+        "The body is larger than max_bytes.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     ),
-    "body_too_large": Problem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "corrected", "The body is larger than is accepted."
-    ),
-    "unsupported_media_type": Problem(
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        "corrected",
+    "unsupported_media_type": _invalid(
         "Send the body as JSON, with the header Content-Type: application/json.",
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     ),
-    "invalid_json": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "The body is not UTF-8 JSON of one object, or names a field twice.",
+    "invalid_json": _invalid(
+        "The body is not a JSON object in UTF-8, or it contains a field twice."
     ),
-    "invalid_request": Problem(
-        UNPROCESSABLE, "corrected", "Some fields are missing, unknown or not valid; see errors."
+    "invalid_request": _invalid(
+        "A field or a parameter is missing, unknown or not valid; see errors."
     ),
-    "idempotency_key_missing": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "Name the payment: an idempotency_key in the body or an Idempotency-Key header.",
+    "idempotency_key_missing": _invalid(
+        "The request has no idempotency key. Send idempotency_key in the body or the header "
+        "Idempotency-Key."
     ),
-    "idempotency_key_invalid": Problem(
-        UNPROCESSABLE, "corrected", "An idempotency key is 1 to 255 printable ASCII characters."
+    "idempotency_key_invalid": _invalid(
+        "An idempotency key is 1 to 255 printable ASCII characters."
     ),
-    "idempotency_key_mismatch": Problem(
-        UNPROCESSABLE, "corrected", "The keys in the body and in the header differ."
+    "idempotency_key_mismatch": _invalid("The keys in the body and in the header differ."),
+    "idempotency_key_reused": _invalid(
+        "The key was used for a different request. Nothing was moved. Use a new key for each "
+        "payment."
     ),
-    "idempotency_key_reused": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "This key was used for another request. Nothing was moved. Give each payment its own key.",
+    "reference_taken": _invalid(
+        "Another account of the ledger has this reference.", HTTPStatus.CONFLICT
     ),
-    "reference_taken": Problem(
-        HTTPStatus.CONFLICT, "corrected", "Another account of the ledger has this reference."
+    "same_account": _invalid("The source and the destination are the same account."),
+    "currency_mismatch": _invalid(
+        "The accounts have different currencies, or an account has another currency than the "
+        "request names. For an exchange see POST /transactions."
     ),
-    "same_account": Problem(UNPROCESSABLE, "corrected", "The two accounts are one."),
-    "currency_mismatch": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "The accounts are of different currencies, or an account is of another one than was said. "
-        "See exchange in POST /transactions.",
-    ),
-    "currency_unknown": Problem(UNPROCESSABLE, "corrected", "The ledger has no such currency."),
-    "currency_taken": Problem(
+    "currency_unknown": _invalid("There is no such currency; see POST /currencies."),
+    "currency_taken": _invalid(
+        "A currency with this code exists and has another exponent or name. A currency cannot be "
+        "changed.",
         HTTPStatus.CONFLICT,
-        "corrected",
-        "There is a currency of that code, with another exponent or name. It cannot be changed.",
     ),
-    "legs_unbalanced": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "The legs do not sum to zero in every currency: what rounding leaves over needs a "
-        "rounding_account_id. A reversal by legs names an account once, and an original with more "
-        "than two accounts is reversed whole or by legs, not by an amount.",
+    "legs_unbalanced": _invalid(
+        "The legs do not sum to zero in every currency. A rounding difference needs a "
+        "rounding_account_id. A reversal by legs names each account once. A transaction with more "
+        "than two accounts is reversed completely or by legs, not by an amount."
     ),
-    "rate_mismatch": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "What is given of the bought currency is not what was sold times the rate, to a minor "
-        "unit. Where more was moved than sold, such as a fee, say how much was sold.",
+    "rate_mismatch": _invalid(
+        "The bought amount is not the sold amount times the rate, within one minor unit. If more "
+        "is moved than sold, for example with a fee, exchange.sold is the sold amount."
     ),
-    "not_reversible": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "Only posted deposits, withdrawals, transfers, captures and transactions of legs can be "
-        "reversed. A hold is released, a transfer to come cancelled.",
+    "not_reversible": _invalid(
+        "Only posted deposits, withdrawals, transfers, captures and transactions with legs can be "
+        "reversed. A hold is released, and a scheduled transfer is cancelled."
     ),
-    "expiry_passed": Problem(UNPROCESSABLE, "corrected", "The hold would have expired already."),
-    "force_not_allowed": Problem(
+    "expiry_passed": _invalid("expires_at is in the past."),
+    "force_not_allowed": _invalid(
+        "A forced reversal needs the token of LEDGER_FORCE_TOKEN in the header Ledger-Force-Token.",
         HTTPStatus.FORBIDDEN,
-        "corrected",
-        "Forcing a reversal needs the token of LEDGER_FORCE_TOKEN in the header "
-        "Ledger-Force-Token.",
     ),
-    "amount_precision": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "The amount has more decimals than the account's currency, also if they are zeros.",
+    "amount_precision": _invalid(
+        "The amount has more decimals than the account's currency. Trailing zeros count."
     ),
-    "amount_limit": Problem(
-        UNPROCESSABLE,
-        "corrected",
-        "The amount is larger than a single movement may be: 10^15 minor units.",
+    "amount_limit": _invalid(
+        "The amount is larger than the limit for one movement, which is 10^15 minor units."
     ),
-    "invalid_cursor": Problem(
-        UNPROCESSABLE, "corrected", "The cursor is not of this list. Follow the Link header."
-    ),
-    "batch_failed": Problem(
+    "invalid_cursor": _invalid("The cursor does not belong to this list. Follow the Link header."),
+    "batch_failed": _invalid(
+        "The item at index failed for the reason in cause. No item was posted and no key was "
+        "recorded. The same batch can be sent again when the cause is removed. If the item is a "
+        "replay, it needs a new key.",
         HTTPStatus.CONFLICT,
-        "corrected",
-        "The item at index failed, for the reason in cause, so none was posted and no key was "
-        "recorded. The same batch may be sent again when the cause is gone; where it is a replay, "
-        "that item needs a new key.",
     ),
-    "overloaded": Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "same_key",
-        "Too many requests are waiting, or the service is stopping. Nothing was moved; send the "
-        "same request again later.",
+    "overloaded": _failed(
+        "Too many requests are waiting, or the service is stopping. Nothing was moved. Send the "
+        "same request again later."
     ),
-    "unavailable": Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "same_key",
-        "The database did not answer in time. Send the same request again, a movement with the "
-        "same key: it moves money at most once.",
+    "unavailable": _failed(
+        "The database did not answer in time. Send the same request again, with the same key: a "
+        "movement moves money at most once."
     ),
-    "internal_error": Problem(
+    "internal_error": _failed(
+        "The service failed, and its log has the reason. The same request with the same key can "
+        "be sent again safely.",
         HTTPStatus.INTERNAL_SERVER_ERROR,
-        "same_key",
-        "A fault of the service, which its log names. The same request with the same key may "
-        "safely be sent again.",
     ),
 }
 
-RETRY_AFTER_S = 1
+
+class Fault(msgspec.Struct, frozen=True):
+    """What is wrong with a field of a request."""
+
+    field: str
+    message: str
 
 
-class Refused(Exception):
-    """Ends a request with a catalogued problem. `facts` join the body."""
+class DecidedOn(msgspec.Struct, kw_only=True, frozen=True):
+    """The state of the account on which a decline was decided."""
+
+    account_id: int
+    currency: str
+    available: AmountText
+    balance: AmountText
+    version: int
+
+
+class ProblemDetails(msgspec.Struct, kw_only=True):
+    """Why a request was refused, and whether it can be sent again (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    retry: Annotated[
+        Retry, Meta(description="Whether the request can be sent again, and with which key.")
+    ]
+    account_id: Annotated[int, Meta(description="The account at fault.")] | UnsetType = UNSET
+    errors: Annotated[list[Fault], Meta(description="The faults, by field.")] | UnsetType = UNSET
+    idempotency_key: (
+        Annotated[str, Meta(description="The key of a decline, which is recorded.")] | UnsetType
+    ) = UNSET
+    transaction_id: Annotated[int, Meta(description="The record of a decline.")] | UnsetType = UNSET
+    transaction_type: TransactionType | UnsetType = UNSET
+    amount: AmountText | UnsetType = UNSET
+    currency: str | UnsetType = UNSET
+    recorded_at: TimestampText | UnsetType = UNSET
+    hold_id: int | UnsetType = UNSET
+    reverses: int | UnsetType = UNSET
+    schedule_id: int | UnsetType | None = UNSET
+    decided_on: DecidedOn | UnsetType = UNSET
+    index: Annotated[int, Meta(description="The item of a batch at fault.")] | UnsetType = UNSET
+    cause: Annotated[dict[str, Any], Meta(description="Why that item failed.")] | UnsetType = UNSET
+    max_bytes: Annotated[int, Meta(description="The size limit.")] | UnsetType = UNSET
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem of the catalogue. `facts` are further members of the body."""
 
     def __init__(self, code: str, **facts: Any) -> None:
         self.code = code
@@ -228,29 +245,34 @@ class Refused(Exception):
         super().__init__(code)
 
 
-def rejection(rejected: Rejected) -> Refused:
+def invalid(field: str, message: str) -> ProblemError:
+    """An `invalid_request` with one fault."""
+    return ProblemError("invalid_request", errors=[Fault(field, message)])
+
+
+def rejection(rejected: Rejected) -> ProblemError:
     """A rejection as a problem, with the account at fault."""
     facts = {} if rejected.account_id is None else {"account_id": rejected.account_id}
-    return Refused(rejected.reason.value, **facts)
+    return ProblemError(rejected.reason.value, **facts)
 
 
 def problem_body(code: str, **facts: Any) -> bytes:
     """The problem+json of a code."""
     problem = CATALOGUE[code]
-    body = {
-        "type": f"urn:ledgerservice:problem:{code}",
-        "title": code.replace("_", " ").capitalize(),
-        "status": problem.status.value,
-        "code": code,
-        "detail": problem.detail,
-        "retry": problem.retry,
+    details = ProblemDetails(
+        type=f"urn:ledgerservice:problem:{code}",
+        title=code.replace("_", " ").capitalize(),
+        status=problem.status.value,
+        code=code,
+        detail=problem.detail,
+        retry=problem.retry,
         **facts,
-    }
-    return json.dumps(body, separators=(",", ":")).encode()
+    )
+    return msgspec.json.encode(details)
 
 
-def problem(code: str, **facts: Any) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers of the answer to a refused request."""
+def problem(code: str, **facts: Any) -> Reply:
+    """The answer to a refused request."""
     body = problem_body(code, **facts) if facts else _plain_body(code)
     status = CATALOGUE[code].status
     headers = {"content-type": "application/problem+json"}
@@ -261,5 +283,17 @@ def problem(code: str, **facts: Any) -> tuple[int, bytes, dict[str, str]]:
 
 @lru_cache
 def _plain_body(code: str) -> bytes:
-    """Made once: refusing must be cheap when there is much to refuse."""
+    """Encoded once, because refusals must be cheap when there are many of them."""
     return problem_body(code)
+
+
+def problem_of(error: Exception) -> Reply:
+    """The answer to a request that ended with `error`. Logs an unexpected error."""
+    if isinstance(error, ProblemError):
+        return problem(error.code, **error.facts)
+    if isinstance(error, Overloaded):
+        return problem("overloaded")
+    if isinstance(error, Unavailable):
+        return problem("unavailable")
+    log.error("a request failed", exc_info=error)
+    return problem("internal_error")

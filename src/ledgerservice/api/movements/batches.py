@@ -1,6 +1,6 @@
-"""POST /batches: many movements a request, as one JSON object or as a stream of lines.
+"""POST /batches: many movements in one request, as a JSON object or as a stream of lines.
 
-Each item gets the answer that its own request would have got, in the order of the items.
+Each item gets the answer that its own request would get, in the order of the items.
 """
 
 import asyncio
@@ -13,11 +13,19 @@ from msgspec import UNSET, Raw, UnsetType
 from starlette.types import Send
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
-from ledgerservice.api.http.bodies import header_values, read_body, received
-from ledgerservice.api.http.problems import Refused, problem, rejection
-from ledgerservice.api.movements import answers as rendering
+from ledgerservice.api.http.bodies import read_body, received
+from ledgerservice.api.http.call import Call, header_values
+from ledgerservice.api.http.fields import JsonObject
+from ledgerservice.api.http.problems import (
+    ProblemError,
+    Reply,
+    invalid,
+    problem_of,
+    rejection,
+)
+from ledgerservice.api.movements.answers import answer, decided_on
 from ledgerservice.api.movements.parsing import fast_item, read_item
-from ledgerservice.api.movements.posting import Call, Reply, check_force, problem_of
+from ledgerservice.api.movements.posting import check_force
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.errors import Overloaded
@@ -26,13 +34,37 @@ log = logging.getLogger(__name__)
 
 NDJSON = "application/x-ndjson"
 CHUNKS_IN_FLIGHT = 16
-MAX_LINKED = 500  # of an item
-PIECE = 500  # items at once, before other requests have a turn
+MAX_LINKED = 500  # items of one
+PIECE = 500  # items after which other requests have a turn
 
-Item = Instruction | Refused | list[Any]
-"""What an item asks for, why it cannot be, or the items that it links."""
+Item = Instruction | ProblemError | list[Any]
+"""The instruction of an item, or why it is refused, or the items that it links."""
 Answer = tuple[int, bytes, bool]
-"""An item's status and body, and whether it is a replay."""
+"""Status and body of an item's answer, and whether it is a replay."""
+
+
+class Result(msgspec.Struct, gc=False):
+    """The answer to an item of a batch: the status and the body that its own request would get."""
+
+    index: int
+    status: int
+    replayed: bool
+    body: JsonObject
+
+
+class LineResult(msgspec.Struct, gc=False):
+    """The same of a line of a stream."""
+
+    line: int
+    status: int
+    replayed: bool
+    body: JsonObject
+
+
+class Results(msgspec.Struct):
+    """An answer for each item, in the order of the items."""
+
+    results: list[Result]
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,52 +79,47 @@ class _Linked(msgspec.Struct, forbid_unknown_fields=True):
 async def post_batch(call: Call) -> Reply:
     """Post the batch of a JSON body; answer when all of it is durable."""
     settings = call.runtime.settings
-    body = await read_body(call.headers, call.receive, settings, settings.max_batch_bytes)
+    body = await read_body(call, settings.max_batch_bytes)
     batch = _read(body, settings.max_batch_movements)
     items = await _read_items(call, [bytes(raw) for raw in batch.movements])
-    if sum(len(item) if isinstance(item, list) else 1 for item in items) > (
-        settings.max_batch_movements
-    ):
+    number = sum(len(item) if isinstance(item, list) else 1 for item in items)
+    if number > settings.max_batch_movements:
         raise _too_many(settings.max_batch_movements)
     if batch.mode == "atomic":
         answers = await _post_linked(call, items)
     else:
         answers = await _enter(call, items)
-    results = b",".join(await _results(b"index", range(len(items)), answers))
+    results = b",".join(await _results(Result, range(len(items)), answers))
     return 200, b'{"results":[%b]}' % results, {"content-type": "application/json"}
 
 
 def refuse_key(call: Call) -> None:
-    """Whoever sends one for the whole takes it for what it is not."""
+    """Refuses a key of the whole request, because it would have no effect."""
     if header_values(call.headers, b"idempotency-key"):
-        raise _invalid("Idempotency-Key", "each item has its own key, in the item")
+        raise invalid("Idempotency-Key", "is not allowed; each item has its own key")
 
 
-def _read(body: bytes, most: int) -> _Batch:
-    """The batch of a body, its items still unread. Refuses what is not right."""
+def _read(body: bytes, limit: int) -> _Batch:
+    """The batch of a body, its items not yet parsed. Raises ProblemError."""
     try:
         batch = msgspec.json.decode(body, type=_Batch)
     except msgspec.ValidationError:
-        raise _invalid("body", "must be {movements: [...], mode: independent or atomic}") from None
+        raise invalid("body", "must be {movements: [...], mode: independent or atomic}") from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise Refused("invalid_json") from None
-    if not 1 <= len(batch.movements) <= most:
-        raise _too_many(most)
-    # Every colon that is not an item's belongs to a field; more of them are fields named twice.
+        raise ProblemError("invalid_json") from None
+    if not 1 <= len(batch.movements) <= limit:
+        raise _too_many(limit)
+    # Each colon outside the items belongs to a field; further colons are from repeated fields.
     fields = body.count(b":") - sum(bytes(raw).count(b":") for raw in batch.movements)
     if fields != (1 if batch.mode is UNSET else 2):
-        raise Refused("invalid_json")
+        raise ProblemError("invalid_json")
     if batch.mode not in ("independent", "atomic", UNSET):
-        raise _invalid("mode", "must be independent or atomic")
+        raise invalid("mode", "must be independent or atomic")
     return batch
 
 
-def _too_many(most: int) -> Refused:
-    return _invalid("movements", f"must be 1 to {most} items")
-
-
-def _invalid(field: str, message: str) -> Refused:
-    return Refused("invalid_request", errors=[{"field": field, "message": message}])
+def _too_many(limit: int) -> ProblemError:
+    return invalid("movements", f"must be 1 to {limit} items")
 
 
 async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
@@ -105,83 +132,89 @@ async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
 
 def _read_item(call: Call, line: bytes) -> Item:
     try:
-        asked = fast_item(line)
-        if asked is not None:
-            return asked
+        movement = fast_item(line)
+        if movement is not None:
+            return movement
         linked = _linked(line)
         if linked is not None:
             return [_read_linked(call, bytes(raw)) for raw in linked]
         return _read_linked(call, line)
-    except Refused as refused:
-        return refused
+    except ProblemError as error:
+        return error
 
 
-def _read_linked(call: Call, line: bytes) -> Instruction | Refused:
-    most = call.runtime.settings.max_body_bytes
-    if len(line) > most:
-        return Refused("body_too_large", max_bytes=most)
+def _read_linked(call: Call, line: bytes) -> Instruction | ProblemError:
+    limit = call.runtime.settings.max_body_bytes
+    if len(line) > limit:
+        return ProblemError("body_too_large", max_bytes=limit)
     try:
-        asked = read_item(line)
-        check_force(call, asked)
-    except Refused as refused:
-        return refused
-    return asked
+        instruction = read_item(line)
+        check_force(call, instruction)
+    except ProblemError as error:
+        return error
+    return instruction
 
 
 def _linked(line: bytes) -> list[Raw] | None:
-    """The items that an item links; None if it links none."""
+    """The items that an item links, or None."""
     try:
         linked = msgspec.json.decode(line, type=_Linked).linked
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     if line.count(b":") != 1 + sum(bytes(raw).count(b":") for raw in linked):
-        raise Refused("invalid_json")
+        raise ProblemError("invalid_json")
     if not 1 <= len(linked) <= MAX_LINKED:
-        raise _invalid("linked", f"must be 1 to {MAX_LINKED} items")
+        raise invalid("linked", f"must be 1 to {MAX_LINKED} items")
     return linked
 
 
 def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
-    """The items' answers to come, each for itself; what an item links is posted together or not at
-    all. Their place is that of this call: raises Overloaded.
+    """Enter the items into the queue, and return their future answers. Raises Overloaded.
+
+    Each item is posted by itself; the items that one links are posted together or not at all. Their
+    place in the queue is that of this call.
     """
-    refused = [_first_refused(item) for item in items]
-    asked = [
+    refusals = [_refusal_of(item) for item in items]
+    instructions = [
         tuple(item) if isinstance(item, list) else item
-        for item, fault in zip(items, refused, strict=True)
-        if fault is None
+        for item, refusal in zip(items, refusals, strict=True)
+        if refusal is None
     ]
-    group = Group(asked, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
-    return _answers(refused, call.runtime.movements.enter(group) if asked else None)
+    group = Group(instructions, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
+    return _answers(refusals, call.runtime.movements.enter(group) if instructions else None)
 
 
 async def _answers(
-    refused: Sequence[Refused | None], coming: Awaitable[Outcomes] | None
+    refusals: Sequence[ProblemError | None], future: Awaitable[Outcomes] | None
 ) -> Iterator[Answer]:
-    outcomes: Outcomes = [] if coming is None else await coming
+    outcomes: Outcomes = [] if future is None else await future
     assert not isinstance(outcomes, Failed)
-    following = iter(outcomes)
-    return (_answer(next(following) if fault is None else fault) for fault in refused)
+    remaining = iter(outcomes)
+    return (_answer(next(remaining) if refusal is None else refusal) for refusal in refusals)
 
 
-def _first_refused(item: Item) -> Refused | None:
-    """Why an item cannot be posted, or None. Of what is linked nothing can, if one cannot."""
-    if isinstance(item, Refused):
-        return item
-    for index, one in enumerate(item if isinstance(item, list) else ()):
-        if isinstance(one, Refused):
-            cause = {"code": one.code, **one.facts}
-            return Refused("batch_failed", index=index, cause=cause)
-    return None
+def _refusal_of(item: Item) -> ProblemError | None:
+    """Why an item cannot be posted, or None. If one of linked items cannot, none of them can."""
+    if isinstance(item, list):
+        refusals = (_batch_failed(n, one) for n, one in enumerate(item))
+        return next((refusal for refusal in refusals if refusal is not None), None)
+    return item if isinstance(item, ProblemError) else None
+
+
+def _batch_failed(index: int, item: Item) -> ProblemError | None:
+    """The refusal of all linked items because of one of them, or None."""
+    if not isinstance(item, ProblemError):
+        return None
+    return ProblemError("batch_failed", index=index, cause={"code": item.code, **item.facts})
 
 
 async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
-    """The items' answers; if one fails none is posted, and the whole is refused."""
+    """The answers of an atomic batch. If one item fails, none is posted and all are refused."""
     for index, item in enumerate(items):
         if isinstance(item, list):
-            raise _invalid("movements", "an atomic batch is linked already")
-        if isinstance(item, Refused):
-            raise Refused("batch_failed", index=index, cause={"code": item.code, **item.facts})
+            raise invalid("movements", "items of an atomic batch cannot link further items")
+        if (refusal := _batch_failed(index, item)) is not None:
+            raise refusal
     group = Group(items, linked=True, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
     outcomes = await call.runtime.movements.post(group)
     if isinstance(outcomes, Failed):
@@ -189,48 +222,65 @@ async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
     return map(_answer, outcomes)
 
 
-def _failed(failed: Failed) -> Refused:
-    return Refused("batch_failed", index=failed.index, cause=rendering.cause(failed.outcome))
+def _failed(failed: Failed) -> ProblemError:
+    return ProblemError("batch_failed", index=failed.index, cause=_cause(failed.outcome))
 
 
-def _answer(outcome: Outcome | Failed | list[Outcome] | Refused) -> Answer:
+def _cause(outcome: Outcome) -> dict[str, Any]:
+    """Why an item failed its batch. Its decline is not recorded, so it has no id and no timestamp,
+    unless it is a replay.
+    """
+    if isinstance(outcome, Rejected):
+        return {"code": outcome.reason.value, "account_id": outcome.account_id}
+    transaction, refusal = outcome.transaction, outcome.transaction.refusal
+    assert refusal is not None
+    cause: dict[str, Any] = {
+        "code": refusal.reason.value,
+        "decided_on": decided_on(transaction, refusal),
+    }
+    if outcome.replayed:
+        cause |= {"replayed": True, "retry": "new_key", "transaction_id": transaction.id}
+    return cause
+
+
+def _answer(outcome: Outcome | Failed | list[Outcome] | ProblemError) -> Answer:
     if isinstance(outcome, Recorded):
-        return *rendering.answer(outcome.transaction), outcome.replayed
+        return *answer(outcome.transaction), outcome.replayed
     if isinstance(outcome, list):
-        results = b",".join(_result(b"index", n, _answer(one)) for n, one in enumerate(outcome))
+        results = b",".join(_result(Result, n, _answer(one)) for n, one in enumerate(outcome))
         replayed = all(one.replayed for one in outcome if isinstance(one, Recorded))
         return 200, b'{"results":[%b]}' % results, replayed
     if isinstance(outcome, Failed):
-        refused = _failed(outcome)
+        error = _failed(outcome)
     else:
-        refused = rejection(outcome) if isinstance(outcome, Rejected) else outcome
-    status, body, _ = problem(refused.code, **refused.facts)
+        error = rejection(outcome) if isinstance(outcome, Rejected) else outcome
+    status, body, _ = problem_of(error)
     return status, body, False
 
 
-def _result(name: bytes, number: int, answer: Answer) -> bytes:
-    """What an item got, as JSON; `name` and `number` tell which item."""
-    status, body, replayed = answer
-    told = b"true" if replayed else b"false"
-    return b'{"%b":%d,"status":%d,"replayed":%b,"body":%b}' % (name, number, status, told, body)
-
-
-async def _results(name: bytes, numbers: Iterable[int], answers: Iterator[Answer]) -> list[bytes]:
+async def _results(
+    result: type[Result | LineResult], numbers: Iterable[int], answers: Iterator[Answer]
+) -> list[bytes]:
     results: list[bytes] = []
     for number in numbers:
         if len(results) % PIECE == PIECE - 1:
             await asyncio.sleep(0)
-        results.append(_result(name, number, next(answers)))
+        results.append(_result(result, number, next(answers)))
     return results
 
 
+def _result(result: type[Result | LineResult], number: int, answer: Answer) -> bytes:
+    status, body, replayed = answer
+    return msgspec.json.encode(result(number, status, replayed, Raw(body)))
+
+
 async def rehearse_stream(call: Call) -> Reply:
-    """The answers that the lines of a body would get if they came now, one after another. They are
-    rehearsed together, so there may be no more of them than of a batch in JSON.
+    """The answers that the lines of a body would get if they were posted now, one after another.
+
+    They are rehearsed together, so their number is limited like that of a batch in JSON.
     """
     settings = call.runtime.settings
-    body = await received(call.headers, call.receive, settings, settings.max_batch_bytes)
-    lines = body.split(b"\n")
+    lines = (await received(call, settings.max_batch_bytes)).split(b"\n")
     if sum(1 for line in lines if line.strip()) > settings.max_batch_movements:
         raise _too_many(settings.max_batch_movements)
     answers = await (await _enter_lines(call, 1, lines))
@@ -238,17 +288,12 @@ async def rehearse_stream(call: Call) -> Reply:
 
 
 async def post_stream(call: Call, send: Send) -> None:
-    """Post the movements of a body of lines, and answer line by line as they are durable.
+    """Post the lines of a body, and answer each line when it is durable.
 
-    Reading stops while so many chunks are in flight, or while the answers are not taken.
+    Reading pauses while CHUNKS_IN_FLIGHT chunks are in flight, or while the client does not read.
     """
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [(b"content-type", NDJSON.encode())],
-        }
-    )
+    headers = [(b"content-type", NDJSON.encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": True})
     chunks: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(CHUNKS_IN_FLIGHT)
     reading = asyncio.create_task(_read_stream(call, chunks))
@@ -261,7 +306,7 @@ async def post_stream(call: Call, send: Send) -> None:
 
 
 async def _read_stream(call: Call, chunks: "asyncio.Queue[asyncio.Task[bytes] | None]") -> None:
-    """Post what comes, as it comes; at the end None."""
+    """Post each chunk when it arrives, and queue its future answers; None ends the queue."""
     number, rest, more = 1, b"", True
     settings = call.runtime.settings
     try:
@@ -278,45 +323,47 @@ async def _read_stream(call: Call, chunks: "asyncio.Queue[asyncio.Task[bytes] | 
                 await chunks.put(task)
                 number += len(lines)
     except TimeoutError:
-        log.info("a stream was silent for %s s and is ended", settings.stream_idle_s)
+        log.info("a stream was idle for %s s and is ended", settings.stream_idle_s)
     except Exception:
-        log.exception("a stream could not be read on")
+        log.exception("reading a stream failed")
     await chunks.put(None)
 
 
 async def _enter_lines(call: Call, first: int, lines: list[bytes]) -> Coroutine[Any, Any, bytes]:
-    """The answers to come to lines, the first of which has the number `first`; blank ones get
-    none. When this returns they have their place in the queue, before all lines after them.
+    """Enter lines into the queue, and return their future answers; `first` is the number of the
+    first line. Blank lines get no answer.
     """
     numbers = [first + place for place, line in enumerate(lines) if line.strip()]
     items = await _read_items(call, [line for line in lines if line.strip()])
-    most = call.runtime.settings.max_body_bytes
+    limit = call.runtime.settings.max_body_bytes
     items = [
-        Refused("body_too_large", max_bytes=most) if len(lines[number - first]) > most else item
+        ProblemError("body_too_large", max_bytes=limit)
+        if len(lines[number - first]) > limit
+        else item
         for number, item in zip(numbers, items, strict=True)
     ]
     try:
-        coming = await _patiently(call, items)
+        future = await _patiently(call, items)
     except Exception as error:  # noqa: BLE001  (every line is answered)
-        coming = _failing(error)
-    return _answer_lines(numbers, coming)
+        future = _failing(error)
+    return _answer_lines(numbers, future)
 
 
 async def _failing(error: Exception) -> Iterator[Answer]:
     raise error
 
 
-async def _answer_lines(numbers: list[int], coming: Awaitable[Iterator[Answer]]) -> bytes:
+async def _answer_lines(numbers: list[int], future: Awaitable[Iterator[Answer]]) -> bytes:
     try:
-        answers = await coming
+        answers = await future
     except Exception as error:  # noqa: BLE001  (every line is answered)
         status, body, _ = problem_of(error)
         answers = iter([(status, body, False)] * len(numbers))
-    return b"".join(line + b"\n" for line in await _results(b"line", numbers, answers))
+    return b"".join(line + b"\n" for line in await _results(LineResult, numbers, answers))
 
 
 async def _patiently(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
-    """A stream waits where a single request is refused: nobody reads on meanwhile."""
+    """Wait for room in the queue instead of refusing, because reading pauses meanwhile."""
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(Overloaded),
         stop=stop_after_delay(call.runtime.settings.request_deadline_s),

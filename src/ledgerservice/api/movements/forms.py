@@ -1,6 +1,6 @@
-"""What each kind of body asks for: its model, and the instruction that it becomes.
+"""The kinds of body: the model of each, and the instruction that it becomes.
 
-A route and an item of a batch take the same bodies; a route puts the ids of its path in.
+A route and an item of a batch take the same body; a route adds the ids of its path.
 """
 
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
+from ledgerservice.api.http.fields import FROZEN_NAMES
 from ledgerservice.api.movements import models
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
     Detail,
     Exchange,
-    Frozen,
     General,
     Hold,
     Instruction,
@@ -29,7 +29,7 @@ from ledgerservice.domain.instructions import (
 
 
 class Form(NamedTuple):
-    """A kind of body: its model, what it becomes with a key, and, of a plain one, the kind."""
+    """A kind of body: its model, its instruction with a key, and the kind of a money route."""
 
     model: type[Any]
     instruct: Callable[[Any, str], Instruction]
@@ -37,11 +37,11 @@ class Form(NamedTuple):
 
 
 def _detail(body: models.Detailed) -> Detail | None:
-    given = (body.description, body.reference, body.effective_at, body.metadata)
-    return None if given == (None, None, None, None) else Detail(*given)
+    fields = (body.description, body.reference, body.effective_at, body.metadata)
+    return None if fields == (None, None, None, None) else Detail(*fields)
 
 
-def _own(kind: Kind) -> Callable[[Any, str], Movement]:
+def _movement(kind: Kind) -> Callable[[Any, str], Movement]:
     def instruct(body: models.Deposit | models.Withdrawal, key: str) -> Movement:
         return Movement(kind, body.account_id, None, body.amount, key, _detail(body))
 
@@ -49,10 +49,10 @@ def _own(kind: Kind) -> Callable[[Any, str], Movement]:
 
 
 def _transfer(body: models.Transfer, key: str) -> Movement | Schedule:
-    sides = body.from_account_id, body.to_account_id
+    accounts = body.from_account_id, body.to_account_id
     if body.execute_at is not None:
-        return Schedule(*sides, body.amount, body.execute_at, key, _detail(body))
-    return Movement(Kind.TRANSFER, *sides, body.amount, key, _detail(body))
+        return Schedule(*accounts, body.amount, body.execute_at, key, _detail(body))
+    return Movement(Kind.TRANSFER, *accounts, body.amount, key, _detail(body))
 
 
 def _legs(legs: list[models.Leg]) -> tuple[Leg, ...]:
@@ -106,22 +106,17 @@ def _reverse(body: models.ReverseTransaction, key: str) -> Reversal:
     )
 
 
-_FROZEN = {
-    None: 0,
-    "debits": Frozen.DEBITS.value,
-    "credits": Frozen.CREDITS.value,
-    "both": Frozen.DEBITS | Frozen.CREDITS,
-}
+_FROZEN = {name: flags for flags, name in FROZEN_NAMES.items()}
 
 
 def _policy(body: models.ChangePolicy, key: str) -> PolicyChange:
-    given = body.model_fields_set
+    names = body.model_fields_set
     return PolicyChange(
         body.account_id,
         key,
         body.floor if body.floor is not None else UNSET,
-        body.ceiling if "ceiling" in given else UNSET,
-        int(_FROZEN[body.frozen]) if "frozen" in given else UNSET,
+        body.ceiling if "ceiling" in names else UNSET,
+        int(_FROZEN[body.frozen]) if "frozen" in names else UNSET,
         body.closed is True,
         body.actor,
         body.reason,
@@ -133,8 +128,8 @@ def _cancel(body: models.CancelSchedule, key: str) -> Cancellation:
 
 
 FORMS = {
-    "deposit": Form(models.Deposit, _own(Kind.DEPOSIT), Kind.DEPOSIT),
-    "withdraw": Form(models.Withdrawal, _own(Kind.WITHDRAWAL), Kind.WITHDRAWAL),
+    "deposit": Form(models.Deposit, _movement(Kind.DEPOSIT), Kind.DEPOSIT),
+    "withdraw": Form(models.Withdrawal, _movement(Kind.WITHDRAWAL), Kind.WITHDRAWAL),
     "transfer": Form(models.Transfer, _transfer, Kind.TRANSFER),
     "transaction": Form(models.PostTransaction, _general),
     "hold": Form(models.PlaceHold, _hold),
@@ -158,4 +153,4 @@ BY_TYPE = {
     "POLICY": FORMS["policy"],
     "CANCELLATION": FORMS["cancel"],
 }
-"""The forms by the `type` of an item of a batch."""
+"""The forms, by the `type` of an item of a batch."""

@@ -1,69 +1,45 @@
-"""Requests and answers as Pydantic models: the requests are validated by them, /docs shows both."""
+"""The bodies of requests for movements, as Pydantic models."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic import WithJsonSchema as Schema
 
+from ledgerservice.api.http.bodies import Body
 from ledgerservice.api.http.fields import (
     AccountId,
     Amount,
     Code,
     Description,
-    Exponent,
+    FrozenName,
     Key,
     Limit,
     Metadata,
-    Moment,
     Rate,
     SignedAmount,
     Text,
+    Timestamp,
     Version,
 )
-from ledgerservice.domain.currencies import CODE_PATTERN
 from ledgerservice.domain.instructions import MAX_LEGS
-from ledgerservice.domain.ledgers import LEDGER_NAME_PATTERN
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class OpenAccount(_Request):
-    """Open an account."""
-
-    owner: Text = Field(examples=["Alice"])
-    currency: str = Field(min_length=1, max_length=16, pattern="^[A-Z0-9]+$", examples=["USD"])
-    reference: Text | None = Field(
-        default=None, description="Your own name for the account, unique in the ledger."
-    )
-    metadata: Metadata | None = None
-
-
-class AddCurrency(_Request):
-    """Add a currency, or a unit of your own: points, hours, BTC."""
-
-    code: str = Field(pattern=f"^{CODE_PATTERN}$", examples=["BTC"])
-    exponent: Exponent
-    name: Text = Field(examples=["Bitcoin"])
-
-
-class Detailed(_Request):
-    """What every request may add to its transaction; none of it can be changed afterwards."""
+class Detailed(Body):
+    """The fields of every movement. What is recorded with it cannot be changed afterwards."""
 
     idempotency_key: Key | None = None
     description: Description | None = None
     reference: Text | None = Field(
-        default=None, description="Your own name for it, such as an invoice's number."
+        default=None, description="The caller's name for it, such as the number of an invoice."
     )
-    effective_at: Moment | None = Field(
+    effective_at: Timestamp | None = Field(
         default=None, description="When it takes effect, if not when it is recorded."
     )
     metadata: Metadata | None = None
 
 
 class Deposit(Detailed):
-    """Money into an account, from outside."""
+    """Deposit money from outside into an account."""
 
     account_id: AccountId
     amount: Amount
@@ -71,7 +47,7 @@ class Deposit(Detailed):
 
 
 class Withdrawal(Detailed):
-    """Money out of an account, to the outside."""
+    """Withdraw money from an account."""
 
     account_id: AccountId
     amount: Amount
@@ -79,23 +55,23 @@ class Withdrawal(Detailed):
 
 
 class Transfer(Detailed):
-    """Money from one account to another of the same currency, now or at `execute_at`."""
+    """Transfer money between two accounts of the same currency, now or at `execute_at`."""
 
     from_account_id: AccountId
     to_account_id: AccountId
     amount: Amount
-    execute_at: Moment | None = None
+    execute_at: Timestamp | None = None
     type: Literal["TRANSFER"] | None = None
 
     @model_validator(mode="after")
-    def _takes_effect_once(self) -> Self:
+    def _has_one_time(self) -> Self:
         if self.execute_at and self.effective_at:
-            raise ValueError("effective_at is not for a transfer to come, which takes effect then")
+            raise ValueError("effective_at cannot be combined with execute_at")
         return self
 
 
-class Leg(_Request):
-    """A signed amount on an account, and what must be true of the account before it."""
+class Leg(Body):
+    """A signed amount on an account, and conditions that the account must meet before it."""
 
     account_id: AccountId
     amount: SignedAmount
@@ -105,27 +81,31 @@ class Leg(_Request):
     version: Version | None = None
 
 
-class PlainLeg(_Request):
+class PlainLeg(Body):
     """A signed amount on an account."""
 
     account_id: AccountId
     amount: SignedAmount
 
 
-class Exchange(_Request):
-    """One unit of `sell` is given for `rate` units of `buy`; rounding goes to an account."""
+class Exchange(Body):
+    """The rate of an exchange: one unit of `sell` costs `rate` units of `buy`.
+
+    A rounding difference is posted to `rounding_account_id`.
+    """
 
     sell: Code
     buy: Code
     rate: Rate
     rounding_account_id: AccountId | None = None
     sold: Amount | None = Field(
-        default=None, description="How much is exchanged, if more of `sell` is moved, as a fee."
+        default=None,
+        description="The exchanged amount, if more of `sell` is moved, for example with a fee.",
     )
 
 
 class PostTransaction(Detailed):
-    """A transaction of 2 to 500 legs, which sum to zero in each currency."""
+    """Post a transaction of 2 to 500 legs, which sum to zero in each currency."""
 
     legs: list[Leg] = Field(min_length=2, max_length=MAX_LEGS)
     exchange: Exchange | None = None
@@ -133,26 +113,26 @@ class PostTransaction(Detailed):
 
 
 class PlaceHold(Detailed):
-    """Reserve an amount, to be captured for `to_account_id`, or else to the outside."""
+    """Reserve an amount, for a later transfer to `to_account_id` or for a later withdrawal."""
 
     account_id: AccountId
     amount: Amount
     to_account_id: AccountId | None = None
-    expires_at: Moment | None = None
-    capture_at: Moment | None = Field(
-        default=None, description="When the service captures what then remains."
+    expires_at: Timestamp | None = None
+    capture_at: Timestamp | None = Field(
+        default=None, description="When the service captures what remains."
     )
     type: Literal["HOLD"] | None = None
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _captures_before_it_expires(self) -> Self:
         if self.expires_at and self.capture_at and self.capture_at >= self.expires_at:
             raise ValueError("capture_at must be before expires_at")
         return self
 
 
 class CaptureHold(Detailed):
-    """Move held money: an amount, or all that remains. `final` releases the rest."""
+    """Move the held money: an amount, or all that remains. `final` releases the rest."""
 
     hold_id: AccountId
     amount: Amount | None = None
@@ -161,7 +141,7 @@ class CaptureHold(Detailed):
 
 
 class ReleaseHold(Detailed):
-    """Give held money back to its account: an amount, or all that remains."""
+    """Release held money: an amount, or all that remains."""
 
     hold_id: AccountId
     amount: Amount | None = None
@@ -169,53 +149,53 @@ class ReleaseHold(Detailed):
 
 
 class ReverseTransaction(Detailed):
-    """Move a transaction's money back: all that is left of it, an amount, or by legs."""
+    """Reverse a transaction: all that remains of it, an amount, or by legs."""
 
     transaction_id: AccountId
     amount: Amount | None = None
     legs: list[PlainLeg] | None = Field(default=None, min_length=2, max_length=MAX_LEGS)
     force: bool = Field(
         default=False,
-        description="Overdraw if need be, for those who have the force token. Says who (`actor`) "
-        "and why (`description`).",
+        description="Overdraw the account if necessary. Requires the force token, `actor` (who) "
+        "and `description` (why).",
     )
     actor: Text | None = None
     type: Literal["REVERSAL"] | None = None
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.amount is not None and self.legs is not None:
-            raise ValueError("give an amount or legs, not both")
+            raise ValueError("amount cannot be combined with legs")
         if self.force and not (self.actor and self.description):
-            raise ValueError("force says who asks for it (actor), and why (description)")
+            raise ValueError("force requires actor (who) and description (why)")
         if self.actor and not self.force:
-            raise ValueError("actor is for a reversal that is forced")
+            raise ValueError("actor requires force")
         return self
 
 
-class ChangePolicy(_Request):
-    """Change an account's limits; what is not given stays. Who and why are kept."""
+class ChangePolicy(Body):
+    """Change the limits of an account. Limits that are not given stay; who and why are recorded."""
 
     account_id: AccountId
     floor: Limit | None = Field(
-        default=None, description="The available amount stays at or above it; -50 is an overdraft."
+        default=None, description="The lowest available amount; -50 allows an overdraft of 50."
     )
     ceiling: Limit | None = Field(
-        default=None, description="The balance stays at or below it; null takes it away."
+        default=None, description="The highest balance; null removes the limit."
     )
-    frozen: Literal["debits", "credits", "both"] | None = None
+    frozen: FrozenName | None = None
     closed: Literal[True] | None = Field(
-        default=None, description="For ever; the balance must be zero."
+        default=None, description="Close the account for ever. Its balance must be zero."
     )
-    actor: Text = Field(description="Who asks for it.", examples=["credit desk"])
+    actor: Text = Field(description="Who changes it.", examples=["credit desk"])
     reason: Description = Field(description="Why.", examples=["good customer"])
     idempotency_key: Key | None = None
     type: Literal["POLICY"] | None = None
 
     @model_validator(mode="after")
-    def _some_change(self) -> Self:
+    def _changes_a_limit(self) -> Self:
         if not self.model_fields_set & {"floor", "ceiling", "frozen", "closed"}:
-            raise ValueError("give a floor, a ceiling, frozen or closed")
+            raise ValueError("one of floor, ceiling, frozen and closed is required")
         for name in ("floor", "closed"):
             if name in self.model_fields_set and getattr(self, name) is None:
                 raise ValueError(f"{name} cannot be null")
@@ -223,16 +203,10 @@ class ChangePolicy(_Request):
 
 
 class CancelSchedule(Detailed):
-    """Do not make a scheduled transfer."""
+    """Cancel a scheduled transfer."""
 
     schedule_id: AccountId
     type: Literal["CANCELLATION"] | None = None
-
-
-class AddLedger(_Request):
-    """Add a ledger: a closed book of accounts of its own."""
-
-    name: str = Field(pattern=f"^{LEDGER_NAME_PATTERN}$", examples=["marketplace"])
 
 
 _ITEMS = [
@@ -248,8 +222,8 @@ _ITEMS = [
 ]
 
 
-class Batch(_Request):
-    """Many movements: each for itself (independent), or all or none (atomic)."""
+class Batch(Body):
+    """Many movements, each by itself (independent), or all or none (atomic)."""
 
     movements: Annotated[
         list[Any],
@@ -260,7 +234,7 @@ class Batch(_Request):
                 "maxItems": 10_000,
                 "items": {
                     "description": "The body of a money route, with its type and its key. An item "
-                    "that is not right is refused by itself.",
+                    "that is not valid is refused by itself.",
                     "examples": _ITEMS,
                 },
                 "examples": [_ITEMS],
@@ -268,259 +242,3 @@ class Batch(_Request):
         ),
     ]
     mode: Literal["independent", "atomic"] = "independent"
-
-
-class Account(BaseModel):
-    """An account as it stands; amounts are decimals in major units."""
-
-    id: int
-    owner: str
-    currency: str
-    reference: str | None
-    metadata: dict[str, Any] | None
-    balance: str
-    held: str
-    available: str
-    version: int
-    status: Literal["active", "frozen", "closed"]
-    floor: str | None
-    ceiling: str | None
-    frozen: Literal["debits", "credits", "both"] | None
-    closed: bool
-    created_at: str
-
-
-class AccountAsOf(Account):
-    """An account, as it stands or as it stood; then `final` says whether that can still change."""
-
-    as_of: str | None = None
-    final: bool | None = None
-
-
-class Ledger(BaseModel):
-    """A ledger: a closed book, whose accounts move money among themselves."""
-
-    name: str
-    created_at: str
-
-
-class Hold(BaseModel):
-    """A hold as it stands. What expired counts as released."""
-
-    id: int
-    status: Literal["open", "captured", "released", "expired"]
-    account_id: int
-    counterparty_id: int
-    currency: str
-    amount: str
-    captured: str
-    released: str
-    remaining: str
-    expires_at: str | None
-    capture_at: str | None
-    created_at: str
-
-
-class Schedule(BaseModel):
-    """A scheduled transfer; `settled_by` is the transaction that executed or cancelled it."""
-
-    id: int
-    status: Literal["pending", "executed", "declined", "cancelled"]
-    from_account_id: int
-    to_account_id: int
-    amount: str
-    currency: str
-    execute_at: str
-    created_at: str
-    settled_by: int | None
-
-
-class PolicyChange(BaseModel):
-    """What an account's policy became with its entry `version`, by whom and why."""
-
-    version: int
-    transaction_id: int
-    floor: str
-    ceiling: str | None
-    frozen: Literal["debits", "credits", "both"] | None
-    closed: bool
-    actor: str | None
-    reason: str | None
-    changed_at: str
-    forced_to: str | None = None
-
-
-class Entry(BaseModel):
-    """One account's part in a transaction: its signed amount, and its balance and version after."""
-
-    account_id: int
-    amount: str
-    balance: str
-    version: int
-
-
-class Posted(BaseModel):
-    """A movement that was made."""
-
-    status: Literal["posted"]
-    transaction_id: int
-    transaction_type: Literal["DEPOSIT", "WITHDRAWAL", "TRANSFER", "SCHEDULE"]
-    amount: str
-    currency: str
-    recorded_at: str
-    entries: list[Entry]
-
-
-class PostedOwn(Posted):
-    """A deposit or withdrawal that was made."""
-
-    new_balance: str
-
-
-class PostedTransfer(Posted):
-    """A transfer that was made."""
-
-    sender_new_balance: str
-
-
-TransactionType = Literal[
-    "DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "HOLD", "CAPTURE", "RELEASE", "REVERSAL",
-    "POLICY", "SCHEDULE", "CANCELLATION",
-]  # fmt: skip
-
-
-class DetailedEntry(Entry):
-    """An entry with its currency, and what it changed of the held amount."""
-
-    currency: str
-    held_change: str
-    held: str
-
-
-class PostedDetailed(BaseModel):
-    """A transaction that was made, with what its kind and its caller add."""
-
-    status: Literal["posted"]
-    transaction_id: int
-    transaction_type: TransactionType
-    amount: str
-    currency: str
-    recorded_at: str
-    entries: list[DetailedEntry]
-    hold_id: int | None = None
-    reverses: int | None = None
-    schedule_id: int | None = None
-    counterparty_id: int | None = None
-    remaining: str | None = None
-    expires_at: str | None = None
-    capture_at: str | None = None
-    execute_at: str | None = None
-    exchange: dict[str, Any] | None = None
-    floor: str | None = None
-    ceiling: str | None = None
-    frozen: Literal["debits", "credits", "both"] | None = None
-    closed: bool | None = None
-    actor: str | None = None
-    reason: str | None = None
-    description: str | None = None
-    reference: str | None = None
-    effective_at: str | None = None
-    metadata: dict[str, Any] | None = None
-
-
-class DecidedOn(BaseModel):
-    """The state of the account that a decline was decided on."""
-
-    account_id: int
-    available: str
-    version: int
-    balance: str | None = None
-    currency: str | None = None
-
-
-class Result(BaseModel):
-    """What an item of a batch got: the status and body that its own request would have got."""
-
-    index: int
-    status: int
-    replayed: bool
-    body: dict[str, Any]
-
-
-class Results(BaseModel):
-    """A result for every item, in the order of the items."""
-
-    results: list[Result]
-
-
-class Transaction(PostedDetailed):
-    """A recorded transaction: posted, with its entries, or declined, with what decided it.
-
-    It is linked with what builds on it: its reversals, or a hold's or schedule's steps.
-    """
-
-    account_id: int
-    idempotency_key: str
-    status: Literal["posted", "declined"]  # type: ignore[assignment]
-    entries: list[Entry | DetailedEntry]  # type: ignore[assignment]
-    code: str | None = None
-    decided_on: DecidedOn | None = None
-    reversed_by: list[int] | None = None
-    steps: list[int] | None = None
-
-
-class Currency(BaseModel):
-    """A currency: its code, the digits after the point of its amounts, and its name."""
-
-    code: str
-    exponent: int
-    name: str
-
-
-class HistoryEntry(BaseModel):
-    """One entry of an account's history."""
-
-    transaction_id: int
-    transaction_type: str = Field(examples=["DEPOSIT", "TRANSFER_OUT", "TRANSFER_IN", "HOLD"])
-    amount: str
-    balance: str
-    held_change: str
-    held: str
-    version: int
-    idempotency_key: str
-    created_at: str
-
-
-class Fault(BaseModel):
-    """What is wrong with a field of a request."""
-
-    field: str
-    message: str
-
-
-class ProblemDetails(BaseModel):
-    """Why a request was refused, and whether sending it again is safe (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-    retry: Literal["same_key", "new_key", "corrected"] = Field(
-        description="Whether it is safe, and useful, to send it again, and with which key."
-    )
-    account_id: int | None = Field(default=None, description="The account at fault, if one is.")
-    errors: list[Fault] | None = Field(default=None, description="What is wrong in the request.")
-    idempotency_key: str | None = Field(default=None, description="Of a decline, which is kept.")
-    transaction_id: int | None = Field(default=None, description="The record of a decline.")
-    transaction_type: TransactionType | None = None
-    amount: str | None = None
-    currency: str | None = None
-    recorded_at: str | None = None
-    hold_id: int | None = None
-    reverses: int | None = None
-    schedule_id: int | None = None
-    decided_on: DecidedOn | None = None
-    index: int | None = Field(default=None, description="The item of a batch at fault.")
-    cause: dict[str, Any] | None = Field(default=None, description="Why that item failed.")
-    max_bytes: int | None = Field(default=None, description="The most that is accepted.")

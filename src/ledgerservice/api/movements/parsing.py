@@ -1,8 +1,8 @@
-"""Movements out of JSON, in two ways that cannot come to different ones.
+"""Instructions from JSON, by a fast parser and a strict one that cannot disagree.
 
-The fast way, by msgspec, takes only what the strict way would take too, and says None to all else.
-The strict way, by `bodies`, then judges, and names the fault. What msgspec does not see, a field
-that is named twice, shows in the number of colons.
+The fast parser, msgspec, accepts only what the strict one accepts, and returns None for anything
+else. The strict parser, `bodies`, then decides and reports the fault. msgspec does not report a
+field that occurs twice; the number of colons shows it.
 """
 
 from typing import Any
@@ -11,52 +11,39 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ledgerservice.api.http.bodies import fields_of, validated
-from ledgerservice.api.http.problems import Refused
+from ledgerservice.api.http.call import checked_key
+from ledgerservice.api.http.problems import invalid
 from ledgerservice.api.movements.forms import BY_TYPE, Form
 from ledgerservice.domain.amounts import is_positive_amount
 from ledgerservice.domain.instructions import BIGGEST_ID, Instruction, Kind, Movement, is_key
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
-Asked = tuple[int, int | None, str, str | None]
-"""What a plain body asks for: account, counterparty, amount, and its key."""
+Fields = tuple[int, int | None, str, str | None]
+"""The fields of a plain movement: account, counterparty, amount and key."""
 
 
 def read(body: bytes, form: Form, header_key: str | None) -> Instruction:
-    """What a money route's body asks for. Refuses what is not right."""
+    """The instruction of a money route's body. Raises ProblemError."""
     assert form.kind is not None
-    asked = _fast(body, form.kind)
-    if asked is None:
+    fields = _fast(body, form.kind)
+    if fields is None:
         return instruct(fields_of(body), form, header_key)
-    account, other, amount, key = asked
-    return Movement(form.kind, account, other, amount, the_key(key, header_key))
+    account, other, amount, key = fields
+    return Movement(form.kind, account, other, amount, checked_key(key, header_key))
 
 
 def instruct(fields: dict[str, Any], form: Form, header_key: str | None) -> Instruction:
-    """What a body's fields ask for, by the strict way."""
+    """The instruction of a body's fields, by the strict parser."""
     body = validated(fields, form.model)
-    return form.instruct(body, the_key(body.idempotency_key, header_key))
-
-
-def the_key(body_key: str | None, header_key: str | None) -> str:
-    """The idempotency key, from the body or the header."""
-    if body_key is not None:
-        if header_key not in (None, body_key):
-            raise Refused("idempotency_key_mismatch")
-        return body_key
-    if header_key is None:
-        raise Refused("idempotency_key_missing")
-    if not is_key(header_key):
-        raise Refused("idempotency_key_invalid")
-    return header_key
+    return form.instruct(body, checked_key(body.idempotency_key, header_key))
 
 
 def read_item(line: bytes) -> Instruction:
-    """The instruction of an item of a batch, which says its type and key.
+    """The instruction of an item of a batch, which has its type and key. Raises ProblemError.
 
     `{"type": "TRANSFER", "from_account_id": 1, "to_account_id": 2, "amount": "5.00",
-    "idempotency_key": "k"}`, with `account_id` for a DEPOSIT or WITHDRAWAL. Refuses what is not
-    right.
+    "idempotency_key": "k"}`, with `account_id` for a DEPOSIT or WITHDRAWAL.
     """
     return fast_item(line) or _strict_item(line)
 
@@ -66,12 +53,11 @@ def _strict_item(line: bytes) -> Instruction:
     kind = fields.get("type")
     form = BY_TYPE.get(kind) if isinstance(kind, str) else None
     if form is None:
-        fault = {"field": "type", "message": f"must be one of {', '.join(BY_TYPE)}"}
-        raise Refused("invalid_request", errors=[fault])
+        raise invalid("type", f"must be one of {', '.join(BY_TYPE)}")
     return instruct(fields, form, None)
 
 
-class _OwnFields(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class _AccountFields(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     account_id: int
     amount: Raw
     type: str | UnsetType = UNSET
@@ -103,54 +89,51 @@ class _ItemFields(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     to_account_id: int | UnsetType = UNSET
 
 
-_decode_own = msgspec.json.Decoder(_OwnFields).decode
+_decode_account = msgspec.json.Decoder(_AccountFields).decode
 _decode_transfer = msgspec.json.Decoder(_TransferFields).decode
 _decode_item = msgspec.json.Decoder(_ItemFields).decode
 
 
-def _fast(body: bytes, kind: Kind) -> Asked | None:
+def _fast(body: bytes, kind: Kind) -> Fields | None:
     try:
-        given = _decode_transfer(body) if kind is Kind.TRANSFER else _decode_own(body)
+        parsed = _decode_transfer(body) if kind is Kind.TRANSFER else _decode_account(body)
     except _UNREADABLE:
         return None
-    fields = len(given.__struct_fields__)
-    if given.type is UNSET:
+    fields = len(parsed.__struct_fields__)
+    if parsed.type is UNSET:
         fields -= 1
-    elif (form := BY_TYPE.get(given.type)) is None or form.kind is not kind:
+    elif (form := BY_TYPE.get(parsed.type)) is None or form.kind is not kind:
         return None
-    if given.idempotency_key is UNSET:
+    if parsed.idempotency_key is UNSET:
         key, fields = None, fields - 1
     else:
-        key = given.idempotency_key
-    account, other = given.accounts
-    amount = _amount(given.amount)
+        key = parsed.idempotency_key
+    account, other = parsed.accounts
+    amount = _amount(parsed.amount)
     if amount is None or not _is_certain(body, fields, account, other, key):
         return None
     return account, other, amount, key
 
 
 def fast_item(line: bytes) -> Movement | None:
-    """The movement of a plain item, or None where the strict way must see what it is."""
+    """The movement of a plain item, or None if the strict parser must decide."""
     try:
-        given = _decode_item(line)
+        parsed = _decode_item(line)
     except _UNREADABLE:
         return None
-    form = BY_TYPE.get(given.type)
-    amount, key = _amount(given.amount), given.idempotency_key
+    form = BY_TYPE.get(parsed.type)
+    amount, key = _amount(parsed.amount), parsed.idempotency_key
     if form is None or form.kind is None or amount is None:
         return None
     if form.kind is Kind.TRANSFER:
-        account, other, fields, stray = (
-            given.from_account_id,
-            given.to_account_id,
-            5,
-            given.account_id,
-        )
+        account, other = parsed.from_account_id, parsed.to_account_id
+        fields, stray = 5, parsed.account_id
     else:
-        account, other, fields, stray = given.account_id, None, 4, given.from_account_id
+        account, other = parsed.account_id, None
+        fields, stray = 4, parsed.from_account_id
     if stray is not UNSET or account is UNSET or other is UNSET:
         return None
-    # A field too many, such as a deposit's to_account_id, shows in the colons.
+    # The number of colons shows a superfluous field, such as to_account_id of a deposit.
     if not _is_certain(line, fields, account, other, key):
         return None
     return Movement(form.kind, account, other, amount, key)
@@ -164,10 +147,10 @@ def _amount(raw: Raw) -> str | None:
 
 
 def _is_certain(body: bytes, fields: int, account: int, other: int | None, key: str | None) -> bool:
-    """Whether the strict way would take it too; `fields` is the number of fields that were read.
+    """Whether the strict parser accepts the body too; `fields` is the number of parsed fields.
 
-    Without a backslash texts stand in the body as they are, so every colon that is not of the key
-    (no other text that is taken has one) belongs to a field.
+    Without a backslash, texts are in the body as they are. Then every colon belongs to a field or
+    to the key, because no other accepted text has one.
     """
     return (
         b"\\" not in body

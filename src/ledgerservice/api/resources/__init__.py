@@ -1,1 +1,1 @@
-"""The routes that read, one resource a file."""
+"""One resource a file: its answer, its filters, and its routes."""

@@ -1,376 +1,341 @@
-"""The routes that read accounts, transactions, and what builds on them."""
+"""Accounts, their history and their policies."""
 
-from typing import Annotated
-from urllib.parse import unquote_to_bytes
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from msgspec import UNSET, Meta, UnsetType
+from pydantic import Field
 
-from ledgerservice.api.http.openapi import (
-    A_MOMENT,
-    AN_ID,
-    DEFAULT_PAGE_ROWS,
-    Cursor,
-    Limit,
-    account_at,
-    after_of,
-    both,
-    check_query,
-    ending_of,
+from ledgerservice.api.http.bodies import Body, body_of
+from ledgerservice.api.http.call import (
+    Call,
+    call_of,
+    checked_key,
+    created,
     id_of,
-    in_path,
     json_response,
-    leads_to,
-    listed,
-    page_response,
-    problems,
+    key_of,
     reader_of,
-    response,
-    runtime_of,
 )
-from ledgerservice.api.http.problems import Refused, problem
-from ledgerservice.api.movements import answers as rendering
-from ledgerservice.api.movements import models
-from ledgerservice.domain.currencies import is_code
-from ledgerservice.domain.instructions import BIGGEST_ID
-from ledgerservice.domain.ledgers import is_ledger_name
-from ledgerservice.errors import Unavailable
-from ledgerservice.postgres.queries import accounts, catalogue, holds, schedules, transactions
+from ledgerservice.api.http.fields import (
+    AmountText,
+    Answer,
+    FrozenName,
+    JsonObject,
+    Metadata,
+    Text,
+    TimestampText,
+    optional_amount,
+    restrictions_of,
+    timestamp,
+)
+from ledgerservice.api.http.openapi import DRY_RUN, IDEMPOTENCY_KEY, body_schema, get, post
+from ledgerservice.api.http.pages import Page, Paging, filter_values, first_rows, listing
+from ledgerservice.api.http.parameters import (
+    FilterCode,
+    FilterText,
+    MetadataFilter,
+    Parameters,
+    QueryTimestamp,
+    SignedBound,
+    parameters_of,
+)
+from ledgerservice.api.http.problems import ProblemError, rejection
+from ledgerservice.domain.accounts import Opened, Opening
+from ledgerservice.domain.amounts import to_major
+from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Kind, Origin
+from ledgerservice.domain.transactions import Rejected
+from ledgerservice.postgres.queries import accounts as queries
+from ledgerservice.postgres.queries import as_of
+from ledgerservice.postgres.queries.accounts import AccountView, PolicyView
+from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.search import Place
 
-router = APIRouter()
+router = APIRouter(tags=["accounts"])
 
 
-@both(
+# Opening and finding accounts.
+
+Status = Literal["active", "frozen", "closed"]
+
+
+class Account(Answer, kw_only=True):
+    """An account, as it is or as of a timestamp."""
+
+    id: int
+    owner: str
+    currency: str
+    reference: str | None
+    metadata: JsonObject | None
+    balance: AmountText
+    held: AmountText
+    available: AmountText
+    version: int
+    status: Status
+    floor: AmountText | None
+    ceiling: AmountText | None
+    frozen: FrozenName | None
+    closed: bool
+    created_at: TimestampText
+    as_of: TimestampText | UnsetType = UNSET
+    final: (
+        Annotated[bool, Meta(description="Nothing more can be recorded by `as_of`.")] | UnsetType
+    ) = UNSET
+
+    @classmethod
+    def of(cls, account: AccountView, **then: Any) -> Self:
+        """The account as it is answered; `then` are `as_of` and `final`."""
+        return cls.of_row(
+            account,
+            available=to_major(account.balance - account.held, account.exponent),
+            status=_status(account.restricted),
+            **restrictions_of(account.restricted),
+            **then,
+        )
+
+
+def _status(restricted: int) -> Status:
+    if restricted & Frozen.CLOSED:
+        return "closed"
+    return "frozen" if restricted else "active"
+
+
+class OpenAccount(Body):
+    """Open an account."""
+
+    owner: Text = Field(examples=["Alice"])
+    currency: str = Field(min_length=1, max_length=16, pattern="^[A-Z0-9]+$", examples=["USD"])
+    reference: Text | None = Field(
+        default=None, description="The caller's name for the account, unique in the ledger."
+    )
+    metadata: Metadata | None = None
+
+
+@post(
     router,
-    "GET",
-    "/currencies/",
-    tags=["currencies"],
-    summary="List currencies",
-    responses=listed(models.Currency, 422, 503),
+    "/accounts/",
+    Account,
+    body_schema(OpenAccount),
+    status=201,
+    refusals=(408, 409, 413, 415, 422, 503),
+    parameters=(IDEMPOTENCY_KEY, DRY_RUN),
+    links={"get_account": {"account_id": "id"}, "get_history": {"account_id": "id"}},
 )
-async def list_currencies(
-    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
-) -> Response:
-    """Currencies by code, a page at a time; the Link header leads to the next one."""
-    check_query(request, limit)
-    filters = ["currencies"]
-    after = after_of(request, cursor, filters, 0)
-    page = await catalogue.list_currencies(reader_of(request), limit + 1, after)
-    return page_response(
-        request, page, limit, filters, lambda last: [last.number], rendering.currency_body
+async def open_account(request: Request) -> Response:
+    """Open an account with a zero balance.
+
+    With a reference or a key, a repeat has no effect.
+    """
+    call = call_of(request)
+    body = await body_of(call, OpenAccount)
+    key, origin = _opening_key(call)
+    opening = Opening(
+        body.owner,
+        body.currency,
+        body.reference,
+        key,
+        call.ledger,
+        call.dry_run,
+        body.metadata,
+        origin,
+    )
+    outcome = await call.runtime.openings.post(opening)
+    if isinstance(outcome, Rejected):
+        raise rejection(outcome)
+    return created(_opened(outcome), replayed=outcome.replayed)
+
+
+def _opening_key(call: Call) -> tuple[str, Origin]:
+    """The key of the caller, or a new one, by which a batch that runs again finds its accounts."""
+    key = key_of(call.headers)
+    if key is None:
+        return uuid.uuid4().hex, Origin.UNKEYED
+    return checked_key(None, key), Origin.CALLER
+
+
+def _opened(account: Opened) -> Account:
+    """The account as it was opened: empty, whatever has happened to it since."""
+    zero = to_major(0, account.exponent)
+    return Account.of_row(
+        account,
+        id=account.account_id,
+        balance=zero,
+        held=zero,
+        available=zero,
+        version=0,
+        floor=zero,
+        status="active",
+        ceiling=None,
+        **restrictions_of(0),
     )
 
 
-@both(
-    router,
-    "GET",
-    "/currencies/{code}",
-    tags=["currencies"],
-    summary="A currency",
-    openapi_extra=in_path(code={"type": "string"}),
-    responses={200: {"model": models.Currency}, **problems(404, 503)},
-)
-async def get_currency(request: Request) -> Response:
-    """The currency of a code."""
-    code = request.path_params["code"]
-    found = await catalogue.find_currency(reader_of(request), code) if is_code(code) else None
-    if found is None:
-        raise Refused("currency_not_found")
-    return json_response(rendering.encode(rendering.currency_body(found)))
+class AccountFilters(Paging):
+    """Which accounts are listed. Filters add up."""
+
+    owner: FilterText | None = None
+    currency: FilterCode | None = None
+    reference: FilterText | None = None
+    status: Status | None = None
+    min_balance: SignedBound | None = None
+    max_balance: SignedBound | None = None
+    since: QueryTimestamp | None = Field(default=None, alias="from")
+    until: QueryTimestamp | None = Field(default=None, alias="to")
+    metadata: MetadataFilter | None = None
 
 
-@both(
-    router,
-    "GET",
-    "/accounts/{account_id}",
-    tags=["accounts"],
-    summary="An account and its balance",
-    openapi_extra=in_path(account_id=AN_ID),
-    responses={200: {"model": models.AccountAsOf}, **problems(404, 422, 503)},
-)
-async def get_account(
-    request: Request, as_of: Annotated[str | None, Query(description=A_MOMENT)] = None
-) -> Response:
-    """The account as it stands, or as it stood at a moment, in as little time.
+@get(router, "/accounts/", list[Account], AccountFilters)
+async def list_accounts(request: Request) -> Response:
+    """Accounts by id, or, with `from` or `to`, by the time at which they were opened.
 
-    As of a moment, `final` says whether nothing can be recorded by then any more.
+    The Link header leads to the next page, also from a page with fewer rows than `limit`.
     """
-    check_query(request, None, "as_of")
-    if as_of is not None:
-        then = await account_at(request, as_of, "as_of")
-        body = rendering.account_body(then.view)
-        asked = {"as_of": rendering.moment(then.at), "final": then.final}
-        return json_response(rendering.encode(body | asked))
-    found = await accounts.find(
+    reader = reader_of(request)
+
+    async def read(filters: AccountFilters, after: Place | None) -> Page:
+        values = await filter_values(reader, filters)
+        rows, end = await queries.list_filtered(
+            reader, queries.AccountFilter(**values), filters.limit, after
+        )
+        return Page([Account.of(row) for row in rows], end)
+
+    return await listing(request, AccountFilters, tuple[datetime | int, ...], read)
+
+
+class AsOf(Parameters):
+    """At which time the account is shown."""
+
+    as_of: QueryTimestamp | None = None
+
+
+@get(router, "/accounts/{account_id}", Account, AsOf, links={"get_history": {"account_id": "id"}})
+async def get_account(request: Request) -> Response:
+    """The account as it is, or as it was at `as_of`.
+
+    `final` says whether nothing more can be recorded by `as_of`.
+    """
+    at = parameters_of(request, AsOf).as_of
+    if at is not None:
+        then = await account_at(request, at)
+        body = Account.of(then.view, as_of=timestamp(then.at), final=then.final)
+        return json_response(body)
+    account = await queries.find(
         reader_of(request), id_of(request, "account_id", "account_not_found")
     )
-    if found is None:
-        raise Refused("account_not_found")
-    return json_response(rendering.encode(rendering.account_body(found)))
+    if account is None:
+        raise ProblemError("account_not_found")
+    return json_response(Account.of(account))
 
 
-@both(
-    router,
-    "GET",
-    "/accounts/{account_id}/history",
-    tags=["accounts"],
-    summary="An account's history",
-    openapi_extra=in_path(account_id=AN_ID),
-    responses=listed(models.HistoryEntry, 404, 422, 503),
-)
-async def get_history(
-    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
-) -> Response:
-    """The account's entries, newest first; the Link header leads to the next page."""
+async def account_at(request: Request, at: datetime) -> as_of.AccountAt:
+    """The account of the path as of a timestamp."""
+    account_id = id_of(request, "account_id", "account_not_found")
+    account = await as_of.account_at(reader_of(request), account_id, at)
+    if account is None:
+        raise ProblemError("account_not_found")
+    return account
+
+
+async def check_account(reader: Reader, account_id: int, rows: Sequence[Any]) -> None:
+    """Raises `account_not_found` if an account has no rows because it does not exist."""
+    if not rows and await queries.find(reader, account_id) is None:
+        raise ProblemError("account_not_found")
+
+
+# What happened to an account.
+
+
+class HistoryEntry(Answer, kw_only=True):
+    """An entry of an account's history."""
+
+    transaction_id: int
+    transaction_type: Annotated[
+        str, Meta(examples=["DEPOSIT", "TRANSFER_OUT", "TRANSFER_IN", "HOLD"])
+    ]
+    amount: AmountText
+    balance: AmountText
+    held_change: AmountText
+    held: AmountText
+    version: int
+    idempotency_key: str
+    created_at: TimestampText
+
+    @classmethod
+    def of(cls, entry: queries.HistoryEntry) -> Self:
+        """The entry as it is answered."""
+        return cls.of_row(
+            entry,
+            transaction_type=_entry_type(entry),
+            idempotency_key=entry.key,
+            created_at=timestamp(entry.recorded_at),
+        )
+
+
+def _entry_type(entry: queries.HistoryEntry) -> str:
+    if entry.kind is not Kind.TRANSFER:
+        return entry.kind.name
+    return "TRANSFER_OUT" if entry.amount < 0 else "TRANSFER_IN"
+
+
+@get(router, "/accounts/{account_id}/history", list[HistoryEntry], Paging)
+async def get_history(request: Request) -> Response:
+    """The entries of an account, newest first."""
     reader = reader_of(request)
-    check_query(request, limit)
-    account = id_of(request, "account_id", "account_not_found")
-    filters = ["history", account]
-    before = after_of(request, cursor, filters, BIGGEST_ID)
-    page = await accounts.list_history(reader, account, limit + 1, before)
-    if not page and await accounts.find(reader, account) is None:
-        raise Refused("account_not_found")
-    return page_response(
-        request, page, limit, filters, lambda last: [last.version], rendering.history_body
-    )
+    account_id = id_of(request, "account_id", "account_not_found")
+
+    async def read(filters: Paging, before: int | None) -> Page:
+        rows = await queries.list_history(
+            reader, account_id, filters.limit + 1, before or BIGGEST_ID
+        )
+        await check_account(reader, account_id, rows)
+        return first_rows(rows, filters.limit, HistoryEntry.of, lambda last: last.version)
+
+    return await listing(request, Paging, int, read)
 
 
-@both(
-    router,
-    "GET",
-    "/accounts/{account_id}/keys/{key:path}",
-    tags=["transactions"],
-    summary="The recorded outcome of a key",
-    openapi_extra=in_path(account_id=AN_ID, key={"type": "string"}),
-    responses={
-        200: {
-            "model": models.Transaction,
-            **leads_to(
-                get_transaction={"transaction_id": "transaction_id"},
-                get_account={"account_id": "account_id"},
-            ),
-        },
-        **problems(404, 503),
-    },
-)
-async def get_key(request: Request) -> Response:
-    """What became of a request whose answer was lost: its transaction, or 404."""
-    account = id_of(request, "account_id", "account_not_found")
-    found = await transactions.find_by_key(reader_of(request), account, _key_of_path(request))
-    if found is None:
-        raise Refused("key_not_found")
-    return json_response(rendering.record(found))
+class PolicyChange(Answer, kw_only=True):
+    """The policy of an account from its entry `version` on, and who changed it and why."""
+
+    version: int
+    transaction_id: int
+    floor: AmountText
+    ceiling: AmountText | None
+    frozen: FrozenName | None
+    closed: bool
+    actor: str | None
+    reason: str | None
+    changed_at: TimestampText
+    forced_to: (
+        Annotated[AmountText, Meta(description="The available amount after a forced reversal.")]
+        | UnsetType
+    ) = UNSET
+
+    @classmethod
+    def of(cls, policy: PolicyView) -> Self:
+        """The change as it is answered."""
+        return cls.of_row(
+            policy,
+            **restrictions_of(policy.restricted),
+            changed_at=timestamp(policy.recorded_at),
+            forced_to=optional_amount(policy.lowest, policy.exponent) or UNSET,
+        )
 
 
-def _key_of_path(request: Request) -> str:
-    """The key as sent: a key may hold `/`, so only the path as it came tells where it ends."""
-    raw = request.scope["raw_path"].partition(b"?")[0]
-    key = unquote_to_bytes(raw.partition(b"/keys/")[2].removesuffix(b"/"))
-    if not key.isascii() or b"\0" in key:
-        raise Refused("key_not_found")
-    return key.decode()
-
-
-@both(
-    router,
-    "GET",
-    "/transactions/{transaction_id}",
-    tags=["transactions"],
-    summary="A transaction and its entries",
-    openapi_extra=in_path(transaction_id=AN_ID),
-    responses={200: {"model": models.Transaction}, **problems(404, 503)},
-)
-async def get_transaction(request: Request) -> Response:
-    """A posted transaction with its entries, or the record of a declined one."""
-    number = id_of(request, "transaction_id", "transaction_not_found")
+@get(router, "/accounts/{account_id}/policies", list[PolicyChange], Paging)
+async def list_policies(request: Request) -> Response:
+    """The changes of an account's limits, newest first: what, when, by whom and why."""
     reader = reader_of(request)
-    found = await transactions.find(reader, number)
-    if found is None:
-        raise Refused("transaction_not_found")
-    return json_response(rendering.record(found, await transactions.list_children(reader, number)))
+    account_id = id_of(request, "account_id", "account_not_found")
 
+    async def read(filters: Paging, before: int | None) -> Page:
+        rows = await queries.list_policies(
+            reader, account_id, filters.limit + 1, before or BIGGEST_ID
+        )
+        await check_account(reader, account_id, rows)
+        return first_rows(rows, filters.limit, PolicyChange.of, lambda last: last.version)
 
-@both(
-    router,
-    "GET",
-    "/accounts/{account_id}/policies",
-    tags=["accounts"],
-    summary="How an account's policy changed",
-    openapi_extra=in_path(account_id=AN_ID),
-    responses=listed(models.PolicyChange, 404, 422, 503),
-)
-async def list_policies(
-    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
-) -> Response:
-    """Every change of its limits, newest first: what, when, by whom and why."""
-    reader = reader_of(request)
-    check_query(request, limit)
-    account = id_of(request, "account_id", "account_not_found")
-    filters = ["policies", account]
-    before = after_of(request, cursor, filters, BIGGEST_ID)
-    page = await accounts.list_policies(reader, account, limit + 1, before)
-    if not page and await accounts.find(reader, account) is None:
-        raise Refused("account_not_found")
-    return page_response(
-        request, page, limit, filters, lambda last: [last.version], rendering.policy_change_body
-    )
-
-
-@both(
-    router,
-    "GET",
-    "/holds/{hold_id}",
-    tags=["holds"],
-    summary="A hold as it stands",
-    openapi_extra=in_path(hold_id=AN_ID),
-    responses={200: {"model": models.Hold}, **problems(404, 503)},
-)
-async def get_hold(request: Request) -> Response:
-    """What is left of it, what was captured and released, and when it expires."""
-    found = await holds.find(reader_of(request), id_of(request, "hold_id", "hold_not_found"))
-    if found is None:
-        raise Refused("hold_not_found")
-    return json_response(rendering.encode(rendering.hold_body(found)))
-
-
-@both(
-    router,
-    "GET",
-    "/schedules/{schedule_id}",
-    tags=["schedules"],
-    summary="A scheduled transfer as it stands",
-    openapi_extra=in_path(schedule_id=AN_ID),
-    responses={200: {"model": models.Schedule}, **problems(404, 503)},
-)
-async def get_schedule(request: Request) -> Response:
-    """Whether it is pending, executed, declined or cancelled, and by which transaction."""
-    number = id_of(request, "schedule_id", "schedule_not_found")
-    found = await schedules.find(reader_of(request), number)
-    if found is None:
-        raise Refused("schedule_not_found")
-    return json_response(rendering.encode(rendering.schedule_body(found)))
-
-
-@both(
-    router,
-    "GET",
-    "/accounts/{account_id}/holds",
-    tags=["holds"],
-    summary="An account's open holds",
-    openapi_extra=in_path(account_id=AN_ID),
-    responses=listed(models.Hold, 404, 422, 503),
-)
-async def list_holds(
-    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
-) -> Response:
-    """What its `held` is made of, by when it ends; what does not end by itself comes last."""
-    reader = reader_of(request)
-    check_query(request, limit)
-    account = id_of(request, "account_id", "account_not_found")
-    filters = ["holds", account]
-    page = await holds.list_open(reader, account, limit + 1, ending_of(request, cursor, filters))
-    if not page and await accounts.find(reader, account) is None:
-        raise Refused("account_not_found")
-    return page_response(
-        request,
-        page,
-        limit,
-        filters,
-        lambda last: [rendering.optional_moment(last.ends_at), last.id],
-        rendering.hold_body,
-    )
-
-
-@both(
-    router,
-    "GET",
-    "/accounts/{account_id}/schedules",
-    tags=["schedules"],
-    summary="The transfers to come from an account",
-    openapi_extra=in_path(account_id=AN_ID),
-    responses=listed(models.Schedule, 404, 422, 503),
-)
-async def list_schedules(
-    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
-) -> Response:
-    """What is pending, by when it is to be made."""
-    reader = reader_of(request)
-    check_query(request, limit)
-    account = id_of(request, "account_id", "account_not_found")
-    filters = ["schedules", account]
-    page = await schedules.list_pending(
-        reader, account, limit + 1, ending_of(request, cursor, filters)
-    )
-    if not page and await accounts.find(reader, account) is None:
-        raise Refused("account_not_found")
-    return page_response(
-        request,
-        page,
-        limit,
-        filters,
-        lambda last: [rendering.moment(last.execute_at), last.id],
-        rendering.schedule_body,
-    )
-
-
-@both(
-    router,
-    "GET",
-    "/ledgers/",
-    tags=["ledgers"],
-    summary="List ledgers",
-    responses=listed(models.Ledger, 422, 503),
-)
-async def list_ledgers(
-    request: Request, limit: Limit = DEFAULT_PAGE_ROWS, cursor: Cursor = None
-) -> Response:
-    """Ledgers in the order they were added, a page at a time."""
-    check_query(request, limit)
-    filters = ["ledgers"]
-    after = after_of(request, cursor, filters, 0)
-    page = await catalogue.list_ledgers(reader_of(request), limit + 1, after)
-    return page_response(
-        request, page, limit, filters, lambda last: [last.id], rendering.ledger_body
-    )
-
-
-@both(
-    router,
-    "GET",
-    "/ledgers/{name}",
-    tags=["ledgers"],
-    summary="A ledger",
-    openapi_extra=in_path(name={"type": "string"}),
-    responses={200: {"model": models.Ledger}, **problems(404, 503)},
-)
-async def get_ledger(request: Request) -> Response:
-    """The ledger of a name. All other routes are also under it: `/ledgers/{name}/accounts`."""
-    name = request.path_params["name"]
-    found = await catalogue.find_ledger(reader_of(request), name) if is_ledger_name(name) else None
-    if found is None:
-        raise Refused("ledger_not_found")
-    return json_response(rendering.encode(rendering.ledger_body(found)))
-
-
-@both(router, "GET", "/health/live", tags=["health"], summary="Whether the process answers")
-async def live() -> Response:
-    """200 as long as the process answers."""
-    return json_response(b'{"status":"live"}')
-
-
-@both(
-    router,
-    "GET",
-    "/health/ready",
-    tags=["health"],
-    summary="Whether money can move",
-    responses=problems(503),
-)
-async def ready(request: Request) -> Response:
-    """200 if the database answers and its schema is the expected one, else 503."""
-    try:
-        if await runtime_of(request).ready():
-            return json_response(b'{"status":"ready"}')
-    except Unavailable:
-        pass
-    return response(*problem("unavailable"))
+    return await listing(request, Paging, int, read)

@@ -1,99 +1,116 @@
-"""Answers of the routes that look back and across, for /docs."""
+"""Reports over a whole ledger."""
 
-from pydantic import BaseModel, Field
+from typing import Annotated
 
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from msgspec import Meta
+from pydantic import Field
 
-class Recorded(BaseModel):
-    """What had been recorded of an account by a moment."""
+from ledgerservice.api.http.call import json_response, reader_of
+from ledgerservice.api.http.fields import (
+    AmountText,
+    Answer,
+    TimestampText,
+    optional_timestamp,
+)
+from ledgerservice.api.http.openapi import get
+from ledgerservice.api.http.pages import Page, Paging, PeriodFilters, first_rows, listing
+from ledgerservice.api.http.parameters import Parameters, QueryTimestamp, parameters_of
+from ledgerservice.postgres.queries import reports as queries
 
-    balance: str
-    held: str
-    available: str
-    version: int
-
-
-class Effective(BaseModel):
-    """What takes effect on an account by a moment, whenever it is recorded."""
-
-    balance: str
-
-
-class Balances(BaseModel):
-    """An account's balances as of a moment; `final`: what was recorded by it cannot change."""
-
-    account_id: int
-    currency: str
-    at: str
-    final: bool
-    recorded: Recorded
-    effective: Effective
+router = APIRouter(tags=["reports"])
 
 
-class StatementLine(BaseModel):
-    """One entry of a statement, with the balance after it."""
-
-    version: int
-    recorded_at: str
-    transaction_id: int
-    transaction_type: str
-    amount: str
-    balance: str
-    counterparty_id: int | None
-    idempotency_key: str
-    description: str | None
-    reference: str | None
-    effective_at: str | None
-
-
-class Statement(BaseModel):
-    """An account's statement; opening balance plus entries is the closing balance."""
-
-    account_id: int
-    owner: str
-    currency: str
-    final: bool
-    opening_balance: str
-    closing_balance: str
-    entries_total: int
-    from_: str | None = Field(alias="from")
-    to: str | None
-    entries: list[StatementLine]
-
-
-class TrialRow(BaseModel):
-    """A currency's sums: of what is owed, of what is had, and of customers and the outside."""
+class TrialRow(Answer, kw_only=True):
+    """The sums of the balances in a currency, by sign and by kind of account."""
 
     currency: str
     accounts: int
-    debits: str
-    credits: str
-    customers: str
-    external: str
-    total: str
+    debits: AmountText
+    credits: AmountText
+    customers: AmountText
+    external: AmountText
+    total: AmountText
 
 
-class TrialBalance(BaseModel):
-    """The sums by currency; each `total` is zero. `final`: as of `at` they stay as they are."""
+class TrialBalance(msgspec.Struct):
+    """The sums by currency; each `total` is zero."""
 
-    at: str | None
-    final: bool
+    at: TimestampText | None
+    final: Annotated[bool, Meta(description="Nothing more can be recorded by `at`.")]
     currencies: list[TrialRow]
 
 
-class OwnerBalance(BaseModel):
-    """What an owner has in a currency, over all accounts."""
+class At(Parameters):
+    """At which time the balances are summed."""
+
+    at: QueryTimestamp | None = None
+
+
+@get(router, "/reports/trial-balance", TrialBalance, At)
+async def get_trial_balance(request: Request) -> Response:
+    """The sums of all balances by currency, which are zero.
+
+    In one snapshot, of the balances as they are or as they were at `at`. `final` says whether
+    nothing more can be recorded by `at`.
+    """
+    at = parameters_of(request, At).at
+    rows, final = await queries.trial_balance(reader_of(request), at)
+    balance = TrialBalance(optional_timestamp(at), final, [TrialRow.of_row(row) for row in rows])
+    return json_response(balance)
+
+
+class OwnerBalance(Answer, kw_only=True):
+    """The balance of an owner in a currency, over all accounts."""
 
     owner: str
     currency: str
     accounts: int
-    balance: str
-    held: str
+    balance: AmountText
+    held: AmountText
 
 
-class MetadataTotal(BaseModel):
-    """Posted transactions that have a value of a metadata key."""
+@get(router, "/reports/balances", list[OwnerBalance], Paging)
+async def list_owner_balances(request: Request) -> Response:
+    """The balance of each owner in each currency."""
+
+    async def read(filters: Paging, after: tuple[str, str] | None) -> Page:
+        limit = filters.limit
+        rows = await queries.list_owner_balances(reader_of(request), limit + 1, after or ("", ""))
+        return first_rows(
+            rows, limit, OwnerBalance.of_row, lambda last: (last.owner, last.currency)
+        )
+
+    return await listing(request, Paging, tuple[str, str], read)
+
+
+class MetadataTotal(Answer, kw_only=True):
+    """The posted transactions with a value of a metadata key, in a currency."""
 
     value: str | None
     currency: str
     transactions: int
-    amount: str
+    amount: AmountText
+
+
+class TotalsFilters(PeriodFilters):
+    """Which transactions are summed: those with the metadata key `key`."""
+
+    key: Annotated[str, Field(min_length=1, max_length=255)]
+
+
+@get(router, "/reports/totals", list[MetadataTotal], TotalsFilters)
+async def list_totals(request: Request) -> Response:
+    """The number and the amount of posted transactions, by the values of a metadata key."""
+
+    async def read(filters: TotalsFilters, after: queries.TotalPlace | None) -> Page:
+        rows = await queries.list_totals(
+            reader_of(request), filters.key, filters.since, filters.until, filters.limit + 1, after
+        )
+        return first_rows(
+            rows, filters.limit, lambda row: MetadataTotal.of_row(row[0]), lambda row: row[1]
+        )
+
+    return await listing(request, TotalsFilters, queries.TotalPlace, read)

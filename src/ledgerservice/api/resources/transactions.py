@@ -1,233 +1,191 @@
-"""The lists of accounts and of transactions, by any filter."""
+"""Recorded transactions, and the outcomes of keys."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote_to_bytes
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BeforeValidator
+from msgspec import UNSET, Meta, UnsetType
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import WithJsonSchema as Schema
 
-from ledgerservice.api.http import pages as cursors
-from ledgerservice.api.http.openapi import (
-    A_MOMENT,
-    DEFAULT_PAGE_ROWS,
-    Cursor,
-    Limit,
-    both,
-    check_query,
-    invalid,
-    json_response,
-    listed,
-    moment_of,
-    plain_integer,
-    reader_of,
-    runtime_of,
+from ledgerservice.api.http.call import id_of, json_response, reader_of
+from ledgerservice.api.http.openapi import get
+from ledgerservice.api.http.pages import Page, Paging, filter_values, listing
+from ledgerservice.api.http.parameters import (
+    Bound,
+    FilterCode,
+    FilterText,
+    MetadataFilter,
+    QueryTimestamp,
+    integer,
 )
-from ledgerservice.api.http.problems import Refused
-from ledgerservice.api.movements import answers as rendering
-from ledgerservice.api.movements import models
-from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, is_amount, to_minor
+from ledgerservice.api.http.problems import DecidedOn, ProblemError
+from ledgerservice.api.movements.answers import (
+    Posted,
+    common_members,
+    decided_on,
+    detail_members,
+    parent_member,
+)
+from ledgerservice.domain import transactions as domain
 from ledgerservice.domain.instructions import BIGGEST_ID, Kind
-from ledgerservice.domain.metadata import decode_json, metadata_text
-from ledgerservice.domain.transactions import Status
-from ledgerservice.postgres.queries import accounts, catalogue, transactions
-from ledgerservice.postgres.queries.accounts import AccountFilter
-from ledgerservice.postgres.queries.transactions import TransactionFilter
+from ledgerservice.domain.rules import PARENT_MEMBERS
+from ledgerservice.postgres.queries import transactions as queries
+from ledgerservice.postgres.queries.transactions import Child
+from ledgerservice.postgres.search import Place
 
-router = APIRouter()
+router = APIRouter(tags=["transactions"])
 
-AText = Annotated[str | None, Query(max_length=255)]
-ACurrency = Annotated[str | None, Query(max_length=16)]
-AnAmount = Annotated[str | None, Query(max_length=255, description="In `currency`.")]
-AMoment = Annotated[str | None, Query(description=A_MOMENT)]
-AnObject = Annotated[
-    str | None, Query(max_length=2048, description="A JSON object that theirs contain.")
+
+class Transaction(Posted, kw_only=True):
+    """A recorded transaction: posted, with its entries, or declined, with what decided it.
+
+    `origin` is the caller or the part of the service that made the request. `reversed_by` are the
+    reversals of the transaction, `steps` what builds on a hold or a scheduled transfer.
+    """
+
+    status: Literal["posted", "declined"]  # type: ignore[assignment]
+    account_id: int
+    idempotency_key: str
+    origin: Literal["caller", "expiry", "capture", "execution"]
+    code: Annotated[str, Meta(description="Why it was declined.")] | UnsetType = UNSET
+    decided_on: DecidedOn | UnsetType = UNSET
+    reversed_by: list[int] | UnsetType = UNSET
+    steps: list[int] | UnsetType = UNSET
+
+    @classmethod
+    def recorded(cls, transaction: domain.Transaction, children: Sequence[Child] = ()) -> Self:
+        """The transaction as it is answered; `children` build on it."""
+        others: dict[str, Any] = {
+            "account_id": transaction.account_id,
+            "idempotency_key": transaction.key,
+            "origin": transaction.origin.name.lower(),
+            **_children(children),
+        }
+        if transaction.refusal is None:
+            return cls.of(transaction, **others)
+        return cls(**_declined(transaction, transaction.refusal), **others)
+
+
+def _declined(transaction: domain.Transaction, refusal: domain.Refusal) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "status": "declined",
+        "code": refusal.reason.value,
+        "entries": [],
+        "decided_on": decided_on(transaction, refusal),
+        **common_members(transaction),
+        **parent_member(transaction),
+        **detail_members(transaction),
+    }
+    if transaction.kind is Kind.TRANSFER:
+        members["counterparty_id"] = transaction.counterparty_id
+    return members
+
+
+def _children(children: Sequence[Child]) -> dict[str, list[int]]:
+    """A transaction is reversed, or it is a hold or a schedule with steps."""
+    reversals = [child.id for child in children if child.kind is Kind.REVERSAL]
+    if reversals:
+        return {"reversed_by": reversals}
+    steps = [child.id for child in children if child.kind in PARENT_MEMBERS]
+    return {"steps": steps} if steps else {}
+
+
+@get(router, "/transactions/{transaction_id}", Transaction)
+async def get_transaction(request: Request) -> Response:
+    """A posted transaction with its entries, or the record of a declined one."""
+    transaction_id = id_of(request, "transaction_id", "transaction_not_found")
+    reader = reader_of(request)
+    transaction = await queries.find(reader, transaction_id)
+    if transaction is None:
+        raise ProblemError("transaction_not_found")
+    children = await queries.list_children(reader, transaction_id)
+    return json_response(Transaction.recorded(transaction, children))
+
+
+@get(
+    router,
+    "/accounts/{account_id}/keys/{key:path}",
+    Transaction,
+    links={
+        "get_transaction": {"transaction_id": "transaction_id"},
+        "get_account": {"account_id": "account_id"},
+    },
+)
+async def get_key(request: Request) -> Response:
+    """The transaction of a key, for a request whose answer was lost."""
+    account_id = id_of(request, "account_id", "account_not_found")
+    transaction = await queries.find_by_key(reader_of(request), account_id, _key_of_path(request))
+    if transaction is None:
+        raise ProblemError("key_not_found")
+    return json_response(Transaction.recorded(transaction))
+
+
+def _key_of_path(request: Request) -> str:
+    """The key as it was sent. A key can contain `/`, so only the raw path shows where it ends."""
+    raw = request.scope["raw_path"].partition(b"?")[0]
+    key = unquote_to_bytes(raw.partition(b"/keys/")[2].removesuffix(b"/"))
+    if not key.isascii() or b"\0" in key:
+        raise ProblemError("key_not_found")
+    return key.decode()
+
+
+_KINDS = {kind.name: kind for kind in Kind}
+_STATUSES = {status.name.lower(): status for status in domain.Status}
+
+
+def _kind(name: str) -> Kind:
+    if name not in _KINDS:
+        raise ValueError(f"must be one of {', '.join(_KINDS)}")
+    return _KINDS[name]
+
+
+def _status(name: str) -> domain.Status:
+    if name not in _STATUSES:
+        raise ValueError(f"must be one of {', '.join(_STATUSES)}")
+    return _STATUSES[name]
+
+
+KindName = Annotated[str, AfterValidator(_kind), Schema({"type": "string", "enum": [*_KINDS]})]
+StatusName = Annotated[
+    str, AfterValidator(_status), Schema({"type": "string", "enum": [*_STATUSES]})
 ]
 
 
-@both(
-    router,
-    "GET",
-    "/accounts/",
-    tags=["accounts"],
-    summary="List accounts",
-    responses=listed(models.Account, 422, 503),
-)
-async def list_accounts(
-    request: Request,
-    owner: AText = None,
-    currency: ACurrency = None,
-    reference: AText = None,
-    status: Literal["active", "frozen", "closed"] | None = None,
-    min_balance: AnAmount = None,
-    max_balance: AnAmount = None,
-    since: Annotated[AMoment, Query(alias="from")] = None,
-    until: Annotated[AMoment, Query(alias="to")] = None,
-    metadata: AnObject = None,
-    limit: Limit = DEFAULT_PAGE_ROWS,
-    cursor: Cursor = None,
-) -> Response:
-    """Accounts by id, or by when they were opened where `from` or `to` bounds it, a page at a time.
+class TransactionFilters(Paging):
+    """Which transactions are listed. Filters add up."""
 
-    The Link header leads to the next page, also from one with fewer rows than `limit`. Filters add
-    up.
+    account_id: (
+        Annotated[int, Field(ge=-BIGGEST_ID, le=BIGGEST_ID), BeforeValidator(integer)] | None
+    ) = None
+    owner: FilterText | None = None
+    kind: KindName | None = None
+    status: StatusName | None = None
+    currency: FilterCode | None = None
+    min_amount: Bound | None = None
+    max_amount: Bound | None = None
+    since: QueryTimestamp | None = Field(default=None, alias="from")
+    until: QueryTimestamp | None = Field(default=None, alias="to")
+    reference: FilterText | None = None
+    metadata: MetadataFilter | None = None
+
+
+@get(router, "/transactions/", list[Transaction], TransactionFilters)
+async def list_transactions(request: Request) -> Response:
+    """Transactions, newest first.
+
+    The Link header leads to the next page, also from a page with fewer rows than `limit`.
     """
-    names = ("owner", "currency", "reference", "status", "min_balance", "max_balance", "from", "to",
-             "metadata")  # fmt: skip
-    given, place = _page_of(request, _ACCOUNTS, limit, cursor, names)
-    wanted = AccountFilter(
-        given.get("owner"),
-        given.get("currency"),
-        given.get("reference"),
-        given.get("status"),
-        await _minor(request, given, "min_balance", signed=True),
-        await _minor(request, given, "max_balance", signed=True),
-        moment_of("from", given.get("from")),
-        moment_of("to", given.get("to")),
-        _metadata(given.get("metadata")),
-    )
-    *moment, number = place or [None]
-    after = None if number is None else (*map(datetime.fromisoformat, moment), number)
-    found, end = await accounts.list_filtered(reader_of(request), wanted, limit, after)
-    return json_response(
-        rendering.encode([rendering.account_body(account) for account in found]),
-        _next(request, _ACCOUNTS, given, end, limit),
-    )
+    reader = reader_of(request)
 
+    async def read(filters: TransactionFilters, after: Place | None) -> Page:
+        values = await filter_values(reader, filters)
+        rows, end = await queries.list_filtered(
+            reader, queries.TransactionFilter(**values), filters.limit, after
+        )
+        return Page([Transaction.recorded(row) for row in rows], end)
 
-_KINDS = Literal[
-    "DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "HOLD", "CAPTURE", "RELEASE", "REVERSAL",
-    "POLICY", "SCHEDULE", "CANCELLATION",
-]  # fmt: skip
-
-
-@both(
-    router,
-    "GET",
-    "/transactions/",
-    tags=["transactions"],
-    summary="List transactions",
-    responses=listed(models.Transaction, 422, 503),
-)
-async def list_transactions(
-    request: Request,
-    account_id: Annotated[
-        int | None, BeforeValidator(plain_integer), Query(ge=-BIGGEST_ID, le=BIGGEST_ID)
-    ] = None,
-    owner: AText = None,
-    kind: _KINDS | None = None,
-    status: Literal["posted", "declined"] | None = None,
-    currency: ACurrency = None,
-    min_amount: AnAmount = None,
-    max_amount: AnAmount = None,
-    since: Annotated[AMoment, Query(alias="from")] = None,
-    until: Annotated[AMoment, Query(alias="to")] = None,
-    reference: AText = None,
-    metadata: AnObject = None,
-    limit: Limit = DEFAULT_PAGE_ROWS,
-    cursor: Cursor = None,
-) -> Response:
-    """Newest first, a page at a time. Filters add up.
-
-    The Link header leads to the next page, also from one with fewer rows than `limit`.
-    """
-    names = ("account_id", "owner", "kind", "status", "currency", "min_amount", "max_amount",
-             "from", "to", "reference", "metadata")  # fmt: skip
-    given, place = _page_of(request, _TRANSACTIONS, limit, cursor, names)
-    wanted = TransactionFilter(
-        int(given["account_id"]) if "account_id" in given else None,
-        given.get("owner"),
-        Kind[given["kind"]] if "kind" in given else None,
-        Status[given["status"].upper()] if "status" in given else None,
-        given.get("currency"),
-        await _minor(request, given, "min_amount"),
-        await _minor(request, given, "max_amount"),
-        moment_of("from", given.get("from")),
-        moment_of("to", given.get("to")),
-        given.get("reference"),
-        _metadata(given.get("metadata")),
-    )
-    after = None
-    if place is not None:
-        moment, number = place
-        after = datetime.fromisoformat(moment), number
-    found, end = await transactions.list_filtered(reader_of(request), wanted, limit, after)
-    return json_response(
-        b"[%b]" % b",".join(map(rendering.record, found)),
-        _next(request, _TRANSACTIONS, given, end, limit),
-    )
-
-
-MAX_FILTER_VALUES = 20
-MAX_FILTER_BYTES = 3_500  # so that a cursor, which carries them, has its place in a URL
-
-_ACCOUNTS, _TRANSACTIONS = ["accounts"], ["transactions"]
-
-Given = dict[str, str]
-"""The filters as the caller has written them."""
-
-
-def _page_of(
-    request: Request, of: list[str], limit: int, cursor: str | None, names: tuple[str, ...]
-) -> tuple[Given, list[Any] | None]:
-    """The filters of a page, and the place that it begins after. A cursor carries both; whoever
-    gives filters beside it must give the same.
-    """
-    check_query(request, limit, *names)
-    given = {name: request.query_params[name] for name in names if name in request.query_params}
-    if len(rendering.encode(given)) > MAX_FILTER_BYTES:
-        raise invalid("query", f"the filters together must be at most {MAX_FILTER_BYTES} bytes")
-    if cursor is None:
-        return given, None
-    carried, *place = cursors.decode(request, cursor, of)
-    if given and given != carried:
-        raise Refused("invalid_cursor")
-    return carried, place
-
-
-def _next(
-    request: Request, of: list[str], given: Given, end: tuple[Any, ...] | None, limit: int
-) -> dict[str, str] | None:
-    """The header that leads on from the `end` of a page."""
-    if end is None:
-        return None
-    place = [part.isoformat() if isinstance(part, datetime) else part for part in end]
-    return cursors.next_link(request, cursors.encode(request, [given, *place], of), limit=limit)
-
-
-async def _minor(request: Request, given: Given, name: str, *, signed: bool = False) -> int | None:
-    """A bound in minor units: it means nothing without its currency."""
-    text, currency = given.get(name), given.get("currency")
-    if text is None:
-        return None
-    if currency is None:
-        raise invalid("currency", f"must be given with {name}")
-    known = await catalogue.find_currency(runtime_of(request).reader, currency)
-    if known is None:
-        raise Refused("currency_unknown")
-    digits = text.removeprefix("-") if signed else text
-    minor = to_minor(digits, known.exponent) if is_amount(digits) else None
-    if minor is None:
-        raise invalid(name, "must be a plain decimal, within the currency's decimals")
-    minor = min(minor, MAX_BALANCE_MINOR + 1)
-    return minor if digits == text else -minor
-
-
-def _metadata(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        wanted = decode_json(text)
-        kept = metadata_text(wanted)
-    except (ValueError, RecursionError):
-        raise invalid("metadata", "must be a JSON object") from None
-    if _values_in(wanted) > MAX_FILTER_VALUES:
-        raise invalid("metadata", f"must ask for at most {MAX_FILTER_VALUES} values")
-    return kept
-
-
-def _values_in(document: Any) -> int:
-    """How many values a document names. Each is looked for in every row's arrays."""
-    if isinstance(document, dict):
-        return sum(map(_values_in, document.values()))
-    return sum(map(_values_in, document)) if isinstance(document, list) else 1
+    return await listing(request, TransactionFilters, tuple[datetime, int], read)

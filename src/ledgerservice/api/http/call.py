@@ -1,0 +1,134 @@
+"""What a handler needs to know of a request, and how it returns an answer."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
+
+import msgspec
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.types import Receive, Scope
+
+from ledgerservice.api.http.problems import ProblemError, Reply, invalid
+from ledgerservice.domain.instructions import BIGGEST_ID, is_key
+from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.tables import DEFAULT_LEDGER
+from ledgerservice.runtime import Runtime
+
+LEDGER = "ledgerservice.ledger"
+"""The entry of a request's scope with the id of the ledger that the path names."""
+OUTSIDE = "ledgerservice.outside"
+"""The entry of a request's scope with the part of the path that names the ledger."""
+
+A_DRY_RUN = b"dry_run=true"
+_DRY_RUN = {b"": False, b"dry_run=false": False, A_DRY_RUN: True}
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""The headers of a request as ASGI has them."""
+
+
+class Call(NamedTuple):
+    """A request that writes, without its body."""
+
+    runtime: Runtime
+    headers: Headers
+    receive: Receive
+    ledger: int
+    dry_run: bool
+
+    @classmethod
+    def of(cls, runtime: Runtime, scope: Scope, receive: Receive) -> Self:
+        """Refuses any query but `dry_run`, because a misspelt dry run must not move money."""
+        query = scope["query_string"]
+        if query not in _DRY_RUN:
+            raise invalid("query", "must be dry_run=true or empty")
+        ledger = scope.get(LEDGER, DEFAULT_LEDGER)
+        return cls(runtime, scope["headers"], receive, ledger, _DRY_RUN[query])
+
+
+def call_of(request: Request) -> Call:
+    """A request to a route that writes."""
+    return Call.of(runtime_of(request), request.scope, request.receive)
+
+
+def header_values(headers: Headers, name: bytes) -> list[str]:
+    """All values of a header; `name` in lower case, as ASGI has the names."""
+    return [value.decode("latin-1") for header, value in headers if header == name]
+
+
+def media_type(headers: Headers) -> str:
+    """The media type of the body, without parameters."""
+    values = header_values(headers, b"content-type")
+    return values[0].partition(";")[0].strip().lower() if values else ""
+
+
+def has_body(headers: Headers) -> bool:
+    """Whether the request has a body, according to its headers (RFC 9112, section 6)."""
+    lengths = header_values(headers, b"content-length")
+    return bool(header_values(headers, b"transfer-encoding")) or lengths not in ([], ["0"])
+
+
+def key_of(headers: Headers) -> str | None:
+    """The idempotency key of the header, or None."""
+    keys = set(header_values(headers, b"idempotency-key"))
+    if len(keys) > 1:
+        raise ProblemError("idempotency_key_mismatch")
+    return keys.pop() if keys else None
+
+
+def checked_key(body_key: str | None, header_key: str | None) -> str:
+    """The idempotency key, from the body or from the header."""
+    if body_key is not None:
+        if header_key not in (None, body_key):
+            raise ProblemError("idempotency_key_mismatch")
+        return body_key
+    if header_key is None:
+        raise ProblemError("idempotency_key_missing")
+    if not is_key(header_key):
+        raise ProblemError("idempotency_key_invalid")
+    return header_key
+
+
+def runtime_of(request: Request) -> Runtime:
+    """The running parts of the service."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def reader_of(request: Request) -> Reader:
+    """A reader of the ledger that the path names."""
+    return runtime_of(request).reader.of(request.scope.get(LEDGER, DEFAULT_LEDGER))
+
+
+_ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)
+
+
+def id_of(request: Request, name: str, code: str) -> int:
+    """An id of the path. Raises the problem `code` for a text that is not a valid id."""
+    text = request.path_params[name]
+    if _ID.fullmatch(text) and abs(number := int(text)) <= BIGGEST_ID:
+        return number
+    raise ProblemError(code)
+
+
+def reply(status: int, body: bytes, *, replayed: bool) -> Reply:
+    """An answer in JSON to a request that writes."""
+    headers = {"content-type": "application/json" if status < 400 else "application/problem+json"}
+    if replayed:
+        headers["idempotency-replayed"] = "true"
+    return status, body, headers
+
+
+def response(status: int, body: bytes, headers: dict[str, str]) -> Response:
+    """A reply as FastAPI sends it."""
+    return Response(body, status, headers)
+
+
+def created(answer: Any, *, replayed: bool) -> Response:
+    """The answer to a request that adds something."""
+    return response(*reply(201, msgspec.json.encode(answer), replayed=replayed))
+
+
+def json_response(answer: Any, headers: dict[str, str] | None = None) -> Response:
+    """The answer to a request that reads."""
+    return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")

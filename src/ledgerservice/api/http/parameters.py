@@ -1,0 +1,143 @@
+"""Query parameters. A model declares them; requests are parsed and OpenAPI is made from it."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Request
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import WithJsonSchema as Schema
+
+from ledgerservice.api.http.bodies import names_of, validated
+from ledgerservice.api.http.fields import parse_timestamp
+from ledgerservice.api.http.problems import Fault, ProblemError
+from ledgerservice.domain.amounts import is_amount
+from ledgerservice.domain.metadata import decode_json, metadata_text
+
+MAX_METADATA_VALUES = 20
+
+Texts = dict[str, str]
+"""Parameters as the caller wrote them."""
+
+
+class Parameters(BaseModel):
+    """The query parameters of a route; a subclass has a field for each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Model = TypeVar("Model", bound=Parameters)
+
+
+def parameters_of(request: Request, model: type[Model]) -> Model:
+    """The parameters of a request as a `model`. Refuses with `invalid_request`."""
+    return validated(texts_of(request, model), model)
+
+
+def texts_of(request: Request, model: type[Parameters]) -> Texts:
+    """The parameters as the caller wrote them. Refuses a parameter that occurs twice, and NUL,
+    which PostgreSQL cannot store in a text.
+    """
+    pairs = request.query_params.multi_items()
+    names = [name for name, _ in pairs]
+    texts = dict(pairs)
+    faults = []
+    for name in names_of(model):
+        if names.count(name) > 1:
+            faults.append(Fault(name, "must occur only once"))
+        elif "\0" in texts.get(name, "") and name != "cursor":
+            faults.append(Fault(name, "must not contain NUL"))
+    if faults:
+        raise ProblemError("invalid_request", errors=faults)
+    return texts
+
+
+def described(model: type[Parameters]) -> list[dict[str, Any]]:
+    """The parameters for OpenAPI."""
+    schema = model.model_json_schema()
+    required = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in required, **_described(field)}
+        for name, field in schema["properties"].items()
+    ]
+
+
+def _described(field: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema and description. An optional parameter is absent, never null."""
+    schema = next(s for s in field.get("anyOf", [field]) if s.get("type") != "null")
+    about = {name: field[name] for name in ("default", "description") if name in field}
+    described = {**schema, **about}
+    described.pop("title", None)
+    description = described.pop("description", None)
+    return {"schema": described} | ({"description": description} if description else {})
+
+
+_INTEGER = re.compile("-?[0-9]{1,20}", re.ASCII)
+
+
+def integer(value: str) -> int:
+    """The integer of a parameter, written in digits only: Pydantic also accepts 1_0 and ' 10'."""
+    if not _INTEGER.fullmatch(value):
+        raise ValueError("must be an integer")
+    return int(value)
+
+
+def _timestamp(value: str) -> datetime:
+    """A `+` that is not escaped arrives as a space."""
+    return parse_timestamp(value.replace(" ", "+"))
+
+
+def _bound(value: str) -> str:
+    if not is_amount(value):
+        raise ValueError("must be a decimal, such as 50.00")
+    return value
+
+
+def _signed_bound(value: str) -> str:
+    if not is_amount(value.removeprefix("-")):
+        raise ValueError("must be a decimal, such as -50.00")
+    return value
+
+
+def _metadata(value: str) -> str:
+    try:
+        document = decode_json(value)
+        text = metadata_text(document)
+    except (ValueError, RecursionError):
+        raise ValueError("must be a JSON object") from None
+    if _values_in(document) > MAX_METADATA_VALUES:
+        raise ValueError(f"must have at most {MAX_METADATA_VALUES} values")
+    return text
+
+
+def _values_in(document: Any) -> int:
+    """The number of values of a JSON document. Each is searched for in the arrays of each row."""
+    if isinstance(document, dict):
+        return sum(map(_values_in, document.values()))
+    return sum(map(_values_in, document)) if isinstance(document, list) else 1
+
+
+FilterText = Annotated[str, Field(max_length=255)]
+FilterCode = Annotated[str, Field(max_length=16)]
+Bound = Annotated[
+    str, Field(max_length=255, description="In units of `currency`."), AfterValidator(_bound)
+]
+SignedBound = Annotated[
+    str, Field(max_length=255, description="In units of `currency`."), AfterValidator(_signed_bound)
+]
+MetadataFilter = Annotated[
+    str,
+    Field(max_length=2048, description="Only rows whose metadata contains this JSON object."),
+    AfterValidator(_metadata),
+]
+QueryTimestamp = Annotated[
+    datetime,
+    BeforeValidator(_timestamp),
+    Schema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "description": "A timestamp with time zone, such as 2026-12-31T23:59:59Z.",
+        }
+    ),
+]

@@ -1,0 +1,80 @@
+"""Currencies."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from ledgerservice.api.http.bodies import Body, body_of
+from ledgerservice.api.http.call import call_of, created, json_response, reader_of
+from ledgerservice.api.http.fields import Answer, Exponent, Text
+from ledgerservice.api.http.openapi import DRY_RUN, body_schema, get, post
+from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
+from ledgerservice.api.http.problems import ProblemError, rejection
+from ledgerservice.domain.currencies import CODE_PATTERN, CurrencyRequest, is_code
+from ledgerservice.domain.transactions import Rejected
+from ledgerservice.postgres.queries import catalogue
+
+router = APIRouter(tags=["currencies"])
+
+
+class Currency(Answer):
+    """A currency: its code, the number of decimals of its amounts, and its name."""
+
+    code: str
+    exponent: int
+    name: str
+
+
+class AddCurrency(Body):
+    """Add a currency, or a unit of the caller's own: points, hours, BTC."""
+
+    code: str = Field(pattern=f"^{CODE_PATTERN}$", examples=["BTC"])
+    exponent: Exponent
+    name: Text = Field(examples=["Bitcoin"])
+
+
+@post(
+    router,
+    "/currencies/",
+    Currency,
+    body_schema(AddCurrency),
+    status=201,
+    refusals=(408, 409, 413, 415, 422, 503),
+    parameters=(DRY_RUN,),
+    links={"get_currency": {"code": "code"}},
+)
+async def add_currency(request: Request) -> Response:
+    """Add a currency, or a unit of the caller's own.
+
+    The code is the key, so a repeat has no effect.
+    """
+    call = call_of(request)
+    body = await body_of(call, AddCurrency)
+    new = CurrencyRequest(body.code, body.exponent, body.name, dry_run=call.dry_run)
+    outcome = await call.runtime.currencies.post(new)
+    if isinstance(outcome, Rejected):
+        raise rejection(outcome)
+    return created(Currency.of_row(outcome), replayed=outcome.replayed)
+
+
+@get(router, "/currencies/", list[Currency], Paging)
+async def list_currencies(request: Request) -> Response:
+    """Currencies by code."""
+
+    async def read(filters: Paging, after: int | None) -> Page:
+        rows = await catalogue.list_currencies(reader_of(request), filters.limit + 1, after or 0)
+        return first_rows(rows, filters.limit, Currency.of_row, lambda last: last.number)
+
+    return await listing(request, Paging, int, read)
+
+
+@get(router, "/currencies/{code}", Currency)
+async def get_currency(request: Request) -> Response:
+    """The currency with this code."""
+    code = request.path_params["code"]
+    currency = None
+    if is_code(code):
+        currency = await catalogue.find_currency(reader_of(request), code)
+    if currency is None:
+        raise ProblemError("currency_not_found")
+    return json_response(Currency.of_row(currency))

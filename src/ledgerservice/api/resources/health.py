@@ -1,0 +1,33 @@
+"""The state of the process."""
+
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from ledgerservice.api.http.call import json_response, runtime_of
+from ledgerservice.api.http.openapi import get
+from ledgerservice.api.http.problems import ProblemError
+
+router = APIRouter(tags=["health"])
+
+
+class Health(msgspec.Struct):
+    """The state of the process."""
+
+    status: Literal["live", "ready"]
+
+
+@get(router, "/health/live", Health, refusals=())
+async def live() -> Response:
+    """Whether the process answers."""
+    return json_response(Health("live"))
+
+
+@get(router, "/health/ready", Health)
+async def ready(request: Request) -> Response:
+    """Whether the database answers, accepts writes and has the expected schema."""
+    if not await runtime_of(request).ready():
+        raise ProblemError("unavailable")
+    return json_response(Health("ready"))
