@@ -107,13 +107,13 @@ def _page_of(request: Request, filters: type[Filters], place: Any) -> tuple[Text
 
     Filters that are sent with a cursor must be those that the cursor carries.
     """
-    given = texts_of(request, filters)
-    paging = {name: given.pop(name) for name in ("limit", "cursor") if name in given}
-    texts, after = given, None
+    sent = texts_of(request, filters)
+    paging = {name: sent.pop(name) for name in ("limit", "cursor") if name in sent}
+    texts, after = sent, None
     if "cursor" in paging:
         texts, after = _decode(request, paging["cursor"], place)
-    parsed = validated((given or texts) | paging, filters)
-    if given not in ({}, texts):
+    parsed = validated((sent or texts) | paging, filters)
+    if sent not in ({}, texts):
         raise ProblemError("invalid_cursor")
     if len(msgspec.json.encode(texts)) > MAX_FILTER_BYTES:
         raise invalid("query", f"the filters must have at most {MAX_FILTER_BYTES} bytes in all")
@@ -159,13 +159,13 @@ def _next_link(request: Request, cursor: str, limit: int) -> dict[str, str]:
 
 
 async def filter_values(reader: Reader, filters: Paging) -> dict[str, Any]:
-    """The filters that are given, by the names of a query's fields.
+    """The filters that have a value, by the names of a query's fields.
 
     Those that begin with `min_` or `max_` bound an amount. They are in major units of the filter
     `currency`; the values are in minor units.
     """
-    given = ((name, value) for name, value in filters if name not in Paging.model_fields)
-    values = {name: value for name, value in given if value is not None}
+    filled = ((name, value) for name, value in filters if name not in Paging.model_fields)
+    values = {name: value for name, value in filled if value is not None}
     bounds = [name for name in values if name.startswith(("min_", "max_"))]
     if bounds:
         exponent = await _exponent_of(reader, values.get("currency"))

@@ -170,7 +170,7 @@ def parent_member(transaction: domain.Transaction) -> dict[str, int | None]:
 
 
 def detail_members(transaction: domain.Transaction) -> dict[str, Any]:
-    """The texts that the caller added; None for those not given."""
+    """The texts that the caller added; None for a text that is missing."""
     detail = _NO_DETAIL if transaction.extra is None else transaction.extra.detail
     return {
         "description": detail.description,
