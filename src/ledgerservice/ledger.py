@@ -49,8 +49,8 @@ from ledgerservice.postgres.queries.accounts import (
 from ledgerservice.postgres.queries.holds import HoldView
 from ledgerservice.postgres.queries.schedules import ScheduleView
 from ledgerservice.postgres.queries.transactions import TransactionFilter
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.search import Place
-from ledgerservice.postgres.tables import DEFAULT_LEDGER
 from ledgerservice.posting.movements import post_in
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings

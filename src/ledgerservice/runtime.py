@@ -24,7 +24,7 @@ from ledgerservice.postgres.connections import (
 from ledgerservice.postgres.queries import catalogue
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
-from ledgerservice.postgres.tables import DEFAULT_LEDGER
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.posting.due import keep_sweeping
 from ledgerservice.posting.movements import MovementBatch, weight_of
 from ledgerservice.posting.poster import Limits, Poster

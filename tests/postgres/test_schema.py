@@ -13,7 +13,8 @@ from ledgerservice.errors import SchemaMissing, SchemaUnknown
 from ledgerservice.postgres.connections import Database, usable_role
 from ledgerservice.postgres.migrations import check, upgrade
 from ledgerservice.postgres.registration import open_accounts as open_accounts_of
-from ledgerservice.postgres.tables import SCHEMA, metadata
+from ledgerservice.postgres.schema import SCHEMA
+from ledgerservice.postgres.tables import metadata
 from ledgerservice.postgres.verification import verify
 from tests.databases import (
     ROLE,

@@ -25,7 +25,7 @@ from ledgerservice.errors import (
     ServerTooOld,
 )
 from ledgerservice.postgres.pipeline import Wire
-from ledgerservice.postgres.tables import SCHEMA, in_schema
+from ledgerservice.postgres.schema import SCHEMA, in_schema
 from ledgerservice.settings import Settings
 
 OLDEST_SERVER = 15

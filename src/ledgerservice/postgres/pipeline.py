@@ -18,7 +18,7 @@ from psycopg import AsyncConnection, pq
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 
-from ledgerservice.postgres.tables import SCHEMA, in_schema
+from ledgerservice.postgres.schema import SCHEMA, in_schema
 
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[bytes | None]

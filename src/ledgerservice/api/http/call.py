@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope
 from ledgerservice.api.http.problems import ProblemError, Reply, invalid
 from ledgerservice.domain.instructions import BIGGEST_ID, is_key
 from ledgerservice.postgres.reader import Reader
-from ledgerservice.postgres.tables import DEFAULT_LEDGER
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.runtime import Runtime
 
 LEDGER = "ledgerservice.ledger"

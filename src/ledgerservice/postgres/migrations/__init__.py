@@ -12,8 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.errors import SchemaMissing, SchemaUnknown
-from ledgerservice.postgres.migrations.base import GRANTS_SQL, SCHEMA_SQL
-from ledgerservice.postgres.tables import SCHEMA
+from ledgerservice.postgres.schema import GRANTS_SQL, SCHEMA, SCHEMA_SQL
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
-from ledgerservice.postgres.migrations.base import SCHEMA_SQL
-from ledgerservice.postgres.tables import SCHEMA, in_schema
+from ledgerservice.postgres.schema import SCHEMA, SCHEMA_SQL, in_schema
 from ledgerservice.postgres.verification.checks import BY_ACCOUNT, WHOLE, Check
 from ledgerservice.postgres.verification.transaction_checks import BY_TRANSACTION
 

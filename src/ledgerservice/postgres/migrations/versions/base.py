@@ -1,6 +1,6 @@
 """The database of `schema.sql`. Until the first release this revision is edited in place."""
 
-from ledgerservice.postgres.migrations.base import BASE
+from ledgerservice.postgres.schema import BASE
 
 revision = BASE
 down_revision = None
