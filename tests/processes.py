@@ -77,6 +77,7 @@ class Fork:
 def _run(
     arguments: list[str], environment: dict[str, str], stdout: Path | None, stderr: Path | None
 ) -> None:
+    assert Path(main.__code__.co_filename).is_relative_to(ROOT), "another tree is installed"
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
@@ -186,7 +187,7 @@ def await_ready(
         except httpx.TransportError:
             pass
         if process.poll() is not None:
-            raise RuntimeError(f"the service ended with {process.returncode}")
+            raise RuntimeError(f"the service ended with {process.poll()}")
         time.sleep(0.1)
     raise RuntimeError(f"the service did not get ready in {limit_s} s")
 

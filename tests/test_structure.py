@@ -1,6 +1,7 @@
 """How large folders, files and functions may be."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
@@ -43,3 +44,10 @@ def test_functions_are_short() -> None:
     lines = sorted(function_lines())
     assert median(lines) <= MEDIAN_LINES
     assert quantiles(lines, n=10)[-1] <= NINTH_DECILE_LINES
+
+
+def test_no_test_module_is_imported() -> None:
+    """What tests share is in modules of other names, and conftest.py has fixtures only."""
+    imports = re.compile(r"^ *(from|import) tests\S*(\.test_|\.conftest)", re.MULTILINE)
+    tests = [file for file in PYTHON if file.is_relative_to(ROOT / "tests")]
+    assert [name(file) for file in tests if imports.search(file.read_text())] == []

@@ -10,6 +10,8 @@ import pytest
 
 from tests.processes import ROOT
 
+pytestmark = pytest.mark.processes
+
 SCRIPT = """
 from ledgerservice import Ledger
 reveal_type(Ledger.account)
