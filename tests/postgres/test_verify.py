@@ -169,6 +169,38 @@ BROKEN = {
         ],
         ["invariant 5: function refuse_change"],
     ),
+    "a function that runs with its caller's rights": (
+        ["ALTER FUNCTION ledger.post_entries() SECURITY INVOKER"],
+        ["invariant 5: function post_entries: its text, owner, rights or settings"],
+    ),
+    "a function with another search path": (
+        ["ALTER FUNCTION ledger.post_entries() SET search_path = public"],
+        ["invariant 5: function post_entries: its text, owner, rights or settings"],
+    ),
+    "a function that everybody may execute": (
+        ["GRANT EXECUTE ON FUNCTION ledger.apply_policies() TO PUBLIC"],
+        ["invariant 5: function apply_policies: its text, owner, rights or settings"],
+    ),
+    "a function of somebody else": (
+        [
+            "CREATE FUNCTION ledger.extra() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE TRIGGER extra BEFORE UPDATE ON ledger.accounts FOR EACH STATEMENT"
+            " EXECUTE FUNCTION ledger.refuse_change('extra')",
+            "CREATE RULE extra AS ON DELETE TO ledger.entries DO INSTEAD NOTHING",
+            "CREATE POLICY extra ON ledger.accounts USING (true)",
+            "CREATE CAST (integer AS json) WITH INOUT",
+        ],
+        [
+            f"invariant 5: {what}: it is not part of the schema"
+            for what in (
+                "function extra",
+                "trigger extra",
+                "rule extra",
+                "row security policy extra",
+                "cast integer as json",
+            )
+        ],
+    ),
     "any constraint": (
         ["ALTER TABLE ledger.transactions DROP CONSTRAINT transactions_amount"],
         ["constraint transactions_amount"],

@@ -323,10 +323,23 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'check_violation', CONSTRAINT = guard, MESSAGE = message;
 END $$;
 
+-- A trigger function refuses every table but its own. PostgreSQL checks the right to execute it only
+-- at CREATE TRIGGER, and every role may create temporary tables: on one of those, a function that
+-- runs with its owner's rights would write whatever it writes.
+CREATE FUNCTION ledger.check_table(trigger_name text, relation oid, own regclass[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF relation <> ALL (own::oid[]) THEN
+        PERFORM ledger.refuse(trigger_name, format('the function is not for table %s',
+            relation::regclass));
+    END IF;
+END $$;
+
 -- Opening an account sets everything that is derived, whatever the statement says.
 CREATE FUNCTION ledger.open_account() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.accounts']::regclass[]);
     SELECT c.number, c.exponent INTO NEW.currency_number, NEW.exponent
     FROM ledger.currencies c WHERE c.code = NEW.currency;
     IF NOT FOUND THEN
@@ -349,6 +362,8 @@ CREATE TRIGGER accounts_open BEFORE INSERT ON ledger.accounts
 CREATE FUNCTION ledger.open_external_accounts() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.currencies',
+          'ledger.ledgers']::regclass[]);
     PERFORM pg_advisory_xact_lock(2020067);
     IF TG_TABLE_NAME = 'ledgers' THEN
         INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
@@ -381,6 +396,7 @@ DECLARE
     missing bigint;
     step record;
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.entries']::regclass[]);
     -- 1. The entries of a transaction sum to zero in each currency, and belong to a transaction that
     --    was posted by this database transaction. A plain movement's two entries are the ones that
     --    its row names.
@@ -522,6 +538,9 @@ SET enable_bitmapscan = off SET enable_sort = off SET cpu_operator_cost = 10 SET
 DECLARE
     stray bigint;
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID,
+        ARRAY['ledger.dated_entries', 'ledger.details', 'ledger.holds', 'ledger.policies',
+              'ledger.schedules']::regclass[]);
     SELECT n.transaction_id INTO stray
     FROM new_rows n
     LEFT JOIN LATERAL (
@@ -562,6 +581,7 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
 DECLARE
     stray bigint;
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.account_details']::regclass[]);
     SELECT n.account_id INTO stray
     FROM new_rows n
     LEFT JOIN ledger.accounts a ON a.ledger_id = n.ledger_id AND a.id = n.account_id
@@ -585,6 +605,7 @@ SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
     stray bigint;
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.dated_entries']::regclass[]);
     SELECT n.transaction_id INTO stray
     FROM new_rows n
     LEFT JOIN LATERAL (
@@ -621,6 +642,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     step record;
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.policies']::regclass[]);
     FOR step IN SELECT * FROM new_rows ORDER BY ledger_id, account_id, seq LOOP
         UPDATE ledger.accounts
         SET floor = step.floor, ceiling = step.ceiling, restricted = step.restricted,
@@ -643,6 +665,7 @@ CREATE FUNCTION ledger.refuse_policy_without_entry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.policies']::regclass[]);
     PERFORM FROM ledger.entries
     WHERE ledger_id = NEW.ledger_id AND account_id = NEW.account_id AND seq = NEW.seq
       AND transaction_id = NEW.transaction_id;
@@ -664,6 +687,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
     step record;
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.details']::regclass[]);
     FOR step IN
         SELECT n.ledger_id, n.parent_id, n.transaction_id
         FROM new_rows n
@@ -695,6 +719,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
     step record;
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.details']::regclass[]);
     FOR step IN
         SELECT n.ledger_id, n.parent_id, t.recorded_at
         FROM new_rows n
@@ -717,6 +742,7 @@ CREATE TRIGGER details_captured AFTER INSERT ON ledger.details
 CREATE FUNCTION ledger.open_hold() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.holds']::regclass[]);
     NEW.remaining := 0;
     NEW.captured := 0;
     RETURN NEW;
@@ -812,7 +838,9 @@ VALUES ('cursors', gen_random_uuid()::text || gen_random_uuid()::text);
 SELECT setval('ledger.transaction_id', 901);
 
 -- Grants: applied at every start, because a restored database has none. {role} is the service's
--- role. It has no right to write a balance, and none to change history.
+-- role. It has no right to write a balance, and none to change history. Nobody else may execute a
+-- function: CREATE FUNCTION gives that right to everybody. The service's role needs version_at for
+-- reads, and the others where a trigger that runs with its rights calls them.
 GRANT USAGE ON SCHEMA ledger TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {role};
 GRANT INSERT (name) ON ledger.ledgers TO {role};
@@ -835,3 +863,4 @@ GRANT INSERT (ledger_id, transaction_id, account_id, counterparty_id, amount, ex
 GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currency_number,
     ledger.ledger_id TO {role};
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.ledger_id TO {role};
+GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.check_table TO {role};

@@ -73,6 +73,8 @@ def upgrade(engine: Engine, role: str | None, schema: str = SCHEMA) -> bool:
         except SchemaMissing:
             _migrate(connection, schema)
             migrated = True
+        if connection.scalar(_IS_PUBLIC):
+            connection.execute(_REVOKE)
         if role is not None:
             _grant(connection, role)
         return migrated
@@ -137,9 +139,19 @@ _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 _ROLE = text("SELECT to_regrole(:role)::text")
 _IS_GRANTED = text(
-    f"SELECT has_table_privilege(oid, '{SCHEMA}.entries', 'INSERT') FROM pg_roles"
-    " WHERE rolname = :role"
+    f"SELECT has_table_privilege(r.oid, '{SCHEMA}.entries', 'INSERT')"
+    " AND bool_and(has_function_privilege(r.oid, p.oid, 'EXECUTE'))"
+    f" FROM pg_roles r, pg_proc p WHERE rolname = :role"
+    f" AND p.pronamespace = '{SCHEMA}'::regnamespace AND proname IN"
+    " ('version_at', 'refuse', 'check_table') GROUP BY r.oid"
 )
+# A function without an ACL may be executed by everybody, and so may one whose ACL says so.
+_IS_PUBLIC = text(
+    f"SELECT EXISTS (SELECT FROM pg_proc p WHERE pronamespace = '{SCHEMA}'::regnamespace"
+    " AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner)))"
+    " WHERE grantee = 0))"
+)
+_REVOKE = text(f"REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {SCHEMA} FROM PUBLIC")
 _MAY_CREATE_ROLES = text(
     "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
 )

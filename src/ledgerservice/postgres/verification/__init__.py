@@ -50,16 +50,24 @@ _TRIGGERS = dict(
     )
 )
 _ALWAYS = set(re.findall(r"ENABLE ALWAYS TRIGGER (\w+)", SCHEMA_SQL))
-_FUNCTIONS = dict(
-    re.findall(r"FUNCTION ledger\.(\w+)\([^;]*?AS \$\$(.*?)\$\$;", SCHEMA_SQL, re.DOTALL)
+_FUNCTIONS = re.findall(
+    r"CREATE FUNCTION ledger\.(\w+)\(([^;]*?)AS \$\$(.*?)\$\$;", SCHEMA_SQL, re.DOTALL
 )
+
+
+def _options(header: str) -> str:
+    """The SET clauses of a function, as PostgreSQL keeps them."""
+    settings = re.findall(r"SET (\w+) = (\w+(?:, \w+)*)", header)
+    return ";".join(f"{name}={value}" for name, value in settings)
 
 
 def _guards(schema: str) -> dict[str, Any]:
     return {
         "schema": schema,
-        "bodies": [in_schema(body, schema) for body in _FUNCTIONS.values()],
-        "defined": list(_FUNCTIONS),
+        "bodies": [in_schema(body, schema) for _, _, body in _FUNCTIONS],
+        "defined": [name for name, _, _ in _FUNCTIONS],
+        "definer": ["SECURITY DEFINER" in header for _, header, _ in _FUNCTIONS],
+        "options": [_options(header) for _, header, _ in _FUNCTIONS],
         "triggers": list(_TRIGGERS),
         "functions": list(_TRIGGERS.values()),
         "always": [name in _ALWAYS for name in _TRIGGERS],

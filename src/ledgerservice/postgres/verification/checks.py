@@ -70,11 +70,41 @@ WHOLE = [
     Check(
         5,
         """
-        SELECT 'function ' || name, 'it is not what the migrations made'
-        FROM unnest((:bodies)::text[], (:defined)::text[]) AS expected (body, name)
+        SELECT 'function ' || name,
+               'its text, owner, rights or settings are not those of the schema'
+        FROM unnest((:bodies)::text[], (:defined)::text[], (:definer)::boolean[],
+                    (:options)::text[]) AS expected (body, name, definer, options)
         WHERE NOT EXISTS (
-            SELECT FROM pg_proc
-            WHERE pronamespace = 'ledger'::regnamespace AND proname = name AND prosrc = body)
+            SELECT FROM pg_proc p
+            WHERE pronamespace = 'ledger'::regnamespace AND proname = name AND prosrc = body
+              AND prosecdef = definer AND array_to_string(proconfig, ';') = options
+              AND proowner = (SELECT relowner FROM pg_class
+                              WHERE oid = to_regclass((:schema)::text || '.entries'))
+              AND NOT EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner)))
+                              WHERE grantee = 0))
+        """,
+    ),
+    Check(
+        5,
+        """
+        SELECT what || ' ' || name, 'it is not part of the schema'
+        FROM (
+            SELECT 'function' AS what, proname AS name FROM pg_proc
+            WHERE pronamespace = 'ledger'::regnamespace AND proname <> ALL ((:defined)::text[])
+            UNION ALL
+            SELECT 'trigger', tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+            WHERE c.relnamespace = 'ledger'::regnamespace AND NOT tgisinternal
+              AND tgname <> ALL ((:triggers)::text[])
+            UNION ALL
+            SELECT 'rule', rulename FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+            WHERE c.relnamespace = 'ledger'::regnamespace
+            UNION ALL
+            SELECT 'row security policy', polname FROM pg_policy p
+            JOIN pg_class c ON c.oid = p.polrelid WHERE c.relnamespace = 'ledger'::regnamespace
+            UNION ALL
+            SELECT 'cast', castsource::regtype || ' as ' || casttarget::regtype FROM pg_cast
+            WHERE oid >= 16384
+        ) strange
         """,
     ),
     Check(
