@@ -184,8 +184,10 @@ BROKEN = {
     "a function of somebody else": (
         [
             "CREATE FUNCTION ledger.extra() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-            "CREATE TRIGGER extra BEFORE UPDATE ON ledger.accounts FOR EACH STATEMENT"
-            " EXECUTE FUNCTION ledger.refuse_change('extra')",
+            (
+                "CREATE TRIGGER extra BEFORE UPDATE ON ledger.accounts FOR EACH STATEMENT"
+                " EXECUTE FUNCTION ledger.refuse_change('extra')"
+            ),
             "CREATE RULE extra AS ON DELETE TO ledger.entries DO INSTEAD NOTHING",
             "CREATE POLICY extra ON ledger.accounts USING (true)",
             "CREATE CAST (integer AS json) WITH INOUT",
