@@ -60,14 +60,9 @@ def get(
     if refusals is None:
         refusals = [*([404] if "{" in path else ()), *([422] if query else ()), 503]
     is_list = query is not None and issubclass(query, Paging)
-    return _declare(
-        router,
-        "GET",
-        path,
-        success={200: _success(answer, _NEXT_PAGE if is_list else {}, media_types, links or {})},
-        refusals=refusals,
-        parameters=described(query) if query else (),
-    )
+    success = _success(answer, _NEXT_PAGE if is_list else {}, media_types, links or {})
+    parameters = described(query) if query else ()
+    return _declare(router, "GET", path, 200, success, refusals, parameters)
 
 
 def post(
@@ -85,24 +80,16 @@ def post(
     **declared: Any,
 ) -> Callable[[Handler], Handler]:
     """Declares a route that writes. `body` is the body's `body_schema`; the rest is as in `get`."""
-    return _declare(
-        router,
-        method,
-        path,
-        success={status: _success(answer, headers, (), links or {})},
-        refusals=refusals,
-        parameters=parameters,
-        body=body,
-        **declared,
-    )
+    success = _success(answer, headers, (), links or {})
+    return _declare(router, method, path, status, success, refusals, parameters, body, **declared)
 
 
 def _declare(
     router: APIRouter,
     method: str,
     path: str,
-    *,
-    success: Responses,
+    status: int,
+    success: dict[str, Any],
     refusals: Sequence[int],
     parameters: Sequence[Parameter],
     body: dict[str, Any] | None = None,
@@ -112,16 +99,16 @@ def _declare(
 
     The first line of the handler's docstring is the summary, the rest is the description.
     """
-    (status,) = map(int, success)
-    declared["responses"] = success | _problems(refusals)
-    declared["openapi_extra"] = {"parameters": [*_in_path(path), *parameters], **(body or {})}
+    declared["responses"] = {status: success, **_problems(refusals)}
+    operation = {"parameters": [*_in_path(path), *parameters], **(body or {})}
 
     def register(handler: Handler) -> Handler:
         summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")
+        declared["summary"] = summary.rstrip(".")
+        declared["openapi_extra"] = operation | {"description": description}
         name = declared.setdefault("name", handler.__name__)
         add = partial(router.add_api_route, endpoint=handler, response_model=None)
-        described = {"summary": summary.rstrip("."), "description": description} | declared
-        add(path, methods=[method], status_code=status, operation_id=name, **described)
+        add(path, methods=[method], status_code=status, operation_id=name, **declared)
         for other, by in _undeclared(path, method):
             add(other, methods=[by], include_in_schema=False)
         return handler

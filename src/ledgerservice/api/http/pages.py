@@ -107,20 +107,20 @@ def _page_of(request: Request, filters: type[Filters], place: Any) -> tuple[Text
 
     Filters that are sent with a cursor must be those that the cursor carries.
     """
-    sent = texts_of(request, filters)
-    paging = {name: sent.pop(name) for name in ("limit", "cursor") if name in sent}
-    texts, after = sent, None
+    texts = texts_of(request, filters)
+    paging = {name: texts.pop(name) for name in Paging.model_fields if name in texts}
+    carried, after = texts, None
     if "cursor" in paging:
-        texts, after = _decode(request, paging["cursor"], place)
-    parsed = validated((sent or texts) | paging, filters)
-    if sent not in ({}, texts):
+        carried, after = _decode(request, paging["cursor"], place)
+    parsed = validated((texts or carried) | paging, filters)
+    if texts not in ({}, carried):
         raise ProblemError("invalid_cursor")
-    if len(msgspec.json.encode(texts)) > MAX_FILTER_BYTES:
+    if len(msgspec.json.encode(carried)) > MAX_FILTER_BYTES:
         raise invalid("query", f"the filters must have at most {MAX_FILTER_BYTES} bytes in all")
     longest = runtime_of(request).settings.page_limit_rows
     if parsed.limit > longest:
         raise invalid("limit", f"must be at most {longest}")
-    return texts, parsed, after
+    return carried, parsed, after
 
 
 def _encode(request: Request, texts: Texts, place: Any) -> str:
@@ -159,13 +159,13 @@ def _next_link(request: Request, cursor: str, limit: int) -> dict[str, str]:
 
 
 async def filter_values(reader: Reader, filters: Paging) -> dict[str, Any]:
-    """The filters that have a value, by the names of a query's fields.
+    """The filters that are not None, by the names of a query's fields.
 
     Those that begin with `min_` or `max_` bound an amount. They are in major units of the filter
     `currency`; the values are in minor units.
     """
-    filled = ((name, value) for name, value in filters if name not in Paging.model_fields)
-    values = {name: value for name, value in filled if value is not None}
+    pairs = ((name, value) for name, value in filters if name not in Paging.model_fields)
+    values = {name: value for name, value in pairs if value is not None}
     bounds = [name for name in values if name.startswith(("min_", "max_"))]
     if bounds:
         exponent = await _exponent_of(reader, values.get("currency"))
