@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice.api.application import create_api
 from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
-from ledgerservice.api.http.problems import ProblemError, Reply, problem_of
+from ledgerservice.api.http.problems import ProblemError, Reply, problem, problem_of
 from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import move
 from ledgerservice.errors import LedgerError
@@ -158,7 +158,18 @@ def _move_money(inner: App, state: State) -> App:
     return answer
 
 
-LAYERS = (_mark_dry_runs, _find_ledger, _move_money)
+def _refuse_line_ends(inner: App, _: State) -> App:
+    """Refuses a path that ends with an encoded line feed: the framework's routes would match it."""
+
+    def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["path"].endswith("\n"):
+            return _send(send, problem("not_found"))
+        return inner(scope, receive, send)
+
+    return answer
+
+
+LAYERS = (_mark_dry_runs, _find_ledger, _move_money, _refuse_line_ends)
 """What a request passes through before FastAPI, in this order."""
 
 

@@ -132,7 +132,8 @@ def test_hostile_ids_in_paths_name_nothing(service: RunningService, number: str)
         (f"/accounts/{number}/history", "account_not_found"),
         (f"/transactions/{number}", "transaction_not_found"),
     ):
-        check_refused(ask(service, "GET", path), "not_found" if number in slashed else code)
+        no_route = number in slashed or path.endswith("%0A")
+        check_refused(ask(service, "GET", path), "not_found" if no_route else code)
     by_key = ask(service, "GET", f"/accounts/{number}/keys/k")
     assert check_refused(by_key, by_key.json["code"])["status"] == 404
 
@@ -311,3 +312,9 @@ def test_hostile_filters_find_nothing(
         check_refused(reply, "invalid_request")
     else:
         assert (reply.status, reply.json) == (200, found)
+
+
+@pytest.mark.parametrize("path", ["/transactions", "/transactions/", "/accounts/", "/health/live"])
+def test_a_path_that_ends_with_a_line_feed_is_no_route(service: RunningService, path: str) -> None:
+    check_refused(ask(service, "GET", f"{path}%0A"), "not_found")
+    check_refused(ask(service, "GET", f"/ledgers/default{path}%0A"), "not_found")
