@@ -15,15 +15,19 @@ from sqlalchemy.pool import NullPool
 from ledgerservice import Ledger, deposit, transfer, withdrawal
 from ledgerservice.domain.accounts import Opened
 from ledgerservice.domain.instructions import (
+    Cancellation,
     Capture,
     Detail,
     Exchange,
+    Execution,
     General,
     Hold,
     Kind,
     Leg,
     Movement,
+    Origin,
     PolicyChange,
+    Release,
     Reversal,
     Schedule,
 )
@@ -79,6 +83,9 @@ def test_what_http_can_read_python_can(database):
                     '{"a":"\\ud800"}', deep, '{"a":"%s"}' % ("x" * 8_192)):  # fmt: skip
             with pytest.raises(ValueError, match="metadata"):
                 await ledger.open_account("Bob", "USD", key="c", metadata=bad)
+        for bad_key in ("", "größe", "k" * 256):
+            with pytest.raises(ValueError, match="key"):
+                await ledger.open_account("Bob", "USD", key=bad_key)
         [held, scheduled] = await ledger.post(
             [
                 Hold(1, opened.account_id, "4", "h"),
@@ -284,7 +291,10 @@ MALFORMED = [
     (Hold(1, None, "1", "h", EARLY, EARLY), "capture_at"),
     (General((Leg(1, "-1"), Leg(2, "1")), "g", Exchange("USD", "INR", "1" * 41)), "rate"),
     (Movement(Kind.DEPOSIT, 1, None, "1", "m", Detail(metadata='{"a":1e9}')), "metadata"),
-]
+    *((step(7, "execution 8", origin=origin), "origin")
+      for step in (Capture, Release, Reversal, Execution, Cancellation)
+      for origin in Origin if origin is not Origin.CALLER),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("asked", "field"), MALFORMED, ids=[field for _, field in MALFORMED])

@@ -156,8 +156,10 @@ class Ledger:
     ) -> Opened | Rejected:
         """Open an account. `key` and `reference` keep a repeat from opening another.
 
-        Raises ValueError if `metadata` is not the text of a JSON object.
+        Raises ValueError if the key is not valid or `metadata` is not the text of a JSON object.
         """
+        if not is_key(key):
+            raise ValueError("a key is 1 to 255 printable ASCII characters")
         fault = None if metadata is None else metadata_fault(metadata)
         if fault is not None:
             raise ValueError(f"metadata: {fault}")

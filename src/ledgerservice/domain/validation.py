@@ -16,7 +16,9 @@ from ledgerservice.domain.instructions import (
     FieldType,
     Frozen,
     Hold,
+    Initiated,
     Instruction,
+    Origin,
     PolicyChange,
     Reversal,
     Schedule,
@@ -35,6 +37,8 @@ def fault_of(instruction: Instruction) -> str | None:
     """What is wrong with an instruction, in a sentence, or None."""
     if not is_key(instruction.key):
         return "an idempotency key is 1 to 255 printable ASCII characters"
+    if isinstance(instruction, Initiated) and instruction.origin is not Origin.CALLER:
+        return "origin: it is for the service's own requests"
     return next(_faults(instruction), None) or _fault_between_fields(instruction)
 
 
