@@ -837,10 +837,11 @@ INSERT INTO ledger.secrets (name, secret)
 VALUES ('cursors', gen_random_uuid()::text || gen_random_uuid()::text);
 SELECT setval('ledger.transaction_id', 901);
 
--- Grants: applied at every start, because a restored database has none. {role} is the service's
--- role. It has no right to write a balance, and none to change history. Nobody else may execute a
--- function: CREATE FUNCTION gives that right to everybody. The service's role needs version_at for
--- reads, and the others where a trigger that runs with its rights calls them.
+-- Grants: applied after each migration, and when a start finds that the role has none, as in a
+-- restored database. {role} is the service's role. It has no right to write a balance, and none
+-- to change history. Nobody else may execute a function: CREATE FUNCTION gives that right to
+-- everybody. The service's role needs version_at for reads, and the others where a trigger that
+-- runs with its rights calls them.
 GRANT USAGE ON SCHEMA ledger TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {role};
 GRANT INSERT (name) ON ledger.ledgers TO {role};

@@ -76,7 +76,7 @@ def upgrade(engine: Engine, role: str | None, schema: str = SCHEMA) -> bool:
         if connection.scalar(_IS_PUBLIC):
             connection.execute(_REVOKE)
         if role is not None:
-            _grant(connection, role)
+            _grant(connection, role, migrated)
         return migrated
 
 
@@ -116,17 +116,18 @@ def _iso_4217() -> list[dict[str, object]]:
     ]
 
 
-def _grant(connection: Connection, role: str) -> None:
+def _grant(connection: Connection, role: str, migrated: bool) -> None:
     """Create the service's least-privilege role if that is allowed, and give it its rights.
 
-    Without the role the service runs as the user of DATABASE_URL; the triggers hold all the same.
+    A migration can add what needs a right, and a restored database has no rights at all. Without
+    the role the service runs as the user of DATABASE_URL; the triggers hold all the same.
     """
     if connection.scalar(_ROLE, {"role": role}) is None:
         if not connection.scalar(_MAY_CREATE_ROLES):
             return
         connection.exec_driver_sql(_statement("CREATE ROLE {role} NOLOGIN", role))
         connection.exec_driver_sql(_statement("GRANT {role} TO CURRENT_USER", role))
-    if not connection.scalar(_IS_GRANTED, {"role": role}):
+    if migrated or not connection.scalar(_IS_GRANTED, {"role": role}):
         connection.exec_driver_sql(_statement(GRANTS_SQL, role))
 
 
