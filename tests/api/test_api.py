@@ -119,7 +119,7 @@ def test_a_deposit_a_withdrawal_and_a_transfer(service, alice, bob):
     assert received == {
         "transaction_id": moved.json()["transaction_id"], "transaction_type": "TRANSFER_IN",
         "amount": "50.00", "balance": "50.00", "held_change": "0.00", "held": "0.00",
-        "version": 1, "idempotency_key": "t",
+        "version": 1, "origin": "caller", "idempotency_key": "t",
         "created_at": moved.json()["recorded_at"],
     }  # fmt: skip
 

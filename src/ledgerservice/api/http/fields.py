@@ -211,6 +211,10 @@ AmountText = Annotated[
 ]
 TimestampText = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 JsonObject = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
+OriginName = Annotated[
+    Literal["caller", "expiry", "capture", "execution"],
+    Meta(description="Who made the request: a caller, or the service for what is due."),
+]
 TransactionType = Annotated[str, Meta(extra_json_schema={"enum": [kind.name for kind in Kind]})]
 
 

@@ -27,6 +27,7 @@ from ledgerservice.api.http.fields import (
     FrozenName,
     JsonObject,
     Metadata,
+    OriginName,
     Text,
     TimestampText,
     optional_amount,
@@ -262,6 +263,7 @@ class HistoryEntry(Answer, kw_only=True):
     held: AmountText
     version: int
     idempotency_key: str
+    origin: OriginName
     created_at: TimestampText
 
     @classmethod
@@ -271,6 +273,7 @@ class HistoryEntry(Answer, kw_only=True):
             entry,
             transaction_type=_entry_type(entry),
             idempotency_key=entry.key,
+            origin=entry.origin.name.lower(),
             created_at=timestamp(entry.recorded_at),
         )
 

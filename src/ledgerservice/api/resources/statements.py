@@ -15,6 +15,7 @@ from ledgerservice.api.http.call import id_of, json_response, reader_of
 from ledgerservice.api.http.fields import (
     AmountText,
     Answer,
+    OriginName,
     TimestampText,
     TransactionType,
     optional_timestamp,
@@ -111,6 +112,7 @@ class StatementLine(Answer, kw_only=True):
     amount: AmountText
     balance: AmountText
     counterparty_id: int | None
+    origin: OriginName
     idempotency_key: str
     description: str | None
     reference: str | None
@@ -119,7 +121,13 @@ class StatementLine(Answer, kw_only=True):
     @classmethod
     def of(cls, line: queries.StatementLine, exponent: int) -> Self:
         """The line as it is answered."""
-        return cls.of_row(line, exponent, transaction_type=line.kind.name, idempotency_key=line.key)
+        return cls.of_row(
+            line,
+            exponent,
+            transaction_type=line.kind.name,
+            origin=line.origin.name.lower(),
+            idempotency_key=line.key,
+        )
 
 
 class Statement(Answer, kw_only=True, rename={"since": "from", "until": "to"}):

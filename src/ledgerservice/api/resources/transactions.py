@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
 from ledgerservice.api.http.call import id_of, json_response, reader_of
+from ledgerservice.api.http.fields import OriginName
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, filter_values, listing
 from ledgerservice.api.http.parameters import (
@@ -50,7 +51,7 @@ class Transaction(Posted, kw_only=True):
     status: Literal["posted", "declined"]  # type: ignore[assignment]
     account_id: int
     idempotency_key: str
-    origin: Literal["caller", "expiry", "capture", "execution"]
+    origin: OriginName
     code: Annotated[str, Meta(description="Why it was declined.")] | UnsetType = UNSET
     decided_on: DecidedOn | UnsetType = UNSET
     reversed_by: list[int] | UnsetType = UNSET

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Select, Table, bindparam, text
 
-from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Kind
+from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Kind, Origin
 from ledgerservice.postgres import search
 from ledgerservice.postgres.queries.structs import find_all, find_one, select_list, select_recorded
 from ledgerservice.postgres.reader import Reader
@@ -51,6 +51,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     balance: int
     held: int
     key: str
+    origin: Origin
     recorded_at: datetime
 
 
@@ -120,7 +121,12 @@ def _newest_first(
     )
 
 
-LIST_HISTORY = _newest_first(HistoryEntry, entries, key=transactions.c.idempotency_key)
+LIST_HISTORY = _newest_first(
+    HistoryEntry,
+    entries,
+    key=transactions.c.idempotency_key,
+    origin=transactions.c.origin,
+)
 LIST_POLICIES = _newest_first(PolicyView, policies)
 
 

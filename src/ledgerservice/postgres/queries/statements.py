@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import msgspec
 from sqlalchemy import TextClause, text
 
-from ledgerservice.domain.instructions import Kind
+from ledgerservice.domain.instructions import Kind, Origin
 from ledgerservice.postgres.queries.as_of import recorded_by
 from ledgerservice.postgres.queries.structs import EARLIEST, LATEST, find_all, find_one, select_list
 from ledgerservice.postgres.reader import Reader
@@ -43,6 +43,7 @@ class StatementLine(msgspec.Struct, frozen=True):
     amount: int
     balance: int
     counterparty_id: int | None
+    origin: Origin
     key: str
     description: str | None
     reference: str | None
@@ -86,6 +87,7 @@ _LINE_COLUMNS = select_list(
     kind="t.kind",
     counterparty_id="""CASE WHEN t.account_id = e.account_id THEN t.counterparty_id
         WHEN t.counterparty_id = e.account_id THEN t.account_id END""",
+    origin="t.origin",
     key="t.idempotency_key",
     description="d.description",
     reference="d.reference",
