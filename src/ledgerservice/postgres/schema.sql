@@ -325,21 +325,22 @@ END $$;
 
 -- A trigger function refuses every table but its own. PostgreSQL checks the right to execute it only
 -- at CREATE TRIGGER, and every role may create temporary tables: on one of those, a function that
--- runs with its owner's rights would write whatever it writes.
-CREATE FUNCTION ledger.check_table(trigger_name text, relation oid, own regclass[]) RETURNS void
+-- runs with its owner's rights would write whatever it writes. Each compares TG_RELID itself: a
+-- function call took 6 us more.
+CREATE FUNCTION ledger.refuse_table(trigger_name text, relation oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF relation <> ALL (own::oid[]) THEN
-        PERFORM ledger.refuse(trigger_name, format('the function is not for table %s',
-            relation::regclass));
-    END IF;
+    PERFORM ledger.refuse(trigger_name, format('the function is not for table %s',
+        relation::regclass));
 END $$;
 
 -- Opening an account sets everything that is derived, whatever the statement says.
 CREATE FUNCTION ledger.open_account() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.accounts']::regclass[]);
+    IF TG_RELID <> 'ledger.accounts'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     SELECT c.number, c.exponent INTO NEW.currency_number, NEW.exponent
     FROM ledger.currencies c WHERE c.code = NEW.currency;
     IF NOT FOUND THEN
@@ -362,8 +363,9 @@ CREATE TRIGGER accounts_open BEFORE INSERT ON ledger.accounts
 CREATE FUNCTION ledger.open_external_accounts() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.currencies',
-          'ledger.ledgers']::regclass[]);
+    IF TG_RELID NOT IN ('ledger.currencies'::regclass, 'ledger.ledgers'::regclass) THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     PERFORM pg_advisory_xact_lock(2020067);
     IF TG_TABLE_NAME = 'ledgers' THEN
         INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
@@ -396,7 +398,9 @@ DECLARE
     missing bigint;
     step record;
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.entries']::regclass[]);
+    IF TG_RELID <> 'ledger.entries'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     -- 1. The entries of a transaction sum to zero in each currency, and belong to a transaction that
     --    was posted by this database transaction. A plain movement's two entries are the ones that
     --    its row names.
@@ -538,9 +542,11 @@ SET enable_bitmapscan = off SET enable_sort = off SET cpu_operator_cost = 10 SET
 DECLARE
     stray bigint;
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID,
-        ARRAY['ledger.dated_entries', 'ledger.details', 'ledger.holds', 'ledger.policies',
-              'ledger.schedules']::regclass[]);
+    IF TG_RELID NOT IN ('ledger.dated_entries'::regclass, 'ledger.details'::regclass,
+                        'ledger.holds'::regclass, 'ledger.policies'::regclass,
+                        'ledger.schedules'::regclass) THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     SELECT n.transaction_id INTO stray
     FROM new_rows n
     LEFT JOIN LATERAL (
@@ -581,7 +587,9 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
 DECLARE
     stray bigint;
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.account_details']::regclass[]);
+    IF TG_RELID <> 'ledger.account_details'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     SELECT n.account_id INTO stray
     FROM new_rows n
     LEFT JOIN ledger.accounts a ON a.ledger_id = n.ledger_id AND a.id = n.account_id
@@ -605,7 +613,9 @@ SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
     stray bigint;
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.dated_entries']::regclass[]);
+    IF TG_RELID <> 'ledger.dated_entries'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     SELECT n.transaction_id INTO stray
     FROM new_rows n
     LEFT JOIN LATERAL (
@@ -642,7 +652,9 @@ SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     step record;
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.policies']::regclass[]);
+    IF TG_RELID <> 'ledger.policies'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     FOR step IN SELECT * FROM new_rows ORDER BY ledger_id, account_id, seq LOOP
         UPDATE ledger.accounts
         SET floor = step.floor, ceiling = step.ceiling, restricted = step.restricted,
@@ -665,7 +677,9 @@ CREATE FUNCTION ledger.refuse_policy_without_entry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.policies']::regclass[]);
+    IF TG_RELID <> 'ledger.policies'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     PERFORM FROM ledger.entries
     WHERE ledger_id = NEW.ledger_id AND account_id = NEW.account_id AND seq = NEW.seq
       AND transaction_id = NEW.transaction_id;
@@ -687,7 +701,9 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
     step record;
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.details']::regclass[]);
+    IF TG_RELID <> 'ledger.details'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     FOR step IN
         SELECT n.ledger_id, n.parent_id, n.transaction_id
         FROM new_rows n
@@ -719,7 +735,9 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
     step record;
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.details']::regclass[]);
+    IF TG_RELID <> 'ledger.details'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     FOR step IN
         SELECT n.ledger_id, n.parent_id, t.recorded_at
         FROM new_rows n
@@ -742,7 +760,9 @@ CREATE TRIGGER details_captured AFTER INSERT ON ledger.details
 CREATE FUNCTION ledger.open_hold() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM ledger.check_table(TG_NAME, TG_RELID, ARRAY['ledger.holds']::regclass[]);
+    IF TG_RELID <> 'ledger.holds'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
     NEW.remaining := 0;
     NEW.captured := 0;
     RETURN NEW;
@@ -864,4 +884,4 @@ GRANT INSERT (ledger_id, transaction_id, account_id, counterparty_id, amount, ex
 GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currency_number,
     ledger.ledger_id TO {role};
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.ledger_id TO {role};
-GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.check_table TO {role};
+GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.refuse_table TO {role};

@@ -144,7 +144,7 @@ _IS_GRANTED = text(
     " AND bool_and(has_function_privilege(r.oid, p.oid, 'EXECUTE'))"
     f" FROM pg_roles r, pg_proc p WHERE rolname = :role"
     f" AND p.pronamespace = '{SCHEMA}'::regnamespace AND proname IN"
-    " ('version_at', 'refuse', 'check_table') GROUP BY r.oid"
+    " ('version_at', 'refuse', 'refuse_table') GROUP BY r.oid"
 )
 # A function without an ACL may be executed by everybody, and so may one whose ACL says so.
 _IS_PUBLIC = text(
