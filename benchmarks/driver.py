@@ -34,12 +34,13 @@ async def main(url: str, accounts: int) -> None:
 
 
 async def _run(ledger: Ledger, ids: list[int], workload: str, name: str) -> int:
+    hot, *others = ids
     posted = 0
     for call in range(CALLS):
         transfers = []
         for number in range(CALL):
             if workload == "hot":
-                sender, receiver = ids[0], random.choice(ids[1:])
+                sender, receiver = hot, random.choice(others)
             else:
                 sender, receiver = random.sample(ids, 2)
             transfers.append(transfer(sender, receiver, "0.01", f"{name}:{call}:{number}"))
