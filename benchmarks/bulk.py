@@ -110,12 +110,28 @@ def _run(name: str, ids: list[int], failed: int, cost: Cost) -> load.Run:
     return load.Run(name, LEDGER, name, 0, ids, failed, cost.transfers_s, 0, 0, 0)
 
 
+_NO_TRIGGERS = """
+DO $$
+DECLARE
+    guard record;
+BEGIN
+    FOR guard IN SELECT tgrelid::regclass AS relation, tgname
+                 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+                 WHERE c.relnamespace = 'ledger'::regnamespace AND NOT tgisinternal
+    LOOP
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', guard.relation, guard.tgname);
+    END LOOP;
+END $$
+"""
+
+
 class Bare:
     """The bare statements on their own database. The states of its accounts are kept here."""
 
     def __init__(self, url: str) -> None:
         self._connection = psycopg.connect(url, autocommit=True)
         self._connection.execute("SET session_replication_role = replica")
+        self._connection.execute(_NO_TRIGGERS)
         rows = self._connection.execute(
             "SELECT id, currency, currency_number, exponent, balance, held, version, floor,"
             " last_recorded_at FROM ledger.accounts WHERE ledger_id = 1"

@@ -62,6 +62,32 @@ def connect(database: Database, *, role: str | None = None) -> "psycopg.Connecti
     return connection
 
 
+GUARDS_OFF = """
+SET session_replication_role = replica;
+DO $$
+DECLARE
+    guard record;
+BEGIN
+    FOR guard IN SELECT tgrelid::regclass AS relation, tgname
+                 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+                 WHERE c.relnamespace = 'ledger'::regnamespace AND NOT tgisinternal
+    LOOP
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', guard.relation, guard.tgname);
+    END LOOP;
+END $$;
+"""
+"""What a superuser can do before a change past all guards."""
+GUARDS_ON = GUARDS_OFF.replace("DISABLE", "ENABLE ALWAYS").replace("= replica", "= origin")
+
+
+@contextmanager
+def without_guards(superuser: "psycopg.Connection[Any]") -> Iterator[None]:
+    """The triggers are off meanwhile, those of foreign keys too."""
+    superuser.execute(GUARDS_OFF)
+    yield
+    superuser.execute(GUARDS_ON)
+
+
 def waiting_for_a_lock(database: Database) -> bool:
     with connect(database) as onlooker:
         waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"

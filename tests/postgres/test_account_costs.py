@@ -20,7 +20,6 @@ from tests.postgres.costs import fill, rows_of_all_pages, rows_of_page
 PAGE = 50
 PEOPLE = 60_000
 FILL_TOWN = f"""
-SET session_replication_role = replica;
 ALTER TABLE ledger.accounts DROP CONSTRAINT accounts_external_has_no_change;
 INSERT INTO ledger.accounts (ledger_id, id, owner, currency, currency_number, exponent, reference,
                              balance, restricted, created_at)
@@ -34,7 +33,6 @@ INSERT INTO ledger.account_details (ledger_id, account_id, metadata)
 SELECT 1, a, json_build_object('order', a, 'often', 'yes', 'some', a % 70, 'campaign',
                                CASE WHEN a BETWEEN 20000 AND 25000 THEN '2019' END)
 FROM generate_series(1, {PEOPLE}) a WHERE a % 3 > 0;
-SET session_replication_role = origin;
 ANALYZE ledger.accounts, ledger.account_details;
 """
 

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from ledgerservice.domain.instructions import General, Leg, Reversal
-from tests.databases import ROLE, connect
+from tests.databases import GUARDS_OFF, ROLE, connect, without_guards
 from tests.postgres.rows import (
     ENTRY_COLUMNS,
     GOOD,
@@ -157,10 +157,8 @@ def test_a_transaction_row_makes_sense(used, change):
 def test_a_restored_transaction_takes_no_entries_though_the_counting_begins_anew(used):
     """A new cluster reaches the number of the database transaction that wrote it once more."""
     with connect(used) as owner, owner.transaction(force_rollback=True):
-        owner.execute("SET LOCAL session_replication_role = replica")
-        owner.execute("ALTER TABLE ledger.transactions DISABLE TRIGGER transactions_immutable")
-        owner.execute("UPDATE ledger.transactions SET posted_by = pg_current_xact_id()")
-        owner.execute("SET LOCAL session_replication_role = origin")
+        with without_guards(owner):
+            owner.execute("UPDATE ledger.transactions SET posted_by = pg_current_xact_id()")
         with pytest.raises(REFUSED, match="not of this database transaction"):
             owner.execute(
                 "INSERT INTO ledger.entries SELECT ledger_id, currency_number, account_id, seq + 2,"
@@ -172,6 +170,6 @@ def test_a_restored_transaction_takes_no_entries_though_the_counting_begins_anew
 def test_the_floor_holds_without_the_journal_s_trigger_too(database):
     open_accounts(database, "USD")
     with connect(database) as owner:
-        owner.execute("SET session_replication_role = replica")
+        owner.execute(GUARDS_OFF)
         with pytest.raises(REFUSED, match="available_above_floor"):
             owner.execute("UPDATE ledger.accounts SET balance = -1 WHERE id = 1")

@@ -29,7 +29,6 @@ ACCOUNTS, TRANSACTIONS = 2_000, 120_000
 PAGE = 50
 
 FILL = f"""
-SET session_replication_role = replica;
 ALTER TABLE ledger.accounts DROP CONSTRAINT accounts_external_has_no_change;
 INSERT INTO ledger.accounts (ledger_id, id, owner, currency, currency_number, exponent, reference,
                              version, restricted)
@@ -80,7 +79,6 @@ SELECT 1, n, CASE WHEN n < 48000 THEN 3 ELSE 4 + n % 1900 END, 2, 5,
        timestamptz '2099-01-01' + n / 6000 * interval '1 s',
        CASE WHEN n % 2 = 0 THEN n END
 FROM generate_series(24001, 72000) n;
-SET session_replication_role = origin;
 ANALYZE ledger.accounts, ledger.transactions, ledger.entries, ledger.details, ledger.holds,
     ledger.schedules;
 """

@@ -19,7 +19,7 @@ from ledgerservice.postgres.pipeline import Request
 from ledgerservice.postgres.registration import open_accounts
 from ledgerservice.posting.movements import MovementBatch
 from ledgerservice.posting.poster import Limits, Poster
-from tests.databases import administer, connect
+from tests.databases import administer, connect, without_guards
 
 LEDGER = 1
 WIDE = Limits(queue_requests=10_000, batch_requests=1_000, deadline_s=30)
@@ -221,16 +221,13 @@ def test_a_request_that_the_database_refuses_fails_alone(database, no_violations
 
 def test_a_request_that_we_have_no_answer_to_fails_alone(database):
     """Whatever is wrong with one request, its neighbours of the batch get their answers."""
-    with connect(database) as superuser:
-        superuser.execute("SET session_replication_role = replica")
-        superuser.execute("ALTER TABLE ledger.accounts DISABLE TRIGGER accounts_permanent")
+    with connect(database) as superuser, without_guards(superuser):
         superuser.execute("INSERT INTO ledger.ledgers (ledger_id, name) VALUES (7, 'bare')")
         superuser.execute(
             "INSERT INTO ledger.accounts"
             " (ledger_id, id, owner, currency, currency_number, exponent, change_id)"
             " VALUES (7, 5, 'o', 'USD', 1, 2, 1)"
         )
-        superuser.execute("ALTER TABLE ledger.accounts ENABLE ALWAYS TRIGGER accounts_permanent")
 
     async def test() -> None:
         async with posting(database) as poster:

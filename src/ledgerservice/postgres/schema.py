@@ -1,10 +1,5 @@
-"""`schema.sql`: its text, the revision that it makes, and the name of the schema.
+"""`schema.sql`: its text, its functions, and the name of the schema."""
 
-There is no release yet, so the base revision is the fingerprint of the statements: a database that
-an earlier development version made has another one. With the first release it becomes a constant.
-"""
-
-import hashlib
 import re
 from pathlib import Path
 
@@ -16,8 +11,11 @@ _SOURCE = Path(__file__).with_name("schema.sql").read_text()
 SCHEMA_SQL, _, GRANTS_SQL = _SOURCE.partition("-- Grants:")
 GRANTS_SQL = GRANTS_SQL[GRANTS_SQL.index("\nGRANT") :]
 
-_STATEMENTS = re.sub(r"\s+", " ", re.sub(r"--.*", "", SCHEMA_SQL))
-BASE = f"base_{hashlib.sha256(_STATEMENTS.encode()).hexdigest()[:12]}"
+FUNCTIONS_SQL = [
+    statement.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
+    for statement in re.findall(r"^CREATE FUNCTION .*?\$\$;$", SCHEMA_SQL, re.DOTALL | re.MULTILINE)
+]
+"""The current text of each function, to replace the one that an earlier revision made."""
 
 _SCHEMA_NAME = re.compile(
     rf"\b{SCHEMA}\.(?=[a-z_])|(?<=SCHEMA ){SCHEMA}\b|(?<=EXISTS ){SCHEMA}\b"

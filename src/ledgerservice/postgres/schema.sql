@@ -837,17 +837,21 @@ CREATE TRIGGER currencies_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledge
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('currencies are permanent');
 CREATE TRIGGER ledgers_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.ledgers
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('ledgers are permanent');
-ALTER TABLE ledger.transactions ENABLE ALWAYS TRIGGER transactions_immutable;
-ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER entries_immutable;
-ALTER TABLE ledger.details ENABLE ALWAYS TRIGGER details_immutable;
-ALTER TABLE ledger.policies ENABLE ALWAYS TRIGGER policies_immutable;
-ALTER TABLE ledger.dated_entries ENABLE ALWAYS TRIGGER dated_entries_immutable;
-ALTER TABLE ledger.account_details ENABLE ALWAYS TRIGGER account_details_immutable;
-ALTER TABLE ledger.accounts ENABLE ALWAYS TRIGGER accounts_permanent;
-ALTER TABLE ledger.holds ENABLE ALWAYS TRIGGER holds_permanent;
-ALTER TABLE ledger.schedules ENABLE ALWAYS TRIGGER schedules_permanent;
-ALTER TABLE ledger.currencies ENABLE ALWAYS TRIGGER currencies_permanent;
-ALTER TABLE ledger.ledgers ENABLE ALWAYS TRIGGER ledgers_permanent;
+
+-- All triggers fire whatever session_replication_role is: it is what migration services have set
+-- to replica on a database, and the triggers that move the accounts would then be silent.
+DO $$
+DECLARE
+    guard record;
+BEGIN
+    FOR guard IN
+        SELECT tgrelid::regclass AS relation, tgname
+        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = 'ledger'::regnamespace AND NOT tgisinternal
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', guard.relation, guard.tgname);
+    END LOOP;
+END $$;
 
 -- First rows. The currencies of ISO 4217 are added after this. Their change ids, and the one of the
 -- default ledger, are below 1000; the first id that is handed out is 1001.

@@ -12,21 +12,22 @@ from sqlalchemy import Connection, Engine, text
 
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.errors import SchemaMissing, SchemaUnknown
-from ledgerservice.postgres.schema import GRANTS_SQL, SCHEMA, SCHEMA_SQL
+from ledgerservice.postgres.schema import FUNCTIONS_SQL, GRANTS_SQL, SCHEMA, SCHEMA_SQL
 
 log = logging.getLogger(__name__)
 
 MIGRATION_LOCK = 0x1ED6E2  # any constant that other programs on the database do not lock
 
 
-def _config() -> Config:
+def _config(connection: Connection | None = None, schema: str = SCHEMA) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes |= {"connection": connection, "schema": schema}
     return config
 
 
 _scripts = ScriptDirectory.from_config(_config())
-HEAD = _scripts.get_current_head()
+HEAD = str(_scripts.get_current_head())
 """The revision that this release expects."""
 
 WRITABLE_REVISION = text(
@@ -81,20 +82,34 @@ def upgrade(engine: Engine, role: str | None, schema: str = SCHEMA) -> bool:
 
 
 def _migrate(connection: Connection, schema: str) -> None:
-    config = _config()
-    config.attributes |= {"connection": connection, "schema": schema}
     if revision(connection) is None:
-        _create(connection)
-        command.stamp(config, "head")
+        create(connection, schema)
     else:
-        command.upgrade(config, "head")
+        _alter(connection, schema, HEAD)
     connection.execute(_ADD_CURRENCY, _iso_4217())
 
 
-def _create(connection: Connection) -> None:
+def create(connection: Connection, schema: str, at_revision: str = HEAD) -> None:
+    """Make the schema of a database that has none, without the currencies of ISO 4217.
+
+    An earlier revision than the head is for a backup that was written at it. It is reached from the
+    base revision, and gives the same database as `schema.sql` when it is altered up to the head.
+    """
     connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+    if at_revision != HEAD:
+        _alter(connection, schema, at_revision)
+        return
     # The driver takes the whole script at once; it has no parameters.
     connection.exec_driver_sql(SCHEMA_SQL.replace("%", "%%"))
+    command.stamp(_config(connection, schema), HEAD)
+
+
+def _alter(connection: Connection, schema: str, to_revision: str) -> None:
+    command.upgrade(_config(connection, schema), to_revision)
+    if to_revision == HEAD:
+        # A revision alters tables and triggers. The functions' text stands in `schema.sql` alone.
+        for function in FUNCTIONS_SQL:
+            connection.exec_driver_sql(function.replace("%", "%%"))
 
 
 USD_AND_INR = {"USD": 1, "INR": 2}

@@ -49,7 +49,6 @@ _TRIGGERS = dict(
         r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)[^;]*?EXECUTE FUNCTION ledger\.(\w+)", SCHEMA_SQL
     )
 )
-_ALWAYS = set(re.findall(r"ENABLE ALWAYS TRIGGER (\w+)", SCHEMA_SQL))
 _FUNCTIONS = re.findall(
     r"CREATE FUNCTION ledger\.(\w+)\(([^;]*?)AS \$\$(.*?)\$\$;", SCHEMA_SQL, re.DOTALL
 )
@@ -70,7 +69,6 @@ def _guards(schema: str) -> dict[str, Any]:
         "options": [_options(header) for _, header, _ in _FUNCTIONS],
         "triggers": list(_TRIGGERS),
         "functions": list(_TRIGGERS.values()),
-        "always": [name in _ALWAYS for name in _TRIGGERS],
         "constraints": re.findall(r"CONSTRAINT (?!TRIGGER)(\w+)", SCHEMA_SQL),
         "keys": re.findall(r"CREATE UNIQUE INDEX (\w+)", SCHEMA_SQL),
     }

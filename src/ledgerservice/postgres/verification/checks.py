@@ -58,13 +58,12 @@ WHOLE = [
         5,
         """
         SELECT 'trigger ' || name, 'the guard is missing, disabled or another function''s'
-        FROM unnest((:triggers)::text[], (:functions)::text[], (:always)::boolean[])
-            AS expected (name, function, always)
+        FROM unnest((:triggers)::text[], (:functions)::text[]) AS expected (name, function)
         WHERE NOT EXISTS (
             SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
             WHERE c.relnamespace = 'ledger'::regnamespace AND t.tgname = name
               AND t.tgfoid = to_regproc((:schema)::text || '.' || function)
-              AND (t.tgenabled = 'A' OR t.tgenabled = 'O' AND NOT always))
+              AND t.tgenabled = 'A')
         """,
     ),
     Check(

@@ -1,15 +1,20 @@
-"""The database of `schema.sql`. Until the first release this revision is edited in place."""
+"""The base revision: the database of `base.sql`, which stays as it is."""
 
-from ledgerservice.postgres.schema import BASE
+from pathlib import Path
 
-revision = BASE
+from alembic import op
+
+revision = "base_c4d280188959"
 down_revision = None
 branch_labels = None
 depends_on = None
 
+BASE_SQL = Path(__file__).with_name("base.sql")
+
 
 def upgrade() -> None:
-    """Nothing to alter: a new database runs `schema.sql` and is stamped with the head revision."""
+    """Run `base.sql`. A new database runs `schema.sql` instead and is stamped with the head."""
+    op.get_bind().exec_driver_sql(BASE_SQL.read_text().replace("%", "%%"))
 
 
 def downgrade() -> None:
