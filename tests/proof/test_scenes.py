@@ -105,6 +105,18 @@ def test_a_decline_that_an_expired_hold_was_the_cause_of() -> None:
     assert "released_late" in s.codes()
 
 
+def test_a_decline_of_before_the_hold_when_the_clock_was_ahead() -> None:
+    s = Scene()
+    s.go("deposit", 1, 100)
+    decline = s.go("withdraw", 1, 500)
+    row = s.case.journal.transactions[decline.body["transaction_id"] - 1]
+    row.recorded_at = decline.body["recorded_at"] = s.later(10)
+    s.go("hold", 1, 80, 2, expires_at=s.later(5))
+    s.case.now_ns += 6 * STEP_NS
+    s.case.ledger.release(s.case.journal.holds[0], s.case.time())
+    assert "released_late" not in s.codes()
+
+
 def test_an_expired_hold_released_after_another_movement() -> None:
     s = Scene()
     s.go("deposit", 1, 100)

@@ -43,10 +43,11 @@ def _is_given_back_late(case: Case, hold: Hold) -> bool:
     ends_at, steps = case.ends_at(hold), case.hold_steps[hold.id]
     if ends_at is None or not steps or case.left(hold, steps[-1].seq):
         return False
-    closed = steps[-1]
+    placed, closed = steps[0], steps[-1]
     declines = case.declines[hold.account]
-    place = bisect_left(declines, (closed.seq, ""))
-    moments = [moment for _, moment in declines[max(place - 1, 0) : place]]
+    # A decline from before it was placed says nothing, even if the clock was ahead of its time.
+    places = [bisect_left(declines, (step.seq, "")) for step in (placed, closed)]
+    moments = [moment for _, moment in declines[slice(*places)][-1:]]
     before = case.entries[hold.account][closed.seq - 2]  # it was placed before it was closed
     if before.recorded_at < closed.recorded_at:
         moments.append(before.recorded_at)
