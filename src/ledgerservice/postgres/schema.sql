@@ -583,7 +583,7 @@ CREATE TRIGGER dated_entries_stray AFTER INSERT ON ledger.dated_entries
 -- Account details belong to a customer account that was not used yet.
 CREATE FUNCTION ledger.refuse_stray_account_details() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     stray bigint;
 BEGIN
@@ -609,7 +609,7 @@ CREATE TRIGGER account_details_stray AFTER INSERT ON ledger.account_details
 CREATE FUNCTION ledger.refuse_stray_dates() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_bitmapscan = off SET enable_sort = off AS $$
+SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 DECLARE
     stray bigint;
 BEGIN
@@ -648,7 +648,7 @@ CREATE TRIGGER dated_entries_unmatched AFTER INSERT ON ledger.dated_entries
 -- far as the entries of the batch, which come after it, may need; their trigger takes it back.
 CREATE FUNCTION ledger.apply_policies() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     step record;
 BEGIN
@@ -675,7 +675,7 @@ CREATE TRIGGER policies_apply AFTER INSERT ON ledger.policies
 -- A policy belongs to an entry of its account, which is written after it.
 CREATE FUNCTION ledger.refuse_policy_without_entry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 BEGIN
     IF TG_RELID <> 'ledger.policies'::regclass THEN
         PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
@@ -697,7 +697,7 @@ CREATE CONSTRAINT TRIGGER policies_entry AFTER INSERT ON ledger.policies
 -- A schedule ends once: by its execution, posted or declined, or by a posted cancellation.
 CREATE FUNCTION ledger.settle_schedules() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 DECLARE
     step record;
 BEGIN
@@ -731,7 +731,7 @@ CREATE TRIGGER details_settle AFTER INSERT ON ledger.details
 -- The service's own capture of a hold was tried; by the clock, if recorded_at had to be later.
 CREATE FUNCTION ledger.note_captures() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 DECLARE
     step record;
 BEGIN
@@ -775,7 +775,7 @@ CREATE TRIGGER holds_begin_empty BEFORE INSERT ON ledger.holds
 CREATE FUNCTION ledger.version_at(ledger integer, account bigint, version bigint, as_of timestamptz)
 RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     low bigint := 0;
     middle bigint;
