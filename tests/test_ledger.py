@@ -396,6 +396,50 @@ def test_only_a_transaction_that_can_be_joined_is_joined(database, options, said
     with_orders(database, test, **options)
 
 
+HOSTILE = (
+    "-c array_nulls=off -c search_path=pg_temp -c jit_above_cost=0 -c transform_null_equals=on"
+    " -c synchronous_commit=off -c enable_indexscan=off -c bytea_output=escape -c datestyle=German"
+)
+
+
+def test_a_caller_s_settings_change_nothing_and_are_left_as_they_are(database, no_violations):
+    """An array that has NULL is a text "NULL" to this session."""
+    names = "array_nulls", "search_path", "enable_sort", "jit", "plan_cache_mode"
+
+    async def settings(connection) -> list[str]:
+        shown = ", ".join(f"current_setting('{name}')" for name in names)
+        return list((await connection.execute(text(f"SELECT {shown}"))).one())
+
+    async def test(ledger, engine) -> None:
+        movement = transfer(1, 2, "1.00", "order-1", Detail(description="an order"))
+        async with engine.begin() as connection:
+            before = await settings(connection)
+            assert before[0] == "off"
+            assert (await ledger.post_in(connection, [movement]))[0].posted
+            assert await settings(connection) == before
+            commit = await connection.scalar(text("SHOW synchronous_commit"))
+            assert commit == "on"
+        recorded = await ledger.outcome_of(1, "order-1")
+        assert recorded.extra.detail == Detail(description="an order")
+
+    with_orders(database, test, connect_args={"options": HOSTILE})
+    no_violations(database)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [({"options": "-c session_replication_role=replica"}, "session_replication_role is replica"),
+     ({"client_encoding": "latin1"}, "client_encoding")],
+)  # fmt: skip
+def test_a_session_that_would_write_something_else_is_not_joined(database, arguments, said):
+    async def test(ledger, engine) -> None:
+        async with engine.connect() as connection:
+            with pytest.raises(CannotJoin, match=said):
+                await ledger.post_in(connection, [deposit(1, 1, "k")])
+
+    with_orders(database, test, connect_args=arguments)
+
+
 def test_a_transaction_is_posted_in_once(database):
     async def test(ledger, engine) -> None:
         async with engine.begin() as connection:

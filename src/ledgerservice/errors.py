@@ -62,6 +62,18 @@ class ServerNotDurable(LedgerError):
     """This PostgreSQL can lose commits that it has confirmed."""
 
 
+class UnfitConnection(LedgerError):
+    """The ledger cannot use this connection to PostgreSQL."""
+
+
+class SettingRefused(UnfitConnection):
+    """A setting of PostgreSQL would change what the ledger answers, and cannot be overridden."""
+
+
+class PoolerFound(UnfitConnection):
+    """A connection pooler stands between the ledger and PostgreSQL."""
+
+
 class SchemaMissing(LedgerError):
     """The database has no ledger schema, or an older one. Run `ledgerservice migrate`."""
 

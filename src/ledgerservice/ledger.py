@@ -51,7 +51,7 @@ from ledgerservice.postgres.queries.schedules import ScheduleView
 from ledgerservice.postgres.queries.transactions import TransactionFilter
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.search import Place
-from ledgerservice.posting.movements import post_in
+from ledgerservice.posting.joining import post_in
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
 
@@ -229,8 +229,9 @@ class Ledger:
         Provisional until you commit: give no answer to anyone before. The accounts stay locked
         until then, so commit soon. `connection` is SQLAlchemy's, with the driver psycopg, at READ
         COMMITTED, and may be used for this once a transaction; its user needs the rights of the
-        service's role. Nothing is retried: on an exception roll back, and do all of it again.
-        Raises CannotJoin, or psycopg's errors.
+        service's role. Your session's settings are the same afterwards; only synchronous_commit is
+        on for this transaction if it was off or local. Nothing is retried: on an exception roll
+        back, and do all of it again. Raises CannotJoin, or psycopg's errors.
         """
         _check(movements)
         schema = self._runtime.settings.schema_name

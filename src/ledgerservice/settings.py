@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     auto_migrate: bool = Field(default=True, description="Create or update the schema at start-up.")
     allow_unsafe_durability: bool = Field(
         default=False,
-        description="Also start when fsync, full_page_writes or synchronous_commit is off.",
+        description="Also start when fsync, full_page_writes or synchronous_commit is off (or local).",
     )
     service_role: str | None = Field(
         default="ledgerservice",

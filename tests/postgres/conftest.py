@@ -9,15 +9,20 @@ from ledgerservice.postgres.connections import Database
 from tests.postings import deposit, open_accounts, post
 from tests.servers import MAJORS
 
-COSTS = ("test_plans", "test_account_costs", "test_query_costs")
-"""The files that count what statements touch. A plan differs from version to version."""
+SERVERS = {
+    "test_plans": MAJORS,
+    "test_account_costs": MAJORS,
+    "test_query_costs": MAJORS,
+    "test_session": MAJORS[::2],
+}
+"""The servers of the files whose subject differs from version to version: plans and settings."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of costs on every supported version that this machine has."""
-    name = metafunc.module.__name__.rpartition(".")[2]
-    if name in COSTS and "server_url" in metafunc.fixturenames:
-        metafunc.parametrize("server_url", MAJORS, indirect=True, scope="session")
+    """Run the tests of SERVERS on each of its servers that this machine has."""
+    servers = SERVERS.get(metafunc.module.__name__.rpartition(".")[2])
+    if servers is not None and "server_url" in metafunc.fixturenames:
+        metafunc.parametrize("server_url", servers, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ledgerservice.domain.instructions import (
     Schedule,
 )
 from ledgerservice.domain.transactions import Failed
-from ledgerservice.postgres import connections as databases
+from ledgerservice.postgres import session
 from ledgerservice.postgres.pipeline import Request, Wire
 from ledgerservice.postgres.registration import open_accounts as open_accounts_of
 from ledgerservice.posting.movements import MovementBatch
@@ -31,15 +31,15 @@ TABLES = "ledger.accounts, ledger.transactions, ledger.entries, ledger.details, 
 
 @pytest.mark.parametrize("sizes", [[1, 8000, 1], [8000, 1], [1000] * 5])
 @pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
-@pytest.mark.parametrize("session", [databases.PINNED_PLANS, {}], ids=["ours", "another"])
+@pytest.mark.parametrize("plans", [session.WRITER_PLANS, {}], ids=["ours", "another"])
 def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
-    database, sizes, analyzed, session, monkeypatch
+    database, sizes, analyzed, plans, monkeypatch
 ):
     """A plan made for another size, or for smaller tables, stays in the connection's cache.
 
     The journal's trigger pins its plans itself, for whoever's session it runs in.
     """
-    monkeypatch.setattr(databases, "PINNED_PLANS", session)
+    monkeypatch.setattr(session, "WRITER_PLANS", plans)
     open_accounts(database, "USD", "USD")
     if analyzed == "tiny":  # statistics of tiny tables, which then grow
         administer(database.url, f"ANALYZE {TABLES}")

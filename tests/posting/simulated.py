@@ -121,6 +121,8 @@ def _text(moment: datetime) -> str:
 class Connection:
     """The port that the write path speaks to, in place of `pipeline.Wire`."""
 
+    server_version = locking.ORDERED_ARRAYS
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lost = asyncio.get_running_loop().create_future()

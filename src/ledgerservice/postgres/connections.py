@@ -14,33 +14,22 @@ from sqlalchemy.pool import NullPool
 
 from ledgerservice.errors import (
     ConfigurationError,
-    DatabaseMissing,
     DatabaseNotUtf8,
     DatabaseReadOnly,
-    DatabaseRefused,
-    DatabaseUnreachable,
-    LedgerError,
-    RightsMissing,
     ServerNotDurable,
     ServerTooOld,
 )
+from ledgerservice.postgres import session
 from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.postgres.refusals import explain, refuse_shared_sessions
 from ledgerservice.postgres.schema import SCHEMA, in_schema
 from ledgerservice.settings import Settings
 
 OLDEST_SERVER = 15
+APPLICATION = "ledgerservice"
+"""The application_name of the service's connections."""
 
 log = logging.getLogger(__name__)
-
-# The writer's statements look rows up by key. A plan that was made while the tables were small
-# would stay in the connection's cache, so every other plan is ruled out.
-PINNED_PLANS = {
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "enable_sort": "off",
-    "plan_cache_mode": "force_generic_plan",
-}
 
 # A peer that disappeared without closing the connection is noticed within about 20 s.
 KEEPALIVE = {
@@ -75,15 +64,18 @@ class Database:
 
     def owner_engine(self) -> Engine:
         """Connections as the URL's user, for migrations and `verify`."""
+        pinned = session.owner_session(durable=self._durable)
         arguments = {
             "connect_timeout": self.settings.connect_timeout_s,
             "client_encoding": "utf8",
+            "options": self._options(pinned),
         }
         engine = create_engine(self.url, poolclass=NullPool, connect_args=arguments)
-        return self._translated(engine)
+        return self._translated(session.checked(engine, pinned))
 
     def read_engine(self) -> AsyncEngine:
         """The service's pool, for reads."""
+        pinned = self._service_session()
         engine = create_async_engine(
             self.url,
             pool_size=self.settings.read_connections,
@@ -91,9 +83,9 @@ class Database:
             pool_timeout=self.settings.request_deadline_s,
             pool_pre_ping=True,
             isolation_level="AUTOCOMMIT",
-            connect_args=self._arguments({}),
+            connect_args=self._arguments(pinned),
         )
-        self._translated(engine.sync_engine)
+        self._translated(session.checked(engine.sync_engine, pinned))
         return engine
 
     def _translated(self, engine: Engine) -> Engine:
@@ -108,31 +100,40 @@ class Database:
         return engine
 
     async def connect_writer(self) -> Wire:
-        """A connection of the write path, in autocommit: the journal sends BEGIN itself."""
-        dialect = self.url.get_dialect()()
-        _, of_url = dialect.create_connect_args(self.url)
-        arguments = {**of_url, **self._arguments(PINNED_PLANS)}
+        """A connection of the write path, in autocommit: the journal sends BEGIN itself.
+
+        Raises UnfitConnection.
+        """
+        pinned = self._service_session() | session.WRITER_PLANS
+        arguments = {**self.driver_arguments(), **self._arguments(pinned)}
         arguments["target_session_attrs"] = "read-write"
         connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)
+        await session.check(connection, pinned)
         return Wire(connection, self.settings.schema_name)
 
-    def _arguments(self, plans: dict[str, str]) -> dict[str, Any]:
+    def driver_arguments(self) -> dict[str, Any]:
+        """Psycopg's connection arguments of the URL."""
+        _, of_url = self.url.get_dialect()().create_connect_args(self.url)
+        return {"connect_timeout": self.settings.connect_timeout_s, **of_url}
+
+    def _service_session(self) -> dict[str, str]:
+        limits = self.settings.statement_timeout_s, self.settings.idle_transaction_timeout_s
+        return session.service_session(*limits, self.role, durable=self._durable)
+
+    @property
+    def _durable(self) -> bool:
+        return not self.settings.allow_unsafe_durability
+
+    def _options(self, pinned: dict[str, str]) -> str:
+        return session.options(pinned, before=str(self.url.query.get("options", "")))
+
+    def _arguments(self, pinned: dict[str, str]) -> dict[str, Any]:
         """Psycopg's connection arguments for the service."""
-        options = {
-            "statement_timeout": f"{self.settings.statement_timeout_s}s",
-            "idle_in_transaction_session_timeout": f"{self.settings.idle_transaction_timeout_s}s",
-            "TimeZone": "UTC",
-            **plans,
-        }
-        if self.role is not None:
-            options["role"] = self.role
-        url_options = str(self.url.query.get("options", ""))
-        flags = " ".join(f"-c {name}={value}" for name, value in options.items())
         return {
             "connect_timeout": self.settings.connect_timeout_s,
-            "application_name": "ledgerservice",
+            "application_name": APPLICATION,
             "client_encoding": "utf8",
-            "options": f"{url_options} {flags}".strip(),
+            "options": self._options(pinned),
             **KEEPALIVE,
         }
 
@@ -143,29 +144,17 @@ def explained() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise _explain(error.orig) from error
-
-
-def _explain(error: BaseException | None) -> LedgerError:
-    said = " ".join(str(error).split()) or type(error).__name__
-    if "database" in said and "does not exist" in said:
-        return DatabaseMissing(f"({said})")
-    if any(sign in said for sign in _REFUSALS) or ("role" in said and "does not exist" in said):
-        return DatabaseRefused(f"({said})")
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return RightsMissing(f"({said})")
-    if isinstance(error, psycopg.OperationalError):
-        return DatabaseUnreachable(f"({said})")
-    return LedgerError(said)
-
-
-_REFUSALS = ("authentication failed", "no password supplied", "pg_hba.conf")
+        raise explain(error.orig) from error
+    except psycopg.Error as error:
+        raise explain(error) from error
 
 
 def check_server(database: Database) -> None:
     """Raise ServerTooOld, DatabaseReadOnly, DatabaseNotUtf8 or ServerNotDurable for a server that
-    must not hold money.
+    must not hold money, and UnfitConnection for one that cannot be reached as the ledger must.
     """
+    pinned = session.owner_session(durable=False)
+    refuse_shared_sessions(database.driver_arguments(), session.options(pinned))
     with database.owner_engine().connect() as connection:
         facts = connection.execute(_SERVER_FACTS).one()
     if facts.version < OLDEST_SERVER * 10_000:
@@ -177,7 +166,7 @@ def check_server(database: Database) -> None:
     off = [
         name
         for name in ("fsync", "full_page_writes", "synchronous_commit")
-        if getattr(facts, name) == "off"
+        if getattr(facts, name) in {"off", "local"}
     ]
     if off and not database.settings.allow_unsafe_durability:
         raise ServerNotDurable(
@@ -193,7 +182,8 @@ _SERVER_FACTS = text(
            current_setting('transaction_read_only') AS read_only,
            current_setting('fsync') AS fsync,
            current_setting('full_page_writes') AS full_page_writes,
-           current_setting('synchronous_commit') AS synchronous_commit
+           (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit')
+               AS synchronous_commit
     """
 )
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ledgerservice.errors import InternalFault, Unavailable
+from ledgerservice.errors import InternalFault, Unavailable, UnfitConnection
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ class Reader:
                 self._engine.connect() as connection,
             ):
                 yield connection
-        except (DBAPIError, PoolTimeout, OSError) as error:  # TimeoutError is an OSError
+        # TimeoutError is an OSError.
+        except (DBAPIError, PoolTimeout, OSError, UnfitConnection) as error:
             log.warning("a read failed: %s", " ".join(str(error).split()) or "no answer in time")
             if isinstance(error, ProgrammingError):
                 raise InternalFault from error

@@ -1,35 +1,21 @@
-"""One batch of instructions: lock, plan, write; in a transaction of its own or of a caller's."""
+"""One batch of instructions: lock, plan, write; in a transaction of its own."""
 
 import itertools
 import secrets
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
-
-import psycopg
-from psycopg.pq import TransactionStatus
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledgerservice.domain import planner
 from ledgerservice.domain.digests import SALT_BYTES
 from ledgerservice.domain.instructions import General, Group, Instruction, Movement
 from ledgerservice.domain.planner import Plan
 from ledgerservice.domain.transactions import Outcomes
-from ledgerservice.errors import CannotJoin
 from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.locking import ID_BLOCK, Locked
 from ledgerservice.postgres.pipeline import Request, Wire
 
 LEGS_OF_A_MOVEMENT = 2
-
-# In a transaction of a caller's. Once in each: a second call would lock accounts out of order.
-JOIN_TRANSACTION = text("""
-SELECT current_setting('transaction_isolation') AS isolation,
-       coalesce(current_setting('ledgerservice.posted', true), '') AS posted,
-       set_config('ledgerservice.posted', 'yes', true)
-""")
 
 
 def weight_of(group: Group) -> int:
@@ -129,13 +115,13 @@ class MovementBatch:
         look_up_keys: bool = True,
     ) -> Locked:
         """Begin, and lock the state to decide on, with enough transaction ids."""
-        blocks = _blocks_of(len(instructions) - len(self._spare_ids))
+        blocks = blocks_of(len(instructions) - len(self._spare_ids))
         parents = await locking.find_parents(wire, ledger, instructions)
         begin = Request(journal.BEGIN)
         locked = await locking.lock(
             wire, ledger, instructions, parents, blocks, begin, look_up_keys=look_up_keys
         )
-        self._spare_ids.extend(_ids_of(locked.blocks))
+        self._spare_ids.extend(ids_of(locked.blocks))
         return locked
 
 
@@ -156,52 +142,11 @@ def _instructions(groups: list[Group]) -> list[Instruction]:
     return [instruction for group in groups for instruction in group.instructions()]
 
 
-def _blocks_of(ids: int) -> int:
+def blocks_of(ids: int) -> int:
     """The number of blocks that hold so many ids."""
     return -(-max(0, ids) // ID_BLOCK)
 
 
-def _ids_of(blocks: list[int]) -> Iterator[int]:
+def ids_of(blocks: list[int]) -> Iterator[int]:
+    """The ids of blocks."""
     return (number for block in blocks for number in range(block, block + ID_BLOCK))
-
-
-async def post_in(connection: AsyncConnection, schema: str, group: Group) -> Outcomes:
-    """Post in a transaction that the caller commits. Raises CannotJoin, or psycopg's errors.
-
-    The connection is unusable afterwards if it was left in the middle of an exchange.
-    """
-    wire = Wire(await _join(connection), schema, lasting=False)
-    try:
-        return await _post_in(wire, group)
-    except psycopg.Error:
-        raise
-    except BaseException:
-        await connection.invalidate()
-        raise
-    finally:
-        wire.release()
-
-
-async def _post_in(wire: Wire, group: Group) -> Outcomes:
-    instructions, ledger = group.instructions(), group.ledger
-    parents = await locking.find_parents(wire, ledger, instructions)
-    blocks = _blocks_of(len(instructions))
-    locked = await locking.lock(wire, ledger, instructions, parents, blocks)
-    plan = planned([group], locked, _ids_of(locked.blocks))
-    await journal.write(wire, ledger, plan)
-    return plan.answers[0]
-
-
-async def _join(connection: AsyncConnection) -> "psycopg.AsyncConnection[Any]":
-    """The driver's connection. Raises CannotJoin if its transaction cannot be posted in."""
-    driver = (await connection.get_raw_connection()).driver_connection
-    if not isinstance(driver, psycopg.AsyncConnection):
-        raise CannotJoin("Its driver is not psycopg (postgresql+psycopg://).")
-    row: Any = (await connection.execute(JOIN_TRANSACTION)).one()
-    if row.isolation != "read committed":
-        raise CannotJoin(f"It is at {row.isolation.upper()}, not at READ COMMITTED.")
-    if row.posted:
-        raise CannotJoin("It has been posted in once; a second time could deadlock.")
-    if driver.info.transaction_status == TransactionStatus.IDLE:
-        raise CannotJoin("It is in autocommit: there is no transaction to join.")
-    return driver

@@ -20,7 +20,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from ledgerservice.errors import InternalFault, Overloaded, Unavailable
+from ledgerservice.errors import InternalFault, Overloaded, Unavailable, UnfitConnection
 from ledgerservice.postgres.pipeline import Wire
 
 log = logging.getLogger(__name__)
@@ -279,11 +279,12 @@ def is_passing(error: BaseException) -> bool:
 
     psycopg raises OperationalError for lost connections, shut-downs, cancelled statements,
     deadlocks, serialization failures and exhausted resources, some of them without a SQLSTATE. A
-    key that exists already means that another run has won: the next run replays it.
+    key that exists already means that another run has won: the next run replays it. A connection
+    that is not fit may be fit again when the operator has corrected its settings.
     """
     if isinstance(error, psycopg.errors.UniqueViolation):
         return error.diag.constraint_name == "transactions_idempotency_key"
-    if isinstance(error, psycopg.OperationalError):
+    if isinstance(error, psycopg.OperationalError | UnfitConnection):
         return True
     return isinstance(error, psycopg.Error) and error.sqlstate in PASSING_STATES
 

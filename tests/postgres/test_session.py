@@ -1,0 +1,153 @@
+"""Whatever an operator sets for a server, a database or a role, the service answers the same."""
+
+import asyncio
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.locking import FIND_EARLIER, LOCK_ONE_BY_ONE
+from ledgerservice.postgres.pipeline import Request, array, number, text_array
+from tests.databases import url_text
+from tests.postgres.hostile import (
+    LEFT,
+    LOGIN,
+    OVERRIDDEN,
+    PLACES,
+    REFUSED,
+    SINCE_17,
+    Operator,
+    operating,
+    set_everywhere,
+)
+from tests.processes import RunningService, cli, free_port, serving
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+LOCALES = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout
+
+
+@pytest.fixture
+def login(new_database) -> Database:
+    """A database with an empty ledger, and a login that may do what the service does."""
+    database = new_database()
+    return replace(database, url=database.url.set(username=LOGIN))
+
+
+@pytest.fixture
+def operator(login: Database) -> Iterator[Operator]:
+    with operating(replace(login, url=login.url.set(username="postgres"))) as operator:
+        yield operator
+
+
+PATHS = (
+    "/accounts/{}",
+    "/accounts/{}?as_of=2100-01-01T00:00:00Z",
+    "/accounts/{}/history",
+    "/accounts/{}/statement?from=2020-01-01T00:00:00Z",
+    "/transactions/?metadata=%7B%22order%22%3A%22%C3%BC%22%7D",
+    "/accounts/?currency=USD",
+    "/health/ready",
+)
+
+
+def answers_of(service: RunningService) -> list[str]:
+    """What a client gets that opens accounts, moves money and reads it back, without the times."""
+    first, second = service.open(balance="10.00"), service.open("Zoë")
+    transfer = {"from_account_id": first, "to_account_id": second, "amount": "2.50"}
+    posted = service.send("/transfer/", **transfer, metadata={"order": "ü"}, idempotency_key="t")
+    hold = service.send("/holds/", account_id=first, amount="1", idempotency_key="h")
+    declined = service.send("/withdraw/", account_id=second, amount="99", idempotency_key="w")
+    answers = [posted, hold, declined, *(service.get(p.format(second)) for p in PATHS)]
+    bad = [answer.text for answer in answers if answer.status_code != 200]
+    assert bad == [declined.text] and declined.json()["code"] == "insufficient_funds", bad
+    return [TIME.sub("T", a.text) for a in answers]
+
+
+def plans_of(database: Database) -> list[Any]:
+    """The plans of the writer for a batch, and the settings of both kinds of session."""
+    lock = [number(1), array([1, 2]), array([1])]
+    keys = [number(1), array([1]), array([0]), text_array(["k"])]
+
+    async def read() -> list[Any]:
+        wire = await database.connect_writer()
+        results = await wire.exchange(
+            Request(f"EXPLAIN (COSTS OFF) {LOCK_ONE_BY_ONE}", lock),
+            Request(f"EXPLAIN (COSTS OFF) {FIND_EARLIER}", keys),
+            Request(SETTINGS, [text_array(PINNED)]),
+        )
+        await wire.close()
+        engine = database.read_engine()
+        async with engine.connect() as connection:
+            rows = await connection.exec_driver_sql(SETTINGS.replace("$1", "%s"), (PINNED,))
+            settings = list(rows)
+        await engine.dispose()
+        return [*(result.rows for result in results), settings]
+
+    return asyncio.run(read())
+
+
+PINNED = sorted(OVERRIDDEN.keys() - LEFT)
+SETTINGS = """
+SELECT name, current_setting(name) FROM unnest($1::text[]) AS pinned (name) ORDER BY name
+"""
+
+
+@contextmanager
+def answering(database: Database) -> Iterator[list[str]]:
+    with serving(DATABASE_URL=url_text(database)) as service:
+        yield answers_of(service)
+
+
+@pytest.fixture(scope="module")
+def usual(new_database) -> tuple[list[str], list[Any]]:
+    """The answers and the plans where nothing is set."""
+    database = new_database()
+    with answering(database) as answers:
+        plans = plans_of(database)
+    assert all(("jit", "off") in settings for settings in plans[-2:])  # it is on by default
+    return answers, plans
+
+
+@pytest.mark.parametrize("name", OVERRIDDEN | SINCE_17)
+def test_a_setting_changes_no_answer_and_no_plan(usual, login, operator, name):
+    value = (OVERRIDDEN | SINCE_17)[name]
+    if name in SINCE_17 and operator.major < 17:
+        pytest.skip("PostgreSQL 17 brought this setting")
+    if name == "lc_messages" and "de_DE" not in LOCALES:
+        pytest.skip("localedef -i de_DE -f UTF-8 de_DE.UTF-8")
+    with set_everywhere(operator, name, value), answering(login) as answers:
+        assert answers == usual[0]
+        assert plans_of(login) == usual[1]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_setting_that_cannot_be_overridden_is_refused_by_name(login, operator, name, place):
+    operator.alter(place, f"SET {name} = '{REFUSED[name]}'")
+    done = cli("serve", "--port", str(free_port()), DATABASE_URL=url_text(login))
+    operator.alter(place, f"RESET {name}")
+    assert done.returncode == 1
+    assert name.strip() in done.stderr
+    assert "Traceback" not in done.stderr
+    if name == "session_replication_role":
+        assert "'replica'" in done.stderr
+        assert f"source: {place.source}" in done.stderr
+        assert "RESET session_replication_role" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PGDATESTYLE", "SQL, DMY"), ("PGTZ", "Asia/Kolkata"), ("PGGEQO", "on"),
+                        ("PGOPTIONS", "-c datestyle=german"), ("PGCLIENTENCODING", "LATIN1")]
+)  # fmt: skip
+def test_a_variable_of_libpq_changes_nothing(usual, login, operator, name, value):
+    with serving(DATABASE_URL=url_text(login), **{name: value}) as service:
+        assert answers_of(service) == usual[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, name, value)
+        assert plans_of(login) == usual[1]
