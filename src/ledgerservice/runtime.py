@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
 from ledgerservice.domain.accounts import Opened, Opening
@@ -26,6 +26,7 @@ from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.posting.due import keep_sweeping
+from ledgerservice.posting.frozen import keep_ending_frozen
 from ledgerservice.posting.movements import MovementBatch, weight_of
 from ledgerservice.posting.poster import Limits, Poster
 from ledgerservice.settings import Settings
@@ -124,16 +125,17 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
         openings = Poster(connect, open_accounts, limits, writer_loop=writers)
         currencies = Poster(connect, add_currencies, limits, writer_loop=writers)
         ledgers = Poster(connect, add_ledgers, limits, writer_loop=writers)
-        sweeping = asyncio.create_task(
-            keep_sweeping(engine, movements.post, settings.sweep_interval_s)
-        )
+        watching = [
+            asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
+            asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
+        ]
         try:
             key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             yield Runtime(settings, movements, openings, currencies, ledgers, reader, key)
         finally:
-            sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeping
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await movements.close()
             await openings.close()
             await currencies.close()

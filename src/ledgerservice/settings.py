@@ -59,7 +59,8 @@ class Settings(BaseSettings):
     auto_migrate: bool = Field(default=True, description="Create or update the schema at start-up.")
     allow_unsafe_durability: bool = Field(
         default=False,
-        description="Also start when fsync, full_page_writes or synchronous_commit is off (or local).",
+        description="Also start when fsync, full_page_writes or synchronous_commit is off, "
+        "or synchronous_commit local.",
     )
     service_role: str | None = Field(
         default="ledgerservice",
@@ -94,7 +95,7 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="PostgreSQL cancels a write statement that takes longer."
     )
     idle_transaction_timeout_s: float = Field(
-        default=10.0, gt=0, description="PostgreSQL ends a transaction that is idle longer."
+        default=10.0, gt=0, description="A transaction whose process waits longer is ended."
     )
     read_connections: int = Field(
         default=8, ge=1, le=200, description="Most database connections for reads."

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def pgpool(server: URL) -> Iterator[URL]:
 
 @contextmanager
 def _pooler(
-    server: URL, program: str, configuration: str, options: list[str], values: dict[str, object]
+    server: URL, program: str, configuration: str, options: list[str], values: Mapping[str, object]
 ) -> Iterator[URL]:
     """A pooler that runs as the user of the server, whose socket only that one reaches."""
     host, port = str(server.query["host"]), free_port()
