@@ -20,7 +20,8 @@ import yardstick
 from ledgerservice.domain.accounts import Opened
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.ledger import Ledger, deposit
-from ledgerservice.postgres.connections import Database, parse_url
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.urls import parse_url
 from ledgerservice.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

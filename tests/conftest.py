@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from ledgerservice.postgres.connections import Database, parse_url, usable_role
+from ledgerservice.postgres.connections import Database, usable_role
 from ledgerservice.postgres.migrations import upgrade
+from ledgerservice.postgres.urls import parse_url
 from ledgerservice.postgres.verification import verify
 from tests.databases import administer, quick_place, reachable_folder, settings_for_tests, url_text
 from tests.processes import RunningService, serving

@@ -156,8 +156,13 @@ def environment(**values: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(*, options: Sequence[str] = (), **values: str) -> Iterator[RunningService]:
-    """`ledgerservice serve` as a process, with these options and environment variables."""
+def serving(
+    *, options: Sequence[str] = (), log: Path | None = None, **values: str
+) -> Iterator[RunningService]:
+    """`ledgerservice serve` as a process, with these options and environment variables.
+
+    What it logs goes to the file `log`; only without options.
+    """
     port = free_port()
     arguments = ["serve", "--port", str(port), *options]
     process: Fork | subprocess.Popen[bytes]
@@ -165,7 +170,7 @@ def serving(*, options: Sequence[str] = (), **values: str) -> Iterator[RunningSe
         command = [sys.executable, "-m", "ledgerservice", *arguments]
         process = subprocess.Popen(command, env=environment(**values), cwd=ROOT)
     else:
-        process = Fork(arguments, environment(**values))
+        process = Fork(arguments, environment(**values), None, log)
     base = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=base, timeout=60) as client:
         try:

@@ -35,8 +35,9 @@ class DatabaseRefused(LedgerError):
 
 
 class RightsMissing(LedgerError):
-    """The user of DATABASE_URL lacks a privilege. Creating the ledger's schema needs CREATE on
-    the database. `ledgerservice migrate` may be run by another user than the service.
+    """The user of DATABASE_URL lacks a privilege. Creating or updating the schema needs its owner,
+    and CREATE on the database: name that user in LEDGER_OWNER_URL. The service's own user must be a
+    member of the role LEDGER_SERVICE_ROLE.
     """
 
 
@@ -83,6 +84,10 @@ class SchemaUnknown(LedgerError):
     that one. The schema of a development version before the first release cannot be upgraded: use
     a new database.
     """
+
+
+class SchemaForeign(LedgerError):
+    """The schema in the database is not this service's. Name another one in LEDGER_SCHEMA."""
 
 
 class BackupError(LedgerError):

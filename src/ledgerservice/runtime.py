@@ -7,24 +7,28 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
+from sqlalchemy import URL
+
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_name
 from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
+from ledgerservice.errors import ConfigurationError
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import (
     Database,
+    check_same_database,
     check_server,
     explained,
-    parse_url,
     usable_role,
 )
 from ledgerservice.postgres.queries import catalogue
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
+from ledgerservice.postgres.urls import parse_url, without_environment
 from ledgerservice.posting.due import keep_sweeping
 from ledgerservice.posting.frozen import keep_ending_frozen
 from ledgerservice.posting.movements import MovementBatch, weight_of
@@ -41,11 +45,33 @@ def opened_database(settings: Settings) -> Iterator[tuple[Database, EmbeddedServ
     """The database of `settings`. The embedded server runs until the context is left."""
     if settings.database_url is not None:
         url = parse_url(settings.database_url.get_secret_value())
-        yield Database(url, settings), None
+        yield Database(url, settings, owner_url=_owner_url(settings)), None
         return
+    if settings.owner_url is not None:
+        raise ConfigurationError("LEDGER_OWNER_URL is set, but DATABASE_URL is not.")
     binaries = settings.postgres_bin or bundled_binaries()
     with EmbeddedServer(settings.data_folder, binaries, log.info) as embedded:
-        yield Database(parse_url(embedded.url), settings), embedded
+        owner, login = map(without_environment, map(parse_url, (embedded.url, embedded.login_url)))
+        if not settings.service_role:
+            yield Database(owner, settings), embedded
+        else:
+            yield Database(login, settings, owner_url=owner), embedded
+
+
+def _owner_url(settings: Settings) -> URL | None:
+    if settings.owner_url is None:
+        return None
+    return parse_url(settings.owner_url.get_secret_value(), "LEDGER_OWNER_URL")
+
+
+def upgrade(database: Database) -> bool:
+    """Make or update the schema, the service's role and its login; True if the schema changed."""
+    return migrations.upgrade(
+        database.owner_engine(),
+        database.settings.service_role or None,
+        database.settings.schema_name,
+        database.login,
+    )
 
 
 def prepared(database: Database) -> Database:
@@ -55,11 +81,12 @@ def prepared(database: Database) -> Database:
     """
     settings = database.settings
     with explained():
-        check_server(database)
+        check_server(database.of_owner())
         if settings.auto_migrate:
-            migrations.upgrade(
-                database.owner_engine(), settings.service_role or None, settings.schema_name
-            )
+            upgrade(database)
+        if database.owner_url is not None:
+            check_server(database)
+            check_same_database(database)
         with database.owner_engine().connect() as connection:
             migrations.check(connection)
         return replace(database, role=usable_role(database))
@@ -130,7 +157,8 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
         ]
         try:
-            key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
+            with explained():
+                key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             yield Runtime(settings, movements, openings, currencies, ledgers, reader, key)
         finally:
             for task in watching:

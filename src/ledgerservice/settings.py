@@ -41,6 +41,11 @@ class Settings(BaseSettings):
         validation_alias="DATABASE_URL",
         description="URL of a PostgreSQL 15 to 18. Without it the embedded server is used.",
     )
+    owner_url: SecretStr | None = Field(
+        default=None,
+        description="URL for migrate, restore and verify, of a user that owns the schema. "
+        "DATABASE_URL is then a login without rights of its own. By default DATABASE_URL.",
+    )
     schema_name: str = Field(
         default="ledger",
         validation_alias="LEDGER_SCHEMA",

@@ -21,8 +21,9 @@ from ledgerservice.embedded import configuration as server_settings
 from ledgerservice.embedded import server as embedded
 from ledgerservice.errors import ServerTooOld
 from ledgerservice.postgres import connections as databases
-from ledgerservice.postgres.connections import Database, check_server, parse_url
+from ledgerservice.postgres.connections import Database, check_server
 from ledgerservice.postgres.migrations import HEAD, MIGRATION_LOCK
+from ledgerservice.postgres.urls import parse_url
 from tests.databases import (
     connect,
     settings_for_tests,

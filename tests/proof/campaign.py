@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ledgerservice.postgres.connections import parse_url
+from ledgerservice.postgres.urls import parse_url
 from ledgerservice.postgres.verification import verify
 from tests.proof import history, journal
 from tests.proof.checker import DOUBLED, LOST, Report, check

@@ -32,7 +32,7 @@ from ledgerservice.ledger import Ledger
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import Database, check_server, explained
 from ledgerservice.postgres.verification import verify as find_violations
-from ledgerservice.runtime import opened_database
+from ledgerservice.runtime import opened_database, upgrade
 from ledgerservice.settings import Settings
 
 SHOWN_VIOLATIONS = 1_000
@@ -51,10 +51,8 @@ def migrate() -> None:
     """Create the schema of the database, or bring it up to date."""
     settings = Settings.load()
     with opened_database(settings) as (database, _), explained():
-        check_server(database)
-        changed = migrations.upgrade(
-            database.owner_engine(), settings.service_role or None, settings.schema_name
-        )
+        check_server(database.of_owner())
+        changed = upgrade(database)
     console.print(f"The schema is at revision {migrations.HEAD}{'.' if changed else ' already.'}")
 
 
@@ -106,7 +104,7 @@ def backup(
     with opened_database(settings) as (database, _), explained():
         _check_schema(database)
         programs = _client_programs(settings)
-        write_backup(programs, database.url, settings.schema_name, file)
+        write_backup(programs, database.owner_url or database.url, settings.schema_name, file)
     console.print(f"Wrote the backup to {file} ({file.stat().st_size:,} bytes).")
 
 
@@ -120,8 +118,10 @@ def restore(
     with opened_database(settings) as (database, _), explained():
         engine = database.owner_engine()
         programs = _client_programs(settings)
-        read_backup(programs, database.url, engine, settings.schema_name, file)
-        migrations.upgrade(engine, settings.service_role or None, settings.schema_name)
+        read_backup(
+            programs, database.owner_url or database.url, engine, settings.schema_name, file
+        )
+        upgrade(database)
         count = sum(1 for _ in find_violations(engine, schema=settings.schema_name))
     if count:
         raise BackupError(f"The data is restored, but `verify` reports {count} violations.")

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SUPERUSER = "postgres"
+LOGIN = "ledgerservice_login"
 PORT = 5432  # Only a part of the name of the socket; TCP is off.
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 

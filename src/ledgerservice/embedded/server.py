@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 from ledgerservice.embedded.configuration import (
     FIXED_SETTINGS,
+    LOGIN,
     PORT,
     SOCKET_NAME,
     SUPERUSER,
@@ -92,9 +93,19 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The URL of the database in libpq's form, over the Unix socket."""
+        """The URL of the database in libpq's form, over the Unix socket, as the superuser."""
+        return self._url_of(SUPERUSER)
+
+    @property
+    def login_url(self) -> str:
+        """The URL for the service, as a login without rights of its own, which the first migration
+        makes.
+        """
+        return self._url_of(LOGIN)
+
+    def _url_of(self, user: str) -> str:
         host = quote(os.fsencode(self._socket_folder), safe="")
-        return f"postgresql://{SUPERUSER}@/{DATABASE}?host={host}&port={PORT}"
+        return f"postgresql://{user}@/{DATABASE}?host={host}&port={PORT}"
 
     @property
     def owner(self) -> bool:

@@ -1,14 +1,15 @@
 """The database: its connections, their settings, and whether the server can hold money."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -16,12 +17,15 @@ from ledgerservice.errors import (
     ConfigurationError,
     DatabaseNotUtf8,
     DatabaseReadOnly,
+    InternalFault,
     ServerNotDurable,
     ServerTooOld,
+    Unavailable,
 )
-from ledgerservice.postgres import session
-from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.postgres import roles, session
+from ledgerservice.postgres.pipeline import Wire, without_values
 from ledgerservice.postgres.refusals import explain, refuse_shared_sessions
+from ledgerservice.postgres.roles import Login
 from ledgerservice.postgres.schema import SCHEMA, in_schema
 from ledgerservice.settings import Settings
 
@@ -40,37 +44,46 @@ KEEPALIVE = {
 }
 
 
-def parse_url(url: str) -> URL:
-    """A PostgreSQL URL in any of its spellings, for psycopg. Raises ConfigurationError."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise ConfigurationError("DATABASE_URL is not a URL.") from None
-    if parsed.drivername.split("+")[0] not in {"postgres", "postgresql"}:
-        raise ConfigurationError("DATABASE_URL must begin with postgresql://")
-    return parsed.set(drivername="postgresql+psycopg")
-
-
 @dataclass(frozen=True, slots=True)
 class Database:
     """A PostgreSQL database and the settings of the connections to it.
 
-    `role` is the service's least-privilege role, or None to stay the URL's user.
+    `url` is of the service's login. `role` is the service's least-privilege role, or None to stay
+    the login. `owner_url` is of the user that owns the schema, None if that is the login.
     """
 
     url: URL
     settings: Settings
     role: str | None = None
+    owner_url: URL | None = None
+
+    @property
+    def login(self) -> Login | None:
+        """The login that is to be made if it is missing; None if it owns the schema."""
+        if self.owner_url is None or self.url.username is None:
+            return None
+        password = self.url.password or os.environ.get("PGPASSWORD")
+        return Login(self.url.username, str(password) if password else None)
+
+    def of_owner(self) -> "Database":
+        """The same database, with its owner as the login."""
+        return replace(self, url=self.owner_url or self.url, owner_url=None)
 
     def owner_engine(self) -> Engine:
-        """Connections as the URL's user, for migrations and `verify`."""
+        """Connections as the owner of the schema, for migrations and `verify`."""
+        return self.of_owner().login_engine()
+
+    def login_engine(self) -> Engine:
+        """Connections as the login, before it takes the service's role."""
         pinned = session.owner_session(durable=self._durable)
         arguments = {
             "connect_timeout": self.settings.connect_timeout_s,
             "client_encoding": "utf8",
             "options": self._options(pinned),
         }
-        engine = create_engine(self.url, poolclass=NullPool, connect_args=arguments)
+        engine = create_engine(
+            self.url, poolclass=NullPool, connect_args=arguments, hide_parameters=True
+        )
         return self._translated(session.checked(engine, pinned))
 
     def read_engine(self) -> AsyncEngine:
@@ -83,6 +96,7 @@ class Database:
             pool_timeout=self.settings.request_deadline_s,
             pool_pre_ping=True,
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
             connect_args=self._arguments(pinned),
         )
         self._translated(session.checked(engine.sync_engine, pinned))
@@ -90,6 +104,7 @@ class Database:
 
     def _translated(self, engine: Engine) -> Engine:
         """The engine, with the schema's name put into each statement if it is not the default."""
+        event.listen(engine, "handle_error", _leave_out_values)
         schema = self.settings.schema_name
         if schema != SCHEMA:
 
@@ -138,24 +153,32 @@ class Database:
         }
 
 
+def _leave_out_values(context: ExceptionContext) -> None:
+    if isinstance(context.original_exception, psycopg.Error):
+        without_values(context.original_exception)
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn a failed connection into an error that says in one line what to do."""
     try:
         yield
-    except DBAPIError as error:
-        raise explain(error.orig) from error
     except psycopg.Error as error:
         raise explain(error) from error
+    except (DBAPIError, Unavailable, InternalFault) as error:
+        cause = error if isinstance(error, DBAPIError) else error.__cause__
+        if not isinstance(cause, DBAPIError):
+            raise
+        raise explain(cause.orig) from error
 
 
 def check_server(database: Database) -> None:
     """Raise ServerTooOld, DatabaseReadOnly, DatabaseNotUtf8 or ServerNotDurable for a server that
-    must not hold money, and UnfitConnection for one that cannot be reached as the ledger must.
+    must not hold money, and UnfitConnection for one that the login cannot reach as it must.
     """
     pinned = session.owner_session(durable=False)
     refuse_shared_sessions(database.driver_arguments(), session.options(pinned))
-    with database.owner_engine().connect() as connection:
+    with database.login_engine().connect() as connection:
         facts = connection.execute(_SERVER_FACTS).one()
     if facts.version < OLDEST_SERVER * 10_000:
         raise ServerTooOld(f"It is version {facts.version // 10_000}.")
@@ -189,23 +212,45 @@ _SERVER_FACTS = text(
 
 
 def usable_role(database: Database) -> str | None:
-    """The service's role if the URL's user is a member of it, else None, with a warning."""
+    """The service's role if the login may take it, else None.
+
+    Warns of a login that has more rights than the service needs, or fewer.
+    """
     role = database.settings.service_role
     if not role:
         return None
-    with database.owner_engine().connect() as connection:
-        if connection.scalar(_MAY_TAKE_ROLE, {"role": role}):
-            return role
-    log.warning(
-        "the service runs with the rights of its database user, which is not a member of the role "
-        "%s; GRANT %s TO that user, or set LEDGER_SERVICE_ROLE to another role",
-        role,
-        role,
-    )
+    with database.login_engine().connect() as connection:
+        rights = roles.rights(connection, role)
+    if rights.owner and rights.granted:
+        log.warning(
+            "the user of DATABASE_URL owns the ledger or is a superuser; name it in "
+            "LEDGER_OWNER_URL instead, and in DATABASE_URL a login of any other name, which the "
+            "next start makes a member of the role %s",
+            role,
+        )
+    if rights.set_role and rights.granted:
+        return role
+    if not (rights.inherited and rights.granted):
+        log.warning(
+            "the service runs with the rights of its database user, which is not a member of the "
+            "role %s; GRANT %s TO that user, or set LEDGER_SERVICE_ROLE to another role",
+            role,
+            role,
+        )
     return None
 
 
-_MAY_TAKE_ROLE = text(
-    "SELECT pg_has_role(oid, 'MEMBER') AND has_table_privilege(oid, 'ledger.entries', 'INSERT')"
-    " FROM pg_roles WHERE rolname = :role"
+def check_same_database(database: Database) -> None:
+    """Raise ConfigurationError if the login and the owner are connected to different databases."""
+    places = []
+    for engine in (database.login_engine(), database.owner_engine()):
+        with engine.connect() as connection:
+            places.append(tuple(connection.execute(_PLACE).one()))
+    if places[0] != places[1]:
+        raise ConfigurationError("DATABASE_URL and LEDGER_OWNER_URL name different databases.")
+
+
+# A database's number is its server's own, and two servers hardly start in one microsecond.
+_PLACE = text(
+    "SELECT oid, pg_postmaster_start_time() FROM pg_database WHERE datname = current_database()"
 )

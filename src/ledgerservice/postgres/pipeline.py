@@ -78,6 +78,17 @@ def _quoted(value: str | None) -> str:
     return f'"{value}"'
 
 
+def without_values(error: psycopg.Error) -> psycopg.Error:
+    """The error, with only the server's first line as its text.
+
+    DETAIL and CONTEXT repeat whole rows, with owners and metadata, and the text gets into logs.
+    `error.diag` keeps them.
+    """
+    if error.diag.message_primary is not None:
+        error.args = (error.diag.message_primary,)
+    return error
+
+
 class Wire:
     """A connection of the write path, to a ledger in `schema`.
 
@@ -117,7 +128,7 @@ class Wire:
         results, failed = await self._results()
         pgconn.exit_pipeline_mode()
         if failed is not None:
-            raise error_from_result(failed)
+            raise without_values(error_from_result(failed))
         return [Result(self._rows(result), _tag(result)) for result in results]
 
     def _name(self, statement: str) -> bytes:
@@ -129,9 +140,12 @@ class Wire:
     async def copy(self, statement: str, chunks: Iterable[str]) -> None:
         """COPY FROM STDIN. A chunk is built while the server reads the chunks before it."""
         statement = in_schema(statement, self._schema)
-        async with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
-            for chunk in chunks:
-                await copy.write(chunk)
+        try:
+            async with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
+                for chunk in chunks:
+                    await copy.write(chunk)
+        except psycopg.Error as error:
+            raise without_values(error) from None
 
     @property
     def warnings(self) -> list[str]:

@@ -19,7 +19,7 @@ FUNCTIONS_SQL = [
 
 _SCHEMA_NAME = re.compile(
     rf"\b{SCHEMA}\.(?=[a-z_])|(?<=SCHEMA ){SCHEMA}\b|(?<=EXISTS ){SCHEMA}\b"
-    rf"|(?<='){SCHEMA}(?='::regnamespace)"
+    rf"|(?<='){SCHEMA}(?='::regnamespace)|(?<=to_regnamespace\('){SCHEMA}\b"
 )
 
 

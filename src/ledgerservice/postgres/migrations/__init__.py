@@ -7,12 +7,12 @@ import iso4217
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from psycopg import sql
 from sqlalchemy import Connection, Engine, text
 
 from ledgerservice.domain.instructions import Origin
-from ledgerservice.errors import SchemaMissing, SchemaUnknown
-from ledgerservice.postgres.schema import FUNCTIONS_SQL, GRANTS_SQL, SCHEMA, SCHEMA_SQL
+from ledgerservice.errors import SchemaForeign, SchemaMissing, SchemaUnknown
+from ledgerservice.postgres import roles
+from ledgerservice.postgres.schema import FUNCTIONS_SQL, SCHEMA, SCHEMA_SQL
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,16 @@ def revision(connection: Connection) -> str | None:
 
 
 def check(connection: Connection) -> None:
-    """Raise SchemaMissing or SchemaUnknown unless the schema is at this release's revision."""
+    """Raise an error unless the schema is at this release's revision.
+
+    SchemaMissing: there is none, or an older one. SchemaUnknown: a newer one. SchemaForeign: the
+    schema has tables that are not the ledger's.
+    """
     present = revision(connection)
     if present == HEAD:
         return
+    if not connection.scalar(_IS_OURS):
+        raise SchemaForeign
     if present is not None and present not in {
         script.revision for script in _scripts.walk_revisions()
     }:
@@ -58,8 +64,13 @@ def check(connection: Connection) -> None:
     raise SchemaMissing(f"It is at revision {present or 'none'}; this release needs {HEAD}.")
 
 
-def upgrade(engine: Engine, role: str | None, schema: str = SCHEMA) -> bool:
+def upgrade(
+    engine: Engine, role: str | None, schema: str = SCHEMA, login: roles.Login | None = None
+) -> bool:
     """Bring the schema to this release's revision; True if anything changed.
+
+    `role` is the service's, None if it has none, and `login` the member of it that the service
+    connects as, None if that is the engine's own user. Both are made if they are missing.
 
     One database transaction under an advisory lock, so that processes that start together migrate
     once. Raises SchemaUnknown.
@@ -77,7 +88,7 @@ def upgrade(engine: Engine, role: str | None, schema: str = SCHEMA) -> bool:
         if connection.scalar(_IS_PUBLIC):
             connection.execute(_REVOKE)
         if role is not None:
-            _grant(connection, role, migrated)
+            roles.provide(connection, role, login, again=migrated)
         return migrated
 
 
@@ -131,21 +142,6 @@ def _iso_4217() -> list[dict[str, object]]:
     ]
 
 
-def _grant(connection: Connection, role: str, migrated: bool) -> None:
-    """Create the service's least-privilege role if that is allowed, and give it its rights.
-
-    A migration can add what needs a right, and a restored database has no rights at all. Without
-    the role the service runs as the user of DATABASE_URL; the triggers hold all the same.
-    """
-    if connection.scalar(_ROLE, {"role": role}) is None:
-        if not connection.scalar(_MAY_CREATE_ROLES):
-            return
-        connection.exec_driver_sql(_statement("CREATE ROLE {role} NOLOGIN", role))
-        connection.exec_driver_sql(_statement("GRANT {role} TO CURRENT_USER", role))
-    if migrated or not connection.scalar(_IS_GRANTED, {"role": role}):
-        connection.exec_driver_sql(_statement(GRANTS_SQL, role))
-
-
 # A currency that exists stays as it is: its exponent never changes.
 _ADD_CURRENCY = text(
     f"INSERT INTO {SCHEMA}.currencies (code, number, exponent, name, change_id, origin)"
@@ -153,13 +149,11 @@ _ADD_CURRENCY = text(
 )
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
-_ROLE = text("SELECT to_regrole(:role)::text")
-_IS_GRANTED = text(
-    f"SELECT has_table_privilege(r.oid, '{SCHEMA}.entries', 'INSERT')"
-    " AND bool_and(has_function_privilege(r.oid, p.oid, 'EXECUTE'))"
-    f" FROM pg_roles r, pg_proc p WHERE rolname = :role"
-    f" AND p.pronamespace = '{SCHEMA}'::regnamespace AND proname IN"
-    " ('version_at', 'refuse', 'refuse_table') GROUP BY r.oid"
+# An empty schema may have been made for us.
+_IS_OURS = text(
+    f"SELECT to_regclass('{SCHEMA}.transactions') IS NOT NULL"
+    f" AND to_regclass('{SCHEMA}.alembic_version') IS NOT NULL"
+    f" OR NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('{SCHEMA}'))"
 )
 # A function without an ACL may be executed by everybody, and so may one whose ACL says so.
 _IS_PUBLIC = text(
@@ -168,10 +162,3 @@ _IS_PUBLIC = text(
     " WHERE grantee = 0))"
 )
 _REVOKE = text(f"REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {SCHEMA} FROM PUBLIC")
-_MAY_CREATE_ROLES = text(
-    "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
-)
-
-
-def _statement(template: str, role: str) -> str:
-    return sql.SQL(template).format(role=sql.Identifier(role)).as_string()
