@@ -155,13 +155,15 @@ def environment(**values: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1", **values}
 
 
+def _log_of(values: dict[str, str]) -> Path | None:
+    return Path(values["LOGGED_TO"]) if "LOGGED_TO" in values else None
+
+
 @contextmanager
-def serving(
-    *, options: Sequence[str] = (), log: Path | None = None, **values: str
-) -> Iterator[RunningService]:
+def serving(*, options: Sequence[str] = (), **values: str) -> Iterator[RunningService]:
     """`ledgerservice serve` as a process, with these options and environment variables.
 
-    What it logs goes to the file `log`; only without options.
+    What it logs goes to the file LOGGED_TO, if that is given; only without options.
     """
     port = free_port()
     arguments = ["serve", "--port", str(port), *options]
@@ -170,7 +172,7 @@ def serving(
         command = [sys.executable, "-m", "ledgerservice", *arguments]
         process = subprocess.Popen(command, env=environment(**values), cwd=ROOT)
     else:
-        process = Fork(arguments, environment(**values), None, log)
+        process = Fork(arguments, environment(**values), None, _log_of(values))
     base = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=base, timeout=60) as client:
         try:

@@ -1,14 +1,12 @@
 """Holds: reserved, captured in parts or whole, released, expired; and transfers to come."""
 
 import asyncio
-import csv
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import pytest
@@ -157,27 +155,6 @@ def test_an_expired_hold_reserves_nothing_before_any_sweeper_comes(sleepy) -> No
     kinds = [service.get(f"/transactions/{n}").json()["transaction_type"] for n in released]
     assert kinds == ["RELEASE"]
     assert list(verify(database.owner_engine())) == []
-
-
-def test_a_caller_s_key_that_looks_like_the_service_s(sleepy) -> None:
-    """Both have the key; histories, statements and look-ups say whose each line is."""
-    service, _ = sleepy
-    a = service.open(balance="100")
-    number = hold(service, a, "60", expires_at=soon(0.2))["hold_id"]
-    time.sleep(0.4)
-    key = f"expiry {number}"
-    mine = service.send("/withdraw", account_id=a, amount="1", idempotency_key=key).json()
-    expected = [(key, "caller", "WITHDRAWAL"), (key, "expiry", "RELEASE")]
-    for lines in (
-        service.get(f"/accounts/{a}/history?limit=2").json(),
-        service.get(f"/accounts/{a}/statement").json()["entries"][:-3:-1],
-        csv.DictReader(service.get(f"/accounts/{a}/statement?format=csv").text.splitlines()),
-    ):
-        shown = [(line["idempotency_key"], line["origin"], line["transaction_type"])
-                 for line in lines]  # fmt: skip
-        assert [line for line in sorted(shown) if line[0] == key] == expected
-    seen = service.get(f"/accounts/{a}/keys/{quote(key)}").json()
-    assert seen["transaction_id"] == mine["transaction_id"]
 
 
 def open_of(service: RunningService, account: int, kind: str, limit: int) -> list[dict[str, Any]]:

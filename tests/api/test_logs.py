@@ -66,7 +66,7 @@ def test_no_text_of_a_caller_s_is_logged(
     database, log = new_database(), tmp_path / "log"
     statement, named = BROKEN[case]
     values = {"DATABASE_URL": url_text(database), "LEDGER_REQUEST_DEADLINE_S": "1"}
-    with serving(log=log, **values) as service:
+    with serving(LOGGED_TO=str(log), **values) as service:
         account = service.open()
         with connect(database) as owner:
             owner.execute(statement)

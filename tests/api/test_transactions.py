@@ -1,7 +1,11 @@
 """Transactions of many legs, conditions, exchanges; and the detail of any transaction."""
 
+import csv
 import json
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -345,3 +349,24 @@ def test_nobody_changes_detail_afterwards(new_database) -> None:
         with connect(database) as owner, pytest.raises(Exception, match="immutable"):
             owner.execute(f"UPDATE ledger.details SET {change}")
     assert list(verify(database.owner_engine())) == []
+
+
+def test_a_caller_s_key_that_looks_like_the_service_s(service: RunningService) -> None:
+    """Both have the key; histories, statements and look-ups say whose each line is."""
+    a = service.open(balance="100")
+    soon = (datetime.now(UTC) + timedelta(seconds=0.2)).isoformat()
+    placed = service.send("/holds/", account_id=a, amount="60", expires_at=soon).json()
+    time.sleep(0.4)
+    key = f"expiry {placed['hold_id']}"
+    mine = service.send("/withdraw", account_id=a, amount="1", idempotency_key=key).json()
+    expected = [(key, "caller", "WITHDRAWAL"), (key, "expiry", "RELEASE")]
+    for lines in (
+        service.get(f"/accounts/{a}/history?limit=2").json(),
+        service.get(f"/accounts/{a}/statement").json()["entries"][:-3:-1],
+        csv.DictReader(service.get(f"/accounts/{a}/statement?format=csv").text.splitlines()),
+    ):
+        shown = [(line["idempotency_key"], line["origin"], line["transaction_type"])
+                 for line in lines]  # fmt: skip
+        assert [line for line in sorted(shown) if line[0] == key] == expected
+    seen = service.get(f"/accounts/{a}/keys/{quote(key)}").json()
+    assert seen["transaction_id"] == mine["transaction_id"]

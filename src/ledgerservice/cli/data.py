@@ -104,7 +104,7 @@ def backup(
     with opened_database(settings) as (database, _), explained():
         _check_schema(database)
         programs = _client_programs(settings)
-        write_backup(programs, database.owner_url or database.url, settings.schema_name, file)
+        write_backup(programs, database.of_owner().url, settings.schema_name, file)
     console.print(f"Wrote the backup to {file} ({file.stat().st_size:,} bytes).")
 
 

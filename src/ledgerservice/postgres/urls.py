@@ -87,7 +87,7 @@ def without_environment(url: URL) -> URL:
     PGHOSTADDR, PGOPTIONS and the like are meant for another server. PGSERVICE cannot be ruled out,
     but what the URL names is stronger than the service's file.
     """
-    named = {*url.query, "service", "user", "password", "host", "port", "dbname"}
+    named = {*url.query, "service", "connect_timeout", "user", "password", "host", "port", "dbname"}
     defaults = {
         option.keyword.decode(): _NEUTRAL.get(option.envvar, option.compiled or b"").decode()
         for option in pq.Conninfo.get_defaults()

@@ -71,7 +71,7 @@ def drop_all(database: Database) -> None:
 
 
 def test_the_login_posts_and_owns_nothing(split: Database) -> None:
-    owner = replace(split, url=split.owner_url)
+    owner = split.of_owner()
     open_accounts(owner, "USD")
     post(split, [deposit(1, 5)])
     with connect(owner) as administrator:
@@ -97,10 +97,10 @@ def test_leaving_the_role_leads_nowhere(split: Database, back: str, statement: s
 
 def test_the_service_runs_as_the_login_without_a_warning(split: Database, tmp_path) -> None:
     values = {"DATABASE_URL": url_text(split), "LEDGER_OWNER_URL": url_of_owner(split)}
-    with serving(log=tmp_path / "log", **values) as service:
+    with serving(LOGGED_TO=str(tmp_path / "log"), **values) as service:
         account = service.open(balance="7")
         assert service.account(account, "balance") == ("7.00",)
-        with connect(replace(split, url=split.owner_url)) as administrator:
+        with connect(split.of_owner()) as administrator:
             users = administrator.execute(
                 "SELECT DISTINCT usename FROM pg_stat_activity"
                 " WHERE application_name = 'ledgerservice' AND datname = current_database()"
@@ -111,7 +111,7 @@ def test_the_service_runs_as_the_login_without_a_warning(split: Database, tmp_pa
 
 
 def url_of_owner(split: Database) -> str:
-    return url_text(replace(split, url=split.owner_url))
+    return url_text(split.of_owner())
 
 
 def test_an_owner_as_the_login_works_with_one_warning(database: Database, caplog) -> None:
@@ -122,7 +122,7 @@ def test_an_owner_as_the_login_works_with_one_warning(database: Database, caplog
 
 
 def test_the_two_urls_must_name_one_database(split: Database) -> None:
-    other = empty_database(replace(split, url=split.owner_url), "other")
+    other = empty_database(split.of_owner(), "other")
     with pytest.raises(ConfigurationError, match="different databases"):
         prepared(replace(split, owner_url=other.url))
 

@@ -6,7 +6,7 @@ from ledgerservice.errors import ConfigurationError
 from ledgerservice.postgres.urls import parse_url
 from tests.processes import cli
 
-UNDERSTOOD = {
+UNDERSTOOD: dict[str, dict[str, object]] = {
     "postgresql://u:p@h:5/d": {"user": "u", "password": "p", "host": "h", "port": 5},
     "postgres://u:p%40%2F%25@h/d": {"password": "p@/%", "host": "h"},
     "postgresql+psycopg://u:p#x@h/d": {"password": "p#x", "host": "h", "dbname": "d"},
