@@ -45,6 +45,7 @@ proof: checker
 proof-long: checker
 	$(BIN)/python -m tests.proof --minutes $$(($(PROOF_HOURS) * 60)) --totals docs/proof.md $(PROOF_ARGS)
 
+# With DATABASE_URL the service on that server beside the embedded one, in turns.
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 

@@ -1,5 +1,6 @@
 """`make bench`: compares the service with a yardstick server, over HTTP, in turns.
 
+With DATABASE_URL it compares the service on that server with the service on the embedded one.
 It starts both servers, measures, and prints Markdown. Then it proves that every 200 is in the
 journal exactly once. The exit code is 1 if a proof fails. A missed goal is printed, but is not a
 failure.
@@ -7,6 +8,7 @@ failure.
 
 import argparse
 import math
+import os
 import signal
 import statistics
 import sys
@@ -24,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+import beside
 import bulk
 import load
 import machine
@@ -79,7 +82,8 @@ def main() -> None:
     load.require_wrk()
     started_s = time.monotonic()
     try:
-        proven = _bench(options)
+        given = os.environ.get("DATABASE_URL")
+        proven = beside.compare(options, given, console) if given else _bench(options)
     except KeyboardInterrupt:
         sys.exit(130)
     console.print(f"The benchmark took {time.monotonic() - started_s:.0f} s.")

@@ -28,7 +28,7 @@ from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.instructions import Group, Movement
 from ledgerservice.domain.transactions import Recorded
 from ledgerservice.ledger import Ledger, transfer
-from ledgerservice.postgres import journal
+from ledgerservice.postgres import journal, rows
 from servers import LEDGER
 
 CALL = 8_000
@@ -132,11 +132,11 @@ class Bare:
         self._connection = psycopg.connect(url, autocommit=True)
         self._connection.execute("SET session_replication_role = replica")
         self._connection.execute(_NO_TRIGGERS)
-        rows = self._connection.execute(
+        states = self._connection.execute(
             "SELECT id, currency, currency_number, exponent, balance, held, version, floor,"
             " last_recorded_at FROM ledger.accounts WHERE ledger_id = 1"
         ).fetchall()
-        self._accounts = {row[0]: Account(*row) for row in rows}
+        self._accounts = {row[0]: Account(*row) for row in states}
         self._ids = itertools.count(10**12)
 
     def run(self, postmaster: int, transfers: list[Movement]) -> Cost:
@@ -145,12 +145,12 @@ class Bare:
         clock = Clock(postmaster)
         for transactions, entries, touched in plans:
             with self._connection.transaction(), self._connection.cursor() as cursor:
-                for statement, rows in (
+                for statement, text in (
                     (journal.COPY_TRANSACTIONS, transactions),
                     (journal.COPY_ENTRIES, entries),
                 ):
                     with cursor.copy(statement) as copy:
-                        copy.write(rows)
+                        copy.write(text)
                 cursor.execute(_UPDATE, touched)
         return clock.cost(len(transfers))
 
@@ -164,8 +164,9 @@ class Bare:
                 entry.seq, old.floor, plan.recorded_at,
             )  # fmt: skip
         columns = [list(last), [e.balance for e in last.values()], [e.seq for e in last.values()]]
-        transactions = "".join(journal.transaction_rows(1, plan))
-        return transactions, "".join(journal.entry_rows(1, plan)), columns
+        head = f"1\t{plan.recorded_at.isoformat()}\t"
+        transactions = "".join(rows.copied(head, plan.transactions))
+        return transactions, "".join(rows.copied_entries(head, plan.entries())), columns
 
 
 _UPDATE = """

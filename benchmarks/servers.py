@@ -76,14 +76,24 @@ def as_database(url: str) -> Database:
 
 def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:
     """Open the accounts in all databases, with money. Returns the first id, by server."""
-    first = asyncio.run(_fund_ledger(urls[LEDGER], accounts))
-    assert asyncio.run(_fund_ledger(urls[BARE], accounts)) == first
+    first = fund_ledger(urls[LEDGER], accounts)
+    assert fund_ledger(urls[BARE], accounts) == first
     yardstick.fund(urls[YARDSTICK], accounts, FUNDS)
-    for url in urls.values():
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("VACUUM ANALYZE")
-            connection.execute("CHECKPOINT")
+    _settle(urls[YARDSTICK])
     return {LEDGER: first, YARDSTICK: 1}
+
+
+def fund_ledger(url: str, accounts: int) -> int:
+    """Open the accounts of a ledger, with money. Returns the first id."""
+    first = asyncio.run(_fund_ledger(url, accounts))
+    _settle(url)
+    return first
+
+
+def _settle(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
 
 
 async def _fund_ledger(url: str, accounts: int) -> int:
