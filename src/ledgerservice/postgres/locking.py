@@ -56,8 +56,7 @@ FROM unnest((SELECT array_agg(DISTINCT id) FROM (
         ORDER BY id LIMIT 1) a) named)) AS ascending (named_id)
 CROSS JOIN LATERAL (
     SELECT {ACCOUNT} FROM ledger.accounts
-    WHERE ledger_id = $1 AND id BETWEEN named_id AND named_id
-    ORDER BY id LIMIT 1 FOR NO KEY UPDATE) a
+    WHERE ledger_id = $1 AND id = named_id FOR NO KEY UPDATE) a
 """
 ORDERED_ARRAYS = 180_000
 """The first server version that has been tested to look up an array in its order."""
