@@ -108,6 +108,12 @@ class Operator:
         self._connection.execute(f"ALTER {target} {action}")
         self._connection.execute("SELECT pg_reload_conf()")
 
+    def end_sessions(self) -> None:
+        """End the sessions of the service."""
+        self._connection.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{LOGIN}'"
+        )
+
 
 @contextmanager
 def operating(database: Database) -> Iterator[Operator]:

@@ -113,6 +113,16 @@ def test_what_the_journal_moves_has_one_index_that_finds_a_row(used, table):
     assert others == []
 
 
+def test_a_function_that_pins_its_plans_is_not_compiled(used):
+    """A pinned plan seems dear, so that JIT, where it is on, would compile it for seconds."""
+    with connect(used) as connection:
+        compiled = connection.execute(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'ledger'::regnamespace"
+            " AND proconfig::text LIKE '%enable_%' AND NOT 'jit=off' = ANY (proconfig)"
+        ).fetchall()
+    assert compiled == []
+
+
 @pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
 def test_steps_touch_few_rows_while_the_tables_grow(database, analyzed):
     """Whatever builds on a transaction finds it, and what is left of it, by its id."""

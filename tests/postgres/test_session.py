@@ -151,3 +151,38 @@ def test_a_variable_of_libpq_changes_nothing(usual, login, operator, name, value
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, name, value)
         assert plans_of(login) == usual[1]
+
+
+def test_a_setting_that_is_made_while_the_service_runs_is_noticed_too(login, operator):
+    """New connections are refused, and requests are answered 503, until it is corrected."""
+    place = PLACES[1]
+    impatient = {"LEDGER_REQUEST_DEADLINE_S": "1"}
+    with serving(DATABASE_URL=url_text(login), **impatient) as service:
+        account = service.open()
+        operator.alter(place, "SET session_replication_role = 'replica'")
+        operator.end_sessions()
+        body = {"account_id": account, "amount": "1", "idempotency_key": "k"}
+        assert service.post("/deposit/", body).status_code == 503
+        assert service.get(f"/accounts/{account}").status_code == 503
+        operator.alter(place, "RESET session_replication_role")
+        assert service.post("/deposit/", body).status_code == 200
+        assert service.account(account, "balance") == ("1.00",)
+
+
+UNREACHABLE: dict[str, dict[str, Any]] = {
+    "does not exist. Create it": {"database": "no_such_database"},
+    "Check user and password": {"username": "no_such_user"},
+    "Check host and port": {"host": "127.0.0.1", "port": 1, "query": {}},
+}
+
+
+@pytest.mark.skipif("de_DE" not in LOCALES, reason="localedef -i de_DE -f UTF-8 de_DE.UTF-8")
+@pytest.mark.parametrize("line", UNREACHABLE)
+def test_no_cause_is_found_by_the_language_of_a_message(login, operator, line):
+    operator.alter(PLACES[0], "SET lc_messages = 'de_DE.UTF-8'")
+    url = login.url.set(**UNREACHABLE[line])
+    done = cli("serve", "--port", str(free_port()), DATABASE_URL=url.render_as_string(False))
+    assert done.returncode == 1
+    assert line in done.stderr
+    if "database" in UNREACHABLE[line] and operator.major == 15:  # the wheels have no languages
+        assert "existiert nicht" in done.stderr
