@@ -41,8 +41,13 @@ WATCH_INTERVAL_S = 0.3
 
 
 @contextmanager
-def opened_database(settings: Settings) -> Iterator[tuple[Database, EmbeddedServer | None]]:
-    """The database of `settings`. The embedded server runs until the context is left."""
+def opened_database(
+    settings: Settings, *, create: bool = True
+) -> Iterator[tuple[Database, EmbeddedServer | None]]:
+    """The database of `settings`. The embedded server runs until the context is left.
+
+    Without `create` a data folder without a database raises EmbeddedServerError.
+    """
     if settings.database_url is not None:
         url = parse_url(settings.database_url.get_secret_value())
         yield Database(url, settings, owner_url=_owner_url(settings)), None
@@ -50,7 +55,8 @@ def opened_database(settings: Settings) -> Iterator[tuple[Database, EmbeddedServ
     if settings.owner_url is not None:
         raise ConfigurationError("LEDGER_OWNER_URL is set, but DATABASE_URL is not.")
     binaries = settings.postgres_bin or bundled_binaries()
-    with EmbeddedServer(settings.data_folder, binaries, log.info) as embedded:
+    server = EmbeddedServer(settings.data_folder, binaries, log.info, create=create)
+    with server as embedded:
         owner, login = map(without_environment, map(parse_url, (embedded.url, embedded.login_url)))
         if not settings.service_role:
             yield Database(owner, settings), embedded
@@ -119,9 +125,9 @@ class Runtime:
 
 
 @contextmanager
-def started(settings: Settings) -> Iterator[Database]:
+def started(settings: Settings, *, create: bool = True) -> Iterator[Database]:
     """The database, checked and migrated. The embedded server is watched meanwhile."""
-    with opened_database(settings) as (unprepared, embedded):
+    with opened_database(settings, create=create) as (unprepared, embedded):
         database = prepared(unprepared)
         with _watched(embedded):
             yield database

@@ -1,33 +1,64 @@
-"""The command line: serve, migrate, verify, backup, restore, import, export, demo."""
+"""The command line. The module of a command is imported when the command is used."""
 
+import importlib
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ledgerservice import __version__
-from ledgerservice.cli import data, demo, serve
-from ledgerservice.cli.serve import worker
 from ledgerservice.errors import LedgerError
 
-__all__ = ["app", "main", "worker"]
+__all__ = ["app", "main"]
+
+COMMANDS = {
+    "serve": ("serve", "serve"),
+    "migrate": ("data", "migrate"),
+    "verify": ("data", "verify"),
+    "backup": ("data", "backup"),
+    "restore": ("data", "restore"),
+    "import": ("data", "import_file"),
+    "export": ("data", "export_file"),
+    "demo": ("demo", "demo"),
+    "accounts": ("accounts", "accounts"),
+    "balance": ("accounts", "balance"),
+    "statement": ("accounts", "statement"),
+    "transfer": ("accounts", "transfer"),
+    "key": ("accounts", "key"),
+    "psql": ("database", "psql"),
+    "url": ("database", "url"),
+}
+"""Each command's module and function."""
+UNPARSED = {"psql": {"allow_extra_args": True, "ignore_unknown_options": True}}
+"""The commands that pass their arguments on to another program."""
+
+
+class _Commands(TyperGroup):
+    """The commands, each of which is imported when it is looked up."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  (the base class names it)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, function = COMMANDS[cmd_name]
+        one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        settings = UNPARSED.get(cmd_name)
+        imported = importlib.import_module(f"ledgerservice.cli.{module}")
+        one.command(cmd_name, context_settings=settings)(getattr(imported, function))
+        return typer.main.get_command(one)
+
 
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="A transactional ledger on PostgreSQL. Without DATABASE_URL it starts its own server.",
     epilog="Every setting is an environment variable; docs/configuration.md lists them.",
 )
-app.command()(serve.serve)
-app.command()(data.migrate)
-app.command()(data.verify)
-app.command()(data.backup)
-app.command()(data.restore)
-app.command("import")(data.import_file)
-app.command("export")(data.export_file)
-app.command()(demo.demo)
 
 
 def main() -> None:

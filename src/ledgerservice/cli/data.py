@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ledgerservice.cli.output import AsJson, report
 from ledgerservice.embedded.server import bundled_binaries
 from ledgerservice.errors import BackupError, EmbeddedServerError, ImportFault
 from ledgerservice.files.backup import backup as write_backup
@@ -47,33 +48,37 @@ AnyFormat = Annotated[
 ]
 
 
-def migrate() -> None:
+def migrate(as_json: AsJson = False) -> None:
     """Create the schema of the database, or bring it up to date."""
     settings = Settings.load()
     with opened_database(settings) as (database, _), explained():
         check_server(database.of_owner())
         changed = upgrade(database)
-    console.print(f"The schema is at revision {migrations.HEAD}{'.' if changed else ' already.'}")
+    text = f"The schema is at revision {migrations.HEAD}{'.' if changed else ' already.'}"
+    report(text, as_json=as_json, revision=migrations.HEAD, changed=changed)
 
 
-def verify() -> None:
+def verify(as_json: AsJson = False) -> None:
     """Check every invariant over the whole database. Exit code 1 if one is violated."""
     count = 0
-    with opened_database(Settings.load()) as (database, _), explained(), _progress() as report:
+    existing = opened_database(Settings.load(), create=False)
+    with existing as (database, _), explained(), _progress() as progress:
         _check_schema(database)
         for violation in find_violations(
-            database.owner_engine(), report, database.settings.schema_name
+            database.owner_engine(), progress, database.settings.schema_name
         ):
             count += 1
             if count <= SHOWN_VIOLATIONS:
-                print(violation)
+                report(str(violation), as_json=as_json, **violation._asdict())
+    text = "[bold green]All invariants hold.[/]"
     if count:
-        console.print(
+        text = (
             f"[bold red]{count} violations.[/] Balances may be wrong. Stop the service, then "
             "find the cause."
         )
+    report(text, as_json=as_json, holds=not count, violations=count)
+    if count:
         raise typer.Exit(1)
-    console.print("[bold green]All invariants hold.[/]")
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def backup(
     settings = Settings.load()
     if file.exists():
         raise BackupError(f"{file} exists already; choose another name.")
-    with opened_database(settings) as (database, _), explained():
+    with opened_database(settings, create=False) as (database, _), explained():
         _check_schema(database)
         programs = _client_programs(settings)
         write_backup(programs, database.of_owner().url, settings.schema_name, file)
@@ -261,7 +266,7 @@ def export_file(
     form = form or (FORMATS.get(output.suffix.lower()) if output else None) or Format.CSV
     since, until = (time and time.replace(tzinfo=UTC) for time in (since, until))
     with ExitStack() as stack:
-        database, _ = stack.enter_context(opened_database(Settings.load()))
+        database, _ = stack.enter_context(opened_database(Settings.load(), create=False))
         stack.enter_context(explained())
         _check_schema(database)
         target = stack.enter_context(output.open("w")) if output else sys.stdout

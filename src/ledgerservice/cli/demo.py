@@ -3,24 +3,26 @@
 import asyncio
 import uuid
 
-from rich.console import Console
 from rich.table import Table
 
+from ledgerservice.cli.output import AsJson, console, report
 from ledgerservice.domain.accounts import Opened
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.instructions import Movement
 from ledgerservice.domain.transactions import Recorded
 from ledgerservice.ledger import Ledger, deposit, transfer, withdrawal
 
-console = Console()
 
-
-def demo() -> None:
+def demo(as_json: AsJson = False) -> None:
     """Open two accounts, move money between them, and print balances and histories."""
-    asyncio.run(_demo())
+    console.quiet = as_json
+    accounts = asyncio.run(_demo())
+    if as_json:
+        report("", as_json=True, accounts=accounts)
 
 
-async def _demo() -> None:
+async def _demo() -> list[int]:
+    """The ids of the two accounts."""
     async with Ledger.open() as ledger:
         alice, bob = [await _open(ledger, name) for name in ("Alice", "Bob")]
         for movement in (
@@ -32,6 +34,7 @@ async def _demo() -> None:
             await _move(ledger, movement)
         for account in (alice, bob):
             await _show(ledger, account)
+    return [alice, bob]
 
 
 async def _open(ledger: Ledger, owner: str) -> int:

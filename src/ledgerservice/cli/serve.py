@@ -40,7 +40,7 @@ def serve(
     with started(settings) as database:
         # After its own shutdown uvicorn raises the signal again, which must not end the program.
         _on_stop_signals(lambda *_: None)
-        application = Service(database) if workers == 1 else "ledgerservice.cli:worker"
+        application = Service(database) if workers == 1 else "ledgerservice.cli.serve:worker"
         try:
             _run(_configuration(application, settings, workers))
         except SystemExit:

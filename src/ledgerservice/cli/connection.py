@@ -1,0 +1,92 @@
+"""One request of a command: to a service that runs, or to the API in this process.
+
+Both are the same API, so a command has one code path and prints the same for both.
+"""
+
+import asyncio
+import json
+import sys
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import httpx
+import typer
+
+from ledgerservice.api.asgi import Service
+from ledgerservice.errors import LedgerError
+from ledgerservice.runtime import started
+from ledgerservice.settings import Settings
+
+Url = Annotated[
+    str | None,
+    typer.Option(help="Address of a service, such as http://127.0.0.1:8000. [the database]"),
+]
+LedgerName = Annotated[str, typer.Option("--ledger", help="Name of the ledger.")]
+
+DEFAULT_NAME = "default"
+IN_PROCESS = "http://127.0.0.1"
+NEVER_S = 1e6
+
+
+class RequestRefused(LedgerError):
+    """The ledger refused the request."""
+
+
+class ServiceUnreachable(LedgerError):
+    """The service at --url does not answer."""
+
+
+def ask(method: str, path: str, url: str | None, ledger: str, **options: Any) -> httpx.Response:
+    """The answer, whatever its status. `options` are httpx's: params, json, headers.
+
+    Raises ServiceUnreachable, or a LedgerError of the database.
+    """
+    if ledger != DEFAULT_NAME:
+        path = f"/ledgers/{quote(ledger, safe='')}{path}"
+    try:
+        return asyncio.run(_ask(method, path, url, **options))
+    except httpx.HTTPError as error:
+        raise ServiceUnreachable(f"({type(error).__name__}: {error})") from error
+
+
+async def _ask(method: str, path: str, url: str | None, **options: Any) -> httpx.Response:
+    if url is not None:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            return await client.request(method, path, **options)
+    # A command on accounts makes and migrates nothing, and leaves what is due to the service.
+    settings = Settings.load().model_copy(
+        update={"auto_migrate": False, "sweep_interval_s": NEVER_S}
+    )
+    with started(settings, create=False) as database:
+        service = Service(database)
+        await service.start()
+        try:
+            transport = httpx.ASGITransport(service)
+            async with httpx.AsyncClient(transport=transport, base_url=IN_PROCESS) as client:
+                return await client.request(method, path, **options)
+        finally:
+            await service.stop()
+
+
+def body_of(answer: httpx.Response, *, as_json: bool) -> Any:
+    """The body of an answer.
+
+    With `as_json` it is printed as it came, and the command ends: with exit code 0, or 1 if the
+    request was refused. Without it a refusal raises RequestRefused.
+    """
+    if as_json:
+        sys.stdout.write(answer.text.rstrip("\n") + "\n")
+        raise typer.Exit(0 if answer.is_success else 1)
+    if answer.is_success:
+        return answer.json()
+    raise RequestRefused(_reason(answer))
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        problem = answer.json()
+        faults = [f"{one['field']}: {one['message']}" for one in problem.get("errors", ())]
+        reason = "; ".join(faults) or problem["detail"]
+        return f"{reason} (code {problem['code']}, retry {problem.get('retry')})"
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return f"It answered {answer.status_code}."

@@ -1,0 +1,155 @@
+"""The commands on accounts, in this process and at a service, and what commands do not do."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ledgerservice.cli import COMMANDS
+from ledgerservice.postgres.connections import Database
+from tests.databases import url_text
+from tests.processes import RunningService, cli, serving
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def place(new_database: Callable[..., Database]) -> Iterator[tuple[RunningService, str]]:
+    """A service with two accounts, 1 with 100.00 and 2 with nothing, and its database."""
+    url = url_text(new_database())
+    with serving(DATABASE_URL=url) as service:
+        assert [service.open(balance="100"), service.open("Bob")] == [1, 2]
+        service.post("/ledgers/", {"name": "other"})
+        service.post("/ledgers/other/accounts/", {"owner": "Carol", "currency": "USD"})
+        yield service, url
+
+
+@pytest.fixture(params=["database", "service"])
+def run(place: tuple[RunningService, str], request: pytest.FixtureRequest) -> Run:
+    """Runs a command on the database, or at the service."""
+    service, url = place
+    if request.param == "database":
+        return lambda *arguments: cli(*arguments, DATABASE_URL=url)
+    return lambda *arguments: cli(*arguments, "--url", service.base, LEDGER_DATA_FOLDER="/nowhere")
+
+
+def test_what_is_asked_is_printed(run: Run, place: tuple[RunningService, str]) -> None:
+    service, _ = place
+    listed = run("accounts")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split()[:2] for line in listed.stdout.splitlines()] == [
+        ["id", "owner"], ["1", "Alice"], ["2", "Bob"],
+    ]  # fmt: skip
+    assert json.loads(run("accounts", "--owner", "Bob", "--json").stdout)[0]["id"] == 2
+    balance = service.account(1, "balance")[0]
+    assert run("balance", "1").stdout.startswith(f"{balance} USD, held 0.00")
+    assert json.loads(run("balance", "1", "--json").stdout) == service.get("/accounts/1").json()
+    assert run("accounts", "--ledger", "other").stdout.count("Carol") == 1
+    statement = run("statement", "1")
+    as_csv = service.get("/accounts/1/statement?format=csv").text
+    assert statement.stdout.splitlines() == as_csv.splitlines()
+    assert json.loads(run("statement", "1", "--json").stdout)["closing_balance"] == balance
+
+
+def test_a_transfer_and_its_repeat(run: Run, request: pytest.FixtureRequest) -> None:
+    key = f"from {request.node.name}"
+    first, second = [run("transfer", "1", "2", "1.50", "--key", key, "--json") for _ in range(2)]
+    assert first.stdout == second.stdout
+    assert json.loads(first.stdout)["amount"] == "1.50"
+    assert f"idempotency key: {key}" in first.stderr
+    number = json.loads(first.stdout)["transaction_id"]
+    assert f"transaction_id: {number}" in run("key", "1", key).stdout
+    assert "posted: 1.50 USD" in run("transfer", "1", "2", "1.50").stdout
+
+
+def test_a_dry_run_moves_nothing(run: Run) -> None:
+    before = run("balance", "1").stdout
+    assert run("transfer", "1", "2", "1", "--dry-run").returncode == 0
+    assert run("balance", "1").stdout == before
+
+
+REFUSED = {
+    ("balance", "99"): "account_not_found",
+    ("statement", "99"): "account_not_found",
+    ("key", "1", "none"): "not_found",
+    ("transfer", "1", "2", "1000000"): "insufficient_funds",
+    ("transfer", "1", "2", "1e5"): "amount",
+    ("balance", "1", "--as-of", "2026-01-01"): "as_of",
+    ("accounts", "--ledger", "none"): "ledger_not_found",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
+def test_a_refusal_is_one_line_and_exit_code_1(run: Run, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert REFUSED[arguments] in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    as_json = run(*arguments, "--json")
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout)["code"]
+
+
+def test_a_service_that_is_not_there() -> None:
+    done = cli("balance", "1", "--url", "http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+
+
+ON_NOTHING = [
+    ("verify",), ("export",), ("backup", "file"), ("url",), ("psql", "-c", "SELECT 1"),
+    ("accounts",), ("balance", "1"), ("statement", "1"), ("key", "1", "k"),
+    ("transfer", "1", "2", "3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", ON_NOTHING, ids=" ".join)
+def test_a_mistyped_data_folder_stays_as_it_was(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = cli(*arguments, LEDGER_DATA_FOLDER=str(tmp_path / "mistyped"))
+    assert done.returncode == 1
+    assert "has no ledger" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+OWNERS = "SELECT owner FROM accounts WHERE ledger_id = 1 AND id > 0 ORDER BY id"
+
+
+def test_psql_sees_the_ledger(place: tuple[RunningService, str]) -> None:
+    _, url = place
+    done = subprocess.run(
+        [sys.executable, "-m", "ledgerservice", "psql", "-Atc", OWNERS],
+        env={"DATABASE_URL": url, "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["Alice", "Bob"]
+
+
+@pytest.mark.parametrize("option", ["--version", "--show-completion"])
+def test_a_word_about_itself_loads_no_service(option: str) -> None:
+    script = (
+        "import sys, ledgerservice.cli as c\n"
+        f"sys.argv[1:] = [{option!r}]\n"
+        "try: c.main()\n"
+        "except SystemExit: pass\n"
+        "print([n for n in ('sqlalchemy', 'fastapi', 'psycopg') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_explains_itself(command: str) -> None:
+    done = cli(command, "--help")
+    assert done.returncode == 0
+    assert "Usage: ledgerservice" in done.stdout
+    assert ("--json" in done.stdout) == (command not in NO_JSON)
+
+
+NO_JSON = {"psql", "serve", "backup", "restore", "import", "export"}
