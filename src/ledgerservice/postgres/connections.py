@@ -21,6 +21,7 @@ from ledgerservice.errors import (
     ServerNotDurable,
     ServerTooOld,
     Unavailable,
+    UnfitConnection,
 )
 from ledgerservice.postgres import roles, session
 from ledgerservice.postgres.pipeline import Wire, without_values
@@ -167,6 +168,8 @@ def explained() -> Iterator[None]:
         raise explain(error) from error
     except (DBAPIError, Unavailable, InternalFault) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
+        if isinstance(cause, UnfitConnection):
+            raise cause from error
         if not isinstance(cause, DBAPIError):
             raise
         raise explain(cause.orig) from error
