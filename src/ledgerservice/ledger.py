@@ -92,7 +92,7 @@ def _movement(
     if not isinstance(plain, str) or not is_positive_amount(plain):
         raise ValueError("the amount is no positive plain decimal (a float never is)")
     if not is_key(key):
-        raise ValueError("a key is 1 to 255 printable ASCII characters")
+        raise ValueError("a key is 1 to 255 printable ASCII characters, no blank at its ends")
     if any(type(i) is not int or abs(i) > BIGGEST_ID for i in (account, other or 0)):
         raise ValueError("an account's id is an integer of 64 bits")
     return Movement(kind, account, other, plain, key, detail)
@@ -159,7 +159,7 @@ class Ledger:
         Raises ValueError if the key is not valid or `metadata` is not the text of a JSON object.
         """
         if not is_key(key):
-            raise ValueError("a key is 1 to 255 printable ASCII characters")
+            raise ValueError("a key is 1 to 255 printable ASCII characters, no blank at its ends")
         fault = None if metadata is None else metadata_fault(metadata)
         if fault is not None:
             raise ValueError(f"metadata: {fault}")

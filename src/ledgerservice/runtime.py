@@ -110,6 +110,8 @@ class Runtime:
     reader: Reader
     cursor_key: bytes = b""
     ledger_ids: dict[str, int] = field(default_factory=dict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held for a piece of a large request, so that each round of the event loop has one of them."""
 
     async def ledger_id(self, name: str) -> int | None:
         """The id of a ledger, or None. Names never change, so a known one is kept in memory."""

@@ -28,6 +28,10 @@ def default_data_folder() -> Path:
     return (Path(xdg) if xdg else Path.home() / ".local" / "share") / "ledgerservice"
 
 
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+UNSPECIFIED_ADDRESSES = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  (the name of no host)
+
+
 class Settings(BaseSettings):
     """The configuration of the service.
 
@@ -60,6 +64,10 @@ class Settings(BaseSettings):
         description="Folder of the PostgreSQL programs that the embedded server runs.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    allowed_hosts: str | None = Field(
+        default=None,
+        description="Further names that requests may have in Host, separated by commas; * for all.",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
     auto_migrate: bool = Field(default=True, description="Create or update the schema at start-up.")
     allow_unsafe_durability: bool = Field(
@@ -118,6 +126,12 @@ class Settings(BaseSettings):
     connect_timeout_s: int = Field(
         default=5, ge=1, description="Time limit for connecting to the database."
     )
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names and addresses that a request's Host may have, without ports."""
+        further = {name.strip().lower() for name in (self.allowed_hosts or "").split(",")}
+        return (LOOPBACK_NAMES | {self.host.lower()} | further) - UNSPECIFIED_ADDRESSES
 
     @field_validator("force_token")
     @classmethod

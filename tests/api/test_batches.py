@@ -165,7 +165,7 @@ def test_an_item_is_no_larger_than_a_request_of_its_own(service):
     account = service.open()
     many = ",".join(f'"{n}":{n}' for n in range(20_000))
     large = '{"type":"DEPOSIT","account_id":%d,"amount":1,"idempotency_key":"large",%s}'
-    fields = '{"type":"DEPOSIT",%s}' % ",".join(f'"{n}":{n}' for n in range(5_000))
+    fields = '{"type":"DEPOSIT",%s}' % ",".join(f'"{n}":{n}' for n in range(4_000))
     body = '{"movements":[%s,%s,{"linked":[%s]}]}' % (
         large % (account, many), fields, large % (account, many),
     )  # fmt: skip
@@ -227,7 +227,8 @@ class Stream:
             self.socket.setsockopt(socket.SOL_SOCKET, buffer, buffer_bytes)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.connect((url.host, url.port))
-        head = f"POST /batches HTTP/1.1\r\nHost: x\r\nContent-Type: {NDJSON['Content-Type']}\r\n"
+        media_type = NDJSON["Content-Type"]
+        head = f"POST /batches HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\n"
         self.socket.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         self.file = self.socket.makefile("rb")
         while self.file.readline() != b"\r\n":

@@ -50,7 +50,7 @@ async def both_doors(database):
     for number in (1, 2):
         await service.api.state.runtime.openings.post(Opening("o", "USD", None, str(number)))
     doors = [httpx.ASGITransport(app=app) for app in (service, service.api)]
-    clients = [httpx.AsyncClient(transport=door, base_url="http://ledger") for door in doors]
+    clients = [httpx.AsyncClient(transport=door, base_url="http://localhost") for door in doors]
     try:
         yield clients
     finally:

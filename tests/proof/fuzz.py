@@ -48,11 +48,14 @@ REQUESTS = [
     b"\x05" + MOVEMENT + b"\n" + MOVEMENT + b"\n",
     b'\x06{"owner":"Alice","currency":"USD","reference":"r"}',
     b'\x07{"code":"BTC","exponent":8,"name":"Bitcoin"}',
-    b"\x08GET /accounts/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    b"\x08GET /accounts/1/history?limit=5&cursor=abc HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"\x08GET /accounts/?owner=a&currency=USD HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"\x08POST /deposit/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n",
-    b"\x08POST /transfer/ HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{",
+    b"\x08GET /accounts/1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    b"\x08GET /accounts/1/history?limit=5&cursor=abc HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"\x08GET /accounts/?owner=a&currency=USD HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    (
+        b"\x08POST /deposit/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\n{\r\n0\r\n"
+    ),
+    b"\x08POST /transfer/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{",
 ]  # fmt: skip
 PATHS = (
     "/deposit/",
@@ -157,7 +160,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 def _request(kind: int, body: bytes) -> bytes:
     media_type = "application/x-ndjson" if kind == LINES else "application/json"
-    head = f"POST {PATHS[kind]} HTTP/1.1\r\nHost: x\r\nContent-Type: {media_type}\r\n"
+    head = f"POST {PATHS[kind]} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\n"
     return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 

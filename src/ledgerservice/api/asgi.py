@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice.api.application import create_api
 from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
+from ledgerservice.api.http.head import HeadCheck
 from ledgerservice.api.http.problems import ProblemError, Reply, problem, problem_of
 from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import move
@@ -169,7 +170,23 @@ def _refuse_line_ends(inner: App, _: State) -> App:
     return answer
 
 
-LAYERS = (_mark_dry_runs, _find_ledger, _move_money, _refuse_line_ends)
+def _check_head(inner: App, state: State) -> App:
+    """Refuses a head that means different things to different readers, and foreign hosts."""
+    check: HeadCheck | None = None
+
+    def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        nonlocal check
+        if check is None:
+            check = HeadCheck(state.runtime.settings.hosts)
+        code = check.fault(scope)
+        if code is not None:
+            return _send(send, problem(code))
+        return inner(scope, receive, send)
+
+    return answer
+
+
+LAYERS = (_check_head, _mark_dry_runs, _find_ledger, _move_money, _refuse_line_ends)
 """What a request passes through before FastAPI, in this order."""
 
 

@@ -1,5 +1,6 @@
 """`ledgerservice serve`: the API, in one process or several."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,12 +18,13 @@ from uvicorn.supervisors import Multiprocess
 from ledgerservice.api.asgi import Service
 from ledgerservice.api.http.protocol import BoundedHttp
 from ledgerservice.runtime import started
-from ledgerservice.settings import Settings
+from ledgerservice.settings import LOOPBACK_NAMES, Settings
 
 STOP_GRACE_S = 5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 console = Console()
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -36,6 +38,13 @@ def serve(
     options = {"host": host, "port": port}
     overrides = {name: value for name, value in options.items() if value is not None}
     settings = Settings.load().model_copy(update=overrides)
+    if settings.host not in LOOPBACK_NAMES:
+        log.warning(
+            "%s is not a loopback address, and there is no authentication yet: whoever reaches "
+            "port %s can move money",
+            settings.host,
+            settings.port,
+        )
     _on_stop_signals(_exit)
     with started(settings) as database:
         # After its own shutdown uvicorn raises the signal again, which must not end the program.
@@ -80,6 +89,7 @@ def _run(configuration: uvicorn.Config) -> None:
         _Server(configuration).run()
         return
     # The workers read their settings from the environment and attach to the embedded server.
+    os.environ["LEDGER_HOST"] = configuration.host
     listener = configuration.bind_socket()
     _announce(configuration.host, listener.getsockname()[1])
     Multiprocess(configuration, sockets=[listener]).run()

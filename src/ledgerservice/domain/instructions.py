@@ -59,13 +59,17 @@ def service_key(origin: Origin, parent_id: int) -> str:
 BIGGEST_ID = 2**63 - 1
 MAX_LEGS = 500
 MAX_RATE_CHARACTERS = 40
-KEY_PATTERN = r"[\x20-\x7e]{1,255}"
+# No blank at its ends: a header cannot have one there, and a proxy takes it away.
+KEY_PATTERN = r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?"
 
 _is_key = re.compile(KEY_PATTERN, re.ASCII).fullmatch
 
 
 def is_key(text: str) -> bool:
-    """Whether `text` can be an idempotency key: 1 to 255 printable ASCII characters."""
+    """Whether `text` can be an idempotency key.
+
+    It has 1 to 255 printable ASCII characters, and no blank at its beginning or end.
+    """
     return _is_key(text) is not None
 
 

@@ -36,7 +36,7 @@ _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 def fault_of(instruction: Instruction) -> str | None:
     """What is wrong with an instruction, in a sentence, or None."""
     if not is_key(instruction.key):
-        return "an idempotency key is 1 to 255 printable ASCII characters"
+        return "an idempotency key is 1 to 255 printable ASCII characters, no blank at its ends"
     if isinstance(instruction, Initiated) and instruction.origin is not Origin.CALLER:
         return "origin: it is for the service's own requests"
     return next(_faults(instruction), None) or _fault_between_fields(instruction)

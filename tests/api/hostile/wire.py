@@ -47,7 +47,9 @@ def receive(connection: socket.socket) -> Reply:
 
 
 def head(method: str, target: str, headers: bytes) -> bytes:
-    return f"{method} {target} HTTP/1.1\r\nHost: ledger\r\n".encode("latin-1") + headers + b"\r\n"
+    return (
+        f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n".encode("latin-1") + headers + b"\r\n"
+    )
 
 
 def ask(

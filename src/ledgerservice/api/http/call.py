@@ -52,8 +52,12 @@ def call_of(request: Request) -> Call:
 
 
 def header_values(headers: Headers, name: bytes) -> list[str]:
-    """All values of a header; `name` in lower case, as ASGI has the names."""
-    return [value.decode("latin-1") for header, value in headers if header == name]
+    """All values of a header; `name` in lower case, as ASGI has the names.
+
+    Blanks and tabs around a value are not part of it (RFC 9110, section 5.5): a proxy may take them
+    away.
+    """
+    return [value.strip(b" \t").decode("latin-1") for header, value in headers if header == name]
 
 
 def media_type(headers: Headers) -> str:

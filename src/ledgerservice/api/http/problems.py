@@ -102,6 +102,31 @@ CATALOGUE: dict[str, Problem] = {
     "method_not_allowed": _invalid(
         "The route does not support this method.", HTTPStatus.METHOD_NOT_ALLOWED
     ),
+    "header_repeated": _invalid(
+        "A header that may be there once is there twice, such as Host or Content-Type.",
+        HTTPStatus.BAD_REQUEST,
+    ),
+    "invalid_framing": _invalid(
+        "Transfer-Encoding is only taken as chunked, in HTTP/1.1, and without Content-Length.",
+        HTTPStatus.BAD_REQUEST,
+    ),
+    "head_too_large": _invalid(
+        "The request has too many headers, or they are too long.",
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ),
+    "host_missing": _invalid("The request has no header Host.", HTTPStatus.BAD_REQUEST),
+    "host_not_allowed": _invalid(
+        "The service does not answer under the name in Host. Its operator can add the name to "
+        "LEDGER_ALLOWED_HOSTS.",
+        HTTPStatus.MISDIRECTED_REQUEST,
+    ),
+    "origin_not_allowed": _invalid(
+        "The request comes from a page of another site.", HTTPStatus.FORBIDDEN
+    ),
+    "length_required": _invalid(
+        "Send the body with Content-Length. In pieces it is taken by `ledgerservice serve` only.",
+        HTTPStatus.LENGTH_REQUIRED,
+    ),
     "request_timeout": _failed("The body did not arrive in time.", HTTPStatus.REQUEST_TIMEOUT),
     "body_too_large": _invalid(
         "The body is larger than max_bytes.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -111,7 +136,7 @@ CATALOGUE: dict[str, Problem] = {
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     ),
     "invalid_json": _invalid(
-        "The body is not a JSON object in UTF-8, or it contains a field twice."
+        "The body is not a JSON object in UTF-8, or it contains a field twice or too many values."
     ),
     "invalid_request": _invalid(
         "A field or a parameter is missing, unknown or not valid; see errors."
@@ -121,7 +146,7 @@ CATALOGUE: dict[str, Problem] = {
         "Idempotency-Key."
     ),
     "idempotency_key_invalid": _invalid(
-        "An idempotency key is 1 to 255 printable ASCII characters."
+        "An idempotency key is 1 to 255 printable ASCII characters, without a blank at its ends."
     ),
     "idempotency_key_mismatch": _invalid("The keys in the body and in the header differ."),
     "idempotency_key_reused": _invalid(

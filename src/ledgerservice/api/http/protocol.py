@@ -9,7 +9,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MAX_HEAD_BYTES = 65_536
+from ledgerservice.api.http.head import BOUNDED, MAX_HEAD_BYTES
+
 MAX_WAITING_REQUESTS = 256
 CONTINUE = b"HTTP/1.1 100 "
 
@@ -62,10 +63,12 @@ class BoundedHttp(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_WAITING_REQUESTS:
             raise ValueError("too many requests wait on one connection")
         super().on_message_begin()
+        self.scope[BOUNDED] = True  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0
         super().on_headers_complete()
+        self.headers = []  # for trailers, which nobody reads: they must not join the headers
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0

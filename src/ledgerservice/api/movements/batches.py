@@ -5,7 +5,7 @@ Each item gets the answer that its own request would get, in the order of the it
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 from starlette.types import Send
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
-from ledgerservice.api.http.bodies import read_body, received
+from ledgerservice.api.http.bodies import has_too_many_values, read_body, received
 from ledgerservice.api.http.call import Call, header_values
 from ledgerservice.api.http.fields import JsonObject
 from ledgerservice.api.http.problems import (
@@ -35,7 +35,13 @@ log = logging.getLogger(__name__)
 NDJSON = "application/x-ndjson"
 CHUNKS_IN_FLIGHT = 16
 MAX_LINKED = 500  # items of one
-PIECE = 500  # items after which other requests have a turn
+PIECE = 200  # items after which other requests have a turn
+PIECE_BYTES = 32_768  # the same, of items that are large
+# In a body of MAX_BATCH_BYTES; 10,000 transfers have a tenth of it.
+MAX_BATCH_VALUES = 500_000
+MAX_ITEM_VALUES = 100_000  # of the items that one links
+BLANK_LINES = 5  # of a rehearsed body, for each line that it may have
+LINES_AT_ONCE = 2_000  # of a stream, however many arrive together
 
 Item = Instruction | ProblemError | list[Any]
 """The instruction of an item, or why it is refused, or the items that it links."""
@@ -89,7 +95,7 @@ async def post_batch(call: Call) -> Reply:
         answers = await _post_linked(call, items)
     else:
         answers = await _enter(call, items)
-    results = b",".join(await _results(Result, range(len(items)), answers))
+    results = b",".join(await _results(call, Result, range(len(items)), answers))
     return 200, b'{"results":[%b]}' % results, {"content-type": "application/json"}
 
 
@@ -101,6 +107,8 @@ def refuse_key(call: Call) -> None:
 
 def _read(body: bytes, limit: int) -> _Batch:
     """The batch of a body, its items not yet parsed. Raises ProblemError."""
+    if has_too_many_values(body, MAX_BATCH_VALUES):
+        raise ProblemError("invalid_json")
     try:
         batch = msgspec.json.decode(body, type=_Batch)
     except msgspec.ValidationError:
@@ -124,9 +132,15 @@ def _too_many(limit: int) -> ProblemError:
 
 async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
     items: list[Item] = []
-    for start in range(0, len(lines), PIECE):
-        items += [_read_item(call, line) for line in lines[start : start + PIECE]]
-        await asyncio.sleep(0)
+    while len(items) < len(lines):
+        async with call.runtime.turn:
+            size = 0
+            for line in lines[len(items) : len(items) + PIECE]:
+                items.append(_read_item(call, line))
+                size += len(line)
+                if size > PIECE_BYTES:
+                    break
+            await asyncio.sleep(0)
     return items
 
 
@@ -140,7 +154,7 @@ def _read_item(call: Call, line: bytes) -> Item:
             return [_read_linked(call, bytes(raw)) for raw in linked]
         return _read_linked(call, line)
     except ProblemError as error:
-        return error
+        return _bare(error)
 
 
 def _read_linked(call: Call, line: bytes) -> Instruction | ProblemError:
@@ -151,12 +165,20 @@ def _read_linked(call: Call, line: bytes) -> Instruction | ProblemError:
         instruction = read_item(line)
         check_force(call, instruction)
     except ProblemError as error:
-        return error
+        return _bare(error)
     return instruction
+
+
+def _bare(error: ProblemError) -> ProblemError:
+    """The error without the frames that it came through, which many lines would keep alive."""
+    error.__traceback__ = error.__context__ = None
+    return error
 
 
 def _linked(line: bytes) -> list[Raw] | None:
     """The items that an item links, or None."""
+    if has_too_many_values(line, MAX_ITEM_VALUES):
+        raise ProblemError("invalid_json")
     try:
         linked = msgspec.json.decode(line, type=_Linked).linked
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -259,13 +281,17 @@ def _answer(outcome: Outcome | Failed | list[Outcome] | ProblemError) -> Answer:
 
 
 async def _results(
-    result: type[Result | LineResult], numbers: Iterable[int], answers: Iterator[Answer]
+    call: Call,
+    result: type[Result | LineResult],
+    numbers: Sequence[int],
+    answers: Iterator[Answer],
 ) -> list[bytes]:
     results: list[bytes] = []
-    for number in numbers:
-        if len(results) % PIECE == PIECE - 1:
+    for start in range(0, len(numbers), PIECE):
+        async with call.runtime.turn:
+            piece = numbers[start : start + PIECE]
+            results += [_result(result, number, next(answers)) for number in piece]
             await asyncio.sleep(0)
-        results.append(_result(result, number, next(answers)))
     return results
 
 
@@ -280,7 +306,10 @@ async def rehearse_stream(call: Call) -> Reply:
     They are rehearsed together, so their number is limited like that of a batch in JSON.
     """
     settings = call.runtime.settings
-    lines = (await received(call, settings.max_batch_bytes)).split(b"\n")
+    body = await received(call, settings.max_batch_bytes)
+    if body.count(b"\n") > BLANK_LINES * settings.max_batch_movements:
+        raise _too_many(settings.max_batch_movements)
+    lines = body.split(b"\n")
     if sum(1 for line in lines if line.strip()) > settings.max_batch_movements:
         raise _too_many(settings.max_batch_movements)
     answers = await (await _enter_lines(call, 1, lines))
@@ -318,10 +347,11 @@ async def _read_stream(call: Call, chunks: "asyncio.Queue[asyncio.Task[bytes] | 
             if not more or len(rest) > settings.max_body_bytes:
                 lines.append(rest)
                 more = False
-            if lines:
-                task = asyncio.create_task(await _enter_lines(call, number, lines))
+            for start in range(0, len(lines), LINES_AT_ONCE):
+                part = lines[start : start + LINES_AT_ONCE]
+                task = asyncio.create_task(await _enter_lines(call, number, part))
                 await chunks.put(task)
-                number += len(lines)
+                number += len(part)
     except TimeoutError:
         log.info("a stream was idle for %s s and is ended", settings.stream_idle_s)
     except Exception:
@@ -346,20 +376,23 @@ async def _enter_lines(call: Call, first: int, lines: list[bytes]) -> Coroutine[
         future = await _patiently(call, items)
     except Exception as error:  # noqa: BLE001  (every line is answered)
         future = _failing(error)
-    return _answer_lines(numbers, future)
+    return _answer_lines(call, numbers, future)
 
 
 async def _failing(error: Exception) -> Iterator[Answer]:
     raise error
 
 
-async def _answer_lines(numbers: list[int], future: Awaitable[Iterator[Answer]]) -> bytes:
+async def _answer_lines(
+    call: Call, numbers: list[int], future: Awaitable[Iterator[Answer]]
+) -> bytes:
     try:
         answers = await future
     except Exception as error:  # noqa: BLE001  (every line is answered)
         status, body, _ = problem_of(error)
         answers = iter([(status, body, False)] * len(numbers))
-    return b"".join(line + b"\n" for line in await _results(LineResult, numbers, answers))
+    results = await _results(call, LineResult, numbers, answers)
+    return b"".join(line + b"\n" for line in results)
 
 
 async def _patiently(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:

@@ -1,5 +1,6 @@
 """Statements of an account, and its balances as of a timestamp."""
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator
@@ -199,10 +200,11 @@ async def get_statement(request: Request) -> Response:
     period = await queries.find_period(reader, account_id, filters.since, filters.until)
     if period is None:
         raise ProblemError("account_not_found")
+    chunks = queries.list_all_lines(reader, period)
     if filters.format == "csv":
-        return _csv_response(period, queries.list_all_lines(reader, period))
-    lines = await queries.list_lines(reader, period, period.first, HTML_ROWS + 1)
-    return _html_response(Statement.of(period, filters, lines[:HTML_ROWS]), len(lines) > HTML_ROWS)
+        return _csv_response(period, chunks)
+    page = _html(Statement.of(period, filters, []), _first_lines(period, chunks))
+    return StreamingResponse(page, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
 
 
 async def _json_pages(request: Request, account_id: int) -> Response:
@@ -270,7 +272,10 @@ _PAGE = jinja2.Environment(
     loader=jinja2.PackageLoader("ledgerservice.api.resources", ""),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
+    enable_async=True,
 ).get_template("statement.html")
+
+PARTS_OF_A_PIECE = 500  # of the template; a line of a statement has about 20
 
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
@@ -279,6 +284,27 @@ PAGE_HEADERS = {
 }
 
 
-def _html_response(statement: Statement, is_cut: bool) -> Response:
-    page = _PAGE.render(statement=statement, is_cut=is_cut)
-    return Response(page, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
+async def _first_lines(
+    period: queries.StatementPeriod, chunks: AsyncIterator[list[queries.StatementLine]]
+) -> AsyncIterator[StatementLine]:
+    """Up to HTML_ROWS lines."""
+    number = 0
+    async for chunk in chunks:
+        for line in chunk[: HTML_ROWS - number]:
+            yield StatementLine.of(line, period.exponent)
+        number += len(chunk)
+        if number >= HTML_ROWS:
+            return
+
+
+async def _html(statement: Statement, lines: AsyncIterator[StatementLine]) -> AsyncIterator[str]:
+    """The page in pieces; between them other requests have a turn."""
+    shown = min(statement.entries_total, HTML_ROWS)
+    parts: list[str] = []
+    async for part in _PAGE.generate_async(statement=statement, lines=lines, shown=shown):
+        parts.append(part)
+        if len(parts) == PARTS_OF_A_PIECE:
+            yield "".join(parts)
+            parts.clear()
+            await asyncio.sleep(0)
+    yield "".join(parts)
