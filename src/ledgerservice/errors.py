@@ -94,6 +94,14 @@ class BackupError(LedgerError):
     """The backup or restore did not finish."""
 
 
+class BackupNotSound(BackupError):
+    """The ledger in the backup violates invariants. Nothing was restored."""
+
+    def __init__(self, violations: list[str], count: int) -> None:
+        self.violations = violations
+        super().__init__(f"{count} violations, of which the first {len(violations)} are shown.")
+
+
 class ImportFault(LedgerError):
     """The file cannot be imported."""
 

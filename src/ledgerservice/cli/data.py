@@ -1,7 +1,6 @@
-"""The commands on the data: migrate, verify, backup, restore, import and export."""
+"""The commands on the data: migrate, verify, import and export."""
 
 import asyncio
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +21,7 @@ from rich.progress import (
 )
 
 from ledgerservice.cli.output import AsJson, report
-from ledgerservice.embedded.server import bundled_binaries
-from ledgerservice.errors import BackupError, EmbeddedServerError, ImportFault
-from ledgerservice.files.backup import backup as write_backup
-from ledgerservice.files.backup import restore as read_backup
+from ledgerservice.errors import ImportFault
 from ledgerservice.files.exporter import Span
 from ledgerservice.files.exporter import export as write_entries
 from ledgerservice.files.importer import Format, Totals, import_rows, rows_of
@@ -97,57 +93,6 @@ def _bar(column: ProgressColumn) -> Progress:
 def _check_schema(database: Database) -> None:
     with database.owner_engine().connect() as connection:
         migrations.check(connection)
-
-
-def backup(
-    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
-) -> None:
-    """Write the whole ledger to FILE, in pg_dump's custom format. The service may keep running."""
-    settings = Settings.load()
-    if file.exists():
-        raise BackupError(f"{file} exists already; choose another name.")
-    with opened_database(settings, create=False) as (database, _), explained():
-        _check_schema(database)
-        programs = _client_programs(settings)
-        write_backup(programs, database.of_owner().url, settings.schema_name, file)
-    console.print(f"Wrote the backup to {file} ({file.stat().st_size:,} bytes).")
-
-
-def restore(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A file that `backup` wrote.")
-    ],
-) -> None:
-    """Restore a backup into a database without a ledger, update its schema, and verify it."""
-    settings = Settings.load()
-    with opened_database(settings) as (database, _), explained():
-        engine = database.owner_engine()
-        programs = _client_programs(settings)
-        read_backup(
-            programs, database.owner_url or database.url, engine, settings.schema_name, file
-        )
-        upgrade(database)
-        count = sum(1 for _ in find_violations(engine, schema=settings.schema_name))
-    if count:
-        raise BackupError(f"The data is restored, but `verify` reports {count} violations.")
-    console.print(f"Restored {file}. All invariants hold.")
-
-
-def _client_programs(settings: Settings) -> Path:
-    """The folder of pg_dump and pg_restore: LEDGER_POSTGRES_BIN, the wheel's, or one on the PATH.
-
-    The wheel's programs have no TLS. With sslmode in DATABASE_URL those on the PATH come first.
-    """
-    if settings.postgres_bin is not None:
-        return settings.postgres_bin
-    program = shutil.which("pg_dump")
-    url = settings.database_url
-    if program is not None and url is not None and "sslmode=" in url.get_secret_value():
-        return Path(program).parent
-    try:
-        return bundled_binaries()
-    except EmbeddedServerError:
-        raise BackupError("Install PostgreSQL's client programs (pg_dump).") from None
 
 
 KEY_PREFIX = (

@@ -1,58 +1,183 @@
-"""Backup and restore with PostgreSQL's own programs, pg_dump and pg_restore."""
+"""Backup: every row of the ledger, in one snapshot, into an archive."""
 
 import os
-import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
-from sqlalchemy import URL, Engine, text
+import psycopg
+from psycopg import sql
+from sqlalchemy import Connection, Engine, text
 
 from ledgerservice.errors import BackupError
+from ledgerservice.files.archive import (
+    CHUNK_BYTES,
+    FORMAT,
+    Manifest,
+    SequenceRecord,
+    TableRecord,
+    Writer,
+)
+from ledgerservice.postgres import contents, migrations, tables
+from ledgerservice.postgres.contents import StoredTable, driver
+
+Report = Callable[[str, int, int], None]
+"""Shows progress: what is being done, the amount done, and the amount of all."""
 
 
-def backup(binaries: Path, url: URL, schema: str, file: Path) -> None:
-    """Write the schema and the data of the ledger to `file`, complete or not at all.
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, at `path` once it is complete and on the disk; only its owner can read it.
 
-    pg_dump reads one snapshot, so the service may keep running. Raises BackupError.
+    Raises BackupError if the file exists, or another process writes it.
     """
-    part = file.with_name(file.name + ".part")
-    part.touch(mode=0o600)
-    arguments = ["--format=custom", f"--schema={schema}", "--no-owner", "--no-privileges"]
+    part = path.with_name(path.name + ".part")
+    if path.exists():
+        raise BackupError(f"{path} exists already; choose another name.")
     try:
-        _run(binaries / "pg_dump", [*arguments, f"--file={part}", f"--dbname={_dsn(url)}"], url)
-        part.replace(file)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise BackupError(
+            f"{part} exists: another backup writes it, or did not finish. Remove it, or choose "
+            "another name."
+        ) from None
+    except OSError as error:
+        raise BackupError(f"{part}: {error.strerror}.") from None
+    try:
+        with os.fdopen(descriptor, "wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        part.replace(path)
+        _flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def restore(binaries: Path, url: URL, engine: Engine, schema: str, file: Path) -> None:
-    """Restore a backup into a database without a ledger, complete or not at all.
-
-    Raises BackupError.
-    """
-    with engine.connect() as connection:
-        if connection.scalar(text("SELECT to_regnamespace(:name)::text"), {"name": schema}):
-            raise BackupError("The database contains a ledger already; restore into an empty one.")
-    arguments = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
-    _run(binaries / "pg_restore", [*arguments, f"--dbname={_dsn(url)}", str(file)], url)
-
-
-def _dsn(url: URL) -> str:
-    """The URL in libpq's form. Without the password, which other users could see in `ps`."""
-    plain = url.set(drivername="postgresql", password=None)
-    return plain.render_as_string(hide_password=False)
-
-
-def _run(program: Path, arguments: list[str], url: URL) -> None:
-    environment = {k: v for k, v in os.environ.items() if k.startswith("PG")}
-    environment |= {"LC_ALL": "C", "PATH": os.defpath}
-    if url.password is not None:
-        environment["PGPASSWORD"] = str(url.password)
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        done = subprocess.run(
-            [program, *arguments], env=environment, capture_output=True, text=True, check=False
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def backup(engine: Engine, schema: str, target: IO[bytes], report: Report) -> None:
+    """Write the ledger to `target`. Everything is read in one snapshot, so the service may run.
+
+    `engine` connects as the owner. Raises SchemaMissing and BackupError.
+    """
+    options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with engine.connect().execution_options(**options) as connection:
+        names = _lock(connection, schema)
+        revision = migrations.known_revision(connection)
+        stored = contents.stored_tables(connection)
+        _check_tables(names, revision, stored)
+        writer = Writer(target)
+        records = dict(_write(connection, schema, stored, writer, report))
+        version, started_at = connection.execute(_FACTS).one()
+        # A sequence has no snapshot. Read last, it is ahead of every row.
+        states, system = _sequences(connection, schema), _system_identifier(connection)
+        writer.finish(Manifest(FORMAT, revision, version, started_at, system, records, states))
+
+
+def _lock(connection: Connection, schema: str) -> list[str]:
+    """Keep the tables from being altered. The lock comes before the snapshot, which would else
+    show a table that was rewritten meanwhile as empty.
+    """
+    migrations.known_revision(connection)
+    names = list(contents.stored_tables(connection))
+    connection.rollback()
+    listed = sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
+    driver(connection).execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(listed))
+    return names
+
+
+def _check_tables(names: list[str], revision: str, stored: dict[str, StoredTable]) -> None:
+    """Refuse now what could not be restored later."""
+    if names != list(stored):
+        raise BackupError("The schema was altered meanwhile. Try again.")
+    if revision != migrations.HEAD:
+        return
+    ours = {(t.name, c.name) for t in tables.metadata.tables.values() for c in t.columns}
+    present = {(name, column) for name, table in stored.items() for column in table.columns}
+    if present - ours:
+        table, column = min(present - ours)
+        raise BackupError(
+            f"{table}.{column} is not part of the ledger. Move it out of the ledger's schema."
         )
-    except OSError as error:
-        raise BackupError(f"{program}: {error.strerror}.") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise BackupError(lines[0])
+
+
+def _write(
+    connection: Connection,
+    schema: str,
+    stored: dict[str, StoredTable],
+    writer: Writer,
+    report: Report,
+) -> Iterator[tuple[str, TableRecord]]:
+    done, total = 0, sum(table.size_bytes for table in stored.values())
+    for name, table in stored.items():
+
+        def progress(size: int, done: int = done, limit: int = table.size_bytes) -> None:
+            report("Writing", done + min(size, limit), total)
+
+        with driver(connection).cursor() as cursor:
+            chunks = _rows(cursor, _copy_statement(schema, name, table), progress)
+            size_bytes, sha256 = writer.write(name, chunks)
+            yield name, TableRecord(table.columns, cursor.rowcount, size_bytes, sha256)
+        done += table.size_bytes
+
+
+def _copy_statement(schema: str, name: str, table: StoredTable) -> sql.Composed:
+    columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+    source = sql.Identifier(schema, name)
+    return sql.SQL("COPY (SELECT {} FROM ONLY {}) TO STDOUT").format(columns, source)
+
+
+def _rows(
+    cursor: "psycopg.Cursor[Any]", statement: sql.Composed, progress: Callable[[int], None]
+) -> Iterator[bytes]:
+    """The rows that a COPY sends, in chunks."""
+    size = 0
+    with cursor.copy(statement) as rows:
+        for chunk in _joined(rows):
+            yield chunk
+            size += len(chunk)
+            progress(size)
+
+
+def _joined(rows: Iterable[Any]) -> Iterator[bytes]:
+    parts: list[Any] = []
+    size = 0
+    for row in rows:
+        parts.append(row)
+        size += len(row)
+        if size >= CHUNK_BYTES:
+            yield b"".join(parts)
+            parts.clear()
+            size = 0
+    yield b"".join(parts)
+
+
+def _sequences(connection: Connection, schema: str) -> dict[str, SequenceRecord]:
+    states = {}
+    for name in contents.sequences(connection):
+        query = sql.SQL("SELECT last_value, is_called FROM {}").format(sql.Identifier(schema, name))
+        row = driver(connection).execute(query).fetchone()
+        assert row is not None
+        states[name] = SequenceRecord(*row)
+    return states
+
+
+def _system_identifier(connection: Connection) -> str | None:
+    if not connection.scalar(_MAY_READ_IDENTIFIER):
+        return None
+    return str(connection.scalar(_IDENTIFIER))
+
+
+_FACTS = text("SELECT current_setting('server_version_num')::integer, now()")
+_MAY_READ_IDENTIFIER = text(
+    "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')"
+)
+_IDENTIFIER = text("SELECT system_identifier FROM pg_control_system()")

@@ -29,12 +29,15 @@ def _config(connection: Connection | None = None, schema: str = SCHEMA) -> Confi
 _scripts = ScriptDirectory.from_config(_config())
 HEAD = str(_scripts.get_current_head())
 """The revision that this release expects."""
+KNOWN = frozenset(script.revision for script in _scripts.walk_revisions())
+"""The revisions that this release can bring up to its own."""
 
 WRITABLE_REVISION = text(
     f"SELECT version_num FROM {SCHEMA}.alembic_version"
     " WHERE current_setting('transaction_read_only') = 'off'"
 )
 CURRENT_REVISION = text(f"SELECT version_num FROM {SCHEMA}.alembic_version")
+_SCHEMA_EXISTS = text(f"SELECT to_regnamespace('{SCHEMA}')::text")
 VERSION_TABLE = text(f"SELECT to_regclass('{SCHEMA}.alembic_version')")
 
 
@@ -57,11 +60,17 @@ def check(connection: Connection) -> None:
         return
     if not connection.scalar(_IS_OURS):
         raise SchemaForeign
-    if present is not None and present not in {
-        script.revision for script in _scripts.walk_revisions()
-    }:
+    if present is not None and present not in KNOWN:
         raise SchemaUnknown(f"It is at revision {present}; this release has {HEAD}.")
     raise SchemaMissing(f"It is at revision {present or 'none'}; this release needs {HEAD}.")
+
+
+def known_revision(connection: Connection) -> str:
+    """The database's revision, if it is one of KNOWN; else the errors of `check`."""
+    present = revision(connection)
+    if present is None or present not in KNOWN:
+        check(connection)
+    return str(present)
 
 
 def upgrade(
@@ -76,20 +85,32 @@ def upgrade(
     once. Raises SchemaUnknown.
     """
     with engine.begin() as connection:
-        if not connection.scalar(_TRY_LOCK, {"key": MIGRATION_LOCK}):
-            log.warning("waiting for another process that migrates this database")
-            connection.execute(_LOCK, {"key": MIGRATION_LOCK})
-        try:
-            check(connection)
-            migrated = False
-        except SchemaMissing:
-            _migrate(connection, schema)
-            migrated = True
-        if connection.scalar(_IS_PUBLIC):
-            connection.execute(_REVOKE)
-        if role is not None:
-            roles.provide(connection, role, login, again=migrated)
-        return migrated
+        lock(connection)
+        return bring_up_to_date(connection, role, schema, login)
+
+
+def lock(connection: Connection) -> None:
+    """Keep other processes from migrating this database, until the transaction ends."""
+    if not connection.scalar(_TRY_LOCK, {"key": MIGRATION_LOCK}):
+        log.warning("waiting for another process that migrates this database")
+        connection.execute(_LOCK, {"key": MIGRATION_LOCK})
+
+
+def bring_up_to_date(
+    connection: Connection, role: str | None, schema: str, login: roles.Login | None
+) -> bool:
+    """`upgrade`, in the connection's transaction, which has taken the `lock`."""
+    try:
+        check(connection)
+        migrated = False
+    except SchemaMissing:
+        _migrate(connection, schema)
+        migrated = True
+    if connection.scalar(_IS_PUBLIC):
+        connection.execute(_REVOKE)
+    if role is not None:
+        roles.provide(connection, role, login, again=migrated)
+    return migrated
 
 
 def _migrate(connection: Connection, schema: str) -> None:
@@ -106,7 +127,9 @@ def create(connection: Connection, schema: str, at_revision: str = HEAD) -> None
     An earlier revision than the head is for a backup that was written at it. It is reached from the
     base revision, and gives the same database as `schema.sql` when it is altered up to the head.
     """
-    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+    # With IF NOT EXISTS it would need CREATE on the database even where there is the schema.
+    if connection.scalar(_SCHEMA_EXISTS) is None:
+        connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
     if at_revision != HEAD:
         _alter(connection, schema, at_revision)
         return

@@ -6,6 +6,7 @@ snapshot, range by range of ids, so that memory stays flat and progress can be s
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, TextClause, text
@@ -78,27 +79,44 @@ Progress = Callable[[int, int], None]
 
 
 def verify(
-    engine: Engine, progress: Progress = lambda _done, _of: None, schema: str = SCHEMA
+    source: Engine | Connection,
+    progress: Progress = lambda _done, _of: None,
+    schema: str = SCHEMA,
 ) -> Iterator[Violation]:
     """Every violation in the database, as it is found.
 
-    `progress` is called after each step, with the number of steps done and of all steps.
+    Out of an engine everything is read in one snapshot. A connection is read in its transaction,
+    what it has not committed included; nobody else may change the ledger then. `progress` is called
+    after each step, with the number of steps done and of all steps.
     """
-    with engine.connect().execution_options(
-        isolation_level="REPEATABLE READ", postgresql_readonly=True
-    ) as connection:
-        steps: list[Step] = [(check, _guards(schema)) for check in WHOLE]
-        for (ledger,) in connection.execute(_LEDGERS).all():
-            for checks, end, size in (
-                (BY_ACCOUNT, _END_OF_ACCOUNTS, ACCOUNTS_A_STEP),
-                (BY_TRANSACTION, _END_OF_TRANSACTIONS, TRANSACTIONS_A_STEP),
-            ):
-                ranges = _ranges(connection, end, ledger, size)
-                steps += [(check, bounds) for bounds in ranges for check in checks]
+    with _connected(source) as connection:
+        steps = _steps(connection, schema)
         for done, (check, values) in enumerate(steps, start=1):
             for where, what in connection.execute(text(check.query), values).yield_per(1_000):
                 yield Violation(check.invariant, where, what)
             progress(done, len(steps))
+
+
+@contextmanager
+def _connected(source: Engine | Connection) -> Iterator[Connection]:
+    if isinstance(source, Connection):
+        yield source
+        return
+    options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with source.connect().execution_options(**options) as connection:
+        yield connection
+
+
+def _steps(connection: Connection, schema: str) -> list[Step]:
+    steps: list[Step] = [(check, _guards(schema)) for check in WHOLE]
+    for (ledger,) in connection.execute(_LEDGERS).all():
+        for checks, end, size in (
+            (BY_ACCOUNT, _END_OF_ACCOUNTS, ACCOUNTS_A_STEP),
+            (BY_TRANSACTION, _END_OF_TRANSACTIONS, TRANSACTIONS_A_STEP),
+        ):
+            ranges = _ranges(connection, end, ledger, size)
+            steps += [(check, bounds) for bounds in ranges for check in checks]
+    return steps
 
 
 def _ranges(connection: Connection, end: TextClause, ledger: int, size: int) -> list[Bounds]:

@@ -1,0 +1,166 @@
+"""The file of a backup: a ZIP archive of the tables' rows, and a manifest that describes it.
+
+`manifest.json` is a `Manifest`. `tables/NAME.copy` has the rows of a table, as
+`COPY ... TO STDOUT` writes them in text format. The file depends on no version of PostgreSQL. It
+holds data only, so reading it runs nothing.
+"""
+
+import hashlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import IO, Annotated
+
+import msgspec
+
+from ledgerservice.errors import BackupError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT_BYTES = 2**20
+CHUNK_BYTES = 2**18
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class TableRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The rows of a table: their columns in order, number, size, and SHA-256 in hexadecimal."""
+
+    columns: tuple[str, ...]
+    rows: Count
+    size_bytes: Count
+    sha256: Sha256
+
+
+class SequenceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The state of a sequence, as PostgreSQL keeps it."""
+
+    last_value: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+    is_called: bool
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a backup holds, and where it comes from.
+
+    `revision` is the one of the schema, `server_version` PostgreSQL's server_version_num.
+    `system_identifier` names the cluster, if the user was allowed to read it.
+    """
+
+    format: int
+    revision: str
+    server_version: int
+    created_at: datetime
+    system_identifier: str | None
+    tables: dict[str, TableRecord]
+    sequences: dict[str, SequenceRecord]
+
+
+class _AnyManifest(msgspec.Struct):
+    format: int
+
+
+def member(table: str) -> str:
+    """The name of a table's member of the archive."""
+    return f"tables/{table}.copy"
+
+
+class Writer:
+    """Writes an archive from its begin to its end; the target need not be seekable."""
+
+    def __init__(self, target: IO[bytes]) -> None:
+        self._zip = zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+
+    def write(self, table: str, chunks: Iterable[bytes]) -> tuple[int, str]:
+        """Add the rows of a table; returns their size in bytes and their SHA-256."""
+        digest, size = hashlib.sha256(), 0
+        with self._zip.open(member(table), "w", force_zip64=True) as target:
+            for chunk in chunks:
+                target.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+        return size, digest.hexdigest()
+
+    def finish(self, manifest: Manifest) -> None:
+        """Add the manifest and the end of the archive."""
+        self._zip.writestr(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+        self._zip.close()
+
+
+class Archive:
+    """A backup to read. Its members are exactly those that its manifest describes.
+
+    Raises BackupError if the file is damaged, or is not a backup.
+    """
+
+    def __init__(self, source: IO[bytes]) -> None:
+        with _readable():
+            self._zip = zipfile.ZipFile(source)
+            self.manifest = _manifest(self._zip)
+        self._check_members()
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the rows of all tables."""
+        return sum(table.size_bytes for table in self.manifest.tables.values())
+
+    def read(self, table: str) -> Iterator[bytes]:
+        """The rows of a table, in chunks. After the last one their size and SHA-256 are checked."""
+        record = self.manifest.tables[table]
+        digest = hashlib.sha256()
+        with _readable(), self._zip.open(member(table)) as source:
+            while chunk := source.read(CHUNK_BYTES):
+                digest.update(chunk)
+                yield chunk
+        if digest.hexdigest() != record.sha256:
+            raise BackupError(f"The rows of table {table} are not those of the manifest: SHA-256.")
+
+    def _check_members(self) -> None:
+        sizes = {member(name): table.size_bytes for name, table in self.manifest.tables.items()}
+        members = [info for info in self._zip.infolist() if info.filename != MANIFEST]
+        names = sorted(info.filename for info in members)
+        if names != sorted(sizes) or len(self._zip.infolist()) != len(sizes) + 1:
+            strange = sorted({*names} ^ {*sizes}) or ["a name that is there twice"]
+            raise BackupError(f"Its members are not those of the manifest: {strange[0]!a}.")
+        for info in members:
+            if info.file_size != sizes[info.filename]:
+                raise BackupError(f"{info.filename!a} has another size than the manifest says.")
+
+
+def _manifest(archive: zipfile.ZipFile) -> Manifest:
+    with archive.open(MANIFEST) as source:
+        content = source.read(MANIFEST_LIMIT_BYTES + 1)
+    if len(content) > MANIFEST_LIMIT_BYTES:
+        raise BackupError(f"Its {MANIFEST} is too large.")
+    number = msgspec.json.decode(content, type=_AnyManifest).format
+    if number != FORMAT:
+        raise BackupError(f"Its format is {number}; this release reads {FORMAT}. Use a newer one.")
+    return msgspec.json.decode(content, type=Manifest)
+
+
+# What zipfile raises for files that are damaged, or made to deceive it.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    msgspec.MsgspecError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise BackupError(f"The file is not a complete backup of a ledger: {text}") from error
