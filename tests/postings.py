@@ -32,7 +32,8 @@ def open_accounts(database: Database, *currencies: str) -> None:
         await wire.close()
 
     asyncio.run(run())
-    administer(database.url, "SELECT setval('ledger.transaction_id', 1, false)")
+    schema = database.settings.schema_name
+    administer(database.url, f"SELECT setval('\"{schema}\".transaction_id', 1, false)")
 
 
 def deposit(to: int, amount: int, key: str = "funding") -> Movement:

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     )
     owner_url: SecretStr | None = Field(
         default=None,
-        description="URL for migrate, restore and verify, of a user that owns the schema. "
+        description="URL for migrate, backup, restore and verify, of a user that owns the schema. "
         "DATABASE_URL is then a login without rights of its own. By default DATABASE_URL.",
     )
     schema_name: str = Field(

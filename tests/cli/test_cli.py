@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx
 import psutil
-import psycopg
 import pytest
 
 from ledgerservice.embedded import configuration as server_settings
@@ -369,43 +368,6 @@ def test_the_module_s_help_names_every_command():
     )
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
-
-
-def facts(service) -> list:
-    accounts = service.get("/accounts/").json()
-    return [accounts, *(service.get(f"/accounts/{a['id']}/history").json() for a in accounts)]
-
-
-def test_a_backup_is_restored_whole(database, new_database, tmp_path):
-    values = {"DATABASE_URL": url_text(database)}
-    file = tmp_path / "ledger.backup"
-    with serving(**values) as service:
-        account = service.open(balance="10")
-        declined = service.post(
-            "/withdraw/", {"account_id": account, "amount": 11, "idempotency_key": "w"}
-        )
-        before = facts(service)
-        done = cli("backup", str(file), **values)  # while the service runs
-        assert done.returncode == 0, done.stderr
-    assert cli("backup", str(file), **values).returncode == 1  # never over another one
-    assert cli("restore", str(file), **values).returncode == 1  # never over another ledger
-    name = f"{database.url.database}_restored"
-    with connect(database) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    values = {"DATABASE_URL": database.url.set(database=name).render_as_string(False)}
-    done = cli("restore", str(file), **values)
-    assert done.returncode == 0, done.stderr
-    with serving(**values) as service:
-        assert facts(service) == before
-        again = service.post(
-            "/withdraw/", {"account_id": account, "amount": 11, "idempotency_key": "w"}
-        )
-        assert again.content == declined.content
-        assert service.open(balance="5") == account + 1
-    with psycopg.connect(values["DATABASE_URL"].replace("+psycopg", "")) as connection:
-        connection.execute("SET ROLE ledgerservice")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("UPDATE ledger.accounts SET balance = 0")
 
 
 @pytest.mark.skipif(find_spec("pgserver") is None, reason="pgserver has no wheel for this Python")

@@ -1,31 +1,21 @@
 """`verify` on holds, policies, schedules, legs and details that a superuser broke."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import pytest
 
 from ledgerservice.domain.instructions import (
-    Cancellation,
-    Capture,
-    Detail,
     General,
-    Hold,
     Instruction,
     Kind,
     Leg,
     Movement,
     PolicyChange,
-    Reversal,
-    Schedule,
 )
 from ledgerservice.postgres.connections import Database
 from tests.databases import connect
-from tests.postgres.breaking import SOME, violations
-from tests.postings import open_accounts, post
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FAR = datetime(2099, 1, 1, tzinfo=UTC)
+from tests.postgres.breaking import post_whole, violations
+from tests.postings import post
 
 
 @pytest.fixture
@@ -41,25 +31,7 @@ def whole(new_database: Callable[..., Database], whole_once: Database) -> Databa
 @pytest.fixture(scope="module")
 def whole_once(new_database: Callable[..., Database]) -> Database:
     database = new_database()
-    legs = (Leg(1, "-5"), Leg(2, "5"))
-    back_dated = Detail("d", "r", NOW, '{"a":1}')
-    open_accounts(database, "USD", "USD", "INR")
-    post(
-        database,
-        *SOME,
-        [Hold(1, 2, "10", "h1")],
-        [Capture(7, "c1", amount="4", final=True), Hold(1, None, "3", "h2", FAR)],
-        [General(legs, "g")],
-        [Reversal(10, "rv", amount="2"), PolicyChange(2, "p", "-1", None, actor="a", reason="r")],
-        [Movement(Kind.WITHDRAWAL, 2, None, "48", "w3")],
-        [Schedule(1, 2, "1", FAR, "s1"), Schedule(1, 2, "1", FAR, "s2")],
-        [Cancellation(14, "x")],
-        [Movement(Kind.DEPOSIT, 2, None, "50", "b", back_dated)],
-        [Movement(Kind.WITHDRAWAL, 2, None, "50", "w4")],
-        [Reversal(17, "f", force=True, actor="boss")],
-        [Capture(9, "c2", amount="9")],
-        [PolicyChange(3, "p3", ceiling="500", frozen=1)],
-    )
+    post_whole(database)
     return database
 
 

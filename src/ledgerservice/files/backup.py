@@ -148,16 +148,13 @@ def _rows(
 
 
 def _joined(rows: Iterable[Any]) -> Iterator[bytes]:
-    parts: list[Any] = []
-    size = 0
+    chunk = bytearray()
     for row in rows:
-        parts.append(row)
-        size += len(row)
-        if size >= CHUNK_BYTES:
-            yield b"".join(parts)
-            parts.clear()
-            size = 0
-    yield b"".join(parts)
+        chunk += row
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk)
 
 
 def _sequences(connection: Connection, schema: str) -> dict[str, SequenceRecord]:

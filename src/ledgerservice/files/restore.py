@@ -60,7 +60,7 @@ def restore(database: Database, archive: Archive, report: Report) -> None:
             )
         migrations.create(connection, schema, archive.manifest.revision)
         _check_names(connection, archive)
-        with _without_triggers(connection, schema), _refusals():
+        with _refusals(), _without_triggers(connection, schema), _without_indexes(connection):
             _load(connection, schema, archive, report)
         migrations.bring_up_to_date(connection, role, schema, database.login)
         _analyze(connection, schema)
@@ -103,6 +103,17 @@ def _set_trigger(connection: Connection, schema: str, trigger: Trigger, how: str
     template = sql.SQL("ALTER TABLE {} {} TRIGGER {}")
     table, name = sql.Identifier(schema, trigger.table), sql.Identifier(trigger.name)
     driver(connection).execute(template.format(table, sql.SQL(how), name))
+
+
+@contextmanager
+def _without_indexes(connection: Connection) -> Iterator[None]:
+    """Indexes that belong to no constraint are built after the rows, which takes less time."""
+    indexes = contents.plain_indexes(connection)
+    for name, _ in indexes:
+        driver(connection).execute(f"DROP INDEX {name}".encode())
+    yield
+    for _, definition in indexes:
+        driver(connection).execute(definition.encode())
 
 
 @contextmanager

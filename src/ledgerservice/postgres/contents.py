@@ -51,6 +51,11 @@ def triggers(connection: Connection) -> list[Trigger]:
     return [Trigger(*row) for row in connection.execute(_TRIGGERS)]
 
 
+def plain_indexes(connection: Connection) -> list[tuple[str, str]]:
+    """The indexes that belong to no constraint: their names and definitions, in SQL."""
+    return [(row.name, row.definition) for row in connection.execute(_INDEXES)]
+
+
 def is_empty(connection: Connection) -> bool:
     """Whether there is no schema, or one with nothing in it."""
     return not connection.scalar(_OCCUPIED)
@@ -79,6 +84,13 @@ SELECT c.relname::text, t.tgname::text, t.tgenabled::text
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 WHERE c.relnamespace = 'ledger'::regnamespace AND NOT t.tgisinternal
 ORDER BY 1, 2
+""")
+_INDEXES = text("""
+SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
+FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+WHERE c.relnamespace = 'ledger'::regnamespace
+  AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)
+ORDER BY 1
 """)
 _OCCUPIED = text("""
 SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('ledger'))
