@@ -15,7 +15,12 @@ class LedgerError(Exception):
         super().__init__(detail)
 
     def __str__(self) -> str:
-        return " ".join(f"{type(self).__doc__ or ''} {self.detail}".split())
+        return printable(" ".join(f"{type(self).__doc__ or ''} {self.detail}".split()))
+
+
+def printable(text: str) -> str:
+    """`text` without characters that control a terminal, which could be out of a hostile file."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ConfigurationError(LedgerError):

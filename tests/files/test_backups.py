@@ -1,5 +1,7 @@
 """A backup restores completely: into every supported PostgreSQL, and into another schema."""
 
+import gc
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from ledgerservice.files.backup import backup, new_file
 from ledgerservice.files.restore import NUMBERED, checked_file, restore
 from ledgerservice.postgres import contents
 from ledgerservice.postgres.connections import Database, usable_role
-from ledgerservice.postgres.migrations import create, upgrade
+from ledgerservice.postgres.migrations import MIGRATION_LOCK, create, upgrade
 from ledgerservice.postgres.migrations.versions import base
 from ledgerservice.postgres.schema import SCHEMA
 from ledgerservice.postgres.urls import parse_url
@@ -223,6 +225,22 @@ def back_up(database: Database, file: Path, report: Callable[..., None] = silent
         backup(database.owner_engine(), database.settings.schema_name, target, report)
 
 
+def test_nobody_migrates_a_database_that_is_being_restored(server: Servers, saved: BackUp) -> None:
+    """A service that starts meanwhile waits, and finds the ledger."""
+    restored = new(server(EMBEDDED))
+    waited = []
+
+    def try_to_lock(step: str, *_: Any) -> None:
+        if step != "Checking the file":
+            with connect(restored) as other:
+                query = "SELECT pg_try_advisory_xact_lock(%s)"
+                waited.extend(other.execute(query, [MIGRATION_LOCK]).fetchall())
+
+    with checked_file(saved(EMBEDDED, SCHEMA).file, try_to_lock) as archive:
+        restore(restored, archive, try_to_lock)
+    assert set(waited) == {(False,)}
+
+
 def test_a_backup_of_the_base_revision_is_brought_up_to_date(
     server: Servers, tmp_path: Path
 ) -> None:
@@ -371,6 +389,47 @@ def test_a_file_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
     with pytest.raises(BackupError, match="No such file"), new_file(tmp_path / "no" / "file"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("ulimit -f 1; exec {python} -m ledgerservice backup {file}", "File too large"),
+        ("exec {python} -m ledgerservice backup - >/dev/full", "No space left"),
+    ],
+)
+def test_a_full_disk_is_reported_in_one_line(
+    server: Servers, tmp_path: Path, command: str, line: str
+) -> None:
+    old, file = new(server(EMBEDDED)), tmp_path / "ledger.backup"
+    fill(old)
+    done = subprocess.run(
+        ["sh", "-c", command.format(python=sys.executable, file=file)],
+        env=environment(**values(old)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backup_that_was_broken_off_is_no_backup(database: Database) -> None:
+    """What went to standard output has no end that would make it look complete."""
+    post_whole(database)
+    target = io.BytesIO()
+
+    def stop(*_: Any) -> None:
+        raise BackupError
+
+    with pytest.raises(BackupError):
+        backup(database.owner_engine(), SCHEMA, target, stop)
+    gc.collect()
+    with pytest.raises(BackupError, match="not a complete backup"):
+        Archive(target)
 
 
 def test_a_table_of_somebody_else_s_is_refused_at_once(database: Database, tmp_path: Path) -> None:

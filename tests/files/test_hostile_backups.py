@@ -16,6 +16,7 @@ from ledgerservice.files.backup import backup
 from ledgerservice.files.restore import checked_file, restore
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.migrations.versions import base
+from ledgerservice.postgres.verification import Violation
 from tests.databases import connect, empty_database, url_text
 from tests.postgres.breaking import post_whole
 from tests.processes import cli
@@ -249,6 +250,20 @@ def test_a_balance_that_agrees_with_its_checksum_is_named(
     assert "Nothing was restored" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert has_nothing(empty)
+
+
+def test_what_is_printed_out_of_a_file_controls_no_terminal(
+    good: bytes, empty: Database, tmp_path: Path
+) -> None:
+    _, members = opened(good)
+    [row] = [r for r in members["tables/accounts.copy"].splitlines() if r.startswith(b"1\t3\t")]
+    file = tmp_path / "ledger.backup"
+    strange = row.replace(b"1\t3", b"1\t\x1b[2J3", 1)
+    file.write_bytes(with_rows(good, "accounts", (row, strange)))
+    done = cli("restore", str(file), DATABASE_URL=url_text(empty))
+    assert (done.returncode, r"\x1b[2J3" in done.stderr) == (1, True)
+    assert "\x1b" not in done.stdout + done.stderr
+    assert str(Violation(6, "key '\x1b'", "twice")) == r"invariant 6: key '\x1b': twice"
 
 
 def test_many_violations_are_counted_and_some_are_shown(

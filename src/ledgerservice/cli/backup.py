@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ledgerservice.errors import BackupError, BackupNotSound
-from ledgerservice.files.backup import Report, new_file
+from ledgerservice.files.backup import Report, new_file, writable
 from ledgerservice.files.backup import backup as write_backup
 from ledgerservice.files.restore import checked_file
 from ledgerservice.files.restore import restore as load_backup
@@ -37,7 +37,7 @@ def backup(
     if file == STANDARD_OUTPUT:
         if sys.stdout.isatty():
             raise BackupError("Standard output is a terminal; send it to a file.")
-        with _progress() as report:
+        with _progress() as report, writable("standard output"):
             _write(sys.stdout.buffer, report)
         return
     path = Path(file)

@@ -74,6 +74,13 @@ class Writer:
     def __init__(self, target: IO[bytes]) -> None:
         self._zip = zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
 
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave what is not finished as it is: without its end, nobody takes it for a backup."""
+        self._zip.fp = None
+
     def write(self, table: str, chunks: Iterable[bytes]) -> tuple[int, str]:
         """Add the rows of a table; returns their size in bytes and their SHA-256."""
         digest, size = hashlib.sha256(), 0

@@ -35,17 +35,10 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     part = path.with_name(path.name + ".part")
     if path.exists():
         raise BackupError(f"{path} exists already; choose another name.")
-    try:
+    with writable(part):
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise BackupError(
-            f"{part} exists: another backup writes it, or did not finish. Remove it, or choose "
-            "another name."
-        ) from None
-    except OSError as error:
-        raise BackupError(f"{part}: {error.strerror}.") from None
     try:
-        with os.fdopen(descriptor, "wb") as target:
+        with writable(part), os.fdopen(descriptor, "wb") as target:
             yield target
             target.flush()
             os.fsync(target.fileno())
@@ -53,6 +46,20 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         _flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(name: Path | str) -> Iterator[None]:
+    """A disk that is full, and the like, as a BackupError that names the file."""
+    try:
+        yield
+    except FileExistsError:
+        raise BackupError(
+            f"{name} exists: another backup writes it, or did not finish. Remove it, or choose "
+            "another name."
+        ) from None
+    except OSError as error:
+        raise BackupError(f"{name}: {error.strerror or error}.") from None
 
 
 def _flush_folder(folder: Path) -> None:
@@ -74,12 +81,12 @@ def backup(engine: Engine, schema: str, target: IO[bytes], report: Report) -> No
         revision = migrations.known_revision(connection)
         stored = contents.stored_tables(connection)
         _check_tables(names, revision, stored)
-        writer = Writer(target)
-        records = dict(_write(connection, schema, stored, writer, report))
-        version, started_at = connection.execute(_FACTS).one()
-        # A sequence has no snapshot. Read last, it is ahead of every row.
-        states, system = _sequences(connection, schema), _system_identifier(connection)
-        writer.finish(Manifest(FORMAT, revision, version, started_at, system, records, states))
+        with Writer(target) as writer:
+            records = dict(_write(connection, schema, stored, writer, report))
+            version, started_at = connection.execute(_FACTS).one()
+            # A sequence has no snapshot. Read last, it is ahead of every row.
+            states, system = _sequences(connection, schema), _system_identifier(connection)
+            writer.finish(Manifest(FORMAT, revision, version, started_at, system, records, states))
 
 
 def _lock(connection: Connection, schema: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
+from ledgerservice.errors import printable
 from ledgerservice.postgres.schema import SCHEMA, SCHEMA_SQL, in_schema
 from ledgerservice.postgres.verification.checks import BY_ACCOUNT, WHOLE, Check
 from ledgerservice.postgres.verification.transaction_checks import BY_TRANSACTION
@@ -27,7 +28,7 @@ class Violation(NamedTuple):
     what: str
 
     def __str__(self) -> str:
-        return f"invariant {self.invariant}: {self.where}: {self.what}"
+        return printable(f"invariant {self.invariant}: {self.where}: {self.what}")
 
 
 Bounds = dict[str, int]
