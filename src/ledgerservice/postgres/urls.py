@@ -63,6 +63,8 @@ def _url_of(parts: dict[str, Any], variable: str) -> URL:
     query = {name: str(value) for name, value in parts.items() if name not in _URL_PARTS}
     if not single:
         query |= {"host": hosts} | ({"port": ports} if ports else {})
+    if "," in hosts:  # one of them may be a standby, where a read misses what was answered
+        query.setdefault("target_session_attrs", "read-write")
     return URL.create(
         DRIVER,
         username=parts.get("user"),

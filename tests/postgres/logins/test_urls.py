@@ -3,8 +3,9 @@
 import pytest
 
 from ledgerservice.errors import ConfigurationError
+from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.urls import parse_url
-from tests.processes import cli
+from tests.processes import cli, serving
 
 UNDERSTOOD: dict[str, dict[str, object]] = {
     "postgresql://u:p@h:5/d": {"user": "u", "password": "p", "host": "h", "port": 5},
@@ -15,10 +16,24 @@ UNDERSTOOD: dict[str, dict[str, object]] = {
     "postgresql://[::1]:5432/d": {"host": "::1", "port": 5432},
     "postgresql://u@/d?host=/run/pg&port=6": {"host": "/run/pg", "port": "6"},
     "postgresql://%2Frun%2Fpg/d": {"host": "/run/pg"},
-    "postgresql://u@h1:1,h2:2/d": {"host": "h1,h2", "port": "1,2"},
+    "postgresql://u@h1:1,h2:2/d": {
+        "host": "h1,h2",
+        "port": "1,2",
+        "target_session_attrs": "read-write",
+    },
     "postgresql://db:5432/": {"host": "db", "port": 5432},
     "postgresql://h/d?sslmode=require": {"sslmode": "require", "host": "h"},
 }
+
+
+def test_of_several_hosts_the_one_that_answers_is_used(database: Database) -> None:
+    place, port = database.url.query["host"], database.url.query["port"]
+    hosts = {"host": f"/nowhere,{place}", "port": f"1,{port}"}
+    url = database.url.update_query_dict(hosts).set(drivername="postgresql")
+    with serving(DATABASE_URL=url.render_as_string(hide_password=False)) as service:
+        account = service.open(balance="1")
+        assert service.account(account, "balance") == ("1.00",)
+
 
 SECRETS = ["hunter2", "p@ss"]
 REFUSED = {
