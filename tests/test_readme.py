@@ -58,6 +58,7 @@ TOURS = {
     "docs/ledgers.md": 14,
     "docs/policies.md": 14,
     "docs/queries.md": 16,
+    "docs/recipes.md": 14,
     "docs/reversals.md": 16,
     "docs/transactions.md": 24,
 }
