@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -84,6 +85,9 @@ def _run(
     for number, path in ((1, stdout), (2, stderr)):
         if path is not None:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    if "OPEN_FILES" in environment:
+        limits = environment["OPEN_FILES"].split(":")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(limits[0]), int(limits[-1])))
     sys.argv = arguments
     main()
 
@@ -163,7 +167,8 @@ def _log_of(values: dict[str, str]) -> Path | None:
 def serving(*, options: Sequence[str] = (), **values: str) -> Iterator[RunningService]:
     """`ledgerservice serve` as a process, with these options and environment variables.
 
-    What it logs goes to the file LOGGED_TO, if that is given; only without options.
+    What it logs goes to the file LOGGED_TO, and OPEN_FILES limits its open files (as SOFT or
+    SOFT:HARD), if they are given; only without options.
     """
     port = free_port()
     arguments = ["serve", "--port", str(port), *options]

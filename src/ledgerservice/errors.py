@@ -31,6 +31,10 @@ class EmbeddedServerError(LedgerError):
     """The embedded PostgreSQL did not start."""
 
 
+class CannotListen(LedgerError):
+    """The service cannot listen."""
+
+
 class DatabaseMissing(LedgerError):
     """The database named in DATABASE_URL does not exist. Create it, then start again."""
 

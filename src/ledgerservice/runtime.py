@@ -29,6 +29,7 @@ from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.urls import parse_url, without_environment
+from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.due import keep_sweeping
 from ledgerservice.posting.frozen import keep_ending_frozen
 from ledgerservice.posting.movements import MovementBatch, weight_of
@@ -108,6 +109,7 @@ class Runtime:
     currencies: Poster[CurrencyRequest, Currency | Rejected]
     ledgers: Poster[LedgerRequest, LedgerRecord]
     reader: Reader
+    body_budget: Budget
     cursor_key: bytes = b""
     ledger_ids: dict[str, int] = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -167,7 +169,9 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
         try:
             with explained():
                 key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
-            yield Runtime(settings, movements, openings, currencies, ledgers, reader, key)
+            # One batch at least.
+            budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
+            yield Runtime(settings, movements, openings, currencies, ledgers, reader, budget, key)
         finally:
             for task in watching:
                 task.cancel()

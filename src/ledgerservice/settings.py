@@ -90,7 +90,32 @@ class Settings(BaseSettings):
         default=10_000, ge=1, le=100_000, description="Most movements in a JSON batch."
     )
     stream_idle_s: float = Field(
-        default=60.0, gt=0, description="A stream that sends nothing for this time is ended."
+        default=60.0,
+        gt=0,
+        description="A stream that sends nothing for this time is ended, and so is a "
+        "client that does not take its answer.",
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most open connections of a process; fewer if the limit of open files is too "
+        "low. Further ones get 503, or take the place of one that waits.",
+    )
+    head_timeout_s: float = Field(
+        default=10.0, gt=0, description="A connection whose request's head takes longer is closed."
+    )
+    keep_alive_s: int = Field(
+        default=75, ge=1, description="A connection without a request for this time is closed."
+    )
+    drain_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Time after SIGTERM in which requests are served while /health/ready is 503.",
+    )
+    body_budget_bytes: int = Field(
+        default=67_108_864,
+        ge=1_024,
+        description="Most bytes of request bodies in a process; further requests get 503.",
     )
     body_timeout_s: float = Field(
         default=10.0, gt=0, description="A request body that takes longer gets 408."

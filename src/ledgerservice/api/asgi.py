@@ -30,6 +30,7 @@ class Service:
     def __init__(self, database: Database | None = None) -> None:
         """`database` is already prepared; None: it is started according to the environment."""
         self.api = create_api()
+        self.is_draining = False
         self._answer = _chain(self.api)
         self._database = database
         self._life: AbstractAsyncContextManager[Runtime] | None = None
@@ -68,6 +69,15 @@ class Service:
         # The objects of start-up stay. Full collections of them took 77 ms, twice a second.
         gc.collect()
         gc.freeze()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service is about to stop, and not ready for that reason."""
+        return bool(self.api.state.is_draining)
+
+    @is_draining.setter
+    def is_draining(self, value: bool) -> None:
+        self.api.state.is_draining = value
 
     async def stop(self) -> None:
         """Stop the runtime when all requests are answered."""

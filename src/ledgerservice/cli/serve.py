@@ -1,5 +1,7 @@
 """`ledgerservice serve`: the API, in one process or several."""
 
+import asyncio
+import errno
 import logging
 import multiprocessing
 import os
@@ -7,8 +9,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 import uvicorn
@@ -16,15 +21,18 @@ from rich.console import Console
 from uvicorn.supervisors import Multiprocess
 
 from ledgerservice.api.asgi import Service
-from ledgerservice.api.http.protocol import BoundedHttp
+from ledgerservice.api.http.connections import raise_descriptor_limit
+from ledgerservice.api.http.protocol import BoundedHttp, connections_of
+from ledgerservice.errors import CannotListen
 from ledgerservice.runtime import started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
 
 STOP_GRACE_S = 5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 2_048
 
-console = Console()
 log = logging.getLogger(__name__)
+console = Console()
 
 
 def serve(
@@ -45,13 +53,16 @@ def serve(
             settings.host,
             settings.port,
         )
+    raise_descriptor_limit()
     _on_stop_signals(_exit)
-    with started(settings) as database:
+    # Before PostgreSQL is started, because a port in use is found at once.
+    with _bound(settings) as sockets, started(settings) as database:
         # After its own shutdown uvicorn raises the signal again, which must not end the program.
         _on_stop_signals(lambda *_: None)
         application = Service(database) if workers == 1 else "ledgerservice.cli.serve:worker"
+        _listen(sockets, settings)
         try:
-            _run(_configuration(application, settings, workers))
+            _run(_configuration(application, settings, workers), sockets)
         except SystemExit:
             # uvicorn has printed in one line why it could not start.
             raise typer.Exit(1) from None
@@ -67,12 +78,73 @@ def _exit(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+@contextmanager
+def _bound(settings: Settings) -> Iterator[list[socket.socket]]:
+    """A socket for each address of the host, which does not listen yet. Raises CannotListen."""
+    sockets: list[socket.socket] = []
+    try:
+        sockets.extend(_bind(address, settings) for address in _addresses(settings))
+        yield sockets
+    finally:
+        for listener in sockets:
+            listener.close()
+
+
+Address = tuple[int, Any]
+"""A family and an address of it, as `socket` has them."""
+
+
+def _addresses(settings: Settings) -> list[Address]:
+    try:
+        infos = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise _cannot_listen(error, settings) from error
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in infos))
+
+
+def _bind(address: Address, settings: Settings) -> socket.socket:
+    family, place = address
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(place)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(error, settings) from error
+    return listener
+
+
+def _listen(sockets: list[socket.socket], settings: Settings) -> None:
+    """Open the port. Another program that started meanwhile may have bound it too."""
+    try:
+        for listener in sockets:
+            listener.listen(BACKLOG)
+    except OSError as error:
+        raise _cannot_listen(error, settings) from error
+
+
+def _cannot_listen(error: OSError, settings: Settings) -> CannotListen:
+    if error.errno == errno.EADDRINUSE:
+        return CannotListen(
+            f"Port {settings.port} on {settings.host} is in use. Stop the program that uses it, or "
+            "choose another port with --port or LEDGER_PORT."
+        )
+    return CannotListen(
+        f"Port {settings.port} on {settings.host}: {error.strerror}. Choose another address with "
+        "--host or LEDGER_HOST, or another port with --port or LEDGER_PORT."
+    )
+
+
 def _configuration(application: Service | str, settings: Settings, workers: int) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         factory=workers > 1,
         workers=workers,
-        http=BoundedHttp,
+        http=partial(BoundedHttp, bounds=connections_of(settings)),  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
         lifespan="on",
@@ -80,28 +152,54 @@ def _configuration(application: Service | str, settings: Settings, workers: int)
         server_header=False,
         access_log=False,
         log_level="warning",
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,
     )
 
 
-def _run(configuration: uvicorn.Config) -> None:
+def _run(configuration: uvicorn.Config, sockets: list[socket.socket]) -> None:
     if configuration.workers == 1:
-        _Server(configuration).run()
+        _Server(configuration).run(sockets)
         return
     # The workers read their settings from the environment and attach to the embedded server.
     os.environ["LEDGER_HOST"] = configuration.host
-    listener = configuration.bind_socket()
-    _announce(configuration.host, listener.getsockname()[1])
-    Multiprocess(configuration, sockets=[listener]).run()
+    _announce(configuration.host, sockets[0].getsockname()[1])
+    Multiprocess(configuration, sockets).run()
 
 
 class _Server(uvicorn.Server):
-    """Announces the address when the port is open."""
+    """Announces the address when it serves."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            _announce(self.config.host, self.servers[0].sockets[0].getsockname()[1])
+            assert sockets is not None
+            assert isinstance(self.config.app, Service)
+            _drain_before_exit(self.config.app)
+            _announce(self.config.host, sockets[0].getsockname()[1])
+
+
+def _drain_before_exit(service: Service) -> None:
+    """On SIGTERM, serve on for LEDGER_DRAIN_S, and then do what uvicorn does at once.
+
+    Meanwhile the service is not ready, so that a load balancer sends its requests elsewhere. A
+    second SIGTERM does not wait.
+    """
+    wait_s = Settings.load().drain_s
+    exit_now = signal.getsignal(signal.SIGTERM)
+    assert callable(exit_now)
+    loop = asyncio.get_running_loop()
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        if service.is_draining or not wait_s:
+            service.is_draining = True
+            exit_now(number, frame)
+            return
+        service.is_draining = True
+        log.info("the service stops in %s s, and is not ready from now on", wait_s)
+        loop.call_soon_threadsafe(loop.call_later, wait_s, exit_now, number, None)
+
+    signal.signal(signal.SIGTERM, drain)
 
 
 def _announce(host: str, port: int) -> None:
@@ -117,7 +215,9 @@ def _announce(host: str, port: int) -> None:
 def worker() -> Service:
     """The service in one of several processes. It ends when its parent process ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    return Service()
+    service = Service()
+    _drain_before_exit(service)
+    return service
 
 
 def _end_with_parent() -> None:

@@ -199,8 +199,8 @@ CATALOGUE: dict[str, Problem] = {
         HTTPStatus.CONFLICT,
     ),
     "overloaded": _failed(
-        "Too many requests are waiting, or the service is stopping. Nothing was moved. Send the "
-        "same request again later."
+        "Too many requests or connections are waiting, or their bodies are too large together, or "
+        "the service is stopping. Nothing was moved. Send the same request again later."
     ),
     "unavailable": _failed(
         "The database did not answer in time. Send the same request again, with the same key: a "

@@ -7,9 +7,13 @@ socket could make it grow by gigabytes.
 import asyncio
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ledgerservice.api.http.connections import Connections
 from ledgerservice.api.http.head import BOUNDED, MAX_HEAD_BYTES
+from ledgerservice.api.http.problems import problem
+from ledgerservice.settings import Settings
 
 MAX_WAITING_REQUESTS = 256
 CONTINUE = b"HTTP/1.1 100 "
@@ -45,17 +49,63 @@ class _Joined:
         return getattr(self._transport, name)
 
 
+def connections_of(settings: Settings) -> Connections:
+    """The connections of a process that is yet to start."""
+    status, body, headers = problem("overloaded")
+    headers |= {"content-length": str(len(body)), "connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return Connections(settings, f"HTTP/1.1 {status} Busy\r\n{lines}\r\n".encode() + body)
+
+
 class BoundedHttp(HttpToolsProtocol):
-    """Ends a connection with too long a head or trailer, or too many requests at once."""
+    """Ends a connection with too long a head or trailer, or too many requests at once, and one
+    that waits for too long.
+    """
 
     _head_bytes = 0
+    _is_further = False
+    _is_quiet = False
+
+    def __init__(self, *, bounds: Connections, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.bounds = bounds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joined(transport))  # type: ignore[arg-type]
+        self._is_further = not self.bounds.open(self)
+        if self._is_further:
+            self.app = self._answer_health
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.bounds.close(self)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.bounds.block(self)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.bounds.unblock(self)
+        super().resume_writing()
+
+    async def _answer_health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application on a connection beyond the limit."""
+        if scope["path"].startswith("/health/"):
+            await self.config.loaded_app(scope, receive, send)
+            return
+        self.bounds.refuse()
+        status, body, headers = problem("overloaded")
+        headers["content-length"] = str(len(body))
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": body})
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._is_quiet:
+            self._is_quiet = False
+            self.bounds.begin(self)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The request's head is too large.")
 
@@ -67,8 +117,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0
+        self._is_quiet = False
+        self.bounds.answer(self)
         super().on_headers_complete()
         self.headers = []  # for trailers, which nobody reads: they must not join the headers
+        if self._is_further:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -82,6 +136,9 @@ class BoundedHttp(HttpToolsProtocol):
         """Reads on only when every request that was read has been taken up."""
         self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
+        if self.cycle.response_complete:
+            self._is_quiet = True
+            self.bounds.wait(self)
         if self.pipeline and not self.transport.is_closing():
             self.flow.pause_reading()
 

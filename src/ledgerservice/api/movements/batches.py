@@ -23,12 +23,14 @@ from ledgerservice.api.http.problems import (
     problem_of,
     rejection,
 )
+from ledgerservice.api.http.streams import log_departure
 from ledgerservice.api.movements.answers import answer, decided_on
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.posting import check_force
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.errors import Overloaded
+from ledgerservice.posting.bounds import Share
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ Item = Instruction | ProblemError | list[Any]
 """The instruction of an item, or why it is refused, or the items that it links."""
 Answer = tuple[int, bytes, bool]
 """Status and body of an item's answer, and whether it is a replay."""
+Chunks = asyncio.Queue[tuple[asyncio.Task[bytes], int] | None]
+"""The future answers of each chunk of a stream, and the bytes of the chunk."""
 
 
 class Result(msgspec.Struct, gc=False):
@@ -324,33 +328,44 @@ async def post_stream(call: Call, send: Send) -> None:
     headers = [(b"content-type", NDJSON.encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": True})
-    chunks: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(CHUNKS_IN_FLIGHT)
-    reading = asyncio.create_task(_read_stream(call, chunks))
+    chunks: Chunks = asyncio.Queue(CHUNKS_IN_FLIGHT)
+    share = Share(call.runtime.body_budget)
+    reading = asyncio.create_task(_read_stream(call, chunks, share))
     try:
         while (chunk := await chunks.get()) is not None:
-            await send({"type": "http.response.body", "body": await chunk, "more_body": True})
+            answers, size = chunk
+            await send({"type": "http.response.body", "body": await answers, "more_body": True})
+            share.give(size)
         await send({"type": "http.response.body", "body": b""})
     finally:
         reading.cancel()
 
 
-async def _read_stream(call: Call, chunks: "asyncio.Queue[asyncio.Task[bytes] | None]") -> None:
-    """Post each chunk when it arrives, and queue its future answers; None ends the queue."""
+async def _read_stream(call: Call, chunks: Chunks, share: Share) -> None:
+    """Post each chunk when it arrives, and queue its future answers; None ends the queue.
+
+    A stream that finds no room in the budget ends there, and its last lines are refused.
+    """
     number, rest, more = 1, b"", True
     settings = call.runtime.settings
     try:
         while more:
             async with asyncio.timeout(settings.stream_idle_s):
                 message = await call.receive()
-            more = message.get("more_body", False)
-            *lines, rest = (rest + message.get("body", b"")).split(b"\n")
-            if not more or len(rest) > settings.max_body_bytes:
+            if message["type"] == "http.disconnect":
+                log_departure()
+            body, more = message.get("body", b""), message.get("more_body", False)
+            size, fault = len(rest) + len(body), _no_room(share, len(body))
+            *lines, rest = (rest + body).split(b"\n")
+            if not more or len(rest) > settings.max_body_bytes or fault:
                 lines.append(rest)
-                more = False
+                rest, more = b"", False
+            taken = 0 if fault else size - len(rest)
             for start in range(0, len(lines), LINES_AT_ONCE):
                 part = lines[start : start + LINES_AT_ONCE]
-                task = asyncio.create_task(await _enter_lines(call, number, part))
-                await chunks.put(task)
+                is_last = start + LINES_AT_ONCE >= len(lines)
+                answers = await _enter_lines(call, number, part, fault)
+                await chunks.put((asyncio.create_task(answers), taken if is_last else 0))
                 number += len(part)
     except TimeoutError:
         log.info("a stream was idle for %s s and is ended", settings.stream_idle_s)
@@ -359,11 +374,23 @@ async def _read_stream(call: Call, chunks: "asyncio.Queue[asyncio.Task[bytes] | 
     await chunks.put(None)
 
 
-async def _enter_lines(call: Call, first: int, lines: list[bytes]) -> Coroutine[Any, Any, bytes]:
+def _no_room(share: Share, number: int) -> Overloaded | None:
+    try:
+        share.take(number)
+    except Overloaded as error:
+        return error
+    return None
+
+
+async def _enter_lines(
+    call: Call, first: int, lines: list[bytes], fault: Exception | None = None
+) -> Coroutine[Any, Any, bytes]:
     """Enter lines into the queue, and return their future answers; `first` is the number of the
-    first line. Blank lines get no answer.
+    first line. Blank lines get no answer. With a `fault` all are answered with it instead.
     """
     numbers = [first + place for place, line in enumerate(lines) if line.strip()]
+    if fault is not None:
+        return _answer_lines(call, numbers, _failing(fault))
     items = await _read_items(call, [line for line in lines if line.strip()])
     limit = call.runtime.settings.max_body_bytes
     items = [

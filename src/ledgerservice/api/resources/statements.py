@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 import jinja2
 import msgspec
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from msgspec import Meta
 
 from ledgerservice.api.http.call import id_of, json_response, reader_of
@@ -25,6 +25,7 @@ from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, PeriodFilters, listing
 from ledgerservice.api.http.parameters import Parameters, QueryTimestamp, parameters_of
 from ledgerservice.api.http.problems import ProblemError, invalid
+from ledgerservice.api.http.streams import PiecewiseResponse
 from ledgerservice.api.resources.accounts import account_at
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.postgres.queries import as_of
@@ -204,7 +205,7 @@ async def get_statement(request: Request) -> Response:
     if filters.format == "csv":
         return _csv_response(period, chunks)
     page = _html(Statement.of(period, filters, []), _first_lines(period, chunks))
-    return StreamingResponse(page, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
+    return PiecewiseResponse(page, "text/html; charset=utf-8", PAGE_HEADERS)
 
 
 async def _json_pages(request: Request, account_id: int) -> Response:
@@ -232,9 +233,7 @@ def _csv_response(
 ) -> Response:
     name = f'attachment; filename="statement-{period.account_id}.csv"'
     headers = {"content-disposition": name, "x-content-type-options": "nosniff"}
-    return StreamingResponse(
-        _csv(period, chunks), media_type="text/csv; charset=utf-8", headers=headers
-    )
+    return PiecewiseResponse(_csv(period, chunks), "text/csv; charset=utf-8", headers)
 
 
 async def _csv(
