@@ -24,6 +24,7 @@ from ledgerservice.postgres.connections import (
     explained,
     usable_role,
 )
+from ledgerservice.postgres.probe import Probe
 from ledgerservice.postgres.queries import catalogue
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
@@ -110,6 +111,7 @@ class Runtime:
     ledgers: Poster[LedgerRequest, LedgerRecord]
     reader: Reader
     body_budget: Budget
+    probe: Probe
     cursor_key: bytes = b""
     ledger_ids: dict[str, int] = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -124,8 +126,8 @@ class Runtime:
         return self.ledger_ids.get(name)
 
     async def ready(self) -> bool:
-        """Whether the database answers, accepts writes, and has the schema of this release."""
-        return bool(await self.reader.scalar(migrations.WRITABLE_REVISION) == migrations.HEAD)
+        """Whether the database answers, accepts writes, and has a schema for this release."""
+        return await self.probe.ask()
 
 
 @contextmanager
@@ -156,6 +158,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     searches = asyncio.Semaphore(max(1, settings.read_connections // 2))
     reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s, searches)
     connect = database.connect_writer
+    probe = Probe(connect, migrations.IS_READY)
     with _another_loop() as writers:
         batches = MovementBatch()
         movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
@@ -171,8 +174,11 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
                 key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
-            yield Runtime(settings, movements, openings, currencies, ledgers, reader, budget, key)
+            yield Runtime(
+                settings, movements, openings, currencies, ledgers, reader, budget, probe, key
+            )
         finally:
+            await probe.close()
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)

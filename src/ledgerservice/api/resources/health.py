@@ -27,7 +27,11 @@ async def live() -> Response:
 
 @get(router, "/health/ready", Health)
 async def ready(request: Request) -> Response:
-    """Whether the database answers, accepts writes and has the expected schema."""
-    if not await runtime_of(request).ready():
+    """Whether the database answers within a second, accepts writes and has a schema that this
+    release serves.
+
+    It is 503 `unavailable` from SIGTERM on, while requests are still served for LEDGER_DRAIN_S.
+    """
+    if request.app.state.is_draining or not await runtime_of(request).ready():
         raise ProblemError("unavailable")
     return json_response(Health("ready"))

@@ -1,4 +1,10 @@
-"""Bringing a database's schema up to date, and the service's role with it."""
+"""Bringing a database's schema up to date, and the service's role with it.
+
+A release serves a database at its own revision, and at a newer one that is compatible with it. So
+a rolling upgrade may migrate while processes of the release before it still serve. Each revision
+says in `compatible` whether that release can go on. The database keeps the result as a comment on
+alembic_version: its revision, and those before it whose releases may serve it.
+"""
 
 import logging
 from pathlib import Path
@@ -12,6 +18,7 @@ from sqlalchemy import Connection, Engine, text
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.errors import SchemaForeign, SchemaMissing, SchemaUnknown
 from ledgerservice.postgres import roles
+from ledgerservice.postgres.pipeline import Request
 from ledgerservice.postgres.schema import FUNCTIONS_SQL, SCHEMA, SCHEMA_SQL
 
 log = logging.getLogger(__name__)
@@ -32,10 +39,18 @@ HEAD = str(_scripts.get_current_head())
 KNOWN = frozenset(script.revision for script in _scripts.walk_revisions())
 """The revisions that this release can bring up to its own."""
 
-WRITABLE_REVISION = text(
-    f"SELECT version_num FROM {SCHEMA}.alembic_version"
-    " WHERE current_setting('transaction_read_only') = 'off'"
+COMPATIBLE = "compatible: "
+_REVISIONS = (
+    f"string_to_array(substr(obj_description('{SCHEMA}.alembic_version'::regclass, 'pg_class'),"
+    f" {len(COMPATIBLE) + 1}), ' ')"
 )
+# The first one named is the revision that the comment was written for.
+_SERVES = (
+    f"SELECT version_num = '{HEAD}' OR version_num = ({_REVISIONS})[1]"
+    f" AND '{HEAD}' = ANY ({_REVISIONS}) FROM {SCHEMA}.alembic_version"
+)
+IS_READY = Request(f"{_SERVES} WHERE current_setting('transaction_read_only') = 'off'")
+"""Whether the database accepts writes and is at a revision that this release serves."""
 CURRENT_REVISION = text(f"SELECT version_num FROM {SCHEMA}.alembic_version")
 _SCHEMA_EXISTS = text(f"SELECT to_regnamespace('{SCHEMA}')::text")
 VERSION_TABLE = text(f"SELECT to_regclass('{SCHEMA}.alembic_version')")
@@ -50,13 +65,13 @@ def revision(connection: Connection) -> str | None:
 
 
 def check(connection: Connection) -> None:
-    """Raise an error unless the schema is at this release's revision.
+    """Raise an error unless this release serves the schema's revision.
 
-    SchemaMissing: there is none, or an older one. SchemaUnknown: a newer one. SchemaForeign: the
-    schema has tables that are not the ledger's.
+    SchemaMissing: there is none, or an older one. SchemaUnknown: a newer one that is not
+    compatible. SchemaForeign: the schema has tables that are not the ledger's.
     """
     present = revision(connection)
-    if present == HEAD:
+    if present is not None and connection.scalar(text(_SERVES)):
         return
     if not connection.scalar(_IS_OURS):
         raise SchemaForeign
@@ -136,6 +151,7 @@ def create(connection: Connection, schema: str, at_revision: str = HEAD) -> None
     # The driver takes the whole script at once; it has no parameters.
     connection.exec_driver_sql(SCHEMA_SQL.replace("%", "%%"))
     command.stamp(_config(connection, schema), HEAD)
+    _record_compatible(connection)
 
 
 def _alter(connection: Connection, schema: str, to_revision: str) -> None:
@@ -144,6 +160,18 @@ def _alter(connection: Connection, schema: str, to_revision: str) -> None:
         # A revision alters tables and triggers. The functions' text stands in `schema.sql` alone.
         for function in FUNCTIONS_SQL:
             connection.exec_driver_sql(function.replace("%", "%%"))
+        _record_compatible(connection)
+
+
+def _record_compatible(connection: Connection) -> None:
+    """Name the head, and the revisions before it down to one that is not compatible."""
+    revisions = []
+    for script in _scripts.walk_revisions():
+        revisions.append(script.revision)
+        if not getattr(script.module, "compatible", False):
+            break
+    names = COMPATIBLE + " ".join(revisions)
+    connection.exec_driver_sql(f"COMMENT ON TABLE {SCHEMA}.alembic_version IS '{names}'")
 
 
 USD_AND_INR = {"USD": 1, "INR": 2}

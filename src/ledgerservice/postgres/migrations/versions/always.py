@@ -10,6 +10,7 @@ revision = "0002_triggers_always"
 down_revision = "base_c4d280188959"
 branch_labels = None
 depends_on = None
+compatible = True
 
 ENABLE_ALWAYS = """
 DO $$
