@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -17,3 +18,9 @@ def report(text: str, *, as_json: bool, **values: Any) -> None:
         print(json.dumps(values, default=str), flush=True)
     else:
         console.print(text, highlight=False, soft_wrap=True)
+
+
+def progress_bar(column: ProgressColumn) -> Progress:
+    """A progress bar on the standard error, with one column of its own."""
+    columns = (TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
