@@ -115,6 +115,10 @@ class ImportFault(LedgerError):
     """The file cannot be imported."""
 
 
+class ExportFault(LedgerError):
+    """The export did not finish."""
+
+
 class CannotJoin(LedgerError):
     """The ledger cannot post in this transaction."""
 

@@ -7,7 +7,7 @@ An outcome is a value: `Recorded` (posted or declined; `outcome.posted` says whi
 Faults are exceptions (`ledgerservice.errors`): after `Unavailable` send the same with the same key.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.amounts import is_positive_amount
 from ledgerservice.domain.currencies import Currency, CurrencyRequest, is_valid
+from ledgerservice.domain.history import PastCurrency
 from ledgerservice.domain.instructions import (
     BIGGEST_ID,
     Detail,
@@ -51,6 +52,7 @@ from ledgerservice.postgres.queries.schedules import ScheduleView
 from ledgerservice.postgres.queries.transactions import TransactionFilter
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.search import Place
+from ledgerservice.posting.history import Counts, Part, import_history
 from ledgerservice.posting.joining import post_in
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
@@ -236,6 +238,16 @@ class Ledger:
         _check(movements)
         schema = self._runtime.settings.schema_name
         return await post_in(connection, schema, Group(movements, linked, self._ledger))
+
+    async def import_history(
+        self, currencies: Iterable[PastCurrency], parts: Iterable[Part]
+    ) -> Counts:
+        """Continue a history that another ledger began: `ledgerservice.files.history` reads it.
+
+        The ledger must be empty. All is imported, or nothing: then it raises HistoryFault, whose
+        text says why, or Unavailable.
+        """
+        return await import_history(self._runtime.connect, self._ledger, currencies, parts)
 
     # Reads return amounts in minor units. A timestamp without a zone raises ValueError.
 

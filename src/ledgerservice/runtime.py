@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +24,7 @@ from ledgerservice.postgres.connections import (
     explained,
     usable_role,
 )
+from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.probe import Probe
 from ledgerservice.postgres.queries import catalogue
 from ledgerservice.postgres.reader import Reader
@@ -112,6 +113,7 @@ class Runtime:
     reader: Reader
     body_budget: Budget
     probe: Probe
+    connect: Callable[[], Awaitable[Wire]]
     cursor_key: bytes = b""
     ledger_ids: dict[str, int] = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -174,9 +176,8 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
                 key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
-            yield Runtime(
-                settings, movements, openings, currencies, ledgers, reader, budget, probe, key
-            )
+            posters = movements, openings, currencies, ledgers
+            yield Runtime(settings, *posters, reader, budget, probe, connect, key)
         finally:
             await probe.close()
             for task in watching:

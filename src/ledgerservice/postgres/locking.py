@@ -4,7 +4,7 @@ What never changes is read before the locks, everything else in statements of it
 a statement that locks and also reads another table would read an older snapshot.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -203,7 +203,6 @@ def _lock_accounts(
     instructions: Sequence[Instruction],
     parents: Mapping[int, Transaction],
 ) -> Request:
-    statement = LOCK_ACCOUNTS if wire.server_version >= ORDERED_ARRAYS else LOCK_ONE_BY_ONE
     accounts: set[int] = set()
     of_external: set[int] = set()
     for one in instructions:
@@ -217,6 +216,14 @@ def _lock_accounts(
             accounts.update(RULES[type(one)].names(one))
     for parent in parents.values():
         accounts.update(accounts_of(parent))
+    return lock_accounts(wire, ledger, accounts, of_external)
+
+
+def lock_accounts(
+    wire: Wire, ledger: int, accounts: Iterable[int], of_external: Iterable[int] = ()
+) -> Request:
+    """Locks accounts, and the external accounts of the currencies of others, by ascending ids."""
+    statement = LOCK_ACCOUNTS if wire.server_version >= ORDERED_ARRAYS else LOCK_ONE_BY_ONE
     return Request(statement, [number(ledger), array(accounts), array(of_external)])
 
 

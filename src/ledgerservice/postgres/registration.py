@@ -135,17 +135,21 @@ async def _commit(wire: Wire, write: Request, find: Request) -> tuple[list[Any],
 
 
 async def _open_accounts(wire: Wire, openings: Sequence[Opening]) -> list[Opened | Rejected]:
+    new_ids, rows = await _commit(wire, *opening_requests(openings))
+    return answer_openings(openings, [Opened(*row) for row in rows], new_ids)
+
+
+def opening_requests(openings: Sequence[Opening]) -> tuple[Request, Request]:
+    """Opens accounts and returns the new ids; finds the accounts as rows of `Opened`."""
     ledgers, origins, keys, references = _names(openings)
     owners = text_array(opening.owner for opening in openings)
     currencies = text_array(opening.currency for opening in openings)
     metadata = text_array(opening.metadata for opening in openings)
     parameters = [ledgers, owners, currencies, references, origins, keys, metadata]
-    new_ids, rows = await _commit(
-        wire,
+    return (
         Request(OPEN_ACCOUNTS, parameters),
         Request(FIND_OPENED, [ledgers, origins, keys, references]),
     )
-    return answer_openings(openings, [Opened(*row) for row in rows], new_ids)
 
 
 def _names(openings: Sequence[Opening]) -> tuple[bytes, bytes, bytes, bytes]:
