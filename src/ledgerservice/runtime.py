@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -41,6 +41,7 @@ from ledgerservice.settings import Settings
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 0.3
+OPENINGS_AT_ONCE = 1_000  # of one request, in a queue that others use too
 
 
 @contextmanager
@@ -126,6 +127,16 @@ class Runtime:
             if ledger is not None:
                 self.ledger_ids[name] = ledger.id
         return self.ledger_ids.get(name)
+
+    async def open_accounts(self, openings: Sequence[Opening]) -> list[Opened | Rejected]:
+        """The durable answers to `openings`, in order. Raises as `Poster.post`: then some may be
+        open, and the same may be sent again.
+        """
+        answers: list[Opened | Rejected] = []
+        for start in range(0, len(openings), OPENINGS_AT_ONCE):
+            part = openings[start : start + OPENINGS_AT_ONCE]
+            answers += await asyncio.gather(*map(self.openings.post, part))
+        return answers
 
     async def ready(self) -> bool:
         """Whether the database answers, accepts writes, and has a schema for this release."""

@@ -23,6 +23,7 @@ from ledgerservice.api.resources import (
     health,
     holds,
     ledgers,
+    openings,
     reports,
     schedules,
     statements,
@@ -33,6 +34,7 @@ from ledgerservice.errors import LedgerError
 ROUTERS = (
     movements.router,
     accounts.router,
+    openings.router,
     transactions.router,
     statements.router,
     holds.router,

@@ -147,7 +147,7 @@ async def open_account(request: Request) -> Response:
     outcome = await call.runtime.openings.post(opening)
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
-    return created(_opened(outcome), replayed=outcome.replayed)
+    return created(opened(outcome), replayed=outcome.replayed)
 
 
 def _opening_key(call: Call) -> tuple[str, Origin]:
@@ -158,7 +158,7 @@ def _opening_key(call: Call) -> tuple[str, Origin]:
     return checked_key(None, key), Origin.CALLER
 
 
-def _opened(account: Opened) -> Account:
+def opened(account: Opened) -> Account:
     """The account as it was opened: empty, whatever has happened to it since."""
     zero = to_major(0, account.exponent)
     return Account.of_row(
