@@ -13,6 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal, Self, TypeVar, overload
 
+import msgspec
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -45,6 +46,7 @@ from ledgerservice.postgres.queries.accounts import (
     AccountFilter,
     AccountView,
     HistoryEntry,
+    NamedAccount,
     PolicyView,
 )
 from ledgerservice.postgres.queries.holds import HoldView
@@ -169,6 +171,11 @@ class Ledger:
             Opening(owner, currency, reference, key, self._ledger, metadata=metadata)
         )
 
+    async def open_accounts(self, openings: Sequence[Opening]) -> list[Opened | Rejected]:
+        """The answers to checked openings, in order; their `ledger` does not matter."""
+        own = [msgspec.structs.replace(one, ledger=self._ledger) for one in openings]
+        return await self._runtime.open_accounts(own)
+
     async def deposit(
         self, account_id: int, amount: Amount, *, key: str, detail: Detail | None = None
     ) -> Outcome:
@@ -264,6 +271,12 @@ class Ledger:
     ) -> tuple[list[AccountView], Place | None]:
         """Up to `limit` accounts, and the place after which the next page begins, if any."""
         return await accounts.list_filtered(self._reader, filters, limit, after)
+
+    async def named_accounts(
+        self, references: Sequence[str], ids: Sequence[int]
+    ) -> list[NamedAccount]:
+        """The accounts that have one of these references or ids."""
+        return await accounts.list_named(self._reader, references, ids)
 
     async def transactions(
         self,

@@ -1,31 +1,49 @@
-"""The commands on files of movements: import and export."""
+"""The commands on files: import and export."""
 
 import asyncio
+import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, BinaryIO
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
+from ledgerservice.api.http.fields import parse_timestamp
 from ledgerservice.cli.data import check_schema
-from ledgerservice.cli.output import progress_bar
-from ledgerservice.errors import ImportFault
+from ledgerservice.cli.output import AsJson, progress_bar, report
+from ledgerservice.errors import ExportFault, ImportFault, LedgerError
+from ledgerservice.files.bank import BankFile
 from ledgerservice.files.exporter import Span
 from ledgerservice.files.exporter import export as write_entries
-from ledgerservice.files.importer import Format, Totals, import_rows, rows_of
+from ledgerservice.files.history import export_history, import_history
+from ledgerservice.files.importer import Importing, Totals, import_rows
+from ledgerservice.files.options import (
+    BANK_FORMATS,
+    Format,
+    Options,
+    columns_of,
+    format_of,
+    zone_of,
+)
+from ledgerservice.files.readers import Table
+from ledgerservice.files.rejects import Rejects, path_of_rejects
+from ledgerservice.files.values import time_of
 from ledgerservice.ledger import Ledger
 from ledgerservice.postgres.connections import explained
+from ledgerservice.posting.history import Counts
 from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
 
-FORMATS = {".csv": Format.CSV, ".ndjson": Format.NDJSON, ".jsonl": Format.NDJSON}
 STANDARD_INPUT = "-"
+INTERRUPTED = 130
 
 console = Console()
 
@@ -33,82 +51,202 @@ LedgerName = Annotated[str, typer.Option(help="Name of the ledger.")]
 AnyFormat = Annotated[
     Format | None, typer.Option("--format", help="Format of the file; by default from its suffix.")
 ]
-
-KEY_PREFIX = (
-    "For a file without keys: the key of a line is this prefix and the line's number. Use a prefix "
-    "once only."
-)
+Source = Annotated[str, typer.Argument(help="The file; - for the standard input.")]
+KeyPrefix = Annotated[
+    str | None,
+    typer.Option(
+        help="For a file without keys: the key of a line is this prefix and the line's number. Use "
+        "a prefix once only."
+    ),
+]
+RejectsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="New file for the rows that were not posted. [FILE.rejects.csv; if it exists, .2.csv]"
+    ),
+]
+Account = Annotated[
+    str | None, typer.Option(help="Account, by id or reference, of rows that name none.")
+]
+Encoding = Annotated[
+    str | None, typer.Option(help="Encoding. [that of its byte order mark, or utf-8]")
+]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Character between the columns, or tab. [a comma]")
+]
+DecimalComma = Annotated[
+    bool, typer.Option("--decimal-comma", help="Amounts are written like 1.234,50.")
+]
+DateFormat = Annotated[
+    str | None, typer.Option(help="Form of its dates, such as %d.%m.%Y. [ISO 8601]")
+]
+Timezone = Annotated[str, typer.Option(help="Time zone of dates and times that have none.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="A column of another name, such as amount=Betrag. Repeatable."),
+]
+Ignored = Annotated[
+    list[str] | None, typer.Option("--ignore", help="A column to leave out. Repeatable.")
+]
+BankAccount = Annotated[
+    str | None, typer.Option(help="The account of a bank's file that has several.")
+]
+Opening = Annotated[
+    str | None,
+    typer.Option(help="Balance before a bank's file; needed for OFX, which does not have it."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be posted.")]
+AsHistory = Annotated[
+    bool, typer.Option("--history", help="A whole ledger, into an empty one. NDJSON only.")
+]
 
 
 def import_file(
-    file: Annotated[str, typer.Argument(help="CSV or NDJSON; - for the standard input.")],
+    file: Source,
     form: AnyFormat = None,
-    key_prefix: Annotated[str | None, typer.Option(help=KEY_PREFIX)] = None,
-    rejects: Annotated[
-        Path | None,
-        typer.Option(help="File for the lines that were not posted. [FILE.rejects.csv]"),
-    ] = None,
+    key_prefix: KeyPrefix = None,
+    rejects: RejectsFile = None,
+    account: Account = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    decimal_comma: DecimalComma = False,
+    date_format: DateFormat = None,
+    timezone: Timezone = "UTC",
+    columns: Columns = None,
+    ignored: Ignored = None,
+    bank_account: BankAccount = None,
+    opening: Opening = None,
+    dry_run: DryRun = False,
+    history: AsHistory = False,
     ledger: LedgerName = "default",
+    as_json: AsJson = False,
 ) -> None:
     """Post the movements of FILE. A killed import can be run again: no movement is posted twice.
 
-    The first line of a CSV file names its columns: type (DEPOSIT, WITHDRAWAL,
-    TRANSFER), account_id or from_account_id and to_account_id, amount,
-    idempotency_key. A line of NDJSON has the same fields, or is any other item
-    of POST /batches. The exit code is 1 if a line was declined or rejected.
+    Formats: CSV, whose first line names its columns; NDJSON, whose lines are
+    items of POST /batches; and statements of banks, OFX, CAMT.053 and MT940.
+    docs/files.md describes them. The exit code is 1 if a row was declined or
+    rejected.
     """
+    if history:
+        _import_history(file, ledger, as_json=as_json)
+        return
     path = Path("stdin" if file == STANDARD_INPUT else file)
-    form = form or FORMATS.get(path.suffix.lower())
-    if form is None:
-        raise ImportFault("Its suffix is not .csv, .ndjson or .jsonl. Add --format.")
-    rejects = rejects or Path(f"{path}.rejects.csv")
-    started_s = time.monotonic()
-    totals = _import(file, form, key_prefix, rejects, ledger)
-    _print_totals(totals, time.monotonic() - started_s)
-    if totals.declined or totals.rejected:
-        console.print(f"The lines that were not posted, with reasons: {rejects}", soft_wrap=True)
-        raise typer.Exit(1)
-    rejects.unlink()
-
-
-def _import(file: str, form: Format, key_prefix: str | None, rejects: Path, ledger: str) -> Totals:
-    with ExitStack() as stack:
+    options = Options(
+        format_of(path, form),
+        encoding,
+        _delimiter(delimiter),
+        decimal_comma,
+        date_format,
+        zone_of(timezone),
+        columns_of(columns or []),
+        frozenset(ignored or ()),
+        account,
+        key_prefix,
+        bank_account,
+    )
+    totals = Totals()
+    with _opened(file) as source, _told(totals, as_json=as_json, dry_run=dry_run):
+        table = _table(source, options, _decimal(opening))
+        suffix = ".ndjson" if options.form is Format.NDJSON else ".csv"
+        written = rejects or path_of_rejects(path, suffix)
+        target = Rejects(written, table.head, table.reject)
         try:
-            source = sys.stdin if file == STANDARD_INPUT else stack.enter_context(_opened(file))
-            target = stack.enter_context(rejects.open("w", newline=""))
-        except OSError as error:
-            raise ImportFault(f"{error.filename}: {error.strerror}.") from None
-        size = None if file == STANDARD_INPUT else Path(file).stat().st_size
-        return asyncio.run(_post(source, form, key_prefix, target, size, ledger))
+            asyncio.run(_post(table, target, totals, _size(file), ledger, dry_run=dry_run))
+        finally:
+            target.close()
+    if target.count:
+        if not as_json:
+            console.print(f"The rows that were not posted, with reasons: {written}", soft_wrap=True)
+        raise typer.Exit(1)
 
 
-def _opened(file: str) -> TextIO:
-    # A line that is not valid UTF-8 is rejected by itself; the rest of the file is posted.
-    return Path(file).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+def _delimiter(text: str | None) -> str | None:
+    delimiter = "\t" if text in ("tab", "\\t") else text
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '\r\n" '):
+        raise ImportFault("--delimiter: it must be one character, or tab.")
+    return delimiter
+
+
+def _decimal(text: str | None) -> Decimal | None:
+    try:
+        return None if text is None else Decimal(text)
+    except InvalidOperation:
+        raise ImportFault("--opening: it must be a decimal, such as 100.00.") from None
+
+
+def _table(source: BinaryIO, options: Options, opening: Decimal | None) -> Table | BankFile:
+    if options.form in BANK_FORMATS:
+        return BankFile(source, options, opening)
+    return Table(source, options)
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    if file == STANDARD_INPUT:
+        yield sys.stdin.buffer
+        return
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+        source = os.fdopen(descriptor, "rb")
+    except OSError as error:
+        raise ImportFault(f"{file}: {error.strerror}.") from None
+    with source:
+        yield source
+
+
+def _size(file: str) -> int | None:
+    return None if file == STANDARD_INPUT else Path(file).stat().st_size
+
+
+@contextmanager
+def _told(totals: Totals, *, as_json: bool, dry_run: bool) -> Iterator[None]:
+    """Say at the end what was done, also if the import ends early."""
+    started_s = time.monotonic()
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _print_totals(totals, time.monotonic() - started_s, as_json=as_json, dry_run=dry_run)
+        print("Interrupted. Run the same import again: nothing is posted twice.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except LedgerError:
+        if totals.rows:
+            _print_totals(totals, time.monotonic() - started_s, as_json=as_json, dry_run=dry_run)
+        raise
+    _print_totals(totals, time.monotonic() - started_s, as_json=as_json, dry_run=dry_run)
 
 
 async def _post(
-    source: TextIO,
-    form: Format,
-    key_prefix: str | None,
-    rejects: TextIO,
+    table: Table | BankFile,
+    rejects: Rejects,
+    totals: Totals,
     size_bytes: int | None,
     name: str,
-) -> Totals:
+    *,
+    dry_run: bool,
+) -> None:
+    async with _ledger(name) as ledger:
+        with progress_bar(TextColumn("{task.fields[counts]}")) as bar:
+            counter = _counter(bar, size_bytes)
+            importing = Importing(ledger, rejects, counter, dry_run, totals)
+            await import_rows(importing, table.rows())
+
+
+@asynccontextmanager
+async def _ledger(name: str) -> AsyncIterator[Ledger]:
+    """The ledger of that name. Raises ImportFault if there is none."""
     async with Ledger.open() as default:
         ledger = await default.ledger(name)
         if ledger is None:
             raise ImportFault(f"There is no ledger {name}.")
-        with progress_bar(TextColumn("{task.fields[counts]}")) as bar:
-            report = _counter(bar, size_bytes)
-            return await import_rows(ledger, rows_of(source, form, key_prefix), rejects, report)
+        yield ledger
 
 
 def _counter(bar: Progress, size_bytes: int | None) -> Callable[[Totals], None]:
     task = bar.add_task("Importing", total=size_bytes, counts="")
     started_s = time.monotonic()
 
-    def report(totals: Totals) -> None:
+    def show(totals: Totals) -> None:
         rate = totals.rows / (time.monotonic() - started_s)
         counts = (
             f"{totals.rows:,} rows, {rate:,.0f}/s, {totals.declined:,} declined, "
@@ -116,42 +254,116 @@ def _counter(bar: Progress, size_bytes: int | None) -> Callable[[Totals], None]:
         )
         bar.update(task, completed=totals.done_bytes, counts=counts)
 
-    return report
+    return show
 
 
-def _print_totals(totals: Totals, took_s: float) -> None:
-    console.print(
-        f"{totals.rows:,} movements: [green]{totals.posted:,} posted[/], {totals.replayed:,} "
+def _print_totals(totals: Totals, took_s: float, *, as_json: bool, dry_run: bool) -> None:
+    opened = f"{totals.opened:,} opened, " if totals.opened else ""
+    report(
+        f"{'Dry run, nothing was posted. ' if dry_run else ''}"
+        f"{totals.rows:,} rows: [green]{totals.posted:,} posted[/], {opened}{totals.replayed:,} "
         f"posted before, [yellow]{totals.declined:,} declined[/], "
         f"[red]{totals.rejected:,} rejected[/], in {took_s:.1f} s ({totals.rows / took_s:,.0f}/s).",
-        highlight=False,
-        soft_wrap=True,
+        as_json=as_json,
+        dry_run=dry_run,
+        **asdict(totals),
     )
 
 
+def _import_history(file: str, name: str, *, as_json: bool) -> None:
+    async def run() -> Counts:
+        async with _ledger(name) as ledger:
+            return await import_history(ledger, source)
+
+    with _opened(file) as source:
+        try:
+            counts = asyncio.run(run())
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            print("Interrupted. Nothing was imported.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+    text = f"Imported {counts.accounts:,} accounts and {counts.transactions:,} transactions."
+    report(text, as_json=as_json, **counts._asdict())
+
+
+Output = Annotated[
+    Path | None, typer.Argument(help="The file to write; by default the standard output.")
+]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Only entries recorded at this time or later. Without an offset it is UTC."),
+]
+Until = Annotated[str | None, typer.Option(help="Only entries recorded before this time.")]
+OnlyAccount = Annotated[int | None, typer.Option(help="Only the entries of this account.")]
+
+
 def export_file(
-    output: Annotated[
-        Path | None, typer.Argument(help="The file to write; by default the standard output.")
-    ] = None,
+    output: Output = None,
     form: AnyFormat = None,
-    account: Annotated[int | None, typer.Option(help="Only the entries of this account.")] = None,
-    since: Annotated[
-        datetime | None, typer.Option(help="Only entries recorded at this time (UTC) or later.")
-    ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(help="Only entries recorded before this time (UTC).")
-    ] = None,
+    account: OnlyAccount = None,
+    since: Since = None,
+    until: Until = None,
+    history: AsHistory = False,
     ledger: LedgerName = "default",
 ) -> None:
     """Write the entries of the journal, one a line, in one snapshot. The service may keep running.
 
-    The format is CSV unless the suffix or --format says NDJSON.
+    The format is CSV unless the suffix or --format says NDJSON. With --history
+    it is the whole ledger as NDJSON, for `import --history`. The file is
+    readable by its owner only.
     """
-    form = form or (FORMATS.get(output.suffix.lower()) if output else None) or Format.CSV
-    since, until = (time and time.replace(tzinfo=UTC) for time in (since, until))
+    form = Format.NDJSON if history else _form_of(output, form)
+    if history and (account is not None or since or until):
+        raise ExportFault("--history is of a whole ledger: no --account, --since or --until.")
+    span = Span(account, _time("--since", since), _time("--until", until), ledger)
     with ExitStack() as stack:
         database, _ = stack.enter_context(opened_database(Settings.load(), create=False))
         stack.enter_context(explained())
         check_schema(database)
-        target = stack.enter_context(output.open("w")) if output else sys.stdout
-        write_entries(database.owner_engine(), target, form, Span(account, since, until, ledger))
+        target = stack.enter_context(_written(output)) if output else sys.stdout.buffer
+        if history:
+            export_history(database.owner_engine(), target, ledger)
+        else:
+            write_entries(database.owner_engine(), target, form, span)
+        target.flush()
+
+
+def _form_of(output: Path | None, form: Format | None) -> Format:
+    form = form or (format_of(output, None) if output and output.suffix else Format.CSV)
+    if form in BANK_FORMATS:
+        raise ExportFault("It writes CSV and NDJSON only.")
+    return form
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    """A timestamp of RFC 3339; one without an offset, or a date, is in UTC. Raises ExportFault."""
+    if text is None:
+        return None
+    try:
+        return parse_timestamp(time_of(text, Options()))
+    except ValueError as error:
+        raise ExportFault(f"{option} {error}.") from None
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """A file that is readable by its owner only, and appears when it is whole.
+
+    What is not a plain file, such as a pipe, is written as it is.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    part = path.with_name(f"{path.name}.part")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+        file = os.fdopen(os.open(part, flags, 0o600), "wb")
+    except OSError as error:
+        raise ExportFault(f"{part}: {error.strerror}.") from None
+    try:
+        with file:
+            os.fchmod(file.fileno(), 0o600)
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

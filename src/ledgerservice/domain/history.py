@@ -7,7 +7,7 @@ recording are new. The recorded time becomes the effective time of a transaction
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -33,6 +33,9 @@ from ledgerservice.domain.transactions import (
 FORMAT = 1
 """The version of the file's format."""
 BY_SERVICE = frozenset({Origin.EXPIRY, Origin.CAPTURE, Origin.EXECUTION})
+
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Record(msgspec.Struct, tag_field="type", forbid_unknown_fields=True, omit_defaults=True):
@@ -114,7 +117,7 @@ class PastTransaction(Record, tag="TRANSACTION"):
     account_id: int
     amount: int
     key: str
-    recorded_at: datetime
+    recorded_at: Time
     entries: list[PastEntry]
     origin: str = "CALLER"
     counterparty_id: int | None = None
@@ -127,7 +130,7 @@ class PastTransaction(Record, tag="TRANSACTION"):
     policies: list[PastPolicy] = []
     description: str | None = None
     reference: str | None = None
-    effective_at: datetime | None = None
+    effective_at: Time | None = None
     metadata: str | None = None
     digest: bytes | None = None
     salt: bytes | None = None
@@ -185,7 +188,12 @@ class Continuation:
         """
         states = {number: AccountState(account) for number, account in accounts.items()}
         recorded_at = recording_time(now, accounts)
-        transactions = [self._continue(one, states, recorded_at, next(ids)) for one in records]
+        transactions: list[Transaction] = []
+        for one in records:
+            try:
+                transactions.append(self._continue(one, states, recorded_at, next(ids)))
+            except (HistoryFault, msgspec.MsgspecError) as fault:
+                raise HistoryFault(f"transaction {one.id}: {fault}") from fault
         return Plan([], transactions, recorded_at)
 
     def account(self, number: int) -> int:
@@ -202,6 +210,7 @@ class Continuation:
         recorded_at: datetime,
         number: int,
     ) -> Transaction:
+        kind = _kind_of(record)
         own = states[self.account(record.account_id)].account
         entries = [self._entry(one, states, number) for one in record.entries]
         extra = self._extra(record)
@@ -211,7 +220,7 @@ class Continuation:
             self._transactions[record.id] = number, own.id
         return Transaction(
             number,
-            _kind_of(record),
+            kind,
             own.id,
             self._optional_account(record.counterparty_id),
             key,
@@ -326,7 +335,10 @@ class Continuation:
 def _kind_of(record: PastTransaction) -> Kind:
     if record.kind not in Kind.__members__:
         raise HistoryFault(f"there is no kind {record.kind}")
-    return Kind[record.kind]
+    kind = Kind[record.kind]
+    if kind <= Kind.TRANSFER and len(record.entries) != (2 if record.refusal is None else 0):
+        raise HistoryFault("a posted movement has two entries, a declined one has none")
+    return kind
 
 
 def _origin_of(record: PastTransaction) -> Origin:

@@ -1,14 +1,21 @@
-"""Export of the journal: one line per entry, from one snapshot."""
+"""Export of the journal for spreadsheets: one line per entry, from one snapshot."""
 
 import csv
-import json
-from datetime import UTC, datetime
-from typing import NamedTuple, TextIO
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, BinaryIO, NamedTuple
 
-from sqlalchemy import Engine, text
+import msgspec
+from msgspec import Raw
+from sqlalchemy import Connection, Engine, text
 
-from ledgerservice.domain.instructions import Kind
-from ledgerservice.files.importer import Format
+from ledgerservice.api.http.fields import timestamp
+from ledgerservice.domain.instructions import Kind, Origin
+from ledgerservice.errors import ExportFault
+from ledgerservice.files.options import Format
+from ledgerservice.files.values import guarded
+
+ROWS_AT_ONCE = 5_000
 
 
 class Span(NamedTuple):
@@ -20,8 +27,12 @@ class Span(NamedTuple):
     ledger: str = "default"
 
 
+FIND_LEDGER = text("SELECT ledger_id FROM ledger.ledgers WHERE name = :ledger")
+FIND_ACCOUNT = text("SELECT id FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account")
+
 _ENTRIES = """
-SELECT e.transaction_id, e.recorded_at, e.account_id, e.seq AS version,
+SELECT e.transaction_id, e.recorded_at, coalesce(d.effective_at, e.recorded_at) AS effective_at,
+       e.account_id, a.reference AS account_reference, a.owner, e.seq AS version,
        CASE WHEN t.kind <> 3 THEN (CAST(:kinds AS text[]))[t.kind]
             WHEN e.amount < 0 THEN 'TRANSFER_OUT' ELSE 'TRANSFER_IN'
        END AS transaction_type,
@@ -29,18 +40,32 @@ SELECT e.transaction_id, e.recorded_at, e.account_id, e.seq AS version,
        round(e.balance / 10::numeric ^ a.exponent, a.exponent)::text AS balance,
        round(e.held_change / 10::numeric ^ a.exponent, a.exponent)::text AS held_change,
        round(e.held / 10::numeric ^ a.exponent, a.exponent)::text AS held,
-       a.currency, t.idempotency_key
+       a.currency,
+       coalesce(CASE WHEN t.account_id = e.account_id THEN t.counterparty_id ELSE t.account_id END,
+                (SELECT o.account_id FROM ledger.entries o
+                 WHERE o.ledger_id = e.ledger_id AND o.transaction_id = e.transaction_id
+                   AND o.account_id <> e.account_id
+                 GROUP BY o.account_id
+                 HAVING 2 = (SELECT count(DISTINCT account_id) FROM ledger.entries
+                             WHERE ledger_id = e.ledger_id
+                               AND transaction_id = e.transaction_id))) AS counterparty_id,
+       d.parent_id, t.origin, t.idempotency_key, d.description, d.reference,
+       d.metadata::text AS metadata
 FROM ledger.entries e
 JOIN ledger.transactions t ON t.ledger_id = e.ledger_id AND t.id = e.transaction_id
 JOIN ledger.accounts a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
-WHERE e.ledger_id = (SELECT ledger_id FROM ledger.ledgers WHERE name = :ledger) AND {which}
+LEFT JOIN ledger.details d ON d.ledger_id = e.ledger_id AND d.transaction_id = e.transaction_id
+WHERE e.ledger_id = :ledger AND {which}
 ORDER BY {order}
 """
 
 COLUMNS = (
     "transaction_id",
     "recorded_at",
+    "effective_at",
     "account_id",
+    "account_reference",
+    "owner",
     "version",
     "transaction_type",
     "amount",
@@ -48,32 +73,94 @@ COLUMNS = (
     "held_change",
     "held",
     "currency",
+    "counterparty_id",
+    "parent_id",
+    "origin",
     "idempotency_key",
+    "description",
+    "reference",
+    "metadata",
 )
+TEXTS = frozenset(
+    {"account_reference", "owner", "idempotency_key", "description", "reference", "metadata"}
+)
+"""The columns whose cells a spreadsheet must not take for formulas. Numbers are never changed."""
 
 
-def export(engine: Engine, target: TextIO, form: Format, span: Span) -> None:
-    """Write the entries of `span` to `target`. Rows are streamed, so memory does not grow."""
+def export(engine: Engine, target: BinaryIO, form: Format, span: Span) -> int:
+    """Write the entries of `span` to `target`, and return their number.
+
+    Rows are streamed, so memory does not grow. Raises ExportFault if there is no such ledger or
+    account.
+    """
+    repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
+    with repeatable.connect() as connection:
+        ledger = _ledger_of(connection, span)
+        write = _csv_writer(target) if form is Format.CSV else _json_writer(target)
+        count = 0
+        for count, row in enumerate(_entries(connection, ledger, span), start=1):  # noqa: B007
+            write(row)
+    return count
+
+
+def _ledger_of(connection: Connection, span: Span) -> int:
+    ledger = connection.scalar(FIND_LEDGER, {"ledger": span.ledger})
+    if ledger is None:
+        raise ExportFault(f"There is no ledger {span.ledger}.")
+    if span.account_id is not None:
+        named = {"ledger": ledger, "account": span.account_id}
+        if connection.scalar(FIND_ACCOUNT, named) is None:
+            raise ExportFault(f"Ledger {span.ledger} has no account {span.account_id}.")
+    return int(ledger)
+
+
+def _entries(connection: Connection, ledger: int, span: Span) -> Iterator[dict[str, Any]]:
     conditions = {
         "e.account_id = :account_id": span.account_id,
         "e.recorded_at >= :since": span.since,
         "e.recorded_at < :until": span.until,
     }
     which = " AND ".join(c for c, value in conditions.items() if value is not None) or "true"
-    order = "e.transaction_id, e.account_id" if span.account_id is None else "e.seq"
-    query = text(_ENTRIES.format(which=which, order=order))
-    writer = csv.writer(target, lineterminator="\n")
-    if form is Format.CSV:
-        writer.writerow(COLUMNS)
-    with engine.connect().execution_options(yield_per=5_000) as connection:
-        for number, recorded_at, *others in connection.execute(query, _values(span)):
-            row = (number, recorded_at.astimezone(UTC).isoformat(timespec="microseconds"), *others)
-            if form is Format.CSV:
-                writer.writerow(row)
-            else:
-                target.write(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n")
+    order = "e.transaction_id, e.account_id, e.seq" if span.account_id is None else "e.seq"
+    values = {n: v for n, v in span._asdict().items() if v is not None} | {"ledger": ledger}
+    values["kinds"] = [kind.name for kind in Kind]
+    streaming = connection.execution_options(yield_per=ROWS_AT_ONCE)
+    for row in streaming.execute(text(_ENTRIES.format(which=which, order=order)), values):
+        fields = row._asdict()
+        fields["recorded_at"] = timestamp(row.recorded_at)
+        fields["effective_at"] = timestamp(row.effective_at)
+        fields["origin"] = Origin(row.origin).name.lower()
+        yield fields
 
 
-def _values(span: Span) -> dict[str, object]:
-    values = {name: value for name, value in span._asdict().items() if value is not None}
-    return {"kinds": [kind.name for kind in Kind], **values}
+class _Lines:
+    """What a csv.writer writes, as UTF-8."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self._target = target
+
+    def write(self, line: str) -> None:
+        self._target.write(line.encode())
+
+
+def _csv_writer(target: BinaryIO) -> Callable[[dict[str, Any]], object]:
+    writer = csv.writer(_Lines(target), lineterminator="\n")
+    writer.writerow(COLUMNS)
+
+    def write(row: dict[str, Any]) -> None:
+        cells = ((name, row[name]) for name in COLUMNS)
+        writer.writerow([guarded(v) if name in TEXTS and v else v for name, v in cells])
+
+    return write
+
+
+def _json_writer(target: BinaryIO) -> Callable[[dict[str, Any]], object]:
+    encode = msgspec.json.Encoder().encode
+
+    def write(row: dict[str, Any]) -> None:
+        metadata = row["metadata"]
+        # A line feed is white space in JSON, and none may be within a line.
+        value = None if metadata is None else Raw(metadata.replace("\n", " ").encode())
+        target.write(encode(row | {"metadata": value}) + b"\n")
+
+    return write

@@ -65,7 +65,7 @@ async def import_history(ledger: Ledger, source: BinaryIO) -> Counts:
                 raise ImportFault(f"Currency {one.code} exists with other decimals or name.")
         return await ledger.import_history(currencies, parts_of(lines.records()))
     except HistoryFault as fault:
-        raise ImportFault(f"Line {lines.number}: {fault}. Nothing was imported.") from fault
+        raise ImportFault(f"{fault}. Nothing was imported.") from fault
 
 
 class _Lines:

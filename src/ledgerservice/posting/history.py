@@ -69,12 +69,12 @@ async def import_history(
         for part in parts:
             await importing.add(part)
         await journal.commit(wire)
-    except psycopg.IntegrityError as error:
-        raise HistoryFault(f"the database refuses it: {error}") from error
     except psycopg.OperationalError as error:
         raise Unavailable(
             "The connection was lost during the import. If the ledger is still empty, run it again."
         ) from error
+    except psycopg.DatabaseError as error:
+        raise HistoryFault(f"the database refuses it: {error}") from error
     else:
         return importing.counts
     finally:

@@ -4,7 +4,7 @@ The list is ordered by id, or by the time of opening if that is filtered. Each f
 condition here, and its access paths (see `search`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -37,6 +37,14 @@ class AccountView(msgspec.Struct, frozen=True):
     restricted: int
     created_at: datetime
     metadata: str | None = None
+
+
+class NamedAccount(msgspec.Struct, frozen=True):
+    """An account by its names: id and reference."""
+
+    id: int
+    reference: str | None
+    currency: str
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
@@ -242,3 +250,21 @@ def _matches(condition: str) -> str:
 def _within(name: str) -> str:
     """In this form PostgreSQL can use only the index of `name` and id, which has their order."""
     return f"(t.{name}, t.id) > (:{name}, :after_id) AND t.{name} <= :{name}"
+
+
+# Each by its own index.
+LIST_NAMED = text("""
+SELECT id, reference, currency FROM ledger.accounts
+WHERE ledger_id = :ledger AND reference IS NOT NULL AND reference = ANY(:references)
+UNION
+SELECT id, reference, currency FROM ledger.accounts
+WHERE ledger_id = :ledger AND id > 0 AND id = ANY(:ids)
+""")
+
+
+async def list_named(
+    reader: Reader, references: Sequence[str], ids: Sequence[int]
+) -> list[NamedAccount]:
+    """The accounts that have one of these references or ids."""
+    rows = await reader.rows(LIST_NAMED, references=list(references), ids=list(ids))
+    return [NamedAccount(row.id, row.reference, row.currency) for row in rows]

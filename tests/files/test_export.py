@@ -1,0 +1,230 @@
+"""`ledgerservice export`: entries for a spreadsheet, and the whole history."""
+
+import csv
+import io
+import json
+import os
+import stat
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ledgerservice.files.values import guarded, unguarded
+from tests.databases import connect
+from tests.files.lives import kept
+from tests.files.shell import HEADER, exported, open_named, run, texts
+from tests.postings import open_accounts
+from tests.processes import cli
+
+
+@pytest.fixture
+def two(database):
+    open_accounts(database, "USD", "USD", "INR")
+    return database
+
+
+@given(st.text(alphabet="'=+-@\t\rab\U0001f600 ") | st.text())
+@example("'=x")
+@example("''")
+def test_a_text_is_the_same_after_a_table_and_never_a_formula(text):
+    cell = guarded(text)
+    assert unguarded(cell) == text
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+@given(st.text(alphabet="'=+-@ab"))
+def test_at_most_one_apostrophe_is_added_or_taken_off(cell):
+    assert len(guarded(cell)) - len(cell) in (0, 1)
+    assert len(cell) - len(unguarded(cell)) in (0, 1)
+
+
+def test_the_entries_are_written_out(two, tmp_path):
+    file = tmp_path / "payments.csv"
+    file.write_text(HEADER + 'DEPOSIT,1,,,10,"a,""b"\nTRANSFER,,1,2,2.5,t\n')
+    assert run(two, "import", file).returncode == 0
+    middle = datetime.now(UTC)
+    file.write_text(HEADER + "WITHDRAWAL,2,,,1,w\nWITHDRAWAL,2,,,99,declined\n")
+    run(two, "import", file)
+    whole = exported(run(two, "export"))
+    names = ("account_id", "amount", "balance", "transaction_type", "counterparty_id")
+    assert [tuple(row[name] for name in names) for row in whole] == [
+        ("-1", "-10.00", "-10.00", "DEPOSIT", "1"),
+        ("1", "10.00", "10.00", "DEPOSIT", "-1"),
+        ("1", "-2.50", "7.50", "TRANSFER_OUT", "2"),
+        ("2", "2.50", "2.50", "TRANSFER_IN", "1"),
+        ("-1", "1.00", "-9.00", "WITHDRAWAL", "2"),
+        ("2", "-1.00", "1.50", "WITHDRAWAL", "-1"),
+    ]
+    assert whole[0]["idempotency_key"] == 'a,"b'
+    of_one = exported(run(two, "export", "--account", "1"))
+    assert [(r["version"], r["balance"]) for r in of_one] == [("1", "10.00"), ("2", "7.50")]
+    # The same time in other zones; without an offset it is UTC.
+    for zone in (UTC, timezone(timedelta(hours=5, minutes=30)), None):
+        time = middle.astimezone(zone or UTC).isoformat()
+        text = time if zone else time.removesuffix("+00:00")
+        later = exported(run(two, "export", "--since", text))
+        assert [row["idempotency_key"] for row in later] == ["w", "w"], text
+        assert len(exported(run(two, "export", "--until", text))) == 4
+    target = tmp_path / "journal.ndjson"
+    assert run(two, "export", target).returncode == 0
+    entries = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [
+        {name: "" if value is None else str(value) for name, value in entry.items()}
+        for entry in entries
+    ] == whole
+
+
+def test_a_spreadsheet_gets_texts_and_numbers(database, tmp_path):
+    open_named(database, **{"-5": "EUR", "=1+1": "EUR"})
+    items = [
+        {"type": "DEPOSIT", "account_reference": "-5", "amount": 9, "idempotency_key": "=k",
+         "description": "@cmd", "reference": "'=x", "metadata": {"a": 1},
+         "effective_at": "2026-01-31T23:30:00+05:30"},
+        {"type": "TRANSFER", "from_account_reference": "-5", "to_account_reference": "=1+1",
+         "amount": 2, "idempotency_key": "-", "description": "plain 'text'"},
+    ]  # fmt: skip
+    file = tmp_path / "in.ndjson"
+    file.write_text("".join(json.dumps(item) + "\n" for item in items))
+    done = run(database, "import", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [row for row in exported(run(database, "export")) if row["account_id"] == "1"]
+    names = ("account_reference", "amount", "description", "reference", "idempotency_key",
+             "metadata", "effective_at", "owner", "origin")  # fmt: skip
+    first, second = [tuple(row[name] for name in names) for row in rows]
+    assert first == ("'-5", "9.00", "'@cmd", "''=x", "'=k", '{"a":1}',
+                     "2026-01-31T18:00:00.000000Z", "Owner", "caller")  # fmt: skip
+    assert second[:5] == ("'-5", "-2.00", "plain 'text'", "", "'-")
+    # The same cells in a table of one's own are the same texts.
+    columns = ("account_reference", "amount", "description", "reference", "idempotency_key")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*columns, "type"])
+    writer.writerow([*first[:5], "DEPOSIT"])
+    own = tmp_path / "own.csv"
+    own.write_text(text.getvalue().replace("'=k", "'=k2"))
+    assert run(database, "import", own).returncode == 0
+    assert texts(database)[-1][:5] == ("=k2", 1, 900, "@cmd", "'=x")
+
+
+FAULTS = [
+    (["--ledger", "nope"], "There is no ledger nope."),
+    (["--account", "77"], "has no account 77"),
+    (["--since", "yesterday"], "--since must be"),
+    (["--until", "2026-02-30"], "--until"),
+    (["--format", "mt940"], "CSV and NDJSON only"),
+    (["--history", "--account", "1"], "of a whole ledger"),
+    (["--history", "--ledger", "nope"], "There is no ledger nope."),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), FAULTS)
+def test_a_fault_is_one_line_and_no_file(database, tmp_path, options, expected):
+    target = tmp_path / "out.csv"
+    done = run(database, "export", target, *options)
+    assert done.returncode == 1
+    assert expected in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_readable_by_its_owner_only(two, tmp_path):
+    for options in ([], ["--history"]):
+        target = tmp_path / "out.csv"
+        target.write_text("old")
+        target.chmod(0o644)
+        before = os.umask(0)
+        try:
+            assert run(two, "export", target, *options).returncode == 0
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
+        assert target.read_text() != "old"
+
+
+def test_a_pipe_is_written_and_not_replaced(two, tmp_path):
+    done = run(two, "export", "/dev/null")
+    assert done.returncode == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+# The whole history, by the command line.
+
+
+@pytest.fixture
+def history(two, tmp_path):
+    """A file with the history of two accounts."""
+    payments = tmp_path / "payments.csv"
+    payments.write_text(HEADER + "DEPOSIT,1,,,10,d\nTRANSFER,,1,2,2.5,t\nWITHDRAWAL,2,,,99,w\n")
+    run(two, "import", payments)
+    file = tmp_path / "history.ndjson"
+    assert run(two, "export", file, "--history").returncode == 0
+    return file
+
+
+def test_a_history_goes_into_another_database_once(two, history, new_database):
+    other = new_database()
+    done = run(other, "import", history, "--history")
+    assert (done.returncode, done.stdout) == (0, "Imported 3 accounts and 3 transactions.\n")
+    with connect(two) as before, connect(other) as after:
+        source, target = kept(before, 1), kept(after, 1)
+    source.pop("dated"), target.pop("dated")
+    assert target == source
+    again = run(other, "import", history, "--history")
+    assert (again.returncode, "has accounts already" in again.stderr) == (1, True)
+
+
+def edited(lines: list[str], place: int, before: str, after: str) -> list[str]:
+    place %= len(lines)
+    assert before in lines[place], lines[place]
+    return [*lines[:place], lines[place].replace(before, after, 1), *lines[place + 1 :]]
+
+
+EDITS = [
+    (lambda lines: lines[:-1], "the file was cut"),
+    (lambda lines: lines[:-2], "the file was cut"),
+    (lambda lines: lines[1:], "not the header"),
+    (lambda lines: [*lines[:-2], lines[-1]], "Its END has"),
+    (lambda lines: [*lines, lines[-1]], "after its END"),
+    (lambda lines: edited([*lines[:6], *lines[7:]], -1, '"transactions":3', '"transactions":2'),
+     "a line is missing"),
+    (lambda lines: edited(lines, 6, '"DEPOSIT"', '"WITHDRAWAL"'), "the database refuses it"),
+    (lambda lines: edited(lines, 6, '"key":"d"', '"key":""'), "the database refuses it"),
+    (lambda lines: edited(lines, 6, '"key"', '"description":"\\u0000","key"'), "database refuses"),
+    (lambda lines: edited(lines, 6, '"key"', '"exchange":"{","key"'), "transaction"),
+    (lambda lines: edited(lines, 6, "Z", ""), "is not a line of a history"),
+    (lambda lines: edited(lines, 6, '"entries":[{', '"entries":[],"policies":[{'),
+     "is not a line of a history"),
+    (lambda lines: edited(lines, 6, '"amount":-1000', '"amount":-900'), "a line is missing"),
+    (lambda lines: edited(lines, 6, '"DEPOSIT"', '"GIFT"'), "no kind GIFT"),
+    (lambda lines: edited(lines, 6, '"amount"', '"amuont"'), "is not a line of a history"),
+    (lambda lines: edited(lines, 6, '"key"', '"origin":"EXPIRY","key"'), "cannot have made it"),
+    (lambda lines: edited(lines, 3, '"key"', '"origin":"SETUP","key"'), "cannot have opened"),
+    (lambda lines: edited(lines, 7, '"key"', '"parent_id":5,"key"'), "does not come before"),
+    (lambda lines: edited(lines, 8, '"version":1', '"version":9'), "comes later"),
+    (lambda lines: edited(lines, 4, '"key":"1"', '"key":"0"'), "key or reference of another"),
+    (lambda lines: edited(lines, 1, '"exponent":2', '"exponent":3'), "exists with other"),
+    (lambda lines: ["type,amount"], "is not a line of a history"),
+    (lambda lines: [], "not the header"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "expected"), EDITS)
+def test_a_history_that_is_not_whole_is_not_imported(history, new_database, edit, expected):
+    other = new_database()
+    lines = history.read_text().splitlines()
+    history.write_text("\n".join(edit(lines)))
+    done = run(other, "import", history, "--history")
+    assert done.returncode == 1
+    assert expected in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr
+    with connect(other) as connection:
+        count = "SELECT count(*) FROM ledger.accounts WHERE id > 0"
+        assert connection.execute(count).fetchone() == (0,)
+
+
+def test_an_export_creates_no_database(tmp_path):
+    done = cli("export", LEDGER_DATA_DIR=str(tmp_path / "nothing"))
+    assert done.returncode == 1
+    assert not (tmp_path / "nothing").exists()
