@@ -152,4 +152,4 @@ def test_a_command_explains_itself(command: str) -> None:
     assert ("--json" in done.stdout) == (command not in NO_JSON)
 
 
-NO_JSON = {"psql", "serve", "backup", "restore", "import", "export"}
+NO_JSON = {"psql", "serve", "backup", "restore", "export"}

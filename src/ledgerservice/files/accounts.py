@@ -1,5 +1,6 @@
 """The accounts of a file: found by reference, compared with the currency of a row, and opened."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ class Accounts:
             self._by_id.clear()
         references: set[str] = set()
         ids: set[int] = set()
-        for fields in rows:
+        for fields in itertools.chain.from_iterable(map(_parts, rows)):
             references.update(_texts(fields, REFERENCES))
             ids.update(_ids(fields))
         references -= self._by_reference.keys()
@@ -68,7 +69,7 @@ class Accounts:
         """
         known = dict(fields)
         try:
-            accounts = [self._account(known, *names) for names in zip(IDS, REFERENCES, strict=True)]
+            accounts = self._accounts(known)
         except ProblemError as refused:
             return refused
         named = [account for account in accounts if account is not None]
@@ -78,6 +79,13 @@ class Accounts:
         if any(account.id is None for account in named):
             return None
         return read_line(msgspec.json.encode(known))
+
+    def _accounts(self, fields: Fields) -> list[Named | None]:
+        """The accounts of a row and of its legs."""
+        if isinstance(legs := fields.get("legs"), list):
+            fields["legs"] = legs = [dict(leg) for leg in legs]
+            return [self._account(leg, IDS[0], REFERENCES[0]) for leg in legs]
+        return [self._account(fields, *names) for names in zip(IDS, REFERENCES, strict=True)]
 
     def _account(self, fields: Fields, id_name: str, reference_name: str) -> Named | None:
         """The account of one place of a row, whose id replaces its reference in `fields`."""
@@ -91,6 +99,12 @@ class Accounts:
         if _number(fields.setdefault(id_name, account.id)) != account.id:
             raise invalid(reference_name, f"is not the reference of {id_name}")
         return account
+
+
+def _parts(fields: Fields) -> Iterable[Fields]:
+    """A row, and its legs."""
+    legs = fields.get("legs")
+    return [fields, *legs] if isinstance(legs, list) else [fields]
 
 
 def _texts(fields: Fields, names: Iterable[str]) -> Iterable[str]:

@@ -65,7 +65,8 @@ async def import_history(ledger: Ledger, source: BinaryIO) -> Counts:
                 raise ImportFault(f"Currency {one.code} exists with other decimals or name.")
         return await ledger.import_history(currencies, parts_of(lines.records()))
     except HistoryFault as fault:
-        raise ImportFault(f"{fault}. Nothing was imported.") from fault
+        text = str(fault)
+        raise ImportFault(f"{text[:1].upper()}{text[1:]}. Nothing was imported.") from fault
 
 
 class _Lines:

@@ -105,6 +105,8 @@ def item_of(fields: Fields) -> Item:
         return _read(fields)
     if "currency" in fields or any(name in fields for name in REFERENCES):
         return fields
+    if isinstance(legs := fields.get("legs"), Raw) and b'"account_reference"' in bytes(legs):
+        return _with_legs(fields)
     return _read(fields)
 
 
@@ -160,6 +162,16 @@ def _raw_fields(line: bytes) -> Fields:
     fields_of(line)  # it refuses what is not an object, and a field that occurs twice
     raw = msgspec.json.decode(line, type=dict[str, Raw])
     return {name: _text_or_raw(value) for name, value in raw.items()}
+
+
+def _with_legs(fields: Fields) -> Item:
+    """The fields with their legs as a list of fields."""
+    try:
+        legs = msgspec.json.decode(bytes(fields["legs"]), type=list[dict[str, Raw]])
+    except msgspec.ValidationError:
+        return invalid("legs", "must be a list of objects")
+    own = [{name: _text_or_raw(value) for name, value in leg.items()} for leg in legs]
+    return {**fields, "legs": own}
 
 
 def _text_or_raw(value: Raw) -> Any:
