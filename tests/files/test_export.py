@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ledgerservice.files.values import guarded, unguarded
+from ledgerservice.domain.cells import guarded, unguarded
 from tests.databases import connect
 from tests.files.lives import kept
 from tests.files.shell import HEADER, exported, open_named, run, texts

@@ -12,12 +12,12 @@ from decimal import Decimal
 from typing import BinaryIO
 from urllib.parse import quote
 
+from ledgerservice.domain.cells import guarded
 from ledgerservice.errors import ImportFault
 from ledgerservice.files.columns import COLUMNS, IDS, REJECT_COLUMNS
 from ledgerservice.files.options import Format, Options
 from ledgerservice.files.rows import Fields, Row, item_of, with_defaults
 from ledgerservice.files.statements import BankLine, Statement, read_statements
-from ledgerservice.files.values import guarded
 
 MAX_FILE_BYTES = 64 * 2**20
 LONGEST_KEY = 255

@@ -10,10 +10,10 @@ from msgspec import Raw
 from sqlalchemy import Connection, Engine, text
 
 from ledgerservice.api.http.fields import timestamp
+from ledgerservice.domain.cells import guarded
 from ledgerservice.domain.instructions import Kind, Origin
 from ledgerservice.errors import ExportFault
 from ledgerservice.files.options import Format
-from ledgerservice.files.values import guarded
 
 ROWS_AT_ONCE = 5_000
 

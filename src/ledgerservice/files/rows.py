@@ -11,11 +11,12 @@ from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.api.movements.parsing import read_item
 from ledgerservice.api.resources.openings import read_account
 from ledgerservice.domain.accounts import Opening
+from ledgerservice.domain.cells import unguarded
 from ledgerservice.domain.instructions import Instruction, Movement, Reversal
 from ledgerservice.domain.metadata import decode_json
 from ledgerservice.files.columns import IDS, REFERENCES
 from ledgerservice.files.options import Options
-from ledgerservice.files.values import amount_of, time_of, unguarded, without_zeros
+from ledgerservice.files.values import amount_of, time_of, without_zeros
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 
 Fields = dict[str, Any]

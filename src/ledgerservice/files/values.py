@@ -1,29 +1,10 @@
-"""The cells of a table as values of a request, and back.
-
-A spreadsheet takes a text that begins with = + - @, a tab or a carriage return for a formula. Such
-a text is written with one apostrophe before it, and read without it. A text that has apostrophes
-before such a character gets one more, so that whatever is written is read the same.
-"""
+"""The cells of a table as values of a request."""
 
 import re
 from datetime import datetime
 
 from ledgerservice.api.http.fields import parse_timestamp
 from ledgerservice.files.options import Options
-
-_begins_like_a_formula = re.compile("'*[=+\\-@\t\r]").match
-_is_guarded = re.compile("'+[=+\\-@\t\r]").match
-
-
-def guarded(text: str) -> str:
-    """A text as it is written into a table."""
-    return f"'{text}" if _begins_like_a_formula(text) else text
-
-
-def unguarded(cell: str) -> str:
-    """The text of a cell."""
-    return cell[1:] if _is_guarded(cell) else cell
-
 
 _IS_POINTED = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII).fullmatch
 _IS_COMMAED = re.compile(r"([0-9]{1,3}(\.[0-9]{3})+|[0-9]+)(,[0-9]*)?", re.ASCII).fullmatch

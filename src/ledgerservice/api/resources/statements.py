@@ -28,6 +28,7 @@ from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.api.http.streams import PiecewiseResponse
 from ledgerservice.api.resources.accounts import account_at
 from ledgerservice.domain.amounts import to_major
+from ledgerservice.domain.cells import guarded
 from ledgerservice.postgres.queries import as_of
 from ledgerservice.postgres.queries import statements as queries
 
@@ -255,15 +256,11 @@ async def _csv(
     yield buffer.getvalue()
 
 
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
-
-
 def _csv_row(line: StatementLine) -> dict[str, object]:
-    """A text that a spreadsheet would take for a formula is quoted (OWASP, CSV injection)."""
+    """The fields of a line; a text is never a formula (OWASP, CSV injection)."""
     row = msgspec.structs.asdict(line)
     for name in ("idempotency_key", "description", "reference"):
-        if row[name] and row[name].lstrip(" \ufeff")[:1] in _FORMULA:
-            row[name] = f"'{row[name]}"
+        row[name] = row[name] and guarded(row[name])
     return row
 
 
