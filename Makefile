@@ -87,4 +87,5 @@ lock:
 	$(COMPILE) pyproject.toml --extra embedded -o requirements.txt
 	$(COMPILE) pyproject.toml --extra embedded --extra dev -c requirements.txt -o requirements-dev.txt
 	$(COMPILE) pyproject.toml -c requirements.txt -o requirements-container.txt
+	$(COMPILE) --no-annotate tests/clients/requirements.in -o tests/clients/requirements.txt
 	printf 'hatchling\neditables\n' | $(COMPILE) --no-annotate - -o requirements-build.txt

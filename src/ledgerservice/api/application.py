@@ -14,8 +14,8 @@ from starlette.types import Scope
 
 from ledgerservice import __version__
 from ledgerservice.api.http.call import response
-from ledgerservice.api.http.openapi import components
-from ledgerservice.api.http.problems import CATALOGUE, ProblemError, problem, problem_of
+from ledgerservice.api.http.problems import ProblemError, problem, problem_of
+from ledgerservice.api.http.schemas import components
 from ledgerservice.api.movements import routes as movements
 from ledgerservice.api.resources import (
     accounts,
@@ -32,9 +32,9 @@ from ledgerservice.api.resources import (
 from ledgerservice.errors import LedgerError
 
 ROUTERS = (
-    movements.router,
     accounts.router,
     openings.router,
+    movements.router,
     transactions.router,
     statements.router,
     holds.router,
@@ -44,6 +44,7 @@ ROUTERS = (
     reports.router,
     health.router,
 )
+"""In the order of the description, which is that of the tour in the README."""
 
 DESCRIPTION = """
 Accounts, deposits, withdrawals and transfers, on PostgreSQL.
@@ -52,14 +53,22 @@ All routes work on the default ledger. For another ledger, the same routes are b
 `/ledgers/{name}/accounts`, `/ledgers/{name}/transfer`. Select it in the list of servers.
 
 Every movement has an idempotency key. A repeated request gets the original answer and moves
-nothing. Every refusal is problem+json with a stable `code`; `retry` says whether the request can be
-sent again.
+nothing. Every refusal is problem+json with a stable `code` (see `ProblemCode`); `retry` says
+whether the request can be sent again.
+"""
 
-| code | status | retry | detail |
-|---|---|---|---|
-""" + "\n".join(
-    f"| {code} | {p.status.value} | {p.retry} | {p.detail} |" for code, p in CATALOGUE.items()
-)
+TAGS = {
+    "accounts": "Open accounts, find them, and read what happened to them.",
+    "money": "Deposits, transfers and withdrawals, one by one or many at once.",
+    "transactions": "Transactions of many legs, reversals, and what was recorded.",
+    "holds": "Reserve money, and capture or release it later.",
+    "schedules": "Transfers that are executed later.",
+    "history": "Statements, and balances as of a time.",
+    "currencies": "Currencies, and units of the caller's own.",
+    "ledgers": "Closed books with accounts of their own.",
+    "reports": "Sums over a whole ledger.",
+    "health": "The state of the process.",
+}
 
 ASSETS = "/docs/assets"
 SERVERS = [
@@ -83,6 +92,8 @@ def create_api() -> FastAPI:
         description=DESCRIPTION,
         redirect_slashes=False,
         servers=SERVERS,
+        license_info={"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        openapi_tags=[{"name": name, "description": about} for name, about in TAGS.items()],
     )
     for route in [route for route in api.routes if isinstance(route, Route)]:  # /openapi.json
         api.add_route(f"{route.path}/", route.endpoint, include_in_schema=False)
@@ -113,6 +124,7 @@ def _described(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """FastAPI's description, with the schemas that it refers to."""
     description = describe()
     description["components"] = {"schemas": components()}
+    description["security"] = []
     return description
 
 

@@ -6,7 +6,6 @@ they only describe, since an answer is made of valid values.
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
@@ -31,6 +30,7 @@ from ledgerservice.domain.metadata import (
     Number,
     metadata_text,
 )
+from ledgerservice.domain.timestamps import EXAMPLE, parse_timestamp
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 
@@ -83,21 +83,6 @@ def _rate(value: Any) -> str:
     raise ValueError(f"must be a decimal above zero of at most {MAX_RATE_CHARACTERS} characters")
 
 
-_TIMESTAMP = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
-    r"(Z|[+-][0-9]{2}:[0-9]{2})",
-    re.ASCII,
-)
-
-
-def parse_timestamp(value: Any) -> datetime:
-    """A timestamp of RFC 3339, in UTC. Raises ValueError."""
-    if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
-        with suppress(ValueError, OverflowError):
-            return datetime.fromisoformat(value).astimezone(UTC)
-    raise ValueError("must be a timestamp with time zone, such as 2026-12-31T23:59:59Z")
-
-
 AccountId = Annotated[
     int,
     BeforeValidator(_integer),
@@ -109,11 +94,10 @@ Amount = Annotated[
     BeforeValidator(_amount),
     Schema(
         {
-            "anyOf": [
-                {"type": "string", "pattern": f"^{AMOUNT_PATTERN}$"},
-                {"type": "number", "exclusiveMinimum": 0},
-            ],
-            "description": "An exact decimal in major units, with at most the currency's decimals.",
+            "type": "string",
+            "pattern": f"^{AMOUNT_PATTERN}$",
+            "description": "An exact decimal in major units, with at most the currency's decimals. "
+            "A JSON number is accepted, too.",
             "examples": ["50.00"],
         }
     ),
@@ -134,14 +118,17 @@ Code = Annotated[str, Field(pattern=f"^{CODE_PATTERN}$", examples=["USD"])]
 Timestamp = Annotated[
     datetime,
     BeforeValidator(parse_timestamp),
-    Schema({"type": "string", "format": "date-time", "examples": ["2026-12-31T23:59:59Z"]}),
+    Schema({"type": "string", "format": "date-time", "examples": [EXAMPLE]}),
 ]
 SignedAmount = Annotated[
     str,
     BeforeValidator(_signed),
     Schema(
         {
-            "anyOf": [{"type": "string", "pattern": f"^-?{AMOUNT_PATTERN}$"}, {"type": "number"}],
+            "type": "string",
+            "pattern": f"^-?{AMOUNT_PATTERN}$",
+            "description": "An exact decimal in major units, with its sign and not zero. A JSON "
+            "number is accepted, too.",
             "examples": ["-50.00"],
         }
     ),
@@ -151,7 +138,10 @@ Limit = Annotated[
     BeforeValidator(_limit),
     Schema(
         {
-            "anyOf": [{"type": "string", "pattern": f"^-?{AMOUNT_PATTERN}$"}, {"type": "number"}],
+            "type": "string",
+            "pattern": f"^-?{AMOUNT_PATTERN}$",
+            "description": "An exact decimal in major units, with its sign. A JSON number is "
+            "accepted, too.",
             "examples": ["-100.00"],
         }
     ),
@@ -215,7 +205,10 @@ OriginName = Annotated[
     Literal["caller", "expiry", "capture", "execution"],
     Meta(description="Who made the request: a caller, or the service for what is due."),
 ]
-TransactionType = Annotated[str, Meta(extra_json_schema={"enum": [kind.name for kind in Kind]})]
+TransactionType = Annotated[
+    str,
+    Meta(extra_json_schema={"x-name": "TransactionType", "enum": [kind.name for kind in Kind]}),
+]
 
 
 @lru_cache(maxsize=256)  # all transactions of a batch have the same timestamp

@@ -4,15 +4,16 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel
 
 from ledgerservice.api.http.pages import Paging
 from ledgerservice.api.http.parameters import Parameters, described
 from ledgerservice.api.http.problems import ProblemDetails
+from ledgerservice.api.http.schemas import answer_schema, request_schema
 
 Handler = Callable[..., Any]
 Parameter = dict[str, Any]
@@ -20,17 +21,15 @@ Links = dict[str, dict[str, str]]
 """By operation: the fields of the answer that are its path parameters."""
 
 Responses = dict[int | str, dict[str, Any]]
-
-_ANSWER_REF = "#/components/schemas/{name}"
-_REQUEST_REF = "#/components/schemas/{model}"
-
+Examples = dict[str, Any]
+"""Bodies of requests by name. One that is named by a code of a problem gets that answer."""
 
 WRITTEN = {
     "Idempotency-Replayed": {
         "description": "true: this is the original answer to an earlier request.",
-        "schema": {"const": "true"},
+        "schema": {"type": "boolean"},
     },
-    "Dry-Run": {"description": "true: nothing was written.", "schema": {"const": "true"}},
+    "Dry-Run": {"description": "true: nothing was written.", "schema": {"type": "boolean"}},
 }
 """The headers of an answer to a request that writes."""
 _NEXT_PAGE = {
@@ -105,7 +104,8 @@ def _declare(
     def register(handler: Handler) -> Handler:
         summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")
         declared["summary"] = summary.rstrip(".")
-        declared["openapi_extra"] = operation | {"description": description}
+        declared["openapi_extra"] = operation
+        declared["description"] = description or f"{summary.rstrip('.')}."
         name = declared.setdefault("name", handler.__name__)
         add = partial(router.add_api_route, endpoint=handler, response_model=None)
         add(path, methods=[method], status_code=status, operation_id=name, **declared)
@@ -122,37 +122,21 @@ def _undeclared(path: str, method: str) -> list[tuple[str, str]]:
     return [(other, method), *heads]
 
 
-# Schemas.
-
-_answers: list[Any] = [ProblemDetails]
-_requests: dict[str, Any] = {}
-
-
-def components() -> dict[str, Any]:
-    """All schemas that the description refers to."""
-    _, answers = msgspec.json.schema_components(_answers, ref_template=_ANSWER_REF)
-    assert not answers.keys() & _requests.keys(), "two schemas have the same name"
-    return answers | _requests
-
-
-def _schema(answer: Any) -> dict[str, Any]:
-    _answers.append(answer)
-    [schema], _ = msgspec.json.schema_components([answer], ref_template=_ANSWER_REF)
-    return schema
-
-
 def body_schema(
-    model: type[BaseModel], others: dict[str, Any] | None = None, without: str | None = None
+    model: type[BaseModel],
+    examples: Examples,
+    without: str | None = None,
 ) -> dict[str, Any]:
-    """The body of a request; `others` are further media types, `without` is a field that the path
-    has instead.
+    """The body of a request; `without` is a field that the path has instead.
+
+    The examples can be sent as they stand, in the order of the description, to a new ledger.
     """
-    schema = model.model_json_schema(ref_template=_REQUEST_REF)
-    _requests.update(schema.pop("$defs", {}))
-    if without is not None:
-        del schema["properties"][without]
-        schema["required"] = [name for name in schema["required"] if name != without]
-    content = {"application/json": {"schema": schema}, **(others or {})}
+    schema = request_schema(model, without=without)
+    named = {
+        name: {"summary": name.replace("_", " ").capitalize(), "value": value}
+        for name, value in examples.items()
+    }
+    content = {"application/json": {"schema": schema, "examples": named}}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -162,12 +146,15 @@ def body_schema(
 def _success(
     answer: Any, headers: dict[str, Any], media_types: Sequence[str], links: Links
 ) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": _schema(answer)}}
-    return {
-        "content": content | {media_type: {} for media_type in media_types},
+    content: dict[str, Any] = {"application/json": {"schema": answer_schema(answer)}}
+    text = {"schema": {"type": "string"}}
+    success = {
+        "description": "Success",
+        "content": content | dict.fromkeys(media_types, text),
         "headers": headers,
         "links": {name: _link(name, fields) for name, fields in links.items()},
     }
+    return {name: member for name, member in success.items() if member}
 
 
 def _link(operation: str, fields: dict[str, str]) -> dict[str, Any]:
@@ -176,9 +163,11 @@ def _link(operation: str, fields: dict[str, str]) -> dict[str, Any]:
 
 
 def _problems(statuses: Sequence[int]) -> Responses:
-    schema = {"$ref": _ANSWER_REF.format(name=ProblemDetails.__name__)}
-    content = {"application/problem+json": {"schema": schema}}
-    return {status: {"description": "Problem", "content": content} for status in statuses}
+    content = {"application/problem+json": {"schema": answer_schema(ProblemDetails)}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in statuses
+    }
 
 
 # Parameters that are not in a query model.
@@ -186,13 +175,14 @@ def _problems(statuses: Sequence[int]) -> Responses:
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "schema": {"type": "string"},
-    "description": "Identifies the request. A repeat gets the original answer.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "Identifies the request. A repeat gets the original answer. Instead of "
+    "idempotency_key in the body.",
 }
 DRY_RUN = {
     "name": "dry_run",
     "in": "query",
-    "schema": {"enum": ["true", "false"]},
+    "schema": {"type": "boolean"},
     "description": "Return the answer that the request would get, and write nothing.",
 }
 FORCE_TOKEN = {
@@ -208,10 +198,20 @@ def _in_path(path: str) -> list[Parameter]:
     gets 404, not 422.
     """
     return [
-        {"name": name, "in": "path", "required": True, "schema": _path_schema(name)}
+        {"name": name, "in": "path", "required": True, **_IN_PATH[name]}
         for name in re.findall(r"{(\w+)(?::path)?}", path)
     ]
 
 
-def _path_schema(name: str) -> dict[str, Any]:
-    return {"type": "integer", "format": "int64"} if name.endswith("_id") else {"type": "string"}
+_ID = {"type": "integer", "format": "int64"}
+_TEXT = {"type": "string"}
+_IN_PATH: dict[str, Any] = {
+    "account_id": {"schema": _ID, "example": 1},
+    "transaction_id": {"schema": _ID},
+    "hold_id": {"schema": _ID},
+    "schedule_id": {"schema": _ID},
+    "key": {"schema": _TEXT, "example": "dep1"},
+    "code": {"schema": _TEXT, "example": "USD"},
+    "name": {"schema": _TEXT, "example": "default"},
+}
+"""The parameters of paths. Transactions have ids that an example cannot know."""

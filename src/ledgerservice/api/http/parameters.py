@@ -9,10 +9,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic import WithJsonSchema as Schema
 
 from ledgerservice.api.http.bodies import names_of, validated
-from ledgerservice.api.http.fields import parse_timestamp
 from ledgerservice.api.http.problems import Fault, ProblemError
+from ledgerservice.api.http.schemas import normal
 from ledgerservice.domain.amounts import is_amount
 from ledgerservice.domain.metadata import decode_json, metadata_text
+from ledgerservice.domain.timestamps import EXAMPLE, parse_timestamp
 
 MAX_METADATA_VALUES = 20
 
@@ -65,11 +66,11 @@ def described(model: type[Parameters]) -> list[dict[str, Any]]:
 def _described(field: dict[str, Any]) -> dict[str, Any]:
     """A parameter's schema and description. An optional parameter is absent, never null."""
     schema = next(s for s in field.get("anyOf", [field]) if s.get("type") != "null")
-    about = {name: field[name] for name in ("default", "description") if name in field}
-    described = {**schema, **about}
-    described.pop("title", None)
-    description = described.pop("description", None)
-    return {"schema": described} | ({"description": description} if description else {})
+    about: dict[str, Any] = {n: field[n] for n in ("default", "description") if n in field}
+    described = normal({**schema, **about})
+    members: dict[str, Any] = {"description": described.pop("description", None)}
+    [members["example"]] = described.pop("examples", [None])
+    return {"schema": described} | {name: value for name, value in members.items() if value}
 
 
 _INTEGER = re.compile("-?[0-9]{1,20}", re.ASCII)
@@ -82,9 +83,12 @@ def integer(value: str) -> int:
     return int(value)
 
 
+_SPACE = re.compile(" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
+
+
 def _timestamp(value: str) -> datetime:
     """A `+` that is not escaped arrives as a space."""
-    return parse_timestamp(value.replace(" ", "+"))
+    return parse_timestamp(_SPACE.sub("+", value))
 
 
 def _bound(value: str) -> str:
@@ -137,7 +141,7 @@ QueryTimestamp = Annotated[
         {
             "type": "string",
             "format": "date-time",
-            "description": "A timestamp with time zone, such as 2026-12-31T23:59:59Z.",
+            "description": f"A timestamp with time zone, such as {EXAMPLE}.",
         }
     ),
 ]

@@ -214,6 +214,25 @@ CATALOGUE: dict[str, Problem] = {
 }
 
 
+ProblemCode = Annotated[
+    str,
+    Meta(
+        description="\n".join(
+            (
+                "| code | status | retry | detail |",
+                "|---|---|---|---|",
+                *(
+                    f"| {code} | {p.status.value} | {p.retry} | {p.detail} |"
+                    for code, p in CATALOGUE.items()
+                ),
+            )
+        ),
+        extra_json_schema={"x-name": "ProblemCode", "enum": [*CATALOGUE]},
+    ),
+]
+"""A code of the catalogue. Its description is the catalogue, as a table."""
+
+
 class Fault(msgspec.Struct, frozen=True):
     """What is wrong with a field of a request."""
 
@@ -237,10 +256,14 @@ class ProblemDetails(msgspec.Struct, kw_only=True):
     type: str
     title: str
     status: int
-    code: str
+    code: ProblemCode
     detail: str
     retry: Annotated[
-        Retry, Meta(description="Whether the request can be sent again, and with which key.")
+        Retry,
+        Meta(
+            description="Whether the request can be sent again, and with which key.",
+            extra_json_schema={"x-name": "Retry"},
+        ),
     ]
     account_id: Annotated[int, Meta(description="The account at fault.")] | UnsetType = UNSET
     errors: Annotated[list[Fault], Meta(description="The faults, by field.")] | UnsetType = UNSET

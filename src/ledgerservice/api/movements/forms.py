@@ -129,8 +129,8 @@ def _cancel(body: models.CancelSchedule, key: str) -> Cancellation:
 
 FORMS = {
     "deposit": Form(models.Deposit, _movement(Kind.DEPOSIT), Kind.DEPOSIT),
-    "withdraw": Form(models.Withdrawal, _movement(Kind.WITHDRAWAL), Kind.WITHDRAWAL),
     "transfer": Form(models.Transfer, _transfer, Kind.TRANSFER),
+    "withdraw": Form(models.Withdrawal, _movement(Kind.WITHDRAWAL), Kind.WITHDRAWAL),
     "transaction": Form(models.PostTransaction, _general),
     "hold": Form(models.PlaceHold, _hold),
     "capture": Form(models.CaptureHold, _capture),

@@ -1,6 +1,6 @@
 """The bodies of requests for movements, as Pydantic models."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic import WithJsonSchema as Schema
@@ -176,6 +176,8 @@ class ReverseTransaction(Detailed):
 class ChangePolicy(Body):
     """Change the limits of an account. Limits that are not given stay; who and why are recorded."""
 
+    nullable: ClassVar = ("ceiling", "frozen")
+
     account_id: AccountId
     floor: Limit | None = Field(
         default=None, description="The lowest available amount; -50 allows an overdraft of 50."
@@ -183,7 +185,9 @@ class ChangePolicy(Body):
     ceiling: Limit | None = Field(
         default=None, description="The highest balance; null removes the limit."
     )
-    frozen: FrozenName | None = None
+    frozen: FrozenName | None = Field(
+        default=None, description="The movements that it refuses; null allows all of them."
+    )
     closed: Literal[True] | None = Field(
         default=None, description="Close the account for ever. Its balance must be zero."
     )
@@ -209,19 +213,6 @@ class CancelSchedule(Detailed):
     type: Literal["CANCELLATION"] | None = None
 
 
-_ITEMS = [
-    {"type": "DEPOSIT", "account_id": 1, "amount": "50.00", "idempotency_key": "b-1"},
-    {"type": "WITHDRAWAL", "account_id": 1, "amount": "20.00", "idempotency_key": "b-2"},
-    {
-        "type": "TRANSFER",
-        "from_account_id": 1,
-        "to_account_id": 2,
-        "amount": "5.00",
-        "idempotency_key": "b-3",
-    },
-]
-
-
 class Batch(Body):
     """Many movements, each by itself (independent), or all or none (atomic)."""
 
@@ -232,12 +223,11 @@ class Batch(Body):
                 "type": "array",
                 "minItems": 1,
                 "maxItems": 10_000,
+                "description": "An item that is not valid is refused by itself.",
                 "items": {
-                    "description": "The body of a money route, with its type and its key. An item "
-                    "that is not valid is refused by itself.",
-                    "examples": _ITEMS,
+                    "x-name": "BatchMember",
+                    "anyOf": [{"x-ref": "BatchItem"}, {"x-ref": "LinkedItems"}],
                 },
-                "examples": [_ITEMS],
             }
         ),
     ]

@@ -18,9 +18,12 @@ from ledgerservice.api.http.openapi import (
 )
 from ledgerservice.api.movements import batches, models, posting
 from ledgerservice.api.movements.answers import Posted
+from ledgerservice.api.movements.examples import EXAMPLES
 from ledgerservice.api.movements.forms import FORMS
+from ledgerservice.api.movements.items import declare_items
 
 router = APIRouter()
+declare_items()
 
 REFUSALS = (400, 404, 408, 409, 413, 415, 422, 503)
 _TO_TRANSACTION = {"get_transaction": {"transaction_id": "transaction_id"}}
@@ -37,7 +40,7 @@ def _declare_money_route(name: str) -> None:
         router,
         f"/{name}/",
         Posted,
-        body_schema(form.model),
+        body_schema(form.model, EXAMPLES[name]),
         refusals=REFUSALS,
         parameters=(IDEMPOTENCY_KEY, DRY_RUN),
         links=_TO_TRANSACTION,
@@ -80,7 +83,7 @@ def _declare_instruction(name: str, place: _Place) -> None:
         router,
         place.path,
         Posted,
-        body_schema(form.model, without=id_name),
+        body_schema(form.model, EXAMPLES[name], without=id_name),
         method=place.method,
         refusals=(*REFUSALS, *place.refusals),
         parameters=(IDEMPOTENCY_KEY, DRY_RUN, *place.parameters),
@@ -138,7 +141,7 @@ class _Stream(Response):
     router,
     "/batches/",
     batches.Results,
-    body_schema(models.Batch, {batches.NDJSON: {"schema": {"type": "string"}}}),
+    body_schema(models.Batch, EXAMPLES["batch"]),
     refusals=(408, 409, 413, 415, 422, 503),
     parameters=(DRY_RUN, FORCE_TOKEN),
     headers={},

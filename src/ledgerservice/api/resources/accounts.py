@@ -116,11 +116,18 @@ class OpenAccount(Body):
     metadata: Metadata | None = None
 
 
+EXAMPLES = {
+    "alice": {"owner": "Alice", "currency": "USD"},
+    "bob": {"owner": "Bob", "currency": "USD"},
+    "with_a_reference": {"owner": "Carol", "currency": "INR", "reference": "customer-3"},
+}
+
+
 @post(
     router,
     "/accounts/",
     Account,
-    body_schema(OpenAccount),
+    body_schema(OpenAccount, EXAMPLES),
     status=201,
     refusals=(408, 409, 413, 415, 422, 503),
     parameters=(IDEMPOTENCY_KEY, DRY_RUN),

@@ -37,7 +37,7 @@ class AddCurrency(Body):
     router,
     "/currencies/",
     Currency,
-    body_schema(AddCurrency),
+    body_schema(AddCurrency, {"bitcoin": {"code": "BTC", "exponent": 8, "name": "Bitcoin"}}),
     status=201,
     refusals=(408, 409, 413, 415, 422, 503),
     parameters=(DRY_RUN,),

@@ -37,7 +37,7 @@ class AddLedger(Body):
     router,
     "/ledgers/",
     Ledger,
-    body_schema(AddLedger),
+    body_schema(AddLedger, {"marketplace": {"name": "marketplace"}}),
     status=201,
     refusals=(408, 413, 415, 422, 503),
     parameters=(DRY_RUN,),

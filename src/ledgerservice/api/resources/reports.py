@@ -98,7 +98,7 @@ class MetadataTotal(Answer, kw_only=True):
 class TotalsFilters(PeriodFilters):
     """Which transactions are summed: those with the metadata key `key`."""
 
-    key: Annotated[str, Field(min_length=1, max_length=255)]
+    key: Annotated[str, Field(min_length=1, max_length=255, examples=["order"])]
 
 
 @get(router, "/reports/totals", list[MetadataTotal], TotalsFilters)

@@ -11,6 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from msgspec import Meta
+from pydantic import Field
 
 from ledgerservice.api.http.call import id_of, json_response, reader_of
 from ledgerservice.api.http.fields import (
@@ -86,7 +87,7 @@ class Balances(Answer, kw_only=True):
 class At(Parameters):
     """At which time the balances are shown."""
 
-    at: QueryTimestamp
+    at: QueryTimestamp = Field(examples=["2099-01-01T00:00:00Z"])
 
 
 @get(router, "/accounts/{account_id}/balances", Balances, At)
