@@ -11,7 +11,9 @@ def _routes() -> dict[str, set[str]]:
     """The methods of each path, which is written without the slash that may end it."""
     found: dict[str, set[str]] = {}
     for route in iter_route_contexts(API.routes):
-        if route.methods is None:  # the files of the docs
+        if (
+            route.methods is None or route.path == "/"
+        ):  # the files of the docs, and what leads there
             continue
         path = (route.path or "").removesuffix("/").replace(":path}", "}")
         found.setdefault(path, set()).update(route.methods)

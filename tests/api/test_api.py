@@ -353,4 +353,4 @@ def test_the_docs_are_shown_without_anybody_else_s_server(service, tmp_path):
         capture_output=True, text=True, check=True, timeout=120,
     ).stdout  # fmt: skip
     assert shown.count('class="opblock ') > 30
-    assert "ProblemCode" in shown
+    assert "insufficient_funds" in shown and "would fall below the account" in shown

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
@@ -14,6 +13,7 @@ from starlette.types import Scope
 
 from ledgerservice import __version__
 from ledgerservice.api.http.call import response
+from ledgerservice.api.http.documentation import ASSETS, TITLE, docs, index
 from ledgerservice.api.http.problems import ProblemError, problem, problem_of
 from ledgerservice.api.http.schemas import components
 from ledgerservice.api.movements import routes as movements
@@ -70,7 +70,6 @@ TAGS = {
     "health": "The state of the process.",
 }
 
-ASSETS = "/docs/assets"
 SERVERS = [
     {"url": "/", "description": "The default ledger."},
     {
@@ -87,7 +86,7 @@ def create_api() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         static_url=ASSETS,
-        title="Ledger service",
+        title=TITLE,
         version=__version__,
         description=DESCRIPTION,
         redirect_slashes=False,
@@ -97,8 +96,8 @@ def create_api() -> FastAPI:
     )
     for route in [route for route in api.routes if isinstance(route, Route)]:  # /openapi.json
         api.add_route(f"{route.path}/", route.endpoint, include_in_schema=False)
-    for path in ("/docs", "/docs/"):
-        api.add_route(path, _docs, include_in_schema=False)
+    for path, page in (("/", index), ("/docs", docs), ("/docs/", docs)):
+        api.add_route(path, page, include_in_schema=False)
     for router in ROUTERS:
         api.include_router(router)
     api.openapi = partial(_described, api.openapi)  # type: ignore[method-assign]
@@ -106,18 +105,6 @@ def create_api() -> FastAPI:
         api.add_exception_handler(error, _fault)
     api.add_exception_handler(HTTPException, _http)
     return api
-
-
-async def _docs(request: Request) -> Response:
-    """The description as a page, which loads nothing from other servers."""
-    root = request.scope.get("root_path", "")
-    return get_swagger_ui_html(
-        openapi_url=f"{root}/openapi.json",
-        title="Ledger service",
-        swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
-        swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
-    )
 
 
 def _described(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice.api.application import create_api
 from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
+from ledgerservice.api.http.documentation import ASSETS
 from ledgerservice.api.http.head import HeadCheck
 from ledgerservice.api.http.problems import ProblemError, Reply, problem, problem_of
 from ledgerservice.api.movements.forms import FORMS, Form
@@ -22,6 +23,19 @@ from ledgerservice.runtime import Runtime, posting, running
 from ledgerservice.settings import Settings
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+PRIVATE: list[Header] = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+]
+"""An answer has balances: no browser and no proxy keeps it, or takes it for another type."""
+UNFRAMED: list[Header] = [
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
+PROTECTED = [*UNFRAMED, PRIVATE[0]]
 
 
 class Service:
@@ -196,7 +210,38 @@ def _check_head(inner: App, state: State) -> App:
     return answer
 
 
-LAYERS = (_check_head, _mark_dry_runs, _find_ledger, _move_money, _refuse_line_ends)
+def _protect(inner: App, _: State) -> App:
+    """Adds to what FastAPI answers that it is neither kept, nor shown in a frame of another page.
+
+    The files of the documentation may be kept.
+    """
+
+    def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        added = UNFRAMED if scope["path"].startswith(ASSETS) else PROTECTED
+        return inner(scope, receive, _sending(send, added))
+
+    return answer
+
+
+def _sending(send: Send, added: list[Header]) -> Send:
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            names = {name for name, _ in headers}
+            message["headers"] = [*headers, *(header for header in added if header[0] not in names)]
+        await send(message)
+
+    return send_with
+
+
+LAYERS = (
+    _check_head,
+    _mark_dry_runs,
+    _find_ledger,
+    _move_money,
+    _refuse_line_ends,
+    _protect,
+)
 """What a request passes through before FastAPI, in this order."""
 
 
@@ -210,6 +255,6 @@ def _chain(api: FastAPI) -> App:
 async def _send(send: Send, reply: Reply) -> None:
     status, body, headers = reply
     headers["content-length"] = str(len(body))
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()] + PRIVATE
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -141,7 +141,7 @@ def test_hostile_ids_in_paths_name_nothing(service: RunningService, number: str)
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "//", f"/{MARK}", "//accounts/", "/accounts//", "/accounts//history", "/accounts/1//",
+        "//", f"/{MARK}", "//accounts/", "/accounts//", "/accounts//history", "/accounts/1//",
         "/accounts/1//history", f"/accounts/1/{MARK}", "/accounts/1/history/2",
         "/transactions//", "/ledgers/default//", "/deposit//", "//deposit", "/Deposit/",
         "/ACCOUNTS/",

@@ -103,7 +103,7 @@ def _declare(
 
     def register(handler: Handler) -> Handler:
         summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")
-        declared["summary"] = summary.rstrip(".")
+        declared["summary"] = summary.rstrip(".").replace("`", "")  # no Markdown there
         declared["openapi_extra"] = operation
         declared["description"] = description or f"{summary.rstrip('.')}."
         name = declared.setdefault("name", handler.__name__)
