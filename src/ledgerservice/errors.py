@@ -137,3 +137,14 @@ class InternalFault(LedgerError):
     """The request met an unexpected fault, which the log describes. Send the same request with
     the same key again; it moves money at most once.
     """
+
+
+class InvalidField(ValueError):
+    """A value from Python that the ledger cannot take. `field` is its name, with a path where it is
+    a part of another: `detail.metadata`, `legs.0.amount`. `fault` says what is wrong.
+    """
+
+    def __init__(self, field: str, fault: str) -> None:
+        self.field = field
+        self.fault = fault
+        super().__init__(f"{field}: {fault}")

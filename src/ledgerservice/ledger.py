@@ -11,19 +11,21 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, overload
 
 import msgspec
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from ledgerservice.domain import currencies
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.amounts import is_positive_amount
-from ledgerservice.domain.currencies import Currency, CurrencyRequest, is_valid
+from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.history import PastCurrency
 from ledgerservice.domain.instructions import (
     BIGGEST_ID,
     Detail,
+    FieldType,
     Group,
     Instruction,
     Kind,
@@ -31,8 +33,10 @@ from ledgerservice.domain.instructions import (
     is_key,
 )
 from ledgerservice.domain.ledgers import LedgerRequest, is_ledger_name
+from ledgerservice.domain.metadata import text_of_metadata
 from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
-from ledgerservice.domain.validation import fault_of, metadata_fault
+from ledgerservice.domain.validation import check, checked, fault_of
+from ledgerservice.errors import InvalidField
 from ledgerservice.postgres.queries import (
     accounts,
     as_of,
@@ -66,19 +70,19 @@ ALL_ACCOUNTS, ALL_TRANSACTIONS = AccountFilter(), TransactionFilter()
 
 
 def deposit(account_id: int, amount: Amount, key: str, detail: Detail | None = None) -> Movement:
-    """Money into an account, from outside. Raises ValueError if it is no such movement."""
+    """Money into an account, from outside. Raises InvalidField."""
     return _movement(Kind.DEPOSIT, account_id, None, amount, key, detail)
 
 
 def withdrawal(account_id: int, amount: Amount, key: str, detail: Detail | None = None) -> Movement:
-    """Money out of an account, to the outside. Raises ValueError if it is no such movement."""
+    """Money out of an account, to the outside. Raises InvalidField."""
     return _movement(Kind.WITHDRAWAL, account_id, None, amount, key, detail)
 
 
 def transfer(
     from_account_id: int, to_account_id: int, amount: Amount, key: str, detail: Detail | None = None
 ) -> Movement:
-    """Money from one account to another. Raises ValueError if it is no such movement."""
+    """Money from one account to another. Raises InvalidField."""
     return _movement(Kind.TRANSFER, from_account_id, to_account_id, amount, key, detail)
 
 
@@ -94,11 +98,12 @@ def _movement(
     if isinstance(plain, int) and not isinstance(plain, bool):
         plain = str(plain)
     if not isinstance(plain, str) or not is_positive_amount(plain):
-        raise ValueError("the amount is no positive plain decimal (a float never is)")
-    if not is_key(key):
-        raise ValueError("a key is 1 to 255 printable ASCII characters, no blank at its ends")
+        raise InvalidField("amount", "must be a positive plain decimal; a float is not exact")
+    if not isinstance(key, str) or not is_key(key):
+        raise InvalidField("key", str(check(FieldType.KEY, key)))
     if any(type(i) is not int or abs(i) > BIGGEST_ID for i in (account, other or 0)):
-        raise ValueError("an account's id is an integer of 64 bits")
+        first = "account_id" if kind is not Kind.TRANSFER else "from_account_id"
+        checked(**{first: (FieldType.ID, account), "to_account_id": (FieldType.ID, other)})
     return Movement(kind, account, other, plain, key, detail)
 
 
@@ -127,20 +132,20 @@ class Ledger:
     async def add_currency(self, code: str, exponent: int, name: str) -> Currency | Rejected:
         """Add a currency; the same again is harmless, another of the code is rejected.
 
-        Raises ValueError if a value is not valid: see `ledgerservice.domain.currencies`.
+        Raises InvalidField if a value is not valid: see `ledgerservice.domain.currencies`.
         """
         currency = CurrencyRequest(code, exponent, name)
-        if not is_valid(currency):
-            raise ValueError("a currency has a code like BTC, 0 to 12 decimals, and a short name")
+        if (fault := currencies.fault_of(currency)) is not None:
+            raise fault
         return await self._runtime.currencies.post(currency)
 
     async def add_ledger(self, name: str) -> Self:
         """The ledger of that name, which is added if it is not there.
 
-        Raises ValueError if the name is not valid: see `ledgerservice.domain.ledgers`.
+        Raises InvalidField if the name is not valid: see `ledgerservice.domain.ledgers`.
         """
-        if not is_ledger_name(name):
-            raise ValueError("a ledger's name is up to 63 small letters, digits, - and _")
+        if not isinstance(name, str) or not is_ledger_name(name):
+            raise InvalidField("name", "must be 1 to 63 small letters, digits, - and _")
         added = await self._runtime.ledgers.post(LedgerRequest(name))
         return type(self)(self._runtime, added.id)
 
@@ -156,19 +161,22 @@ class Ledger:
         *,
         key: str,
         reference: str | None = None,
-        metadata: str | None = None,
+        metadata: str | dict[str, Any] | None = None,
     ) -> Opened | Rejected:
         """Open an account. `key` and `reference` keep a repeat from opening another.
 
-        Raises ValueError if the key is not valid or `metadata` is not the text of a JSON object.
+        `metadata` is a dict, or the text of a JSON object. Raises InvalidField.
         """
-        if not is_key(key):
-            raise ValueError("a key is 1 to 255 printable ASCII characters, no blank at its ends")
-        fault = None if metadata is None else metadata_fault(metadata)
-        if fault is not None:
-            raise ValueError(f"metadata: {fault}")
+        content = text_of_metadata(metadata) if isinstance(metadata, dict) else metadata
+        checked(
+            owner=(FieldType.NAME, owner or ""),
+            currency=(FieldType.NAME, currency or ""),
+            reference=(FieldType.NAME, reference),
+            metadata=(FieldType.METADATA, content),
+            key=(FieldType.KEY, key or ""),
+        )
         return await self._runtime.openings.post(
-            Opening(owner, currency, reference, key, self._ledger, metadata=metadata)
+            Opening(owner, currency, reference, key, self._ledger, metadata=content)
         )
 
     async def open_accounts(self, openings: Sequence[Opening]) -> list[Opened | Rejected]:
@@ -225,24 +233,32 @@ class Ledger:
         no key is recorded, and the same may be sent again. Some thousand a call are fastest.
         Besides movements there are all instructions of `ledgerservice.domain.instructions`: holds,
         reversals, transactions of many legs. `dry_run`: the outcomes are what they would be, and
-        nothing is written. Raises ValueError if one is not well formed.
+        nothing is written. Raises InvalidField if one is not valid.
         """
         _check(movements)
         return await self._runtime.movements.post(Group(movements, linked, self._ledger, dry_run))
 
     async def post_in(
-        self, connection: AsyncConnection, movements: Sequence[Instruction], *, linked: bool = False
+        self,
+        connection: AsyncConnection | AsyncSession,
+        movements: Sequence[Instruction],
+        *,
+        linked: bool = False,
     ) -> Outcomes:
         """Post within a transaction of your own, on the same database, for you to commit.
 
         Provisional until you commit: give no answer to anyone before. The accounts stay locked
-        until then, so commit soon. `connection` is SQLAlchemy's, with the driver psycopg, at READ
-        COMMITTED, and may be used for this once a transaction; its user needs the rights of the
-        service's role. Your session's settings are the same afterwards; only synchronous_commit is
-        on for this transaction if it was off or local. Nothing is retried: on an exception roll
-        back, and do all of it again. Raises CannotJoin, or psycopg's errors.
+        until then, so commit soon. `connection` is SQLAlchemy's, or the session on one, which is
+        flushed first. It has the driver psycopg, is at READ COMMITTED, and may be used for this
+        once a transaction; its user needs the rights of the service's role. Your session's settings
+        are the same afterwards; only synchronous_commit is on for this transaction if it was off or
+        local. Nothing is retried: on an exception roll back, and do all of it again. Raises
+        CannotJoin, InvalidField, or psycopg's errors.
         """
         _check(movements)
+        if isinstance(connection, AsyncSession):
+            await connection.flush()
+            connection = await connection.connection()
         schema = self._runtime.settings.schema_name
         return await post_in(connection, schema, Group(movements, linked, self._ledger))
 
@@ -256,7 +272,7 @@ class Ledger:
         """
         return await import_history(self._runtime.connect, self._ledger, currencies, parts)
 
-    # Reads return amounts in minor units. A timestamp without a zone raises ValueError.
+    # Reads return amounts in minor units. A timestamp without a zone raises InvalidField.
 
     async def account(self, account_id: int) -> AccountView | None:
         """The account as it stands, or None."""
@@ -264,12 +280,14 @@ class Ledger:
 
     async def account_at(self, account_id: int, at: datetime) -> as_of.AccountAt | None:
         """The account as of a time, as recorded and as effective; or None."""
-        return await as_of.account_at(self._reader, account_id, _with_zone(at))
+        checked(at=(FieldType.TIME, at))
+        return await as_of.account_at(self._reader, account_id, at)
 
     async def accounts(
         self, filters: AccountFilter = ALL_ACCOUNTS, limit: int = 100, *, after: Place | None = None
     ) -> tuple[list[AccountView], Place | None]:
         """Up to `limit` accounts, and the place after which the next page begins, if any."""
+        _check_list(filters, after)
         return await accounts.list_filtered(self._reader, filters, limit, after)
 
     async def named_accounts(
@@ -286,6 +304,7 @@ class Ledger:
         after: Place | None = None,
     ) -> tuple[list[Transaction], Place | None]:
         """As `accounts`, of transactions, newest first."""
+        _check_list(filters, after)
         return await transactions.list_filtered(self._reader, filters, limit, after)
 
     async def statement(
@@ -293,12 +312,10 @@ class Ledger:
     ) -> statements.StatementPeriod | None:
         """Opening and closing balance of what was recorded in [since, until), or None.
 
-        Raises ValueError if `until` is before `since`.
+        Raises InvalidField if `until` is before `since`.
         """
-        period = _with_zone(since), _with_zone(until)
-        if since is not None and until is not None and until < since:
-            raise ValueError("until must not be before since")
-        return await statements.find_period(self._reader, account_id, *period)
+        _check_period(since, until)
+        return await statements.find_period(self._reader, account_id, since, until)
 
     async def lines(
         self, statement: statements.StatementPeriod
@@ -312,7 +329,8 @@ class Ledger:
         self, at: datetime | None = None
     ) -> tuple[list[reports.TrialBalanceRow], bool]:
         """All balances by currency, as they stand or as of a time, and whether they are final."""
-        return await reports.trial_balance(self._reader, _with_zone(at))
+        checked(at=(FieldType.TIME, at))
+        return await reports.trial_balance(self._reader, at)
 
     async def owner_balances(
         self, limit: int = 100, *, after: tuple[str, str] | None = None
@@ -332,8 +350,8 @@ class Ledger:
         """Up to `limit` sums of what was moved in [since, until), by the values of a metadata key,
         each with the place after which the next page begins.
         """
-        period = _with_zone(since), _with_zone(until)
-        return await reports.list_totals(self._reader, key, *period, limit, after)
+        _check_period(since, until)
+        return await reports.list_totals(self._reader, key, since, until, limit, after)
 
     async def hold(self, transaction_id: int) -> HoldView | None:
         """The hold that a transaction placed, as it stands; or None."""
@@ -378,13 +396,19 @@ class Ledger:
         return await transactions.find_by_key(self._reader, account_id, key)
 
 
-Time = TypeVar("Time", bound=datetime | None)
+def _check_period(since: datetime | None, until: datetime | None) -> None:
+    checked(since=(FieldType.TIME, since), until=(FieldType.TIME, until))
+    if since is not None and until is not None and until < since:
+        raise InvalidField("until", "must not be before since")
 
 
-def _with_zone(time: Time) -> Time:
-    if time is not None and time.tzinfo is None:
-        raise ValueError("a timestamp must have a zone, such as datetime.now(UTC)")
-    return time
+def _check_list(filters: AccountFilter | TransactionFilter, after: Place | None) -> None:
+    """The filters and the place after which a page begins."""
+    _check_period(filters.since, filters.until)
+    checked(metadata=(FieldType.METADATA, filters.metadata))
+    for part in after or ():
+        if isinstance(part, datetime):
+            checked(after=(FieldType.TIME, part))
 
 
 def _check(instructions: Sequence[Instruction]) -> None:
@@ -392,4 +416,4 @@ def _check(instructions: Sequence[Instruction]) -> None:
     for one in instructions:
         plain = type(one) is Movement and one.detail is None
         if not plain and (fault := fault_of(one)) is not None:
-            raise ValueError(fault)
+            raise fault

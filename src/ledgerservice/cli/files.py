@@ -16,9 +16,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from ledgerservice.api.http.fields import parse_timestamp
 from ledgerservice.cli.data import check_schema
 from ledgerservice.cli.output import AsJson, progress_bar, report
+from ledgerservice.domain.timestamps import parse_timestamp
 from ledgerservice.errors import ExportFault, ImportFault, LedgerError
 from ledgerservice.files.bank import BankFile
 from ledgerservice.files.exporter import Span

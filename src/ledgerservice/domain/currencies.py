@@ -4,9 +4,12 @@ import re
 
 import msgspec
 
+from ledgerservice.domain.instructions import FieldType
+from ledgerservice.domain.validation import check
+from ledgerservice.errors import InvalidField
+
 CODE_PATTERN = r"[A-Z][A-Z0-9]{0,15}"
 MAX_EXPONENT = 12
-MAX_NAME_LENGTH = 255
 
 _is_code = re.compile(CODE_PATTERN, re.ASCII).fullmatch
 
@@ -34,13 +37,11 @@ def is_code(text: str) -> bool:
     return _is_code(text) is not None
 
 
-def is_valid(currency: CurrencyRequest) -> bool:
-    """Whether the code, the exponent and the name are valid, and PostgreSQL can keep the name."""
-    return (
-        is_code(currency.code)
-        and type(currency.exponent) is int
-        and 0 <= currency.exponent <= MAX_EXPONENT
-        and 1 <= len(currency.name) <= MAX_NAME_LENGTH
-        and "\0" not in currency.name
-        and not any("\ud800" <= character <= "\udfff" for character in currency.name)
-    )
+def fault_of(currency: CurrencyRequest) -> InvalidField | None:
+    """What is wrong with a currency from Python, or None."""
+    if not isinstance(currency.code, str) or not is_code(currency.code):
+        return InvalidField("code", "must be 1 to 16 capital letters and digits, a letter first")
+    if type(currency.exponent) is not int or not 0 <= currency.exponent <= MAX_EXPONENT:
+        return InvalidField("exponent", f"must be the number of decimals, 0 to {MAX_EXPONENT}")
+    fault = check(FieldType.NAME, currency.name)
+    return None if fault is None else InvalidField("name", fault)

@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ledgerservice.domain.metadata import text_of_metadata
+
 
 class Kind(IntEnum):
     """The kind of a transaction. The values are stored; never change one."""
@@ -76,6 +78,7 @@ def is_key(text: str) -> bool:
 class FieldType(Enum):
     """The meaning of a field, by which it is checked (`validation`) and digested (`digests`)."""
 
+    KEY = auto()
     ID = auto()
     AMOUNT = auto()
     SIGNED_AMOUNT = auto()
@@ -103,12 +106,20 @@ Metadata = Annotated[str, FieldType.METADATA]
 
 
 class Detail(msgspec.Struct, frozen=True, gc=False):
-    """The texts that a caller adds to a transaction. `metadata` is the text of a JSON object."""
+    """The texts that a caller adds to a transaction.
+
+    `metadata` is a dict, or the text of a JSON object; it is kept as that text. A dict that is not
+    valid raises InvalidField.
+    """
 
     description: Text | None = None
     reference: Name | None = None
     effective_at: Time | None = None
-    metadata: Metadata | None = None
+    metadata: Metadata | dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.metadata, dict):
+            msgspec.structs.force_setattr(self, "metadata", text_of_metadata(self.metadata))
 
 
 class Movement(msgspec.Struct, frozen=True, gc=False):

@@ -7,9 +7,12 @@ depth, without NUL and lone surrogates, and its numbers are plain and have up to
 import json
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import msgspec
+
+from ledgerservice.errors import InvalidField
 
 MAX_METADATA_BYTES = 8_192
 MAX_METADATA_DEPTH = 8
@@ -52,6 +55,29 @@ def metadata_text(value: Any) -> str:
     if len(text.encode()) > MAX_METADATA_BYTES:
         raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes")
     return text
+
+
+def text_of_metadata(value: dict[str, Any]) -> str:
+    """The text of metadata from Python. Raises InvalidField."""
+    try:
+        return metadata_text(_exact(value))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidField("metadata", str(error)) from None
+
+
+def _exact(value: Any) -> Any:
+    """A value from Python as `decode_json` decodes it."""
+    if isinstance(value, dict):
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError("must have texts as the names of its members")
+        return {name: _exact(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exact(part) for part in value]
+    if isinstance(value, bool | str | None):
+        return value
+    if isinstance(value, int | float | Decimal):
+        return Number(format(value, "f") if isinstance(value, Decimal) else repr(value))
+    raise ValueError("must hold texts, numbers, booleans, None, lists and dicts only")
 
 
 def _kept(value: Any, depth: int) -> Any:

@@ -26,6 +26,7 @@ from ledgerservice.domain.instructions import (
     is_key,
 )
 from ledgerservice.domain.metadata import MAX_METADATA_BYTES, decode_json, metadata_text
+from ledgerservice.errors import InvalidField
 
 MAX_NAME_CHARACTERS = 255
 MAX_TEXT_CHARACTERS = 1_000
@@ -33,59 +34,75 @@ MAX_TEXT_CHARACTERS = 1_000
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def fault_of(instruction: Instruction) -> str | None:
-    """What is wrong with an instruction, in a sentence, or None."""
-    if not is_key(instruction.key):
-        return "an idempotency key is 1 to 255 printable ASCII characters, no blank at its ends"
+def fault_of(instruction: Instruction) -> InvalidField | None:
+    """What is wrong with an instruction, or None."""
+    if (fault := check(FieldType.KEY, instruction.key)) is not None:
+        return InvalidField("key", fault)
     if isinstance(instruction, Initiated) and instruction.origin is not Origin.CALLER:
-        return "origin: it is for the service's own requests"
+        return InvalidField("origin", "is for the service's own requests")
     return next(_faults(instruction), None) or _fault_between_fields(instruction)
 
 
-def _fault_between_fields(instruction: Instruction) -> str | None:
+def check(field_type: FieldType, value: Any) -> str | None:
+    """What is wrong with a value, or None."""
+    return _CHECKS[field_type](value)
+
+
+def checked(**fields: tuple[FieldType, Any]) -> None:
+    """Raises InvalidField for the first field whose value is not valid. None is no value."""
+    for name, (field_type, value) in fields.items():
+        if value is not None and (fault := check(field_type, value)) is not None:
+            raise InvalidField(name, fault)
+
+
+def _fault_between_fields(instruction: Instruction) -> InvalidField | None:
     if isinstance(instruction, Hold) and instruction.expires_at and instruction.capture_at:
         in_order = instruction.capture_at < instruction.expires_at
-        return None if in_order else "capture_at must be before expires_at"
+        return None if in_order else InvalidField("capture_at", "must be before expires_at")
     if isinstance(instruction, PolicyChange):
+        name = "reason" if instruction.actor else "actor"
         authored = instruction.actor and instruction.reason
-        return None if authored else "a change of policy needs actor (who) and reason (why)"
+        return None if authored else InvalidField(name, "is required: who changes it, and why")
     if isinstance(instruction, Schedule) and instruction.detail is not None:
-        dated = instruction.detail.effective_at is not None
-        return "effective_at cannot be combined with execute_at" if dated else None
+        if instruction.detail.effective_at is not None:
+            return InvalidField("detail.effective_at", "cannot be combined with execute_at")
+        return None
     return _reversal_fault(instruction) if isinstance(instruction, Reversal) else None
 
 
-def _reversal_fault(reversal: Reversal) -> str | None:
+def _reversal_fault(reversal: Reversal) -> InvalidField | None:
     explained = reversal.detail is not None and reversal.detail.description
-    if reversal.force and not (reversal.actor and explained):
-        return "force needs actor (who) and description (why)"
+    if reversal.force and not reversal.actor:
+        return InvalidField("actor", "is required by force (who)")
+    if reversal.force and not explained:
+        return InvalidField("detail.description", "is required by force (why)")
     if reversal.actor and not reversal.force:
-        return "actor is only for a forced reversal"
+        return InvalidField("actor", "is only for a forced reversal")
     return None
 
 
-def _faults(part: msgspec.Struct) -> Iterator[str]:
-    """The faults of the fields that have a value."""
+def _faults(part: msgspec.Struct, path: str = "") -> Iterator[InvalidField]:
+    """The faults of the fields that have a value; `path` is that of the part, with a dot."""
     types = field_types(type(part))
     for name in part.__struct_fields__:
-        value = getattr(part, name)
+        value, field = getattr(part, name), path + name
         if value is None or value is UNSET:
             continue
         if isinstance(value, msgspec.Struct):
-            yield from _faults(value)
+            yield from _faults(value, f"{field}.")
         elif name == "legs":
             yield from _leg_faults(value)
         elif name == "frozen" and not (type(value) is int and 0 <= value < Frozen.CLOSED):
-            yield "frozen: it must be 0 to 3"
-        elif name in types and (fault := _CHECKS[types[name]](value)) is not None:
-            yield f"{name}: {fault}"
+            yield InvalidField(field, "must be 0 to 3")
+        elif name in types and (fault := check(types[name], value)) is not None:
+            yield InvalidField(field, fault)
 
 
-def _leg_faults(legs: Any) -> Iterator[str]:
+def _leg_faults(legs: Any) -> Iterator[InvalidField]:
     if not 2 <= len(legs) <= MAX_LEGS:
-        yield f"a transaction has 2 to {MAX_LEGS} legs"
-    for leg in legs:
-        yield from _faults(leg)
+        yield InvalidField("legs", f"must be 2 to {MAX_LEGS}")
+    for place, leg in enumerate(legs):
+        yield from _faults(leg, f"legs.{place}.")
 
 
 Check = Callable[[Any], str | None]
@@ -93,7 +110,7 @@ Check = Callable[[Any], str | None]
 
 
 def _must_be(description: str, is_valid: Callable[[Any], bool]) -> Check:
-    return lambda value: None if is_valid(value) else f"it must be {description}"
+    return lambda value: None if is_valid(value) else f"must be {description}"
 
 
 def _is_text(longest: int) -> Callable[[Any], bool]:
@@ -116,18 +133,22 @@ def _is_rate(value: Any) -> bool:
     )
 
 
-def metadata_fault(text: Any) -> str | None:
+def _metadata_fault(text: Any) -> str | None:
     """What is wrong with metadata, or None."""
     try:
         if len(text.encode()) > MAX_METADATA_BYTES:
-            return f"it must be at most {MAX_METADATA_BYTES} bytes"
+            return f"must be at most {MAX_METADATA_BYTES} bytes"
         metadata_text(decode_json(text))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        return f"it must be the text of a JSON object ({error})"
+        return f"must be a dict, or the text of a JSON object ({error})"
     return None
 
 
 _CHECKS: dict[FieldType, Check] = {
+    FieldType.KEY: _must_be(
+        "1 to 255 printable ASCII characters, without a blank at its ends",
+        lambda value: isinstance(value, str) and is_key(value),
+    ),
     FieldType.ID: _must_be("an integer of 64 bits", _is_id),
     FieldType.AMOUNT: _must_be(
         "a positive plain decimal, as text",
@@ -144,8 +165,8 @@ _CHECKS: dict[FieldType, Check] = {
         f"a positive plain decimal, as text of at most {MAX_RATE_CHARACTERS} characters", _is_rate
     ),
     FieldType.TIME: _must_be(
-        "a datetime with its zone",
-        lambda value: isinstance(value, datetime) and value.tzinfo is not None,
+        "a datetime with its zone, such as datetime.now(UTC)",
+        lambda value: isinstance(value, datetime) and value.utcoffset() is not None,
     ),
     FieldType.NAME: _must_be(
         f"a text of 1 to {MAX_NAME_CHARACTERS} characters without control characters",
@@ -155,5 +176,5 @@ _CHECKS: dict[FieldType, Check] = {
         f"a text of 1 to {MAX_TEXT_CHARACTERS} characters without control characters",
         _is_text(MAX_TEXT_CHARACTERS),
     ),
-    FieldType.METADATA: metadata_fault,
+    FieldType.METADATA: _metadata_fault,
 }

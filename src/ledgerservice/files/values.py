@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 
-from ledgerservice.api.http.fields import parse_timestamp
+from ledgerservice.domain.timestamps import parse_timestamp
 from ledgerservice.files.options import Options
 
 _IS_POINTED = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII).fullmatch

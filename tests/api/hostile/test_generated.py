@@ -25,6 +25,7 @@ def accepted(document: dict[str, Any]) -> dict[str, Any]:
     wide = deepcopy(document)
     schemas = wide["components"]["schemas"]
     schemas["Batch"]["properties"]["movements"]["items"] = {}
+    schemas["OpenAccounts"]["properties"]["accounts"]["items"] = {}
     for schema in schemas.values():
         if schema.get("additionalProperties") is False:
             needed = schema.get("required", ())

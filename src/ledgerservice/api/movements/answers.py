@@ -172,11 +172,12 @@ def parent_member(transaction: domain.Transaction) -> dict[str, int | None]:
 def detail_members(transaction: domain.Transaction) -> dict[str, Any]:
     """The texts that the caller added; None for a text that is missing."""
     detail = _NO_DETAIL if transaction.extra is None else transaction.extra.detail
+    metadata: Any = detail.metadata  # always a text here
     return {
         "description": detail.description,
         "reference": detail.reference,
         "effective_at": optional_timestamp(detail.effective_at),
-        "metadata": json_object(detail.metadata),
+        "metadata": json_object(metadata),
     }
 
 

@@ -15,6 +15,7 @@ from ledgerservice.api.http.call import Call, call_of, response
 from ledgerservice.api.http.fields import Key
 from ledgerservice.api.http.openapi import DRY_RUN, body_schema, post
 from ledgerservice.api.http.problems import ProblemError, Reply, invalid, problem_of, rejection
+from ledgerservice.api.http.schemas import request_schema
 from ledgerservice.api.movements.batches import Result, Results, refuse_key
 from ledgerservice.api.resources.accounts import OpenAccount, opened
 from ledgerservice.domain.accounts import Opened, Opening
@@ -31,10 +32,15 @@ class OpenAccountItem(OpenAccount):
     type: Literal["ACCOUNT"] | None = None
 
 
-_ITEMS = [
-    {"owner": "Alice", "currency": "USD", "reference": "cust-1", "idempotency_key": "a-1"},
-    {"owner": "Bob", "currency": "USD", "reference": "cust-2"},
-]
+request_schema(OpenAccountItem)
+EXAMPLES = {
+    "accounts": {
+        "accounts": [
+            {"owner": "Dan", "currency": "USD", "reference": "cust-4", "idempotency_key": "a-4"},
+            {"owner": "Eve", "currency": "USD", "reference": "cust-5"},
+        ]
+    }
+}
 
 
 class OpenAccounts(Body):
@@ -47,12 +53,8 @@ class OpenAccounts(Body):
                 "type": "array",
                 "minItems": 1,
                 "maxItems": 10_000,
-                "items": {
-                    "type": "object",
-                    "description": "The body of POST /accounts/, with its key. An item that is not "
-                    "valid is refused by itself.",
-                },
-                "examples": [_ITEMS],
+                "description": "An item that is not valid is refused by itself.",
+                "items": {"x-ref": OpenAccountItem.__name__},
             }
         ),
     ]
@@ -66,7 +68,7 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
     router,
     "/accounts/batches/",
     Results,
-    body_schema(OpenAccounts),
+    body_schema(OpenAccounts, EXAMPLES),
     refusals=(408, 413, 415, 422, 503),
     parameters=(DRY_RUN,),
     headers={},
