@@ -263,14 +263,19 @@ class Ledger:
         return await post_in(connection, schema, Group(movements, linked, self._ledger))
 
     async def import_history(
-        self, currencies: Iterable[PastCurrency], parts: Iterable[Part]
+        self,
+        currencies: Iterable[PastCurrency],
+        parts: Iterable[Part],
+        *,
+        dry_run: bool = False,
     ) -> Counts:
         """Continue a history that another ledger began: `ledgerservice.files.history` reads it.
 
         The ledger must be empty. All is imported, or nothing: then it raises HistoryFault, whose
-        text says why, or Unavailable.
+        text says why, or Unavailable. A dry run does the same, and takes it back.
         """
-        return await import_history(self._runtime.connect, self._ledger, currencies, parts)
+        connect = self._runtime.connect
+        return await import_history(connect, self._ledger, currencies, parts, dry_run=dry_run)
 
     # Reads return amounts in minor units. A timestamp without a zone raises InvalidField.
 

@@ -1,5 +1,6 @@
 """`ledgerservice export`: entries for a spreadsheet, and the whole history."""
 
+import asyncio
 import csv
 import io
 import json
@@ -11,11 +12,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ledgerservice import Ledger
 from ledgerservice.domain.cells import guarded, unguarded
-from tests.databases import connect
+from ledgerservice.domain.instructions import Kind, Movement
+from ledgerservice.errors import ImportFault
+from ledgerservice.files.history import export_history, import_history
+from tests.databases import connect, url_text
 from tests.files.lives import kept
 from tests.files.shell import HEADER, exported, open_named, run, texts
-from tests.postings import open_accounts
+from tests.postings import open_accounts, post
 from tests.processes import cli
 
 
@@ -77,22 +82,33 @@ def test_the_entries_are_written_out(two, tmp_path):
 
 
 def test_a_spreadsheet_gets_texts_and_numbers(database, tmp_path):
-    open_named(database, **{"-5": "EUR", "=1+1": "EUR"})
+    open_named(database, **{"-5": "EUR", "=1+1": "EUR", "c": "EUR"})
+    leg = "account_reference"
+    two, three = [
+        [{leg: name, "amount": amount} for name, amount in legs.items()]
+        for legs in ({"-5": "-1", "c": "1"}, {"-5": "-2", "=1+1": "1.5", "c": 0.50})
+    ]
     items = [
         {"type": "DEPOSIT", "account_reference": "-5", "amount": 9, "idempotency_key": "=k",
          "description": "@cmd", "reference": "'=x", "metadata": {"a": 1},
          "effective_at": "2026-01-31T23:30:00+05:30"},
         {"type": "TRANSFER", "from_account_reference": "-5", "to_account_reference": "=1+1",
          "amount": 2, "idempotency_key": "-", "description": "plain 'text'"},
+        {"type": "TRANSACTION", "legs": two, "idempotency_key": "two"},
+        {"type": "TRANSACTION", "legs": three, "idempotency_key": "three"},
+        {"type": "TRANSACTION", "legs": [{leg: "nobody", "amount": 1}, {leg: "c", "amount": -1}],
+         "idempotency_key": "unknown"},
     ]  # fmt: skip
     file = tmp_path / "in.ndjson"
     file.write_text("".join(json.dumps(item) + "\n" for item in items))
     done = run(database, "import", file)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 posted, 0 posted before, 0 declined, 1 rejected" in done.stdout
+    assert '"account_not_found"' in (tmp_path / "in.ndjson.rejects.ndjson").read_text()
     rows = [row for row in exported(run(database, "export")) if row["account_id"] == "1"]
     names = ("account_reference", "amount", "description", "reference", "idempotency_key",
              "metadata", "effective_at", "owner", "origin")  # fmt: skip
-    first, second = [tuple(row[name] for name in names) for row in rows]
+    assert [row["counterparty_id"] for row in rows] == ["-978", "2", "3", ""]
+    first, second, *_ = [tuple(row[name] for name in names) for row in rows]
     assert first == ("'-5", "9.00", "'@cmd", "''=x", "'=k", '{"a":1}',
                      "2026-01-31T18:00:00.000000Z", "Owner", "caller")  # fmt: skip
     assert second[:5] == ("'-5", "-2.00", "plain 'text'", "", "'-")
@@ -152,27 +168,47 @@ def test_a_pipe_is_written_and_not_replaced(two, tmp_path):
 # The whole history, by the command line.
 
 
-@pytest.fixture
-def history(two, tmp_path):
-    """A file with the history of two accounts."""
-    payments = tmp_path / "payments.csv"
-    payments.write_text(HEADER + "DEPOSIT,1,,,10,d\nTRANSFER,,1,2,2.5,t\nWITHDRAWAL,2,,,99,w\n")
-    run(two, "import", payments)
-    file = tmp_path / "history.ndjson"
-    assert run(two, "export", file, "--history").returncode == 0
-    return file
+@pytest.fixture(scope="module")
+def source(new_database):
+    """A database with the history of three accounts, two of which are used."""
+    database = new_database()
+    open_accounts(database, "USD", "USD", "INR")
+    post(
+        database,
+        [Movement(Kind.DEPOSIT, 1, None, "10", "d")],
+        [Movement(Kind.TRANSFER, 1, 2, "2.5", "t")],
+        [Movement(Kind.WITHDRAWAL, 2, None, "99", "w")],
+    )
+    return database
 
 
-def test_a_history_goes_into_another_database_once(two, history, new_database):
-    other = new_database()
-    done = run(other, "import", history, "--history")
+@pytest.fixture(scope="module")
+def target(new_database):
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def history(source):
+    """The lines of its history."""
+    file = io.BytesIO()
+    export_history(source.owner_engine(), file, "default")
+    return file.getvalue().decode().splitlines()
+
+
+def test_a_history_goes_into_another_database_once(source, new_database, tmp_path):
+    file, other = tmp_path / "history.ndjson", new_database()
+    assert run(source, "export", file, "--history").returncode == 0
+    dry = run(other, "import", file, "--history", "--dry-run")
+    assert dry.stdout == "Dry run: 3 accounts and 3 transactions can be imported.\n"
+    done = run(other, "import", file, "--history")
     assert (done.returncode, done.stdout) == (0, "Imported 3 accounts and 3 transactions.\n")
-    with connect(two) as before, connect(other) as after:
-        source, target = kept(before, 1), kept(after, 1)
-    source.pop("dated"), target.pop("dated")
-    assert target == source
-    again = run(other, "import", history, "--history")
-    assert (again.returncode, "has accounts already" in again.stderr) == (1, True)
+    with connect(source) as before, connect(other) as after:
+        expected, copy = kept(before, 1), kept(after, 1)
+    expected.pop("dated"), copy.pop("dated")
+    assert copy == expected
+    for options, reason in (([], "has accounts already"), (["--key-prefix", "k"], "combined")):
+        again = run(other, "import", file, "--history", *options)
+        assert (again.returncode, reason in again.stderr.splitlines()[-1]) == (1, True)
 
 
 def edited(lines: list[str], place: int, before: str, after: str) -> list[str]:
@@ -189,10 +225,10 @@ EDITS = [
     (lambda lines: [*lines, lines[-1]], "after its END"),
     (lambda lines: edited([*lines[:6], *lines[7:]], -1, '"transactions":3', '"transactions":2'),
      "a line is missing"),
-    (lambda lines: edited(lines, 6, '"DEPOSIT"', '"WITHDRAWAL"'), "the database refuses it"),
-    (lambda lines: edited(lines, 6, '"key":"d"', '"key":""'), "the database refuses it"),
+    (lambda lines: edited(lines, 6, '"DEPOSIT"', '"WITHDRAWAL"'), "The database refuses it"),
+    (lambda lines: edited(lines, 6, '"key":"d"', '"key":""'), "The database refuses it"),
     (lambda lines: edited(lines, 6, '"key"', '"description":"\\u0000","key"'), "database refuses"),
-    (lambda lines: edited(lines, 6, '"key"', '"exchange":"{","key"'), "transaction"),
+    (lambda lines: edited(lines, 6, '"key"', '"exchange":"{","key"'), "Transaction"),
     (lambda lines: edited(lines, 6, "Z", ""), "is not a line of a history"),
     (lambda lines: edited(lines, 6, '"entries":[{', '"entries":[],"policies":[{'),
      "is not a line of a history"),
@@ -211,15 +247,16 @@ EDITS = [
 
 
 @pytest.mark.parametrize(("edit", "expected"), EDITS)
-def test_a_history_that_is_not_whole_is_not_imported(history, new_database, edit, expected):
-    other = new_database()
-    lines = history.read_text().splitlines()
-    history.write_text("\n".join(edit(lines)))
-    done = run(other, "import", history, "--history")
-    assert done.returncode == 1
-    assert expected in done.stderr.splitlines()[-1], done.stderr
-    assert "Traceback" not in done.stderr
-    with connect(other) as connection:
+def test_a_history_that_is_not_whole_is_not_imported(history, target, edit, expected):
+    content = "\n".join(edit(history)).encode()
+
+    async def imported() -> None:
+        async with Ledger.open(url_text(target)) as ledger:
+            with pytest.raises(ImportFault, match=expected):
+                await import_history(ledger, io.BytesIO(content))
+
+    asyncio.run(imported())
+    with connect(target) as connection:
         count = "SELECT count(*) FROM ledger.accounts WHERE id > 0"
         assert connection.execute(count).fetchone() == (0,)
 

@@ -91,19 +91,19 @@ def test_metadata_is_kept_as_it_is_written(two, tmp_path):
     assert "metadata: must be the text" in (tmp_path / "m.csv.rejects.csv").read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "form"),
-    [("type,account_id,amount\nDEPOSIT,1,2\n", Format.CSV),
-     ('{"type": "DEPOSIT", "account_id": 1, "amount": 2}\n', Format.NDJSON)],
-)  # fmt: skip
-def test_a_file_without_keys_needs_a_prefix_for_them(text, form):
+CSV_LINES = "type,account_id,amount\n", "DEPOSIT,1,2\n"
+JSON_LINES = "", '{"type": "DEPOSIT", "account_id": 1, "amount": 2}\n'
+
+
+@pytest.mark.parametrize(("lines", "form"), [(CSV_LINES, Format.CSV), (JSON_LINES, Format.NDJSON)])
+def test_a_file_without_keys_needs_a_prefix_for_them(lines, form):
+    head, line = lines
     with pytest.raises(ImportFault, match="--key-prefix"):
-        list(table(text, form=form).rows())
-    made = table(text, form=form, key_prefix="may-2026-")
-    [row] = made.rows()
+        list(table(head + line, form=form).rows())
+    made = table(head + line * 5, form=form, key_prefix="may-2026-")
+    *_, row = made.rows()
     assert row.item.key == f"may-2026-{row.line}"
     # Out of its rejects the row has the same key, though it is on another line.
-    again = made.head + made.reject(row, "rejected", "a_code", "why") + b"\n"
-    [mended] = table(b"\n" * (form is Format.NDJSON) + again, form=form,
-                     key_prefix="may-2026-").rows()  # fmt: skip
+    again = made.head + made.reject(row, "rejected", "a_code", "why")
+    [mended] = table(again, form=form, key_prefix="may-2026-").rows()
     assert mended.item == row.item

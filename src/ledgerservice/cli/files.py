@@ -129,7 +129,10 @@ def import_file(
     rejected.
     """
     if history:
-        _import_history(file, ledger, as_json=as_json)
+        others = (key_prefix, rejects, account, columns, ignored, bank_account, opening)
+        if any(others) or form not in (None, Format.NDJSON):
+            raise ImportFault("--history can be combined with --ledger, --dry-run and --json only.")
+        _import_history(file, ledger, as_json=as_json, dry_run=dry_run)
         return
     path = Path("stdin" if file == STANDARD_INPUT else file)
     options = Options(
@@ -270,10 +273,10 @@ def _print_totals(totals: Totals, took_s: float, *, as_json: bool, dry_run: bool
     )
 
 
-def _import_history(file: str, name: str, *, as_json: bool) -> None:
+def _import_history(file: str, name: str, *, as_json: bool, dry_run: bool) -> None:
     async def run() -> Counts:
         async with _ledger(name) as ledger:
-            return await import_history(ledger, source)
+            return await import_history(ledger, source, dry_run=dry_run)
 
     with _opened(file) as source:
         try:
@@ -281,8 +284,9 @@ def _import_history(file: str, name: str, *, as_json: bool) -> None:
         except (KeyboardInterrupt, asyncio.CancelledError):
             print("Interrupted. Nothing was imported.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
-    text = f"Imported {counts.accounts:,} accounts and {counts.transactions:,} transactions."
-    report(text, as_json=as_json, **counts._asdict())
+    text = f"{counts.accounts:,} accounts and {counts.transactions:,} transactions"
+    text = f"Dry run: {text} can be imported." if dry_run else f"Imported {text}."
+    report(text, as_json=as_json, dry_run=dry_run, **counts._asdict())
 
 
 Output = Annotated[

@@ -41,7 +41,9 @@ SELECT e.transaction_id, e.recorded_at, coalesce(d.effective_at, e.recorded_at) 
        round(e.held_change / 10::numeric ^ a.exponent, a.exponent)::text AS held_change,
        round(e.held / 10::numeric ^ a.exponent, a.exponent)::text AS held,
        a.currency,
-       coalesce(CASE WHEN t.account_id = e.account_id THEN t.counterparty_id ELSE t.account_id END,
+       coalesce(CASE WHEN t.kind > 3 THEN NULL
+                     WHEN t.account_id = e.account_id THEN t.counterparty_id
+                     ELSE t.account_id END,
                 (SELECT o.account_id FROM ledger.entries o
                  WHERE o.ledger_id = e.ledger_id AND o.transaction_id = e.transaction_id
                    AND o.account_id <> e.account_id

@@ -51,19 +51,21 @@ def export_history(engine: Engine, target: BinaryIO, ledger: str) -> Counts:
     return Counts(accounts, transactions)
 
 
-async def import_history(ledger: Ledger, source: BinaryIO) -> Counts:
+async def import_history(ledger: Ledger, source: BinaryIO, *, dry_run: bool = False) -> Counts:
     """Import a history into an empty ledger, whole or not at all. Raises ImportFault.
 
-    The currencies of the file are added first; they stay if the import fails.
+    The currencies of the file are added first; they stay if the import fails. A dry run adds none,
+    and takes everything else back.
     """
     lines = _Lines(source)
     try:
         currencies = lines.currencies()
-        for one in currencies:
+        for one in currencies if not dry_run else ():
             added = await ledger.add_currency(one.code, one.exponent, one.name)
             if not isinstance(added, Currency):
                 raise ImportFault(f"Currency {one.code} exists with other decimals or name.")
-        return await ledger.import_history(currencies, parts_of(lines.records()))
+        parts = parts_of(lines.records())
+        return await ledger.import_history(currencies, parts, dry_run=dry_run)
     except HistoryFault as fault:
         text = str(fault)
         raise ImportFault(f"{text[:1].upper()}{text[1:]}. Nothing was imported.") from fault

@@ -57,6 +57,8 @@ async def import_history(
     ledger: int,
     currencies: Iterable[PastCurrency],
     parts: Iterable[Part],
+    *,
+    dry_run: bool = False,
 ) -> Counts:
     """Import accounts and transactions into an empty ledger; the currencies exist already.
 
@@ -68,7 +70,10 @@ async def import_history(
         await importing.begin(currencies)
         for part in parts:
             await importing.add(part)
-        await journal.commit(wire)
+        if dry_run:
+            await journal.abandon(wire)
+        else:
+            await journal.commit(wire)
     except psycopg.OperationalError as error:
         raise Unavailable(
             "The connection was lost during the import. If the ledger is still empty, run it again."
@@ -127,6 +132,8 @@ class _Importing:
             raise LedgerNotEmpty("the ledger has accounts already, or is being imported into")
         ids = {code: (account, exponent) for code, account, exponent in externals.rows}
         for one in currencies:
+            if one.code not in ids:
+                raise HistoryFault(f"currency {one.code} does not exist, and a dry run adds none")
             self._map(-one.number, *ids[one.code])
 
     def _map(self, past: int, account: int, exponent: int) -> None:
