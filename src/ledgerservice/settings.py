@@ -3,7 +3,9 @@
 The name of a bound ends with its unit: `_s` (seconds), `_bytes`, `_requests`, `_rows`.
 """
 
+import difflib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Self
@@ -167,6 +169,8 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls) -> Self:
         """Read the settings from the environment. Raises ConfigurationError."""
+        if misspelt := _misspelt(cls):
+            raise ConfigurationError(" ".join(misspelt))
         try:
             return cls()
         except ValidationError as error:
@@ -178,3 +182,23 @@ def _variable(place: tuple[int | str, ...]) -> str:
     """The environment variable of a setting."""
     name = str(place[0])
     return name if name.isupper() else f"LEDGER_{name.upper()}"
+
+
+# Variables of the tests and the proof, and those that Kubernetes sets for a Service named ledger.
+_OTHERS = re.compile(
+    r"LEDGER_((TEST|SIMULATION|PROOF|CHECKER)[A-Z_]*|SERVICE_(HOST|PORT\w*)|PORT_[0-9]+_\w+)"
+)
+
+
+def _misspelt(settings: type[Settings]) -> list[str]:
+    """What to say of each variable LEDGER_... that is not a setting."""
+    fields = settings.model_fields.items()
+    known = {str(field.validation_alias or _variable((name,))) for name, field in fields}
+    set_names = {name.upper() for name in os.environ if name.upper().startswith("LEDGER_")}
+    strangers = sorted(name for name in set_names - known if not _OTHERS.fullmatch(name))
+    return [f"{name} is not a setting.{_nearest(name, known)}" for name in strangers]
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    names = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" Is {names[0]} meant?" if names else ""

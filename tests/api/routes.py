@@ -15,7 +15,7 @@ def _routes() -> dict[str, set[str]]:
             route.methods is None or route.path == "/"
         ):  # the files of the docs, and what leads there
             continue
-        path = (route.path or "").removesuffix("/").replace(":path}", "}")
+        path = (route.path or "").removesuffix("/").replace(":path}", "}").replace(":row}", "}")
         found.setdefault(path, set()).update(route.methods)
     return found
 

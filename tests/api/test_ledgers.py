@@ -125,6 +125,7 @@ def bodies(ids: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "/holds/{hold_id}/capture": {},
         "/holds/{hold_id}/release": {},
         "/accounts": {"owner": "Alice", "currency": "USD"},
+        "/accounts/batches": {"accounts": [{"owner": "A", "currency": "USD", "reference": "a"}]},
         "/accounts/{account_id}": {"floor": "-1", "actor": "me", "reason": "so"},
         "/schedules/{schedule_id}/cancel": {},
         "/batches": {"movements": [move]},
@@ -133,7 +134,7 @@ def bodies(ids: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-WITHOUT_KEY = {"/accounts", "/batches", "/currencies", "/ledgers"}
+WITHOUT_KEY = {"/accounts", "/accounts/batches", "/batches", "/currencies", "/ledgers"}
 NEEDS = {"/accounts/{account_id}/balances": "?at=2099-01-01T00:00:00Z", "/reports/totals": "?key=k"}
 
 

@@ -165,7 +165,7 @@ def test_what_is_wrong_says_where(service: RunningService) -> None:
     a, b = service.open(), service.open(currency="JPY")
     for change, field in (
         ({"amount": "x"}, "legs.1.amount"),
-        ({"memo": "x"}, "legs.1.unknown"),
+        ({"memo": "x"}, "legs.1.memo"),
         ({"version": "x"}, "legs.1.version"),
     ):
         asked = legs((a, "-1"), (b, "1"))
@@ -174,7 +174,7 @@ def test_what_is_wrong_says_where(service: RunningService) -> None:
         assert fault["field"] == field
     [fault] = service.send("/transactions", legs=legs((a, "-1"), (b, "1")), memo=1).json()["errors"]
     assert (fault["field"], fault["message"].partition("; ")[2]) == (
-        "unknown", "also accepted: description, reference, effective_at, metadata, exchange, type",
+        "memo", "also accepted: description, reference, effective_at, metadata, exchange, type",
     )  # fmt: skip
     for other, amount, code in (
         (10**12, "1", "account_not_found"), (b, "1.5", "amount_precision"),
@@ -182,7 +182,7 @@ def test_what_is_wrong_says_where(service: RunningService) -> None:
         refused = service.send("/transactions", legs=legs((a, "-1"), (other, amount))).json()
         assert (refused["code"], refused["account_id"]) == (code, other)
     [fault] = service.get("/transactions?kid=HOLD").json()["errors"]
-    assert (fault["field"], "kind" in fault["message"]) == ("unknown", True)
+    assert (fault["field"], "kind" in fault["message"]) == ("kid", True)
 
 
 REFUSED = {
@@ -300,7 +300,7 @@ HOSTILE = [
     {"effective_at": "2026-05-01"}, {"effective_at": "2026-05-01T00:00:00"},
     {"effective_at": "2026-13-01T00:00:00Z"}, {"effective_at": "2026-02-30T00:00:00Z"},
     {"effective_at": "0001-01-01T00:00:00+23:00"}, {"effective_at": "9999-12-31T23:59:59-23:00"},
-    {"effective_at": "2026-05-01t00:00:00z"}, {"effective_at": "2026-05-01T24:00:00Z"},
+    {"effective_at": "2026-05-01T00:00:00+00:60"}, {"effective_at": "2026-05-01T24:00:00Z"},
     {"effective_at": 1777777777}, {"effective_at": "now"}, {"effective_at": "infinity"},
     {"metadata": []}, {"metadata": "x"}, {"metadata": {"a": "nul \0"}}, {"metadata": {"\0": 1}},
     {"metadata": {"a": "x" * 8200}}, {"metadata": {"a": 10**39}}, {"metadata": {"a": 1e300}},

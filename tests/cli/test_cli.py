@@ -252,7 +252,7 @@ def test_a_taken_port_is_not_called_ready(database):
         port = str(taken.getsockname()[1])
         done = cli("serve", "--port", port, DATABASE_URL=url_text(database))
     assert done.returncode == 1
-    assert "address already in use" in done.stderr
+    assert f"Port {port} on 127.0.0.1 is in use" in done.stderr
     assert "ready" not in done.stdout
 
 

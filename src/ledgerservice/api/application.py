@@ -122,9 +122,9 @@ async def _fault(_: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Any) -> Response:
     if error.status_code != 405:
         return response(*problem("not_found"))
-    status, body, headers = problem("method_not_allowed")
-    allowed = ", ".join(_methods_of(request.scope)) or error.headers["Allow"]
-    return response(status, body, headers | {"allow": allowed})
+    allowed = _methods_of(request.scope) or sorted(error.headers["Allow"].split(", "))
+    status, body, headers = problem("method_not_allowed", allowed=allowed)
+    return response(status, body, headers | {"allow": ", ".join(allowed)})
 
 
 def _methods_of(scope: Scope) -> list[str]:

@@ -32,7 +32,7 @@ from ledgerservice.domain.instructions import (
     service_key,
 )
 from ledgerservice.domain.rules import RULES
-from ledgerservice.domain.rules.drafts import Draft, refusal_of
+from ledgerservice.domain.rules.drafts import Draft, refusal_of, rejected_amount
 from ledgerservice.domain.rules.reversals import forced_policies
 from ledgerservice.domain.transactions import (
     Entry,
@@ -211,7 +211,7 @@ class _Batch:
             return Rejected(Rejection.CURRENCY_MISMATCH, movement.account_id)
         amount = to_minor(movement.amount, own.account.exponent)
         if amount is None:
-            return Rejected(Rejection.AMOUNT_PRECISION, movement.account_id)
+            return rejected_amount(Rejection.AMOUNT_PRECISION, own.account)
         if amount > MAX_AMOUNT_MINOR:
             return Rejected(Rejection.AMOUNT_LIMIT, movement.account_id)
         return self._record(movement, own, other, amount)

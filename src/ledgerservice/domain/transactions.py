@@ -231,10 +231,13 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a request that is not recorded. `account_id` is the account at fault."""
+    """The answer to a request that is not recorded. `account_id` is the account at fault, `facts`
+    are the figures at fault, amounts in major units.
+    """
 
     reason: Rejection
     account_id: int | None = None
+    facts: Mapping[str, str | int] = MappingProxyType({})
 
     @property
     def posted(self) -> bool:

@@ -1,6 +1,7 @@
 """Reading and validating a body, in this order: size, encoding, JSON, repeated fields, model."""
 
 import asyncio
+import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -125,21 +126,25 @@ def validated(fields: dict[str, Any], model: type[Model]) -> Model:
         raise ProblemError("invalid_request", errors=_faults(error, fields, model)) from None
 
 
+_IS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}", re.ASCII).fullmatch
+
+
 def names_of(model: type[BaseModel]) -> list[str]:
     """The public names of a model's fields."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _faults(error: ValidationError, fields: dict[str, Any], model: type[BaseModel]) -> list[Fault]:
-    """The faults, each once. An unknown field is not named, because input is never echoed; the
-    accepted fields that the request does not have are named instead.
+    """The faults, each once. Input is never echoed, except the name of an unknown field that is a
+    short identifier. The accepted fields that the request does not have are named, too.
     """
     faults: dict[Fault, None] = {}
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         *path, field = fault["loc"] or ("body",)  # a fault of several fields has no location
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            field, message = "unknown", "the name is not known"
+            field = field if _IS_NAME(str(field)) else "unknown"
+            message = "the name is not known"
             others = [name for name in names_of(model) if name not in fields]
             if others and not path:
                 message += f"; also accepted: {', '.join(others)}"

@@ -9,11 +9,29 @@ from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
+from starlette.convertors import Convertor, register_url_convertor
 
 from ledgerservice.api.http.pages import Paging
 from ledgerservice.api.http.parameters import Parameters, described
 from ledgerservice.api.http.problems import ProblemDetails
 from ledgerservice.api.http.schemas import answer_schema, request_schema
+
+
+class _RowId(Convertor[str]):
+    """A part of a path that is not the name of a route beside it, such as /accounts/batches."""
+
+    regex = "(?!batches(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        """The text; `id_of` says whether it is an id."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """The same."""
+        return value
+
+
+register_url_convertor("row", _RowId())
 
 Handler = Callable[..., Any]
 Parameter = dict[str, Any]
@@ -199,7 +217,7 @@ def _in_path(path: str) -> list[Parameter]:
     """
     return [
         {"name": name, "in": "path", "required": True, **_IN_PATH[name]}
-        for name in re.findall(r"{(\w+)(?::path)?}", path)
+        for name in re.findall(r"{(\w+)(?::\w+)?}", path)
     ]
 
 

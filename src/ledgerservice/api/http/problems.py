@@ -281,6 +281,19 @@ class ProblemDetails(msgspec.Struct, kw_only=True):
     decided_on: DecidedOn | UnsetType = UNSET
     index: Annotated[int, Meta(description="The item of a batch at fault.")] | UnsetType = UNSET
     cause: Annotated[dict[str, Any], Meta(description="Why that item failed.")] | UnsetType = UNSET
+    decimals: Annotated[int, Meta(description="The decimals that `currency` has.")] | UnsetType = (
+        UNSET
+    )
+    difference: (
+        Annotated[AmountText, Meta(description="The sum of the legs in `currency`.")] | UnsetType
+    ) = UNSET
+    bought: (
+        Annotated[AmountText, Meta(description="The bought amount, in `currency`.")] | UnsetType
+    ) = UNSET
+    expected: (
+        Annotated[AmountText, Meta(description="The sold amount times the rate.")] | UnsetType
+    ) = UNSET
+    allowed: Annotated[list[str], Meta(description="The route's methods.")] | UnsetType = UNSET
     max_bytes: Annotated[int, Meta(description="The size limit.")] | UnsetType = UNSET
 
 
@@ -300,8 +313,26 @@ def invalid(field: str, message: str) -> ProblemError:
 
 def rejection(rejected: Rejected) -> ProblemError:
     """A rejection as a problem, with the account at fault."""
-    facts = {} if rejected.account_id is None else {"account_id": rejected.account_id}
-    return ProblemError(rejected.reason.value, **facts)
+    account = {} if rejected.account_id is None else {"account_id": rejected.account_id}
+    return ProblemError(rejected.reason.value, **account, **rejected.facts)
+
+
+_CULPRITS = {
+    "legs_unbalanced": "The legs in {currency} sum to {difference}.",
+    "rate_mismatch": "{bought} {currency} is bought, and the sold amount times the rate is "
+    "{expected}.",
+    "amount_precision": "{currency} has {decimals} decimals.",
+    "method_not_allowed": "It supports {allowed}.",
+}
+"""What is said of the figures at fault, where they are known."""
+
+
+def _detail(code: str, facts: dict[str, Any]) -> str:
+    detail, culprit = CATALOGUE[code].detail, _CULPRITS.get(code)
+    if culprit is None or not facts.keys() - {"account_id"}:
+        return detail
+    texts = {n: ", ".join(v) if isinstance(v, list) else v for n, v in facts.items()}
+    return f"{detail} {culprit.format_map(texts)}"
 
 
 def problem_body(code: str, **facts: Any) -> bytes:
@@ -312,7 +343,7 @@ def problem_body(code: str, **facts: Any) -> bytes:
         title=code.replace("_", " ").capitalize(),
         status=problem.status.value,
         code=code,
-        detail=problem.detail,
+        detail=_detail(code, facts),
         retry=problem.retry,
         **facts,
     )

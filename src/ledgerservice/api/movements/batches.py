@@ -257,7 +257,7 @@ def _cause(outcome: Outcome) -> dict[str, Any]:
     unless it is a replay.
     """
     if isinstance(outcome, Rejected):
-        return {"code": outcome.reason.value, "account_id": outcome.account_id}
+        return {"code": outcome.reason.value, "account_id": outcome.account_id, **outcome.facts}
     transaction, refusal = outcome.transaction, outcome.transaction.refusal
     assert refusal is not None
     cause: dict[str, Any] = {

@@ -112,7 +112,7 @@ _INSTRUCTIONS = {
     "capture": _Place("/holds/{hold_id}/capture", "capture_hold", *_HOLD),
     "release": _Place("/holds/{hold_id}/release", "release_hold", *_HOLD),
     "policy": _Place(
-        "/accounts/{account_id}",
+        "/accounts/{account_id:row}",
         "change_policy",
         "accounts",
         "account_id",

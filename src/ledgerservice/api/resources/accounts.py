@@ -220,7 +220,9 @@ class AsOf(Parameters):
     as_of: QueryTimestamp | None = None
 
 
-@get(router, "/accounts/{account_id}", Account, AsOf, links={"get_history": {"account_id": "id"}})
+@get(
+    router, "/accounts/{account_id:row}", Account, AsOf, links={"get_history": {"account_id": "id"}}
+)
 async def get_account(request: Request) -> Response:
     """The account as it is, or as it was at `as_of`.
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, to_minor
+from ledgerservice.domain.accounts import Account
+from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, MAX_BALANCE_MINOR, to_major, to_minor
 from ledgerservice.domain.batch_state import AccountState
 from ledgerservice.domain.instructions import Frozen, Kind, Reversal
 from ledgerservice.domain.transactions import (
@@ -116,13 +117,32 @@ def amount_between(own: AccountState, other: AccountState, text: str) -> int | R
     if own.account.currency_number != other.account.currency_number:
         return Rejected(Rejection.CURRENCY_MISMATCH, own.account.id)
     amount = minor_of(text, own.account.exponent)
-    return Rejected(amount, own.account.id) if isinstance(amount, Rejection) else amount
+    return rejected_amount(amount, own.account) if isinstance(amount, Rejection) else amount
 
 
-def is_balanced(moves: Iterable[Move]) -> bool:
-    """Whether the moves sum to zero in every currency."""
+def rejected_amount(reason: Rejection, account: Account) -> Rejected:
+    """The rejection of an amount on an account."""
+    if reason is not Rejection.AMOUNT_PRECISION:
+        return Rejected(reason, account.id)
+    return Rejected(reason, account.id, precision(account.currency, account.exponent))
+
+
+def precision(currency: str, exponent: int) -> dict[str, str | int]:
+    """How many decimals are allowed."""
+    return {"currency": currency, "decimals": exponent}
+
+
+def imbalance_of(moves: Iterable[Move]) -> dict[str, str | int] | None:
+    """The first currency in which the moves do not sum to zero, with their sum; or None."""
     totals: dict[int, int] = {}
+    accounts: dict[int, Account] = {}
     for state, amount, _ in moves:
         number = state.account.currency_number
+        accounts.setdefault(number, state.account)
         totals[number] = totals.get(number, 0) + amount
-    return not any(totals.values())
+    for number, total in totals.items():
+        if total:
+            account = accounts[number]
+            difference = to_major(total, account.exponent)
+            return {"currency": account.currency, "difference": difference}
+    return None

@@ -12,6 +12,7 @@ from ledgerservice.domain.rules.drafts import (
     first_refusal,
     minor_of,
     refusal_of,
+    rejected_amount,
 )
 from ledgerservice.domain.transactions import (
     DeclineReason,
@@ -95,7 +96,7 @@ def _amount_of(
     else:
         minor = minor_of(text, own.account.exponent)
         if isinstance(minor, Rejection):
-            return Rejected(minor, own.account.id)
+            return rejected_amount(minor, own.account)
         amount = minor
     if hold.remaining == 0:
         return amount or hold.terms.amount, own.refuse(DeclineReason.HOLD_CLOSED)

@@ -1,11 +1,12 @@
 """Transactions of many legs: conditions, balance, and the rate of an exchange."""
 
 from collections.abc import Iterable, Iterator
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import msgspec
 
-from ledgerservice.domain.amounts import MAX_BALANCE_MINOR
+from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, to_major
 from ledgerservice.domain.batch_state import AccountState, BatchState
 from ledgerservice.domain.instructions import Exchange, General, Kind, Leg
 from ledgerservice.domain.rules.drafts import (
@@ -13,8 +14,10 @@ from ledgerservice.domain.rules.drafts import (
     Drafted,
     Move,
     first_refusal,
-    is_balanced,
+    imbalance_of,
     minor_of,
+    precision,
+    rejected_amount,
 )
 from ledgerservice.domain.transactions import DeclineReason, Refusal, Rejected, Rejection
 
@@ -40,8 +43,8 @@ def decide(instruction: General, state: BatchState) -> Drafted:
         if rejected is not None:
             return rejected
         rate = _stored_rate(instruction.exchange)
-    if not is_balanced(moves):
-        return Rejected(Rejection.LEGS_UNBALANCED, own.account.id)
+    if (imbalance := imbalance_of(moves)) is not None:
+        return Rejected(Rejection.LEGS_UNBALANCED, own.account.id, imbalance)
     refusal = refusal or first_refusal(moves)
     return Draft(Kind.GENERAL, own, abs(moves[0].amount), moves, refusal, exchange=rate)
 
@@ -69,7 +72,7 @@ def moves_of(
         conditions = _conditions_hold(leg, account)
         for part in (amount, conditions):
             if isinstance(part, Rejection):
-                return Rejected(part, leg.account_id)
+                return rejected_amount(part, account.account)
         assert not isinstance(amount, Rejection)
         moves.append(Move(account, amount))
         if not conditions and refusal is None:
@@ -107,15 +110,26 @@ def _apply_exchange(exchange: Exchange, moves: list[Move], state: BatchState) ->
     if exchange.sold is not None:
         stated = minor_of(exchange.sold, sells_exponent)
         if isinstance(stated, Rejection):
-            return Rejected(stated)
+            return Rejected(stated, None, precision(exchange.sell, sells_exponent))
         sold = stated
     bought = sum(-net for net in buys if net < 0)
     exact = Fraction(exchange.rate) * sold * 10**buys_exponent / 10**sells_exponent
     if sold > most or abs(bought - exact) >= 1:
-        return Rejected(Rejection.RATE_MISMATCH)
+        facts: dict[str, str | int] = {
+            "currency": exchange.buy,
+            "bought": to_major(bought, buys_exponent),
+            "expected": _decimal(exact / 10**buys_exponent),
+        }
+        return Rejected(Rejection.RATE_MISMATCH, None, facts)
     if exchange.rounding_account_id is None:
         return None
     return _add_rounding(exchange, exchange.rounding_account_id, buys, moves, state)
+
+
+def _decimal(number: Fraction) -> str:
+    """A fraction of powers of ten as a plain decimal."""
+    with localcontext(prec=120):
+        return format(Decimal(number.numerator) / Decimal(number.denominator), "f")
 
 
 def _add_rounding(

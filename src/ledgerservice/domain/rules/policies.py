@@ -6,7 +6,7 @@ from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.amounts import MAX_BALANCE_MINOR
 from ledgerservice.domain.batch_state import AccountState, BatchState
 from ledgerservice.domain.instructions import Frozen, Kind, PolicyChange
-from ledgerservice.domain.rules.drafts import Draft, Drafted, Move, minor_of
+from ledgerservice.domain.rules.drafts import Draft, Drafted, Move, minor_of, rejected_amount
 from ledgerservice.domain.transactions import DeclineReason, Policy, Refusal, Rejected, Rejection
 
 
@@ -20,7 +20,7 @@ def decide(instruction: PolicyChange, state: BatchState) -> Drafted:
     ceiling = _limit(instruction.ceiling, account.ceiling, account)
     for limit in (floor, ceiling):
         if isinstance(limit, Rejection):
-            return Rejected(limit, account.id)
+            return rejected_amount(limit, account)
     assert isinstance(floor, int)
     assert not isinstance(ceiling, Rejection)
     restricted = account.restricted if instruction.frozen is UNSET else instruction.frozen

@@ -9,8 +9,9 @@ from ledgerservice.domain.rules.drafts import (
     Drafted,
     Move,
     first_refusal,
-    is_balanced,
+    imbalance_of,
     minor_of,
+    rejected_amount,
 )
 from ledgerservice.domain.rules.legs import moves_of
 from ledgerservice.domain.transactions import (
@@ -83,7 +84,7 @@ def _moves_of(
         return Rejected(Rejection.LEGS_UNBALANCED, own.account.id)
     amount = minor_of(instruction.amount, own.account.exponent)
     if isinstance(amount, Rejection):
-        return Rejected(amount, own.account.id)
+        return rejected_amount(amount, own.account)
     return [Move(state.accounts[i], -amount if was > 0 else amount) for i, was in moved.items()]
 
 
@@ -99,8 +100,9 @@ def _given_legs(
         return drafted
     moves = drafted[0]
     repeated = len({move.account.account.id for move in moves}) < len(moves)
-    if repeated or not is_balanced(moves):
-        return Rejected(Rejection.LEGS_UNBALANCED, own.account.id)
+    imbalance = imbalance_of(moves)
+    if repeated or imbalance is not None:
+        return Rejected(Rejection.LEGS_UNBALANCED, own.account.id, imbalance or {})
     return moves
 
 
