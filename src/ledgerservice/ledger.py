@@ -40,6 +40,7 @@ from ledgerservice.errors import InvalidField
 from ledgerservice.postgres.queries import (
     accounts,
     as_of,
+    effective,
     holds,
     reports,
     schedules,
@@ -313,20 +314,33 @@ class Ledger:
         return await transactions.list_filtered(self._reader, filters, limit, after)
 
     async def statement(
-        self, account_id: int, since: datetime | None = None, until: datetime | None = None
-    ) -> statements.StatementPeriod | None:
-        """Opening and closing balance of what was recorded in [since, until), or None.
+        self,
+        account_id: int,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        by: Literal["recorded", "effective"] = "recorded",
+    ) -> statements.StatementPeriod | effective.EffectivePeriod | None:
+        """Opening and closing balance of what was recorded in [since, until), or None. With
+        `by="effective"`: of what takes effect in that time.
 
         Raises InvalidField if `until` is before `since`.
         """
         _check_period(since, until)
-        return await statements.find_period(self._reader, account_id, since, until)
+        if by not in ("recorded", "effective"):
+            raise InvalidField("by", "must be recorded or effective")
+        find = effective.find_period if by == "effective" else statements.find_period
+        return await find(self._reader, account_id, since, until)
 
     async def lines(
-        self, statement: statements.StatementPeriod
+        self, statement: statements.StatementPeriod | effective.EffectivePeriod
     ) -> AsyncIterator[statements.StatementLine]:
         """The entries of a statement, oldest first."""
-        async for chunk in statements.list_all_lines(self._reader, statement):
+        if isinstance(statement, effective.EffectivePeriod):
+            chunks = effective.list_all_lines(self._reader, statement)
+        else:
+            chunks = statements.list_all_lines(self._reader, statement)
+        async for chunk in chunks:
             for line in chunk:
                 yield line
 

@@ -25,6 +25,7 @@ from ledgerservice.domain.instructions import (
 )
 from ledgerservice.domain.transactions import Failed, Recorded, Transaction
 from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.queries import effective
 from ledgerservice.postgres.queries.as_of import account_at
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import open_accounts
@@ -161,3 +162,72 @@ async def compare(
                 assert state.final or at > datetime.now(UTC)
     finally:
         await engine.dispose()
+
+
+look = st.none() | st.tuples(st.integers(0, 200), st.sampled_from([-1, 0, 1]))
+periods = st.lists(st.tuples(look, look), max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(drawn, min_size=1, max_size=4), max_size=8), periods, st.integers(1, 4))
+def test_an_effective_statement_equals_a_fold_over_the_entries(
+    ledger, batches, periods, rows
+) -> None:
+    """In pages of any size, for periods that begin and end about the times of the entries."""
+    asyncio.run(compare_statements(ledger, batches, periods, rows))
+
+
+async def compare_statements(
+    ledger: Database, batches: list[list[Drawn]], periods: list[tuple], rows: int
+) -> None:
+    """Compare the statements of all accounts."""
+    answers = await posted(ledger, batches)
+    engine = ledger.read_engine()
+    reader = Reader(engine, 1, 10)
+    edges = sorted(edge for row in answers.rows for edge in row[1:3])
+    try:
+        for period in [(None, None), *periods]:
+            since, until = (
+                one and edges[one[0] % len(edges)] + timedelta(microseconds=one[1])
+                for one in period
+            )
+            if since is not None and until is not None and until < since:
+                since, until = until, since
+            for account in answers.accounts:
+                shown = await effective_statement(reader, account, since, until, rows)
+                assert shown == expected_statement(answers, account, since, until)
+    finally:
+        await engine.dispose()
+
+
+async def effective_statement(
+    reader: Reader, account: int, since: datetime | None, until: datetime | None, rows: int
+) -> tuple:
+    """Opening and closing balance, and of each line the version, the amount and the balance."""
+    period = await effective.find_period(reader, account, since, until)
+    assert period is not None
+    assert not period.final
+    lines, place = [], effective.beginning(period)
+    while page := await effective.list_lines(reader, period, place, rows):
+        lines += [(line.version, line.amount, line.balance) for line, _ in page]
+        place = page[-1][1]
+    assert len(lines) == period.entries_total
+    return period.opening, period.closing, lines
+
+
+def expected_statement(
+    answers: Answers, account: int, since: datetime | None, until: datetime | None
+) -> tuple:
+    """The same, summed. An entry that moves nothing stands at its recording time."""
+    own = [row[1:] for row in answers.rows if row[0] == account]
+    entries = sorted(
+        (effective_at if amount else recorded_at, version, amount)
+        for version, (recorded_at, effective_at, amount, _) in enumerate(own, 1)
+    )
+    opening = balance = sum(n for at, _, n in entries if since is not None and at < since)
+    lines = []
+    for at, version, amount in entries:
+        if (since is None or at >= since) and (until is None or at < until):
+            balance += amount
+            lines.append((version, amount, balance))
+    return opening, balance, lines

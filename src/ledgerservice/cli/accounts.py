@@ -15,6 +15,13 @@ from ledgerservice.cli.output import AsJson, console
 AccountId = Annotated[int, typer.Argument(help="Id of the account.")]
 
 
+class TimeOf(StrEnum):
+    """Which time of an entry puts it into a statement."""
+
+    RECORDED = "recorded"
+    EFFECTIVE = "effective"
+
+
 class StatementFormat(StrEnum):
     """The forms of a statement."""
 
@@ -65,6 +72,9 @@ def statement(
         str | None, typer.Option("--from", help="First time, such as 2026-03-01T00:00:00Z.")
     ] = None,
     until: Annotated[str | None, typer.Option("--to", help="The statement ends before it.")] = None,
+    by: Annotated[
+        TimeOf, typer.Option(help="Whether an entry counts when recorded, or when it takes effect.")
+    ] = TimeOf.RECORDED,
     form: Annotated[
         StatementFormat, typer.Option("--format", help="Format of the statement.")
     ] = StatementFormat.CSV,
@@ -76,6 +86,7 @@ def statement(
     form = StatementFormat.JSON if as_json else form
     times = {"from": since, "to": until}
     parameters: dict[str, Any] = {name: time for name, time in times.items() if time is not None}
+    parameters |= {} if by is TimeOf.RECORDED else {"by": str(by)}
     parameters |= {"limit": 1000} if form is StatementFormat.JSON else {"format": str(form)}
     answer = ask("GET", f"/accounts/{account}/statement", url, ledger, params=parameters)
     if form is StatementFormat.JSON or not answer.is_success:

@@ -30,8 +30,9 @@ from ledgerservice.api.http.streams import PiecewiseResponse
 from ledgerservice.api.resources.accounts import account_at
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.cells import guarded
-from ledgerservice.postgres.queries import as_of
+from ledgerservice.postgres.queries import as_of, effective
 from ledgerservice.postgres.queries import statements as queries
+from ledgerservice.postgres.reader import Reader
 
 router = APIRouter(tags=["history"])
 
@@ -105,6 +106,8 @@ async def get_balances(request: Request) -> Response:
 
 # Statements.
 
+Period = queries.StatementPeriod | effective.EffectivePeriod
+
 
 class StatementLine(Answer, kw_only=True):
     """An entry of a statement, with the balance after it."""
@@ -151,7 +154,7 @@ class Statement(Answer, kw_only=True, rename={"since": "from", "until": "to"}):
     @classmethod
     def of(
         cls,
-        period: queries.StatementPeriod,
+        period: Period,
         filters: PeriodFilters,
         lines: list[queries.StatementLine],
     ) -> Self:
@@ -160,7 +163,6 @@ class Statement(Answer, kw_only=True, rename={"since": "from", "until": "to"}):
             period,
             opening_balance=to_major(period.opening, period.exponent),
             closing_balance=to_major(period.closing, period.exponent),
-            entries_total=period.last - period.first,
             since=optional_timestamp(filters.since),
             until=optional_timestamp(filters.until),
             entries=[StatementLine.of(line, period.exponent) for line in lines],
@@ -168,13 +170,20 @@ class Statement(Answer, kw_only=True, rename={"since": "from", "until": "to"}):
 
 
 class StatementFilters(PeriodFilters):
-    """The period of a statement, and its format."""
+    """The period of a statement, what puts an entry into it, and its format."""
 
+    by: Annotated[
+        Literal["recorded", "effective"],
+        Field(description="Whether the time of an entry is its recorded_at or its effective_at."),
+    ] = "recorded"
     format: Literal["json", "csv", "html"] = "json"
 
 
-LinePlace = tuple[int, int, int, bool]
-"""A version of the statement of the versions first to last, and whether the statement is final.
+RecordedPlace = tuple[int, int, int, bool]
+"""A version of the statement of the versions first to last, and whether the statement is final."""
+EffectivePlace = tuple[effective.EffectivePlace, effective.EffectivePeriod]
+LinePlace = tuple[RecordedPlace | None, EffectivePlace | None]
+"""Of a statement as recorded or as effective.
 
 All pages are of one statement, whatever is recorded meanwhile.
 """
@@ -190,6 +199,8 @@ All pages are of one statement, whatever is recorded meanwhile.
 async def get_statement(request: Request) -> Response:
     """The statement of an account: all that was recorded from `from` on and before `to`.
 
+    With `by=effective`: all that takes effect in that time, in this order.
+
     It has an opening balance, the entries and a closing balance. JSON has a page of entries, CSV
     has all of them, and HTML is for printing.
     """
@@ -200,46 +211,85 @@ async def get_statement(request: Request) -> Response:
     if filters.cursor is not None:
         raise invalid("cursor", "is only for format=json")
     reader = reader_of(request)
-    period = await queries.find_period(reader, account_id, filters.since, filters.until)
-    if period is None:
-        raise ProblemError("account_not_found")
-    chunks = queries.list_all_lines(reader, period)
+    period = await _find_period(reader, account_id, filters)
+    if isinstance(period, effective.EffectivePeriod):
+        chunks = effective.list_all_lines(reader, period)
+    else:
+        chunks = queries.list_all_lines(reader, period)
     if filters.format == "csv":
         return _csv_response(period, chunks)
-    page = _html(Statement.of(period, filters, []), _first_lines(period, chunks))
+    page = _html(Statement.of(period, filters, []), _first_lines(period, chunks), filters.by)
     return PiecewiseResponse(page, "text/html; charset=utf-8", PAGE_HEADERS)
+
+
+async def _find_period(reader: Reader, account_id: int, filters: StatementFilters) -> Period:
+    period: Period | None
+    if filters.by == "effective":
+        period = await effective.find_period(reader, account_id, filters.since, filters.until)
+    else:
+        period = await queries.find_period(reader, account_id, filters.since, filters.until)
+    if period is None:
+        raise ProblemError("account_not_found")
+    return period
 
 
 async def _json_pages(request: Request, account_id: int) -> Response:
     reader = reader_of(request)
 
     async def read(filters: StatementFilters, after: LinePlace | None) -> Page:
-        if after is None:
-            period = await queries.find_period(reader, account_id, filters.since, filters.until)
-        else:
-            period = await queries.find_period_of_versions(reader, account_id, *after[1:])
-        if period is None:
-            raise ProblemError("account_not_found")
-        version = period.first if after is None else after[0]
-        lines = await queries.list_lines(reader, period, version, filters.limit + 1)
-        shown, end = lines[: filters.limit], None
-        if len(lines) > len(shown):
-            end = (shown[-1].version, period.first, period.last, period.final)
-        return Page(Statement.of(period, filters, shown), end)
+        recorded, dated = after or (None, None)
+        if dated is not None:
+            return await _effective_page(reader, filters, *dated)
+        if recorded is not None:
+            return await _recorded_page(reader, filters, account_id, recorded)
+        period = await _find_period(reader, account_id, filters)
+        if isinstance(period, effective.EffectivePeriod):
+            return await _effective_page(reader, filters, effective.beginning(period), period)
+        return await _page(reader, filters, period, period.first)
 
     return await listing(request, StatementFilters, LinePlace, read)
 
 
-def _csv_response(
-    period: queries.StatementPeriod, chunks: AsyncIterator[list[queries.StatementLine]]
-) -> Response:
+async def _recorded_page(
+    reader: Reader, filters: StatementFilters, account_id: int, after: RecordedPlace
+) -> Page:
+    version, first, last, final = after
+    period = await queries.find_period_of_versions(reader, account_id, first, last, final)
+    if period is None:
+        raise ProblemError("account_not_found")
+    return await _page(reader, filters, period, version)
+
+
+async def _page(
+    reader: Reader, filters: StatementFilters, period: queries.StatementPeriod, version: int
+) -> Page:
+    lines = await queries.list_lines(reader, period, version, filters.limit + 1)
+    shown, end = lines[: filters.limit], None
+    if len(lines) > len(shown):
+        end = ((shown[-1].version, period.first, period.last, period.final), None)
+    return Page(Statement.of(period, filters, shown), end)
+
+
+async def _effective_page(
+    reader: Reader,
+    filters: StatementFilters,
+    after: effective.EffectivePlace,
+    period: effective.EffectivePeriod,
+) -> Page:
+    lines = await effective.list_lines(reader, period, after, filters.limit + 1)
+    shown = lines[: filters.limit]
+    end = (None, (shown[-1][1], period)) if len(lines) > len(shown) else None
+    return Page(Statement.of(period, filters, [line for line, _ in shown]), end)
+
+
+def _csv_response(period: Period, chunks: AsyncIterator[list[queries.StatementLine]]) -> Response:
     name = f'attachment; filename="statement-{period.account_id}.csv"'
     headers = {"content-disposition": name, "x-content-type-options": "nosniff"}
     return PiecewiseResponse(_csv(period, chunks), "text/csv; charset=utf-8", headers)
 
 
 async def _csv(
-    period: queries.StatementPeriod, chunks: AsyncIterator[list[queries.StatementLine]]
+    period: Period, chunks: AsyncIterator[list[queries.StatementLine]]
 ) -> AsyncIterator[str]:
     """The opening balance, the entries and the closing balance as rows."""
     exponent = period.exponent
@@ -282,7 +332,7 @@ PAGE_HEADERS = {
 
 
 async def _first_lines(
-    period: queries.StatementPeriod, chunks: AsyncIterator[list[queries.StatementLine]]
+    period: Period, chunks: AsyncIterator[list[queries.StatementLine]]
 ) -> AsyncIterator[StatementLine]:
     """Up to HTML_ROWS lines."""
     number = 0
@@ -294,11 +344,14 @@ async def _first_lines(
             return
 
 
-async def _html(statement: Statement, lines: AsyncIterator[StatementLine]) -> AsyncIterator[str]:
+async def _html(
+    statement: Statement, lines: AsyncIterator[StatementLine], by: str
+) -> AsyncIterator[str]:
     """The page in pieces; between them other requests have a turn."""
     shown = min(statement.entries_total, HTML_ROWS)
     parts: list[str] = []
-    async for part in _PAGE.generate_async(statement=statement, lines=lines, shown=shown):
+    values = {"statement": statement, "lines": lines, "shown": shown, "by": by}
+    async for part in _PAGE.generate_async(values):
         parts.append(part)
         if len(parts) == PARTS_OF_A_PIECE:
             yield "".join(parts)

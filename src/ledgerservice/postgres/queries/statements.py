@@ -32,6 +32,11 @@ class StatementPeriod(msgspec.Struct, frozen=True):
     closing: int
     final: bool
 
+    @property
+    def entries_total(self) -> int:
+        """The number of its lines."""
+        return self.last - self.first
+
 
 class StatementLine(msgspec.Struct, frozen=True):
     """An entry of a statement. `counterparty_id` is None if there is more than one."""
@@ -80,7 +85,7 @@ FIND_PERIOD_OF_VERSIONS = _period_between(
     "CAST(:first AS bigint)", "CAST(:last AS bigint)", "CAST(:final AS boolean)"
 )
 
-_LINE_COLUMNS = select_list(
+LINE_COLUMNS = select_list(
     StatementLine,
     "e",
     version="e.seq",
@@ -94,7 +99,7 @@ _LINE_COLUMNS = select_list(
     effective_at="d.effective_at",
 )
 LIST_LINES = text(f"""
-SELECT {_LINE_COLUMNS}
+SELECT {LINE_COLUMNS}
 FROM ledger.entries e
 JOIN ledger.transactions t ON t.ledger_id = e.ledger_id AND t.id = e.transaction_id
 LEFT JOIN ledger.details d ON d.ledger_id = e.ledger_id AND d.transaction_id = e.transaction_id

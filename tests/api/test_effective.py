@@ -1,0 +1,50 @@
+"""Statements as effective, over HTTP."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ledgerservice.postgres.connections import Database
+from tests.databases import url_text
+from tests.processes import RunningService, serving
+
+
+@pytest.fixture(scope="module")
+def served(new_database: Callable[..., Database]) -> Iterator[RunningService]:
+    with serving(DATABASE_URL=url_text(new_database())) as running:
+        yield running
+
+
+def test_a_statement_of_1993_has_what_took_effect_then(served) -> None:
+    """In every format, and in pages; the same period as recorded is empty."""
+    a = served.open(balance="5")
+    for day in (20, 1, 31):
+        body = {"account_id": a, "amount": f"{day}", "idempotency_key": f"march {day}"}
+        answer = served.client.post(
+            "/deposit/", json=body | {"effective_at": f"1993-03-{day:02}T12:00:00Z"}
+        )
+        assert answer.status_code == 200, answer.text
+    path = f"/accounts/{a}/statement"
+    period = {"from": "1993-03-02T00:00:00Z", "to": "1993-04-01T00:00:00Z"}
+    assert served.client.get(path, params=period).json()["entries"] == []
+    period["by"] = "effective"
+    answer = served.client.get(path, params=period | {"limit": 1})
+    pages = [answer.json(), served.get(answer.links["next"]["url"]).json()]
+    assert [[(e["amount"], e["balance"]) for e in page["entries"]] for page in pages] == [
+        [("20.00", "21.00")],
+        [("31.00", "52.00")],
+    ]
+    for page in pages:
+        figures = page["opening_balance"], page["closing_balance"], page["entries_total"]
+        assert (figures, page["final"]) == (("1.00", "52.00", 2), False)
+    text = served.client.get(path, params=period | {"format": "csv"}).text
+    balances = [row["balance"] for row in csv.DictReader(io.StringIO(text))]
+    assert balances == ["1.00", "21.00", "52.00", "52.00"]
+    page = served.client.get(path, params=period | {"format": "html"}).text
+    assert "<td>1993-03-20 12:00:00</td>" in page
+    whole = served.client.get(path, params={"by": "effective"}).json()
+    assert [e["amount"] for e in whole["entries"]] == ["1.00", "20.00", "31.00", "5.00"]
+    assert whole["closing_balance"] == "57.00"
+    assert served.client.get(path, params={"by": "booked"}).status_code == 422
