@@ -48,3 +48,43 @@ def test_a_statement_of_1993_has_what_took_effect_then(served) -> None:
     assert [e["amount"] for e in whole["entries"]] == ["1.00", "20.00", "31.00", "5.00"]
     assert whole["closing_balance"] == "57.00"
     assert served.client.get(path, params={"by": "booked"}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "zone", "since", "until"),
+    [
+        ("2026-11", "2026-11", "Asia/Kolkata", "2026-10-31T18:30", "2026-11-30T18:30"),
+        ("2026", "2026", None, "2026-01-01T00:00", "2027-01-01T00:00"),
+        ("2024-02", "2024-02-29", "UTC", "2024-02-01T00:00", "2024-03-01T00:00"),
+        ("2026-12", "2026-12", "UTC", "2026-12-01T00:00", "2027-01-01T00:00"),
+        # Days of 23 and 25 hours, and one that begins at 01:00.
+        ("2026-03-29", "2026-03-29", "Europe/Berlin", "2026-03-28T23:00", "2026-03-29T22:00"),
+        ("2026-10-25", "2026-10-25", "Europe/Berlin", "2026-10-24T22:00", "2026-10-25T23:00"),
+        ("2018-11-04", "2018-11-04", "America/Sao_Paulo", "2018-11-04T03:00", "2018-11-05T02:00"),
+    ],
+)
+def test_a_period_of_the_calendar(served, first, last, zone, since, until) -> None:
+    """From the beginning of the first day, month or year to the end of the last, in the zone."""
+    query = {"from": first, "to": last} | ({"timezone": zone} if zone else {})
+    account = served.open(balance="1")
+    head = served.client.get(f"/accounts/{account}/statement", params=query).json()
+    assert (head["from"], head["to"]) == (f"{since}:00.000000Z", f"{until}:00.000000Z")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timezone", "Mars/Olympus"),
+        ("timezone", "../etc/passwd"),
+        ("timezone", ""),
+        ("timezone", "Europe"),
+        ("from", "2026-13"),
+        ("from", "2026-02-29"),
+        ("to", "9999"),
+        ("from", "0000"),
+        ("from", "26-11"),
+    ],
+)
+def test_what_is_not_of_the_calendar_is_refused(served, name, value) -> None:
+    answer = served.client.get("/accounts/1/statement", params={name: value})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

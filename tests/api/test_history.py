@@ -148,7 +148,7 @@ def test_what_was_followed_is_final_without_a_lock(sleepy, slept_on) -> None:
 
 
 MOMENTS = [
-    "", "now", "2026-01-01", "2026-01-01T00:00:00", "0000-01-01T00:00:00Z", "infinity",
+    "", "now", "2026-01-01T", "2026-01-01T00:00:00", "0000-01-01T00:00:00Z", "infinity",
     "99999-01-01T00:00:00Z", "2026-01-01T00:00:00+99:00", "' OR 1=1 --", "2026-01-01T00:00:00Z\0",
     "1e9",
 ]  # fmt: skip

@@ -69,12 +69,18 @@ def balance(
 def statement(
     account: AccountId,
     since: Annotated[
-        str | None, typer.Option("--from", help="First time, such as 2026-03-01T00:00:00Z.")
+        str | None,
+        typer.Option("--from", help="First time, such as 2026-03 or 2026-03-01T00:00:00Z."),
     ] = None,
-    until: Annotated[str | None, typer.Option("--to", help="The statement ends before it.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="End: before a time, or with a day or month.")
+    ] = None,
     by: Annotated[
         TimeOf, typer.Option(help="Whether an entry counts when recorded, or when it takes effect.")
     ] = TimeOf.RECORDED,
+    timezone: Annotated[
+        str | None, typer.Option(help="Zone of days, months and years, such as Asia/Kolkata.")
+    ] = None,
     form: Annotated[
         StatementFormat, typer.Option("--format", help="Format of the statement.")
     ] = StatementFormat.CSV,
@@ -84,7 +90,7 @@ def statement(
 ) -> None:
     """Print the statement of an account. As JSON it is the first page, of 1,000 entries."""
     form = StatementFormat.JSON if as_json else form
-    times = {"from": since, "to": until}
+    times = {"from": since, "to": until, "timezone": timezone}
     parameters: dict[str, Any] = {name: time for name, time in times.items() if time is not None}
     parameters |= {} if by is TimeOf.RECORDED else {"by": str(by)}
     parameters |= {"limit": 1000} if form is StatementFormat.JSON else {"format": str(form)}

@@ -14,10 +14,10 @@ from fastapi.responses import Response
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from ledgerservice.api.http.bodies import validated
+from ledgerservice.api.http.calendar import PeriodEnd, PeriodStart, Zone
 from ledgerservice.api.http.call import LEDGER, OUTSIDE, json_response, runtime_of
 from ledgerservice.api.http.parameters import (
     Parameters,
-    QueryTimestamp,
     Texts,
     integer,
     texts_of,
@@ -46,10 +46,11 @@ class Paging(Parameters):
 
 
 class PeriodFilters(Paging):
-    """A list of what was recorded in [from, to)."""
+    """A list of what was recorded in [from, to). A day, month or year as `to` is included."""
 
-    since: QueryTimestamp | None = Field(default=None, alias="from")
-    until: QueryTimestamp | None = Field(default=None, alias="to")
+    timezone: Zone = "UTC"
+    since: PeriodStart | None = Field(default=None, alias="from")
+    until: PeriodEnd | None = Field(default=None, alias="to")
 
     @field_validator("until")
     @classmethod

@@ -86,8 +86,10 @@ def integer(value: str) -> int:
 _SPACE = re.compile(" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
 
 
-def _timestamp(value: str) -> datetime:
+def _timestamp(value: str | datetime) -> datetime:
     """A `+` that is not escaped arrives as a space."""
+    if isinstance(value, datetime):  # the bound of a period that was written as a date
+        return value
     return parse_timestamp(_SPACE.sub("+", value))
 
 
