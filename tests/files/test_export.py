@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import signal
 import stat
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -21,7 +22,7 @@ from tests.databases import connect, url_text
 from tests.files.lives import kept
 from tests.files.shell import HEADER, exported, open_named, run, texts
 from tests.postings import open_accounts, post
-from tests.processes import cli
+from tests.processes import Fork, cli, environment, wait_for
 
 
 @pytest.fixture
@@ -257,6 +258,26 @@ def test_a_history_that_is_not_whole_is_not_imported(history, target, edit, expe
 
     asyncio.run(imported())
     with connect(target) as connection:
+        count = "SELECT count(*) FROM ledger.accounts WHERE id > 0"
+        assert connection.execute(count).fetchone() == (0,)
+
+
+IMPORTING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 2020068"
+
+
+def test_an_interrupted_history_leaves_nothing(two, new_database, tmp_path):
+    for part in range(8):
+        post(two, [Movement(Kind.DEPOSIT, 1, None, "1", f"{part} {n}") for n in range(4_000)])
+    file, other = tmp_path / "history.ndjson", new_database()
+    with file.open("wb") as target:
+        export_history(two.owner_engine(), target, "default")
+    arguments, stderr = ("import", str(file), "--history"), tmp_path / "stderr"
+    process = Fork(arguments, environment(DATABASE_URL=url_text(other)), None, stderr)
+    with connect(other) as connection:
+        assert wait_for(lambda: connection.execute(IMPORTING).fetchone() != (0,), 60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert stderr.read_text().endswith("Interrupted. Nothing was imported.\n")
         count = "SELECT count(*) FROM ledger.accounts WHERE id > 0"
         assert connection.execute(count).fetchone() == (0,)
 
