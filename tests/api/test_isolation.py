@@ -106,9 +106,15 @@ QUERIES: dict[str, list[str]] = {
     ],
     "/accounts/{account_id}": [f"as_of={FAR}", f"as_of={LONG_AGO}"],
     "/accounts/{account_id}/balances": [f"at={FAR}", f"at={LONG_AGO}"],
-    "/accounts/{account_id}/statement": [*TIMES, *PAGES, "format=csv", "format=html"],
+    "/accounts/{account_id}/statement": [
+        *TIMES, *PAGES, "format=csv", "format=html", "by=effective", "by=effective&format=csv",
+        "by=effective&limit=1", "from=2000&to=2100&timezone=Asia/Kolkata",
+    ],
     "/reports/trial-balance": [f"at={FAR}"],
-    "/reports/totals": ["key=job", *[f"key=job&{times}" for times in TIMES], "key=job&limit=1"],
+    "/reports/totals": [
+        "key=job", *[f"key=job&{times}" for times in TIMES], "key=job&limit=1",
+        "key=job&from=2000&timezone=Asia/Kolkata",
+    ],
 }  # fmt: skip
 REQUIRED = {"/accounts/{account_id}/balances", "/reports/totals"}
 """What has no answer without a query."""
