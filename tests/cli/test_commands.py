@@ -129,6 +129,32 @@ def test_psql_sees_the_ledger(place: tuple[RunningService, str]) -> None:
     assert done.stdout.split() == ["Alice", "Bob"]
 
 
+def test_psql_reaches_the_embedded_server_whatever_the_shell_says(workspace: Path) -> None:
+    folder = str(workspace / "data")
+    assert cli("demo", LEDGER_DATA_FOLDER=folder).returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "ledgerservice", "psql", "-Atc", OWNERS],
+        env={
+            "LEDGER_DATA_FOLDER": folder,
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": ":".join(sys.path),
+            **ELSEWHERE,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["Alice", "Bob"], done.stderr
+
+
+ELSEWHERE = {
+    "PGHOSTADDR": "127.0.0.9",
+    "PGSERVICE": "elsewhere",
+    "PGSSLMODE": "verify-full",
+    "PGREQUIREAUTH": "scram-sha-256",
+}
+
+
 @pytest.mark.parametrize("option", ["--version", "--show-completion"])
 def test_a_word_about_itself_loads_no_service(option: str) -> None:
     script = (

@@ -6,6 +6,7 @@ import subprocess
 from typing import Annotated
 
 import typer
+from psycopg import pq
 
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.embedded.server import bundled_binaries
@@ -35,10 +36,12 @@ def psql(context: typer.Context, as_owner: AsOwner = False) -> None:
     The embedded server is started if nothing runs it, and stopped afterwards.
     """
     settings = Settings.load()
-    with opened_database(settings, create=False) as (database, _):
-        environment = {**os.environ, "PGOPTIONS": f"-c search_path={settings.schema_name},public"}
-        # The connection goes by the environment: other users see arguments.
+    with opened_database(settings, create=False) as (database, embedded):
+        # The connection goes by the environment: other users see arguments. What the shell has set
+        # is meant for another server than the embedded one.
+        environment = {n: v for n, v in os.environ.items() if not (embedded and n.startswith("PG"))}
         environment |= _environment(database, as_owner=as_owner)
+        environment["PGOPTIONS"] = f"-c search_path={settings.schema_name},public"
         done = subprocess.run([_program(settings), *context.args], env=environment, check=False)
     raise typer.Exit(done.returncode)
 
@@ -51,9 +54,11 @@ def _libpq_url(database: Database, *, as_owner: bool) -> str:
 def _environment(database: Database, *, as_owner: bool) -> dict[str, str]:
     """The variables of libpq that name the database."""
     arguments = (database.of_owner() if as_owner else database).driver_arguments()
-    names = {"dbname": "PGDATABASE", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
-    names |= {name: f"PG{name.upper()}" for name in ("host", "port", "user", "password")}
-    return {names[name]: str(value) for name, value in arguments.items() if name in names}
+    return {
+        option.envvar.decode(): str(arguments[option.keyword.decode()])
+        for option in pq.Conninfo.get_defaults()
+        if option.envvar and arguments.get(option.keyword.decode())
+    }
 
 
 def _program(settings: Settings) -> str:
