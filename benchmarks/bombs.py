@@ -35,6 +35,11 @@ BOMBS = {
         AS_JSON,
         b'{"movements":[' + b",".join([b"[" + b"1," * 9_900 + b"1]"] * 40) + b"]}",
     ),
+    "10,000 accounts": (
+        "/accounts/batches/",
+        AS_JSON,
+        b'{"accounts":[' + b",".join([b'{"owner":"a","currency":"USD"}'] * 10_000) + b"]}",
+    ),
     "lines of 1": ("/batches/", AS_LINES, b"1\n" * 60_000),
     "a statement of 5,000 rows": ("/accounts/1/statement?format=html", None, b""),
 }

@@ -13,9 +13,11 @@ from ledgerservice.domain.metadata import decode_json
 from ledgerservice.posting.bounds import Budget, Share
 
 MAX_FAULTS = 20  # reported for one request
-# The largest transaction, of 500 legs with all that a leg can have, has fewer. A value costs a
-# microsecond or two, while nobody else is answered.
-MAX_VALUES = 10_000
+# The largest transaction has fewer: 500 legs with all that a leg can have, and the longest
+# metadata. A value costs a microsecond or two, while nobody else is answered.
+MAX_VALUES = 12_000
+# 10,000 transfers have a tenth of it.
+MAX_BATCH_VALUES = 500_000
 _DELIMITERS = (b",", b":", b"[", b"{")
 SMALL_BYTES = 4_096
 """A body that arrives whole and is not larger is not counted in the budget."""

@@ -9,7 +9,7 @@
 import logging
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -304,6 +304,14 @@ class ProblemError(Exception):
         self.code = code
         self.facts = facts
         super().__init__(code)
+
+    def bare(self) -> Self:
+        """The error without the frames that it came through.
+
+        The errors of many items would keep them alive, for the garbage collector to go through.
+        """
+        self.__traceback__ = self.__context__ = None
+        return self
 
 
 def invalid(field: str, message: str) -> ProblemError:

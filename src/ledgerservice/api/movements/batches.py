@@ -6,6 +6,7 @@ Each item gets the answer that its own request would get, in the order of the it
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,12 @@ from msgspec import UNSET, Raw, UnsetType
 from starlette.types import Send
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
-from ledgerservice.api.http.bodies import has_too_many_values, read_body, received
+from ledgerservice.api.http.bodies import (
+    MAX_BATCH_VALUES,
+    has_too_many_values,
+    read_body,
+    received,
+)
 from ledgerservice.api.http.call import Call, header_values
 from ledgerservice.api.http.fields import JsonObject
 from ledgerservice.api.http.problems import (
@@ -24,6 +30,7 @@ from ledgerservice.api.http.problems import (
     rejection,
 )
 from ledgerservice.api.http.streams import log_departure
+from ledgerservice.api.http.turns import in_turns
 from ledgerservice.api.movements.answers import answer, decided_on
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.posting import check_force
@@ -37,11 +44,6 @@ log = logging.getLogger(__name__)
 NDJSON = "application/x-ndjson"
 CHUNKS_IN_FLIGHT = 16
 MAX_LINKED = 500  # items of one
-PIECE = 200  # items after which other requests have a turn
-PIECE_BYTES = 32_768  # the same, of items that are large
-# In a body of MAX_BATCH_BYTES; 10,000 transfers have a tenth of it.
-MAX_BATCH_VALUES = 500_000
-MAX_ITEM_VALUES = 100_000  # of the items that one links
 BLANK_LINES = 5  # of a rehearsed body, for each line that it may have
 LINES_AT_ONCE = 2_000  # of a stream, however many arrive together
 
@@ -135,17 +137,7 @@ def _too_many(limit: int) -> ProblemError:
 
 
 async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
-    items: list[Item] = []
-    while len(items) < len(lines):
-        async with call.runtime.turn:
-            size = 0
-            for line in lines[len(items) : len(items) + PIECE]:
-                items.append(_read_item(call, line))
-                size += len(line)
-                if size > PIECE_BYTES:
-                    break
-            await asyncio.sleep(0)
-    return items
+    return await in_turns(call.runtime.turn, partial(_read_item, call), lines)
 
 
 def _read_item(call: Call, line: bytes) -> Item:
@@ -158,7 +150,7 @@ def _read_item(call: Call, line: bytes) -> Item:
             return [_read_linked(call, bytes(raw)) for raw in linked]
         return _read_linked(call, line)
     except ProblemError as error:
-        return _bare(error)
+        return error.bare()
 
 
 def _read_linked(call: Call, line: bytes) -> Instruction | ProblemError:
@@ -169,28 +161,22 @@ def _read_linked(call: Call, line: bytes) -> Instruction | ProblemError:
         instruction = read_item(line)
         check_force(call, instruction)
     except ProblemError as error:
-        return _bare(error)
+        return error.bare()
     return instruction
-
-
-def _bare(error: ProblemError) -> ProblemError:
-    """The error without the frames that it came through, which many lines would keep alive."""
-    error.__traceback__ = error.__context__ = None
-    return error
 
 
 def _linked(line: bytes) -> list[Raw] | None:
     """The items that an item links, or None."""
-    if has_too_many_values(line, MAX_ITEM_VALUES):
+    if has_too_many_values(line, MAX_BATCH_VALUES):
         raise ProblemError("invalid_json")
     try:
         linked = msgspec.json.decode(line, type=_Linked).linked
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    if line.count(b":") != 1 + sum(bytes(raw).count(b":") for raw in linked):
-        raise ProblemError("invalid_json")
     if not 1 <= len(linked) <= MAX_LINKED:
         raise invalid("linked", f"must be 1 to {MAX_LINKED} items")
+    if line.count(b":") != 1 + sum(bytes(raw).count(b":") for raw in linked):
+        raise ProblemError("invalid_json")
     return linked
 
 
@@ -290,13 +276,10 @@ async def _results(
     numbers: Sequence[int],
     answers: Iterator[Answer],
 ) -> list[bytes]:
-    results: list[bytes] = []
-    for start in range(0, len(numbers), PIECE):
-        async with call.runtime.turn:
-            piece = numbers[start : start + PIECE]
-            results += [_result(result, number, next(answers)) for number in piece]
-            await asyncio.sleep(0)
-    return results
+    def encode(number: int) -> bytes:
+        return _result(result, number, next(answers))
+
+    return await in_turns(call.runtime.turn, encode, numbers)
 
 
 def _result(result: type[Result | LineResult], number: int, answer: Answer) -> bytes:

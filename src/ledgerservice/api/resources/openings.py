@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -10,12 +11,20 @@ from fastapi.responses import Response
 from msgspec import Raw
 from pydantic import WithJsonSchema as Schema
 
-from ledgerservice.api.http.bodies import Body, fields_of, read_body, validated
+from ledgerservice.api.http.bodies import (
+    MAX_BATCH_VALUES,
+    Body,
+    fields_of,
+    has_too_many_values,
+    read_body,
+    validated,
+)
 from ledgerservice.api.http.call import Call, call_of, response
 from ledgerservice.api.http.fields import Key
 from ledgerservice.api.http.openapi import DRY_RUN, body_schema, post
 from ledgerservice.api.http.problems import ProblemError, Reply, invalid, problem_of, rejection
 from ledgerservice.api.http.schemas import request_schema
+from ledgerservice.api.http.turns import in_turns
 from ledgerservice.api.movements.batches import Result, Results, refuse_key
 from ledgerservice.api.resources.accounts import OpenAccount, opened
 from ledgerservice.domain.accounts import Opened, Opening
@@ -87,38 +96,43 @@ async def open_accounts(request: Request) -> Response:
 async def _open(call: Call) -> Reply:
     settings = call.runtime.settings
     body = await read_body(call, settings.max_batch_bytes)
-    items = [_read(call, bytes(raw)) for raw in _items(body, settings.max_batch_movements)]
+    turn = call.runtime.turn
+    raw_items = _items(body, settings.max_batch_movements)
+    items = await in_turns(turn, partial(_read, call), raw_items)
     openings = [one for one in items if isinstance(one, Opening)]
     outcomes = iter(await call.runtime.open_accounts(openings))
     answers = [next(outcomes) if isinstance(one, Opening) else one for one in items]
-    results = [_result(index, answer) for index, answer in enumerate(answers)]
+    results = await in_turns(turn, _result, list(enumerate(answers)))
     return 200, msgspec.json.encode(Results(results)), {"content-type": "application/json"}
 
 
 def _items(body: bytes, limit: int) -> Sequence[Raw]:
     """The items of a body, not yet parsed. Raises ProblemError."""
+    if has_too_many_values(body, MAX_BATCH_VALUES):
+        raise ProblemError("invalid_json")
     try:
         accounts = msgspec.json.decode(body, type=_Batch).accounts
     except msgspec.ValidationError:
         raise invalid("body", "must be {accounts: [...]}") from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise ProblemError("invalid_json") from None
+    if not 1 <= len(accounts) <= limit:
+        raise invalid("accounts", f"must be 1 to {limit} items")
     # Each colon outside the items belongs to a field; a second one is from a repeated field.
     if body.count(b":") != 1 + sum(bytes(raw).count(b":") for raw in accounts):
         raise ProblemError("invalid_json")
-    if not 1 <= len(accounts) <= limit:
-        raise invalid("accounts", f"must be 1 to {limit} items")
     return accounts
 
 
-def _read(call: Call, item: bytes) -> Opening | ProblemError:
+def _read(call: Call, raw: Raw) -> Opening | ProblemError:
+    item = bytes(raw)
     limit = call.runtime.settings.max_body_bytes
     if len(item) > limit:
         return ProblemError("body_too_large", max_bytes=limit)
     try:
         return read_account(fields_of(item), call.ledger, dry_run=call.dry_run)
     except ProblemError as refused:
-        return refused
+        return refused.bare()
 
 
 def read_account(fields: dict[str, Any], ledger: int, *, dry_run: bool = False) -> Opening:
@@ -133,7 +147,8 @@ def read_account(fields: dict[str, Any], ledger: int, *, dry_run: bool = False) 
     return Opening(*named, ledger, dry_run, item.metadata, origin)
 
 
-def _result(index: int, answer: Opened | Rejected | ProblemError) -> Result:
+def _result(indexed: tuple[int, Opened | Rejected | ProblemError]) -> Result:
+    index, answer = indexed
     if isinstance(answer, Opened):
         return Result(index, 201, answer.replayed, Raw(msgspec.json.encode(opened(answer))))
     error = rejection(answer) if isinstance(answer, Rejected) else answer
