@@ -2,13 +2,15 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Receive
 
 from ledgerservice.api.http.call import Call, header_values, media_type
-from ledgerservice.api.http.problems import Fault, ProblemError
+from ledgerservice.api.http.problems import Fault, ProblemError, invalid
 from ledgerservice.domain.metadata import decode_json
 from ledgerservice.posting.bounds import Budget, Share
 
@@ -100,6 +102,23 @@ def has_too_many_values(body: bytes, limit: int = MAX_VALUES) -> bool:
     Nothing is built for that. A short body is not even searched.
     """
     return len(body) > limit and sum(map(body.count, _DELIMITERS)) > limit
+
+
+def check_items(
+    body: bytes, field: str, items: Sequence[Raw], limit: int, *, fields: int = 1
+) -> None:
+    """Refuses a list of no or of more than `limit` items, and a field that stands twice.
+
+    `fields` is the number of the body's own fields. Each colon outside the items belongs to one of
+    them; a further colon is from a repeated field, of which the parser keeps the last.
+    """
+    count = len(items)
+    if count <= limit and body.count(b":") != fields + sum(
+        bytes(item).count(b":") for item in items
+    ):
+        raise ProblemError("invalid_json")
+    if not 1 <= count <= limit:
+        raise invalid(field, f"must be 1 to {limit} items")
 
 
 def fields_of(body: bytes) -> dict[str, Any]:

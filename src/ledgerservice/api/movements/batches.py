@@ -16,6 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from ledgerservice.api.http.bodies import (
     MAX_BATCH_VALUES,
+    check_items,
     has_too_many_values,
     read_body,
     received,
@@ -121,12 +122,8 @@ def _read(body: bytes, limit: int) -> _Batch:
         raise invalid("body", "must be {movements: [...], mode: independent or atomic}") from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise ProblemError("invalid_json") from None
-    if not 1 <= len(batch.movements) <= limit:
-        raise _too_many(limit)
-    # Each colon outside the items belongs to a field; further colons are from repeated fields.
-    fields = body.count(b":") - sum(bytes(raw).count(b":") for raw in batch.movements)
-    if fields != (1 if batch.mode is UNSET else 2):
-        raise ProblemError("invalid_json")
+    fields = 1 if batch.mode is UNSET else 2
+    check_items(body, "movements", batch.movements, limit, fields=fields)
     if batch.mode not in ("independent", "atomic", UNSET):
         raise invalid("mode", "must be independent or atomic")
     return batch
@@ -173,10 +170,7 @@ def _linked(line: bytes) -> list[Raw] | None:
         linked = msgspec.json.decode(line, type=_Linked).linked
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    if not 1 <= len(linked) <= MAX_LINKED:
-        raise invalid("linked", f"must be 1 to {MAX_LINKED} items")
-    if line.count(b":") != 1 + sum(bytes(raw).count(b":") for raw in linked):
-        raise ProblemError("invalid_json")
+    check_items(line, "linked", linked, MAX_LINKED)
     return linked
 
 

@@ -14,6 +14,7 @@ from pydantic import WithJsonSchema as Schema
 from ledgerservice.api.http.bodies import (
     MAX_BATCH_VALUES,
     Body,
+    check_items,
     fields_of,
     has_too_many_values,
     read_body,
@@ -116,11 +117,7 @@ def _items(body: bytes, limit: int) -> Sequence[Raw]:
         raise invalid("body", "must be {accounts: [...]}") from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise ProblemError("invalid_json") from None
-    if not 1 <= len(accounts) <= limit:
-        raise invalid("accounts", f"must be 1 to {limit} items")
-    # Each colon outside the items belongs to a field; a second one is from a repeated field.
-    if body.count(b":") != 1 + sum(bytes(raw).count(b":") for raw in accounts):
-        raise ProblemError("invalid_json")
+    check_items(body, "accounts", accounts, limit)
     return accounts
 
 
