@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL
+from xdist.scheduler import LoadFileScheduling
 
 from ledgerservice.postgres.connections import Database, usable_role
 from ledgerservice.postgres.migrations import upgrade
@@ -23,8 +24,10 @@ from tests.processes import RunningService, serving
 from tests.servers import EMBEDDED, running_server
 
 TEMPLATE = "ledger_template"
-SERVERS = {"server_url", "workspace", "lived_in", "rounds", "stack"}
-"""The fixtures that start a PostgreSQL."""
+SERVERS = {"server_url", "workspace", "lived_in", "rounds", "stack", "engines"}
+"""The fixtures that start a PostgreSQL, or the servers of the read models."""
+ENGINES = "tests/engines/"
+"""The tests below it share servers, so one worker runs them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +51,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def starts_processes(item: pytest.Item) -> bool:
     fixtures = getattr(item, "fixturenames", [])
     return not SERVERS.isdisjoint(fixtures) or item.get_closest_marker("processes") is not None
+
+
+class EnginesTogether(LoadFileScheduling):  # type: ignore[misc]
+    """A file is one worker's; so are all files below `tests/engines`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ENGINES if nodeid.startswith(ENGINES) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return EnginesTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 _numbers = itertools.count(1)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.clients.toolchains import GENERATOR, HERE, fetch, need, run
 from tests.processes import RunningService
+from tests.toolchains import fetch, need, run
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
+HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
+GENERATOR = "org.openapitools:openapi-generator-cli:7.14.0"
 ANSWERED = {
     "balance": "50.01",
     "batch": [200, 200],

@@ -1,7 +1,7 @@
-"""The programs that generate, compile and run clients, and what they fetch from their registries.
+"""Programs of other languages, and what they fetch from their registries.
 
 A program or a registry that this machine does not have skips the test with the reason, unless
-REQUIRE_TOOLCHAINS is set, as in CI. Everything generated is in temporary folders.
+REQUIRE_TOOLCHAINS is set, as in CI.
 """
 
 import os
@@ -9,14 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-HERE = Path(__file__).parent
-GENERATOR = "org.openapitools:openapi-generator-cli:7.14.0"
 
-
-def missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
     """Skips the test, or fails it where everything has to be there."""
     if os.environ.get("REQUIRE_TOOLCHAINS"):
         pytest.fail(reason)

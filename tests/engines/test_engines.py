@@ -1,0 +1,124 @@
+"""What the read models count on, seen on each real server, and again after a SIGKILL.
+
+A newer version wins over an older one that comes later; Kafka fences an older producer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+
+from tests.engines.process import Engine
+from tests.engines.servers import Kafka, Valkey
+from tests.processes import wait_for
+
+pytestmark = pytest.mark.processes
+
+SET_IF_NEWER = """
+local stored = redis.call('HGET', KEYS[1], 'version')
+if stored and tonumber(stored) >= tonumber(ARGV[1]) then
+    return 0
+end
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'balance', ARGV[2])
+return 1
+"""
+
+
+def producer(kafka: Kafka, transactional_id: str) -> Producer:
+    """A producer whose transactions are initialised; tried again while the broker is loading."""
+    made = Producer(
+        {
+            "bootstrap.servers": kafka.address,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": 30_000,
+        }
+    )
+    assert wait_for(lambda: is_initialised(made), limit_s=60)
+    return made
+
+
+def is_initialised(of: Producer) -> bool:
+    try:
+        of.init_transactions(10)
+    except KafkaException as error:
+        if error.args[0].retriable():
+            return False
+        raise
+    return True
+
+
+def produce(to: Producer, topic: str, value: str) -> None:
+    to.begin_transaction()
+    to.produce(topic, key="1:1001", value=value)
+    to.commit_transaction(30)
+
+
+def committed(kafka: Kafka, topic: str) -> list[str]:
+    """All values of the topic's only partition that a consumer with read_committed gets."""
+    reader = Consumer(
+        {
+            "bootstrap.servers": kafka.address,
+            "group.id": "unused",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
+    )
+    reader.subscribe([topic])
+    values: list[str] = []
+    while (message := reader.poll(30)) is not None:
+        error = message.error()
+        if error is None:
+            values.append(message.value().decode())
+        elif error.code() == KafkaError._PARTITION_EOF:
+            break
+    reader.close()
+    return values
+
+
+def test_kafka_commits_and_fences(kafka: Kafka, own_name: str) -> None:
+    kafka.create(own_name)
+    older = producer(kafka, own_name)
+    produce(older, own_name, "first")
+    older.begin_transaction()
+    older.produce(own_name, key="1:1001", value="never committed")
+    older.flush(10)
+    newer = producer(kafka, own_name)
+    produce(newer, own_name, "second")
+    with pytest.raises(KafkaException) as caught:
+        older.commit_transaction(30)
+    assert caught.value.args[0].code() == KafkaError._FENCED
+    assert committed(kafka, own_name) == ["first", "second"]
+    restart(kafka)
+    assert committed(kafka, own_name) == ["first", "second"]
+    produce(producer(kafka, own_name), own_name, "third")
+    assert committed(kafka, own_name) == ["first", "second", "third"]
+
+
+def restart(engine: Engine) -> None:
+    """After it, the process is another one on the same port."""
+    before = engine.pid, engine.address
+    engine.kill()
+    assert not engine.is_up()
+    engine.start()
+    assert (engine.pid == before[0], engine.address) == (False, before[1])
+
+
+def test_valkey_keeps_the_newest(valkey: Valkey, own_name: str) -> None:
+    with valkey.client() as client:
+        set_if_newer: Callable[..., Any] = client.register_script(SET_IF_NEWER)
+        written = [set_if_newer([own_name], version) for version in ((1, "10"), (3, "30"))]
+        assert [*written, set_if_newer([own_name], (2, "20"))] == [1, 1, 0]
+        assert client.hgetall(own_name) == {b"version": b"3", b"balance": b"30"}
+        restart(valkey)
+        assert client.hgetall(own_name) == {b"version": b"3", b"balance": b"30"}
+        assert set_if_newer([own_name], (2, "20")) == 0
+
+
+def test_a_paused_server_answers_after_it_is_resumed(valkey: Valkey) -> None:
+    valkey.pause()
+    assert not valkey.is_ready()
+    valkey.resume()
+    assert valkey.is_ready()
