@@ -10,7 +10,7 @@ import pytest
 
 from tests.databases import quick_place, reachable_folder
 from tests.engines.process import Engine
-from tests.engines.servers import Kafka, Valkey
+from tests.engines.servers import Cassandra, Dynalite, Kafka, Valkey
 
 E = TypeVar("E", bound=Engine)
 _numbers = itertools.count(1)
@@ -49,6 +49,16 @@ def engines() -> Iterator[Engines]:
 @pytest.fixture
 def kafka(engines: Engines) -> Kafka:
     return engines.running(Kafka)
+
+
+@pytest.fixture
+def cassandra(engines: Engines) -> Cassandra:
+    return engines.running(Cassandra)
+
+
+@pytest.fixture
+def dynalite(engines: Engines) -> Dynalite:
+    return engines.running(Dynalite)
 
 
 @pytest.fixture

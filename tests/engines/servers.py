@@ -2,21 +2,29 @@
 
 import base64
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
+from typing import Any
 
+import boto3
 import redis
+from botocore.config import Config
+from cassandra import ConsistencyLevel
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, Session
+from cassandra.policies import ConstantReconnectionPolicy, WhiteListRoundRobinPolicy
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.engines.process import Engine, quiet_port
-from tests.engines.programs import HERE, jars
+from tests.engines.programs import HERE, jars, node_packages
 from tests.toolchains import missing
 
+TABLE_CHANGES = ("create", "update", "delete")
 JAVA = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
 CLUSTER = base64.urlsafe_b64encode(b"ledger-for-tests").decode().rstrip("=")
 
@@ -64,6 +72,53 @@ class Kafka(Engine):
             future.result(60)
 
 
+class Cassandra(Engine):
+    """One node with an empty schema. A keyspace is made by whoever needs it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.jars = jars("cassandra")
+        values = {"port": self.port, "storage_port": quiet_port(), "folder": folder}
+        template = HERE / "cassandra" / "cassandra.yaml"
+        self.settings = _fill(template, folder / template.name, **values)
+
+    def command(self) -> Sequence[str]:
+        [agent] = self.jars.glob("jamm-*.jar")
+        files = (
+            f"-Dcassandra.config={self.settings.as_uri()}",
+            f"-Dcassandra.storagedir={self.folder / 'data'}",
+            f"-Dlogback.configurationFile={HERE / 'cassandra' / 'logback.xml'}",
+        )
+        options = (f"-javaagent:{agent}", f"@{HERE / 'cassandra' / 'java.options'}", *files)
+        classes = ("-cp", f"{self.jars}/*", "org.apache.cassandra.service.CassandraDaemon")
+        return (*JAVA, *options, *classes)
+
+    def answers(self) -> bool:
+        with self.session() as session:
+            return session.execute("SELECT key FROM system.local").one() is not None
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session of a client that connects to this node only.
+
+        After a restart of the node it takes a while to reconnect; a new session does not.
+        """
+        profile = ExecutionProfile(
+            load_balancing_policy=WhiteListRoundRobinPolicy(["127.0.0.1"]),
+            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+            request_timeout=60,
+        )
+        cluster = Cluster(
+            ["127.0.0.1"],
+            port=self.port,
+            protocol_version=5,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            reconnection_policy=ConstantReconnectionPolicy(0.2, None),
+        )
+        with cluster, cluster.connect() as session:
+            yield session
+
+
 class Valkey(Engine):
     """A server that keeps its data in an append-only file, which a SIGKILL does not shorten."""
 
@@ -80,6 +135,34 @@ class Valkey(Engine):
         """A client that tries each command once."""
         once = Retry(NoBackoff(), 0)
         return redis.Redis(port=self.port, socket_timeout=timeout_s, retry=once)
+
+
+class Dynalite(Engine):
+    """DynamoDB's interface on LevelDB. Any credentials and any region will do."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.packages = node_packages("dynalite")
+
+    def command(self) -> Sequence[str]:
+        program = ("node", "--max-old-space-size=256", str(self.packages / "dynalite" / "cli.js"))
+        listening = ("--host", "127.0.0.1", "--port", str(self.port))
+        quickly = [option for kind in TABLE_CHANGES for option in (f"--{kind}TableMs", "0")]
+        return (*program, *listening, "--path", str(self.folder / "data"), *quickly)
+
+    def answers(self) -> bool:
+        return "TableNames" in self.client().list_tables()
+
+    def client(self) -> Any:
+        """boto3's client, which tries each request once."""
+        return boto3.client(
+            "dynamodb",
+            endpoint_url=f"http://{self.address}",
+            region_name="eu-central-1",
+            aws_access_key_id="any",
+            aws_secret_access_key="any",
+            config=Config(retries={"total_max_attempts": 1}, read_timeout=10),
+        )
 
 
 def _valkey_program() -> Path:

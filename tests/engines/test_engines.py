@@ -10,11 +10,12 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from tests.engines.process import Engine
-from tests.engines.servers import Kafka, Valkey
+from tests.engines.servers import Cassandra, Dynalite, Kafka, Valkey
 from tests.processes import wait_for
 
 pytestmark = pytest.mark.processes
 
+ONE_COPY = "{'class': 'SimpleStrategy', 'replication_factor': 1}"
 SET_IF_NEWER = """
 local stored = redis.call('HGET', KEYS[1], 'version')
 if stored and tonumber(stored) >= tonumber(ARGV[1]) then
@@ -106,6 +107,35 @@ def restart(engine: Engine) -> None:
     assert (engine.pid == before[0], engine.address) == (False, before[1])
 
 
+def test_cassandra_keeps_the_newest(cassandra: Cassandra, own_name: str) -> None:
+    make_heads(cassandra, own_name)
+    for balance, version in ((10, 1), (30, 3), (20, 2)):
+        write_head(cassandra, own_name, balance, version)
+    assert heads(cassandra, own_name) == [(30,)]
+    restart(cassandra)
+    assert heads(cassandra, own_name) == [(30,)]
+    write_head(cassandra, own_name, 20, 2)
+    assert heads(cassandra, own_name) == [(30,)]
+
+
+def make_heads(cassandra: Cassandra, keyspace: str) -> None:
+    with cassandra.session() as session:
+        session.execute(f"CREATE KEYSPACE {keyspace} WITH replication = {ONE_COPY}")
+        columns = "account bigint PRIMARY KEY, balance bigint"
+        session.execute(f"CREATE TABLE {keyspace}.heads ({columns})")
+
+
+def write_head(cassandra: Cassandra, keyspace: str, balance: int, version: int) -> None:
+    with cassandra.session() as session:
+        insert = f"INSERT INTO {keyspace}.heads (account, balance) VALUES (1001, ?)"
+        session.execute(session.prepare(f"{insert} USING TIMESTAMP ?"), (balance, version))
+
+
+def heads(cassandra: Cassandra, keyspace: str) -> list[Any]:
+    with cassandra.session() as session:
+        return session.execute(f"SELECT balance FROM {keyspace}.heads").all()
+
+
 def test_valkey_keeps_the_newest(valkey: Valkey, own_name: str) -> None:
     with valkey.client() as client:
         set_if_newer: Callable[..., Any] = client.register_script(SET_IF_NEWER)
@@ -115,6 +145,37 @@ def test_valkey_keeps_the_newest(valkey: Valkey, own_name: str) -> None:
         restart(valkey)
         assert client.hgetall(own_name) == {b"version": b"3", b"balance": b"30"}
         assert set_if_newer([own_name], (2, "20")) == 0
+
+
+def test_dynalite_keeps_the_newest(dynalite: Dynalite, own_name: str) -> None:
+    client = dynalite.client()
+    client.create_table(
+        TableName=own_name,
+        AttributeDefinitions=[{"AttributeName": "account", "AttributeType": "N"}],
+        KeySchema=[{"AttributeName": "account", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    written = [put_if_newer(client, own_name, *row) for row in ((10, 1), (30, 3), (20, 2))]
+    assert written == [True, True, False]
+    restart(dynalite)
+    assert not put_if_newer(client, own_name, 20, 2)
+    item = client.get_item(TableName=own_name, Key={"account": {"N": "1001"}})["Item"]
+    assert item == {"account": {"N": "1001"}, "balance": {"N": "30"}, "version": {"N": "3"}}
+
+
+def put_if_newer(client: Any, table: str, balance: int, version: int) -> bool:
+    """Whether the head of the only account was written."""
+    fields = {"account": 1001, "balance": balance, "version": version}
+    try:
+        client.put_item(
+            TableName=table,
+            Item={name: {"N": str(value)} for name, value in fields.items()},
+            ConditionExpression="attribute_not_exists(account) OR version < :version",
+            ExpressionAttributeValues={":version": {"N": str(version)}},
+        )
+    except client.exceptions.ConditionalCheckFailedException:
+        return False
+    return True
 
 
 def test_a_paused_server_answers_after_it_is_resumed(valkey: Valkey) -> None:
