@@ -35,7 +35,9 @@ def _fill(template: Path, file: Path, **values: object) -> Path:
 
 
 class Kafka(Engine):
-    """One broker, without topics of its own accord."""
+    """One broker. A topic is made by whoever needs it."""
+
+    formatting: Sequence[str] = ("--standalone",)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -52,7 +54,7 @@ class Kafka(Engine):
         return (*java, "kafka.Kafka", str(self.settings))
 
     def _format(self, *java: str) -> None:
-        options = ("--standalone", "--cluster-id", CLUSTER, "--config", str(self.settings))
+        options = (*self.formatting, "--cluster-id", CLUSTER, "--config", str(self.settings))
         command = (*java, "kafka.tools.StorageTool", "format", *options)
         with self.log.open("ab") as log:
             subprocess.run(command, stdout=log, stderr=log, check=True, timeout=60)
