@@ -1,6 +1,7 @@
 """A server as a process, which a test may kill, pause and start again on the same data and port."""
 
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,6 +47,11 @@ class Engine(ABC):
     def address(self) -> str:
         """Host and port, as clients take them."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def data(self) -> Path:
+        """The folder of all that it keeps."""
+        return self.folder / "data"
 
     @property
     def log(self) -> Path:
@@ -98,6 +104,11 @@ class Engine(ABC):
                 if process.stdin is not None:
                     process.stdin.close()
         self._process = self._guard = None
+
+    def lose_data(self) -> None:
+        """Ends it, and removes what it kept: the next start makes an empty server."""
+        self.kill()
+        shutil.rmtree(self.data)
 
     def pause(self) -> None:
         """Stops it by SIGSTOP: connections stay, and nothing is answered."""

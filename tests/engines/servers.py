@@ -49,7 +49,7 @@ class Kafka(Engine):
     def command(self) -> Sequence[str]:
         logging = f"-Dlog4j2.configurationFile={HERE / 'kafka' / 'log4j2.xml'}"
         java = (*JAVA, "-Xms128m", "-Xmx256m", logging, "-cp", f"{self.jars}/*")
-        if not (self.folder / "data").exists():
+        if not (self.data).exists():
             self._format(*java)
         return (*java, "kafka.Kafka", str(self.settings))
 
@@ -125,7 +125,8 @@ class Valkey(Engine):
     """A server that keeps its data in an append-only file, which a SIGKILL does not shorten."""
 
     def command(self) -> Sequence[str]:
-        listening = ("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder))
+        self.data.mkdir(exist_ok=True)
+        listening = ("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.data))
         keeping = ("--save", "", "--appendonly", "yes", "--maxmemory", "128mb")
         return (str(_valkey_program()), *listening, *keeping)
 
@@ -150,7 +151,7 @@ class Dynalite(Engine):
         program = ("node", "--max-old-space-size=256", str(self.packages / "dynalite" / "cli.js"))
         listening = ("--host", "127.0.0.1", "--port", str(self.port))
         quickly = [option for kind in TABLE_CHANGES for option in (f"--{kind}TableMs", "0")]
-        return (*program, *listening, "--path", str(self.folder / "data"), *quickly)
+        return (*program, *listening, "--path", str(self.data), *quickly)
 
     def answers(self) -> bool:
         return "TableNames" in self.client().list_tables()

@@ -1,17 +1,23 @@
 """What the read models count on, seen on each real server, and again after a SIGKILL.
 
-A newer version wins over an older one that comes later; Kafka fences an older producer.
+A newer version wins over an older one that comes later; Kafka fences an older producer. At last
+each server loses its data.
 """
 
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cassandra import InvalidRequest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from tests.engines.process import Engine
 from tests.engines.servers import Cassandra, Dynalite, Kafka, Valkey
-from tests.processes import wait_for
+from tests.processes import ROOT, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -96,6 +102,8 @@ def test_kafka_commits_and_fences(kafka: Kafka, own_name: str) -> None:
     assert committed(kafka, own_name) == ["first", "second"]
     produce(producer(kafka, own_name), own_name, "third")
     assert committed(kafka, own_name) == ["first", "second", "third"]
+    lose_data(kafka)
+    assert own_name not in kafka.admin().list_topics(timeout=10).topics
 
 
 def restart(engine: Engine) -> None:
@@ -107,6 +115,11 @@ def restart(engine: Engine) -> None:
     assert (engine.pid == before[0], engine.address) == (False, before[1])
 
 
+def lose_data(engine: Engine) -> None:
+    engine.lose_data()
+    engine.start()
+
+
 def test_cassandra_keeps_the_newest(cassandra: Cassandra, own_name: str) -> None:
     make_heads(cassandra, own_name)
     for balance, version in ((10, 1), (30, 3), (20, 2)):
@@ -116,6 +129,9 @@ def test_cassandra_keeps_the_newest(cassandra: Cassandra, own_name: str) -> None
     assert heads(cassandra, own_name) == [(30,)]
     write_head(cassandra, own_name, 20, 2)
     assert heads(cassandra, own_name) == [(30,)]
+    lose_data(cassandra)
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        heads(cassandra, own_name)
 
 
 def make_heads(cassandra: Cassandra, keyspace: str) -> None:
@@ -145,6 +161,8 @@ def test_valkey_keeps_the_newest(valkey: Valkey, own_name: str) -> None:
         restart(valkey)
         assert client.hgetall(own_name) == {b"version": b"3", b"balance": b"30"}
         assert set_if_newer([own_name], (2, "20")) == 0
+        lose_data(valkey)
+        assert client.dbsize() == 0
 
 
 def test_dynalite_keeps_the_newest(dynalite: Dynalite, own_name: str) -> None:
@@ -161,6 +179,8 @@ def test_dynalite_keeps_the_newest(dynalite: Dynalite, own_name: str) -> None:
     assert not put_if_newer(client, own_name, 20, 2)
     item = client.get_item(TableName=own_name, Key={"account": {"N": "1001"}})["Item"]
     assert item == {"account": {"N": "1001"}, "balance": {"N": "30"}, "version": {"N": "3"}}
+    lose_data(dynalite)
+    assert client.list_tables()["TableNames"] == []
 
 
 def put_if_newer(client: Any, table: str, balance: int, version: int) -> bool:
@@ -183,3 +203,32 @@ def test_a_paused_server_answers_after_it_is_resumed(valkey: Valkey) -> None:
     assert not valkey.is_ready()
     valkey.resume()
     assert valkey.is_ready()
+
+
+START = """
+import pathlib, sys
+from tests.engines.servers import Valkey
+valkey = Valkey(pathlib.Path(sys.argv[1]))
+valkey.start()
+print(valkey.port, flush=True)
+input()
+"""
+
+
+def test_a_server_ends_with_the_test_run_that_started_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", START, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as run:
+        assert run.stdout is not None
+        port = int(run.stdout.readline())
+        assert is_open(port)
+        run.kill()
+    assert wait_for(lambda: not is_open(port))
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
