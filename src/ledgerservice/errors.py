@@ -3,15 +3,18 @@
 A declined or rejected request is not an exception; the planner returns it as a value. An exception
 is raised for a fault that the user can correct, such as a wrong setting or a missing database, and
 for a fault that passes, such as an unreachable database. The docstring of a class is the message
-of the exception; `detail` adds the facts.
+of the exception; `detail` says more.
 """
+
+from typing import Any
 
 
 class LedgerError(Exception):
-    """The ledger cannot continue."""
+    """The ledger cannot continue. `facts` are for programs: `--json` prints them."""
 
-    def __init__(self, detail: str = "") -> None:
+    def __init__(self, detail: str = "", **facts: Any) -> None:
         self.detail = detail
+        self.facts = facts
         super().__init__(detail)
 
     def __str__(self) -> str:
@@ -33,6 +36,10 @@ class EmbeddedServerError(LedgerError):
 
 class CannotListen(LedgerError):
     """The service cannot listen."""
+
+
+class CannotServe(LedgerError):
+    """The service did not start."""
 
 
 class DatabaseMissing(LedgerError):
@@ -85,7 +92,7 @@ class PoolerFound(UnfitConnection):
 
 
 class SchemaMissing(LedgerError):
-    """The database has no ledger schema, or an older one. Run `ledgerservice migrate`."""
+    """The database has no ledger schema, or an older one."""
 
 
 class SchemaUnknown(LedgerError):
@@ -108,7 +115,8 @@ class BackupNotSound(BackupError):
 
     def __init__(self, violations: list[str], count: int) -> None:
         self.violations = violations
-        super().__init__(f"{count} violations, of which the first {len(violations)} are shown.")
+        text = f"{count} violations, of which the first {len(violations)} are shown."
+        super().__init__(text, violations=violations)
 
 
 class ImportFault(LedgerError):

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -188,6 +188,28 @@ def _variable(place: tuple[int | str, ...]) -> str:
 _OTHERS = re.compile(
     r"LEDGER_((TEST|SIMULATION|PROOF|CHECKER)[A-Z_]*|SERVICE_(HOST|PORT\w*)|PORT_[0-9]+_\w+)"
 )
+
+
+def variables() -> list[dict[str, str | None]]:
+    """Each setting's variable, its value in the environment, its default and its description.
+
+    The value of a secret is `***`.
+    """
+    rows = []
+    for name, field in Settings.model_fields.items():
+        variable = str(field.validation_alias or _variable((name,)))
+        value = os.environ.get(variable)
+        is_secret = SecretStr in (field.annotation, *get_args(field.annotation))
+        default = field.get_default(call_default_factory=True, validated_data={})
+        rows.append(
+            {
+                "variable": variable,
+                "value": "***" if is_secret and value else value,
+                "default": None if default is None else str(default),
+                "description": field.description,
+            }
+        )
+    return rows
 
 
 def _misspelt(settings: type[Settings]) -> list[str]:

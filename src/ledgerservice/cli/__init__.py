@@ -9,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from ledgerservice import __version__
+from ledgerservice.cli.output import print_fault
 from ledgerservice.errors import LedgerError
+from ledgerservice.installation import DOCUMENTATION, command
 
 __all__ = ["app", "main"]
 
@@ -29,6 +31,7 @@ COMMANDS = {
     "key": ("accounts", "key"),
     "psql": ("database", "psql"),
     "url": ("database", "url"),
+    "settings": ("database", "settings"),
 }
 """Each command's module and function."""
 UNPARSED = {"psql": {"allow_extra_args": True, "ignore_unknown_options": True}}
@@ -57,18 +60,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A transactional ledger on PostgreSQL. Without DATABASE_URL it starts its own server.",
-    epilog="Every setting is an environment variable; docs/configuration.md lists them.",
+    epilog=f"Every setting is an environment variable; `{command('settings')}` lists them. "
+    f"Documentation: {DOCUMENTATION}",
 )
 
 
 def main() -> None:
-    """The entry point. A LedgerError is printed as one line, with exit code 1."""
+    """The entry point. A LedgerError is printed as one line, or as JSON, with exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         app()
     except LedgerError as error:
-        print(f"ledgerservice: {error}", file=sys.stderr)
+        print_fault(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The commands that lead to the database: `psql` and `url`."""
+"""The commands that lead to the database, and the settings: `psql`, `url`, `settings`."""
 
 import os
 import shutil
@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 from psycopg import pq
+from rich.markup import escape
 
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.embedded.server import bundled_binaries
 from ledgerservice.errors import EmbeddedServerError
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import opened_database
-from ledgerservice.settings import Settings
+from ledgerservice.settings import Settings, variables
 
 AsOwner = Annotated[
     bool, typer.Option("--owner", help="As the owner of the schema, not as the service's login.")
@@ -28,6 +29,15 @@ def url(as_owner: AsOwner = False, as_json: AsJson = False) -> None:
     with opened_database(Settings.load(), create=False) as (database, _):
         text = _libpq_url(database, as_owner=as_owner)
     report(text, as_json=as_json, url=text)
+
+
+def settings(as_json: AsJson = False) -> None:
+    """Print every setting: its environment variable, value, default and meaning."""
+    for row in variables():
+        value = "" if row["value"] is None else f" = {row['value']}"
+        default = "" if row["default"] is None else f" [{row['default']}]"
+        text = f"[bold]{row['variable']}[/]{escape(value)}{escape(default)}: {row['description']}"
+        report(text, as_json=as_json, **row)
 
 
 def psql(context: typer.Context, as_owner: AsOwner = False) -> None:

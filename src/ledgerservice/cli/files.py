@@ -6,18 +6,18 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
 from ledgerservice.cli.data import check_schema
-from ledgerservice.cli.output import AsJson, progress_bar, report
+from ledgerservice.cli.output import AsJson, keep_output_for_file, progress_bar, report
 from ledgerservice.domain.timestamps import parse_timestamp
 from ledgerservice.errors import ExportFault, ImportFault, LedgerError
 from ledgerservice.files.bank import BankFile
@@ -44,8 +44,6 @@ from ledgerservice.settings import Settings
 
 STANDARD_INPUT = "-"
 INTERRUPTED = 130
-
-console = Console()
 
 LedgerName = Annotated[str, typer.Option(help="Name of the ledger.")]
 AnyFormat = Annotated[
@@ -125,8 +123,8 @@ def import_file(
 
     Formats: CSV, whose first line names its columns; NDJSON, whose lines are
     items of POST /batches; and statements of banks, OFX, CAMT.053 and MT940.
-    docs/files.md describes them. The exit code is 1 if a row was declined or
-    rejected.
+    The page files.md of the documentation describes them. The exit code is 1
+    if a row was declined or rejected.
     """
     if history:
         others = (key_prefix, rejects, account, columns, ignored, bank_account, opening)
@@ -148,19 +146,18 @@ def import_file(
         key_prefix,
         bank_account,
     )
-    totals = Totals()
-    with _opened(file) as source, _told(totals, as_json=as_json, dry_run=dry_run):
+    ending = _Ending(Totals(), as_json, dry_run)
+    with _opened(file) as source, _reporting(ending):
         table = _table(source, options, _decimal(opening))
         suffix = ".ndjson" if options.form is Format.NDJSON else ".csv"
-        written = rejects or path_of_rejects(path, suffix)
-        target = Rejects(written, table.head, table.reject)
+        target = Rejects(rejects or path_of_rejects(path, suffix), table.head, table.reject)
         try:
-            asyncio.run(_post(table, target, totals, _size(file), ledger, dry_run=dry_run))
+            size = _size(file)
+            asyncio.run(_post(table, target, ending.totals, size, ledger, dry_run=dry_run))
         finally:
             target.close()
-    if target.count:
-        if not as_json:
-            console.print(f"The rows that were not posted, with reasons: {written}", soft_wrap=True)
+            ending.rejects = target.path if target.count else None
+    if ending.rejects is not None:
         raise typer.Exit(1)
 
 
@@ -202,21 +199,38 @@ def _size(file: str) -> int | None:
     return None if file == STANDARD_INPUT else Path(file).stat().st_size
 
 
+@dataclass
+class _Ending:
+    """What an import says at its end."""
+
+    totals: Totals
+    as_json: bool
+    dry_run: bool
+    rejects: Path | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything, for a program."""
+        return {"dry_run": self.dry_run, **asdict(self.totals), "rejects": self.rejects}
+
+
 @contextmanager
-def _told(totals: Totals, *, as_json: bool, dry_run: bool) -> Iterator[None]:
-    """Say at the end what was done, also if the import ends early."""
+def _reporting(ending: _Ending) -> Iterator[None]:
+    """Report at the end what was done, also if the import ends early."""
     started_s = time.monotonic()
     try:
         yield
     except (KeyboardInterrupt, asyncio.CancelledError):
-        _print_totals(totals, time.monotonic() - started_s, as_json=as_json, dry_run=dry_run)
+        _print_totals(ending, time.monotonic() - started_s, interrupted=True)
         print("Interrupted. Run the same import again: nothing is posted twice.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    except LedgerError:
-        if totals.rows:
-            _print_totals(totals, time.monotonic() - started_s, as_json=as_json, dry_run=dry_run)
+    except LedgerError as fault:
+        if ending.as_json:
+            fault.facts |= ending.facts
+        elif ending.totals.rows:
+            _print_totals(ending, time.monotonic() - started_s)
         raise
-    _print_totals(totals, time.monotonic() - started_s, as_json=as_json, dry_run=dry_run)
+    _print_totals(ending, time.monotonic() - started_s)
 
 
 async def _post(
@@ -260,17 +274,18 @@ def _counter(bar: Progress, size_bytes: int | None) -> Callable[[Totals], None]:
     return show
 
 
-def _print_totals(totals: Totals, took_s: float, *, as_json: bool, dry_run: bool) -> None:
+def _print_totals(ending: _Ending, took_s: float, *, interrupted: bool = False) -> None:
+    totals = ending.totals
     opened = f"{totals.opened:,} opened, " if totals.opened else ""
-    report(
-        f"{'Dry run, nothing was posted. ' if dry_run else ''}"
+    text = (
+        f"{'Dry run, nothing was posted. ' if ending.dry_run else ''}"
         f"{totals.rows:,} rows: [green]{totals.posted:,} posted[/], {opened}{totals.replayed:,} "
         f"posted before, [yellow]{totals.declined:,} declined[/], "
-        f"[red]{totals.rejected:,} rejected[/], in {took_s:.1f} s ({totals.rows / took_s:,.0f}/s).",
-        as_json=as_json,
-        dry_run=dry_run,
-        **asdict(totals),
+        f"[red]{totals.rejected:,} rejected[/], in {took_s:.1f} s ({totals.rows / took_s:,.0f}/s)."
     )
+    if ending.rejects is not None:
+        text += f"\nThe rows that were not posted, with reasons: {escape(str(ending.rejects))}"
+    report(text, as_json=ending.as_json, **ending.facts, interrupted=interrupted)
 
 
 def _import_history(file: str, name: str, *, as_json: bool, dry_run: bool) -> None:
@@ -282,11 +297,12 @@ def _import_history(file: str, name: str, *, as_json: bool, dry_run: bool) -> No
         try:
             counts = asyncio.run(run())
         except (KeyboardInterrupt, asyncio.CancelledError):
+            report("", as_json=as_json, dry_run=dry_run, interrupted=True)
             print("Interrupted. Nothing was imported.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
     text = f"{counts.accounts:,} accounts and {counts.transactions:,} transactions"
     text = f"Dry run: {text} can be imported." if dry_run else f"Imported {text}."
-    report(text, as_json=as_json, dry_run=dry_run, **counts._asdict())
+    report(text, as_json=as_json, dry_run=dry_run, **counts._asdict(), interrupted=False)
 
 
 Output = Annotated[
@@ -308,6 +324,7 @@ def export_file(
     until: Until = None,
     history: AsHistory = False,
     ledger: LedgerName = "default",
+    as_json: AsJson = False,
 ) -> None:
     """Write the entries of the journal, one a line, in one snapshot. The service may keep running.
 
@@ -315,6 +332,8 @@ def export_file(
     it is the whole ledger as NDJSON, for `import --history`. The file is
     readable by its owner only.
     """
+    if output is None:
+        keep_output_for_file()
     form = Format.NDJSON if history else _form_of(output, form)
     if history and (account is not None or since or until):
         raise ExportFault("--history is of a whole ledger: no --account, --since or --until.")
@@ -324,11 +343,13 @@ def export_file(
         stack.enter_context(explained())
         check_schema(database)
         target = stack.enter_context(_written(output)) if output else sys.stdout.buffer
+        engine = database.owner_engine()
         if history:
-            export_history(database.owner_engine(), target, ledger)
+            facts = export_history(engine, target, ledger)._asdict()
         else:
-            write_entries(database.owner_engine(), target, form, span)
+            facts = {"entries": write_entries(engine, target, form, span)}
         target.flush()
+    report("", as_json=as_json, file=output, format=form, ledger=ledger, **facts)
 
 
 def _form_of(output: Path | None, form: Format | None) -> Format:

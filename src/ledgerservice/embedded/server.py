@@ -43,6 +43,7 @@ from ledgerservice.embedded.programs import (
     reason,
 )
 from ledgerservice.errors import EmbeddedServerError
+from ledgerservice.installation import command
 
 __all__ = ["EmbeddedServer", "bundled_binaries"]
 
@@ -172,7 +173,7 @@ class EmbeddedServer:
     def _prepare(self) -> None:
         if not self._create and not self._data.exists():
             raise EmbeddedServerError(
-                f"{self._folder} has no ledger. `ledgerservice serve` makes one; "
+                f"{self._folder} has no ledger. `{command('serve')}` makes one; "
                 "LEDGER_DATA_FOLDER names another folder."
             )
         _make_reachable(self._folder)

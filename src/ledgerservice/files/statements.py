@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ledgerservice.errors import ImportFault
 from ledgerservice.files.options import Format, Options
+from ledgerservice.installation import installing
 
 
 class BankLine(NamedTuple):
@@ -59,7 +60,7 @@ def _library(name: str, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise ImportFault(
-            f"Reading this format needs a library: pip install 'ledgerservice[{extra}]'."
+            f"Reading this format needs a library: run `{installing(extra)}`."
         ) from None
 
 

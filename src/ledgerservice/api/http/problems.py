@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 from ledgerservice.api.http.fields import AmountText, TimestampText, TransactionType
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.errors import Overloaded, Unavailable
+from ledgerservice.installation import command
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ CATALOGUE: dict[str, Problem] = {
         "The request comes from a page of another site.", HTTPStatus.FORBIDDEN
     ),
     "length_required": _invalid(
-        "Send the body with Content-Length. In pieces it is taken by `ledgerservice serve` only.",
+        f"Send the body with Content-Length. In pieces it is taken by `{command('serve')}` only.",
         HTTPStatus.LENGTH_REQUIRED,
     ),
     "request_timeout": _failed("The body did not arrive in time.", HTTPStatus.REQUEST_TIMEOUT),

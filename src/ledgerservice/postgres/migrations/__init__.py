@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, text
 
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.errors import SchemaForeign, SchemaMissing, SchemaUnknown
+from ledgerservice.installation import command as command_line
 from ledgerservice.postgres import roles
 from ledgerservice.postgres.pipeline import Request
 from ledgerservice.postgres.schema import FUNCTIONS_SQL, SCHEMA, SCHEMA_SQL
@@ -77,7 +78,10 @@ def check(connection: Connection) -> None:
         raise SchemaForeign
     if present is not None and present not in KNOWN:
         raise SchemaUnknown(f"It is at revision {present}; this release has {HEAD}.")
-    raise SchemaMissing(f"It is at revision {present or 'none'}; this release needs {HEAD}.")
+    raise SchemaMissing(
+        f"Run `{command_line('migrate')}`. It is at revision {present or 'none'}; this release "
+        f"needs {HEAD}."
+    )
 
 
 def known_revision(connection: Connection) -> str:
