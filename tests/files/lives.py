@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from ledgerservice import Ledger
@@ -37,12 +38,15 @@ KINDS = (
     "transfer",
     "general",
     "exchange",
+    "conditional",
+    "many",
     "hold",
     "hold_soon",
     "capture_soon",
     "capture",
     "release",
     "reversal",
+    "by_legs",
     "forced",
     "policy",
     "schedule",
@@ -71,6 +75,7 @@ class Life:
         self.accounts: list[int] = []
         self.recorded: list[Transaction] = []
         self.instructions: list[tuple[Instruction, Outcome]] = []
+        self.made: list[tuple[str, Outcome]] = []
         self.keys = iter(range(10**6))
 
     async def open(self) -> None:
@@ -95,14 +100,15 @@ class Life:
                         self._make("transfer", one, other, amount)]  # fmt: skip
             wanted = [instruction for instruction in made if instruction is not None]
             if wanted:
-                await self._post(wanted, linked=kind == "linked")
+                await self._post(kind, wanted, linked=kind == "linked")
         await self._wait()
 
-    async def _post(self, wanted: list[Instruction], *, linked: bool = False) -> None:
+    async def _post(self, kind: str, wanted: list[Instruction], *, linked: bool = False) -> None:
         outcomes: Any = await self.ledger.post(wanted, linked=linked)  # type: ignore[call-overload]
         if isinstance(outcomes, list):
             for instruction, outcome in zip(wanted, outcomes, strict=True):
                 self.instructions.append((instruction, outcome))
+                self.made.append((kind, outcome))
                 if isinstance(outcome, Recorded):
                     self.recorded.append(outcome.transaction)
 
@@ -138,6 +144,8 @@ class Life:
                 return Movement(Kind.WITHDRAWAL, account, None, text, key, detail)
             case "transfer":
                 return Movement(Kind.TRANSFER, account, second, text, key, detail)
+            case "conditional" | "many":
+                return self._long(kind, one, other, text, key, detail)
             case "general" | "exchange":
                 return self._general(kind, one, other, text, key, detail)
             case "hold":
@@ -179,6 +187,21 @@ class Life:
             return General(legs, key, Exchange("USD", "EUR", "0.905", eur), detail)
         return General(legs, key, None, detail)
 
+    def _long(
+        self, kind: str, one: int, other: int, text: str, key: str, detail: Detail | None
+    ) -> General:
+        """What no record shows: the conditions of legs, and the order of many."""
+        places = [(one + step) % 3 for step in range(2)]
+        first, second = (self.accounts[place] for place in places)
+        if kind == "conditional":
+            least = "100000" if other % 3 == 0 else "-100000"
+            legs = (Leg(first, f"-{text}", "USD", None, least), Leg(second, text, None, least))
+            return General(legs, key, None, detail)
+        rest = [Leg(account, "0.10") for account in (second, first, second, first)]
+        big = "999999" if other % 3 == 0 else "0.20"
+        return General((Leg(first, f"-{big}"), Leg(second, big), Leg(first, "-0.40"), *rest),
+                       key, None, detail)  # fmt: skip
+
     def _policy(self, account: int, other: int, amount: int, key: str) -> PolicyChange:
         author: Any = {"actor": "risk", "reason": f"=reason {other}"}
         changes: tuple[dict[str, Any], ...] = (
@@ -209,10 +232,25 @@ class Life:
                 return Release(parent, key, detail, amount=part)
             case "reversal":
                 return Reversal(parent, key, detail, part)
+            case "by_legs":
+                original = next((t for t in self.recorded[one % 7 :: 7] if _has_two_customers(t)),
+                                None)  # fmt: skip
+                if original is None:
+                    return None
+                legs = tuple(Leg(e.account_id, "0.10" if e.amount < 0 else "-0.10")
+                             for e in original.entries)  # fmt: skip
+                more = tuple(msgspec.structs.replace(leg, amount=leg.amount.replace("0.1", "99.1"))
+                             for leg in legs)  # fmt: skip
+                return Reversal(original.id, key, detail, None, more if other % 2 == 0 else legs)
             case "forced":
                 why = Detail("forced, because")
                 return Reversal(parent, key, why, None, None, True, "chief")
         return Cancellation(parent, key, detail)
+
+
+def _has_two_customers(one: Transaction) -> bool:
+    accounts = [entry.account_id for entry in one.entries]
+    return one.kind is Kind.TRANSFER and len(accounts) == 2 and min(accounts) > 0
 
 
 # What is kept, without ids and times of recording: accounts and transactions by their rank.

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 
 from ledgerservice import Ledger
 from ledgerservice.domain.history import BY_SERVICE
-from ledgerservice.domain.instructions import General, Instruction, Kind, Movement, Origin, Reversal
-from ledgerservice.domain.transactions import Recorded
+from ledgerservice.domain.instructions import Detail, General, Kind, Origin
+from ledgerservice.domain.transactions import Recorded, Rejected, Rejection
 from ledgerservice.files.history import export_history, import_history
 from tests.databases import connect, url_text
 from tests.files.lives import KINDS, Life, kept, steps
@@ -79,24 +79,21 @@ async def assert_keys_are_replayed(life: Life, target: Ledger, ids: list[int], p
         if not isinstance(outcome, Recorded):
             continue
         [again] = await target.post([translated(instruction, accounts, parents)])
-        if has_more_than_its_record(instruction, outcome):
-            # It is refused as another request, and moves nothing.
-            assert not isinstance(again, Recorded) or again.replayed
-        else:
-            assert isinstance(again, Recorded), instruction
-            assert (again.replayed, again.posted) == (True, outcome.posted)
+        assert isinstance(again, Recorded), (instruction, outcome)
+        assert (again.replayed, again.posted) == (True, outcome.posted)
+        another = await other_outcome(target, instruction, accounts, parents)
+        assert isinstance(another, Rejected), instruction
+        assert another.reason is Rejection.KEY_REUSED
 
 
-def has_more_than_its_record(instruction: Instruction, outcome: Recorded) -> bool:
-    """A decline has no terms and no legs; a reversal was forced without need."""
-    if outcome.posted:
-        if isinstance(instruction, General) and len(instruction.legs) != len(
-            outcome.transaction.entries
-        ):
-            return True
-        policies = () if outcome.transaction.extra is None else outcome.transaction.extra.policies
-        return isinstance(instruction, Reversal) and instruction.force and not policies
-    return not isinstance(instruction, Movement)
+async def other_outcome(
+    target: Ledger, instruction: Any, accounts: dict[int, int], parents: dict[int, int]
+) -> Any:
+    """The answer to another request with the same key."""
+    text = Detail("another request", None, None, None)
+    another = translated(instruction, accounts, parents)
+    [outcome] = await target.post([msgspec.structs.replace(another, detail=text)])
+    return outcome
 
 
 def ids_in_order(database: Any, ledger: Ledger) -> tuple[list[int], list[int]]:
@@ -126,7 +123,8 @@ async def check(database: Any, chosen: list[Step]) -> Life:
 EVERY_KIND: list[Step] = [
     *(("deposit", account, 0, 400) for account in range(5)),
     *((kind, one, other, 10) for kind in KINDS for one in (0, 1, 4) for other in (1, 2, 3, 6)
-      if kind not in {"wait", "policy", "forced"}),
+      if kind not in {"wait", "policy", "forced", "by_legs"}),
+    *(("by_legs", one, other, 1) for one in range(10) for other in (0, 1)),
     *(("release", one, 1, 1) for one in range(10)),
     ("wait", 0, 0, 1),
     *(("policy", account, other, 50) for account in (0, 1, 3) for other in (0, 1, 2, 3, 4)),
@@ -149,6 +147,9 @@ def test_every_kind_is_the_same_in_a_copy(database, no_violations):
         origins = connection.execute("SELECT DISTINCT origin FROM ledger.transactions").fetchall()
     assert {Origin(row[0]) for row in origins} == BY_SERVICE | {Origin.CALLER}
     assert any(isinstance(one, General) and one.exchange for one, _ in life.instructions)
+    for kind in ("conditional", "many", "by_legs"):
+        outcomes = [o for k, o in life.made if k == kind and isinstance(o, Recorded)]
+        assert {one.posted for one in outcomes} == {True, False}, kind
     no_violations(database)
 
 

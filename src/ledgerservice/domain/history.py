@@ -16,7 +16,7 @@ from ledgerservice.domain.batch_state import AccountState
 from ledgerservice.domain.digests import digest_of
 from ledgerservice.domain.instructions import Detail, Kind, Origin, service_key
 from ledgerservice.domain.planner import RENDERER, Plan, recording_time
-from ledgerservice.domain.requests import request_of
+from ledgerservice.domain.requests import request_of, text_of_request
 from ledgerservice.domain.transactions import (
     DeclineReason,
     Entry,
@@ -109,7 +109,8 @@ class PastTransaction(Record, tag="TRANSACTION"):
     """A transaction. Amounts are in minor units, `metadata` and `exchange` texts of JSON objects.
 
     `terms` are those of a hold (`expires_at`, `capture_at`) or of a scheduled transfer
-    (`execute_at`). `digest` and `salt` show which request it was (`requests`).
+    (`execute_at`). `digest` and `salt` show which request it was (`requests`); `request` is its
+    text, if the rest of the record does not show it.
     """
 
     id: int
@@ -134,6 +135,7 @@ class PastTransaction(Record, tag="TRANSACTION"):
     metadata: str | None = None
     digest: bytes | None = None
     salt: bytes | None = None
+    request: str | None = None
     renderer: int = RENDERER
     is_parent: bool = False
     """Whether a later transaction builds on it."""
@@ -263,7 +265,7 @@ class Continuation:
         dated = msgspec.structs.replace(
             detail, effective_at=detail.effective_at or record.recorded_at
         )
-        digest, salt = self._digest(record, parent)
+        digest, salt, request = self._request(record, parent)
         return Extra(
             digest,
             salt,
@@ -274,6 +276,7 @@ class Continuation:
             self._exchange(record.exchange),
             self._terms(record.hold or record.schedule),
             tuple(map(self._policy, record.policies)),
+            request,
         )
 
     def _parent(self, record: PastTransaction) -> int | None:
@@ -284,15 +287,20 @@ class Continuation:
             raise HistoryFault(f"transaction {record.parent_id}, its parent, does not come before")
         return parent
 
-    def _digest(self, record: PastTransaction, parent: int | None) -> tuple[bytes, bytes]:
-        """The digest of the same request with the ids of this ledger, and its salt.
+    def _request(
+        self, record: PastTransaction, parent: int | None
+    ) -> tuple[bytes, bytes, str | None]:
+        """The digest of the same request with the ids of this ledger, its salt, and its text if
+        the record does not show it.
 
         If the request cannot be found, the digest is that of no request: the key stays used.
         """
         request, salt = request_of(record, self.exponents), next(self._salts)
         if request is None:
-            return bytes(32), salt
-        return digest_of(self._translated(request, parent), salt), salt
+            return bytes(32), salt, None
+        here = self._translated(request, parent)
+        declined, moves = record.refusal is not None, len(record.entries)
+        return digest_of(here, salt), salt, text_of_request(here, declined=declined, moves=moves)
 
     def _translated(self, request: Any, parent: int | None) -> Any:
         """A request, or a part of one, with the ids of this ledger."""

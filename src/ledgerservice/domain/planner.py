@@ -31,6 +31,7 @@ from ledgerservice.domain.instructions import (
     Step,
     service_key,
 )
+from ledgerservice.domain.requests import text_of_request
 from ledgerservice.domain.rules import RULES
 from ledgerservice.domain.rules.drafts import Draft, refusal_of, rejected_amount
 from ledgerservice.domain.rules.reversals import forced_policies
@@ -274,7 +275,8 @@ class _Batch:
     def _extra_of_draft(self, instruction: Instruction, draft: Draft) -> Extra:
         """The side rows of a draft whose moves are made; a decline has only the texts."""
         states = [move.account for move in draft.moves]
-        fields: dict[str, Any] = {"remaining": draft.hold_remaining}
+        text = text_of_request(instruction, declined=draft.refusal is not None, moves=len(states))
+        fields: dict[str, Any] = {"remaining": draft.hold_remaining, "request": text}
         if isinstance(instruction, Step):
             fields["parent_id"] = instruction.parent_id
         if draft.refusal is not None:

@@ -1,18 +1,19 @@
 """The request of a recorded transaction, as far as its record and its digest show it. Pure.
 
 A record does not have everything that its request said: whether an amount was named or was the
-rest, which limits a policy left as they were, which conditions a leg had. The likely requests are
-compared with the digest.
+rest, which limits a policy left as they were. The likely requests are compared with the digest. If
+they would not include the request, for example for the conditions of legs, its text is kept.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import combinations, islice, permutations, product
-from typing import TYPE_CHECKING
+from itertools import chain, combinations, islice, permutations, product
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
-from ledgerservice.domain.amounts import to_major
+from ledgerservice.domain.amounts import is_amount, to_major, to_minor
 from ledgerservice.domain.digests import is_digest_of
 from ledgerservice.domain.instructions import (
     Cancellation,
@@ -31,12 +32,14 @@ from ledgerservice.domain.instructions import (
     Release,
     Reversal,
     Schedule,
+    Step,
 )
 
 if TYPE_CHECKING:
     from ledgerservice.domain.history import PastTransaction
 
 MAX_CANDIDATES = 200
+MAX_GUESSED_LEGS = 5  # 24 orders of the others, with two forms of the texts
 NO_DETAIL = Detail()
 
 Exponents = Mapping[int, int]
@@ -45,12 +48,89 @@ Exponents = Mapping[int, int]
 
 def request_of(record: "PastTransaction", exponents: Exponents) -> Instruction | None:
     """The request, or None if none of the likely ones has the record's digest."""
-    likely = _likely(record, exponents)
+    likely = chain(_kept(record, exponents), _likely(record, exponents))
     if record.digest is None:  # a plain movement, which has none
         return next(likely, None)
     digest, salt = record.digest, record.salt
     tried = islice(likely, MAX_CANDIDATES)
     return next((one for one in tried if is_digest_of(digest, salt, one)), None)
+
+
+def text_of_request(instruction: Instruction, *, declined: bool, moves: int) -> str | None:
+    """The text of a request that its record does not show; None if the record shows it.
+
+    A decline has no legs and no terms. `moves` is the number of amounts that were moved. The texts
+    of the caller and the key are not part of it: the record has them.
+    """
+    if isinstance(instruction, Movement) or not (declined or _says_more(instruction, moves)):
+        return None
+    nameless: Any = msgspec.structs.replace(instruction, key="", detail=None)
+    return msgspec.json.encode(nameless).decode()
+
+
+def _says_more(instruction: Instruction, moves: int) -> bool:
+    if isinstance(instruction, Reversal):
+        return instruction.force or instruction.legs is not None
+    if not isinstance(instruction, General):
+        return False
+    legs = instruction.legs
+    return len(legs) != moves or len(legs) > MAX_GUESSED_LEGS or any(map(_has_conditions, legs))
+
+
+def _has_conditions(leg: Leg) -> bool:
+    conditions = leg.currency, leg.available_at_least, leg.balance_at_least, leg.version
+    return conditions != (None, None, None, None)
+
+
+def _kept(record: "PastTransaction", exponents: Exponents) -> Iterator[Instruction]:
+    """The request whose text the record has.
+
+    The text can be out of a hostile file: it counts only where the record cannot show the request,
+    and only if it agrees with what the record shows.
+    """
+    if record.request is None:
+        return
+    is_execution = record.kind == Kind.TRANSFER.name and record.parent_id is not None
+    form: Any = Execution if is_execution else _FORMS.get(record.kind, Movement)
+    request = msgspec.json.decode(record.request, type=form)
+    declined, moves = record.refusal is not None, len(record.entries)
+    needed = text_of_request(request, declined=declined, moves=moves)
+    if needed is not None and _agrees(record, request, exponents):
+        for detail in _details(record):
+            yield msgspec.structs.replace(request, key=record.key, detail=detail)
+
+
+def _agrees(record: "PastTransaction", request: Any, exponents: Exponents) -> bool:
+    """Whether a record can be that of the request, as far as it shows it."""
+    if isinstance(request, Step):
+        same = (request.parent_id, request.origin.name) == (record.parent_id, record.origin)
+    else:
+        same = request.account_id == record.account_id
+    amount = getattr(request, "amount", None)
+    if amount is not None:
+        same = same and _minor(amount, record.account_id, exponents) == record.amount
+    legs = getattr(request, "legs", None)
+    posted = record.refusal is None
+    return same and (legs is None or not posted or _moves(record, request, exponents))
+
+
+def _moves(record: "PastTransaction", request: General | Reversal, exponents: Exponents) -> bool:
+    """Whether the legs move what the entries moved; the rate's rounding difference is not a leg."""
+    nets: Counter[int] = Counter()
+    for entry in record.entries:
+        nets[entry.account_id] -= entry.amount
+    for leg in request.legs or ():
+        nets[leg.account_id] += _minor(leg.amount, leg.account_id, exponents) or 0
+    exchange = request.exchange if isinstance(request, General) else None
+    rounded = None if exchange is None else exchange.rounding_account_id
+    return all(not net or account == rounded for account, net in nets.items())
+
+
+def _minor(amount: str, account_id: int, exponents: Exponents) -> int | None:
+    """A signed amount in minor units; None if it is not an amount of the account's currency."""
+    digits = amount.removeprefix("-")
+    minor = to_minor(digits, exponents.get(account_id, 0)) if is_amount(digits) else None
+    return -minor if minor is not None and digits != amount else minor
 
 
 def _likely(record: "PastTransaction", exponents: Exponents) -> Iterator[Instruction]:
@@ -179,4 +259,15 @@ _BY_KIND: dict[str, Callable[["PastTransaction", Exponents], Iterator[Instructio
     "POLICY": _policies,
     "SCHEDULE": _schedules,
     "CANCELLATION": _cancellations,
+}
+
+_FORMS: dict[str, type[msgspec.Struct]] = {
+    "GENERAL": General,
+    "HOLD": Hold,
+    "CAPTURE": Capture,
+    "RELEASE": Release,
+    "REVERSAL": Reversal,
+    "POLICY": PolicyChange,
+    "SCHEDULE": Schedule,
+    "CANCELLATION": Cancellation,
 }

@@ -141,7 +141,8 @@ class Extra(msgspec.Struct, frozen=True, gc=False):
 
     `currencies` maps the currency number of each entry to its code and exponent; a decline has the
     currency of the account that decided it. `parent_id` is the transaction that it builds on,
-    `remaining` what its hold has left after it, `terms` what it sets for later.
+    `remaining` what its hold has left after it, `terms` what it sets for later. `request` is the
+    text of the request, if the record does not show it; it is written, but not read for answers.
     """
 
     digest: bytes
@@ -153,6 +154,7 @@ class Extra(msgspec.Struct, frozen=True, gc=False):
     exchange: str | None = None
     terms: Terms | None = None
     policies: tuple[Policy, ...] = ()
+    request: str | None = None
 
 
 class Transaction(msgspec.Struct, frozen=True, gc=False):

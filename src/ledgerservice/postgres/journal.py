@@ -148,7 +148,8 @@ def _type_of(name: str) -> str:
 
 def _details(extra: Extra) -> Iterator[tuple[Any, ...]]:
     texts = astuple(extra.detail)
-    yield extra.parent_id, extra.remaining, extra.digest, extra.salt, extra.exchange, *texts
+    facts = extra.parent_id, extra.remaining, extra.digest, extra.salt
+    yield (*facts, extra.exchange, extra.request, *texts)
 
 
 def _terms(kind: type[Struct]) -> Callable[[Extra], Iterable[tuple[Any, ...]]]:
@@ -164,6 +165,7 @@ SIDE_ROWS = (
             "digest": "bytea",
             "salt": "bytea",
             "exchange": "json",
+            "request": "json",
             **_types_of(Detail),
         },
         _details,

@@ -194,6 +194,8 @@ CREATE INDEX entries_transaction ON ledger.entries (ledger_id, transaction_id);
 -- is what its hold has left after it. digest is an HMAC of the request under salt: it detects a
 -- repeated key with another request, and without the salt nobody can guess the texts from it.
 -- metadata is kept as it was given (json, not jsonb), so that every answer has the same bytes.
+-- request is there if the record does not show what the request said, such as the conditions of
+-- legs: an export of the history takes it along, so that a repeat gets its answer in the copy.
 CREATE TABLE ledger.details (
     ledger_id        integer NOT NULL,
     transaction_id   bigint  NOT NULL,
@@ -206,6 +208,7 @@ CREATE TABLE ledger.details (
     description      text,
     metadata         json,
     exchange         json,
+    request          json,
     PRIMARY KEY (ledger_id, transaction_id),
     CONSTRAINT details_digest CHECK (length(digest) = 32),
     CONSTRAINT details_salt CHECK (length(salt) = 16),

@@ -41,6 +41,7 @@ SELECT t.id, t.kind, t.account_id, t.amount, t.idempotency_key AS key, t.recorde
        t.deciding_available, t.deciding_balance,
        d.parent_id, d.remaining, d.exchange::text AS exchange, d.description, d.reference,
        d.effective_at, d.metadata::text AS metadata, d.digest, d.salt,
+       d.request::text AS request,
        h.counterparty_id AS held_for, h.amount AS held_amount, h.expires_at, h.capture_at,
        s.counterparty_id AS payee, s.amount AS scheduled_amount, s.execute_at,
        (SELECT json_agg(json_build_array(e.account_id, e.seq, e.amount, e.held_change, e.balance,
@@ -77,6 +78,7 @@ _SAME = (
     "metadata",
     "digest",
     "salt",
+    "request",
     "is_parent",
 )
 """The fields of a PastTransaction that are columns of the same name."""
