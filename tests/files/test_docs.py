@@ -24,7 +24,7 @@ def test_the_commands_give_the_output_they_show(database, tmp_path, no_violation
     values = environment(DATABASE_URL=url_text(database))
     # Next to the interpreter is the program; `python3` is any Python.
     values["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{values['PATH']}"
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
     for command, shown in COMMANDS:
         done = subprocess.run(
             ["bash", "-c", command], cwd=tmp_path, env=values, capture_output=True, text=True,

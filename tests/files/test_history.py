@@ -9,15 +9,18 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ledgerservice import Ledger
 from ledgerservice.domain.history import BY_SERVICE
 from ledgerservice.domain.instructions import Detail, General, Kind, Origin
 from ledgerservice.domain.transactions import Recorded, Rejected, Rejection
 from ledgerservice.files.history import export_history, import_history
+from ledgerservice.files.options import Format
 from tests.databases import connect, url_text
 from tests.files.lives import KINDS, Life, kept, steps
 
+FORMS = (Format.NDJSON, Format.CSV)
 _numbers = itertools.count()
 Step = tuple[str, int, int, int]
 
@@ -30,12 +33,12 @@ async def lived(default: Ledger, chosen: list[Step]) -> tuple[str, Life]:
     return name, life
 
 
-async def copied(default: Ledger, database: Any, name: str) -> Ledger:
+async def copied(default: Ledger, database: Any, name: str, form: Format) -> Ledger:
     file = io.BytesIO()
-    export_history(database.owner_engine(), file, name)
+    export_history(database.owner_engine(), file, name, form)
     file.seek(0)
     target = await default.add_ledger(f"target-{next(_numbers)}")
-    await import_history(target, file)
+    await import_history(target, file, form)
     return target
 
 
@@ -107,10 +110,10 @@ def ids_in_order(database: Any, ledger: Ledger) -> tuple[list[int], list[int]]:
     return [row[0] for row in accounts], [row[0] for row in transactions]
 
 
-async def check(database: Any, chosen: list[Step]) -> Life:
+async def check(database: Any, chosen: list[Step], form: Format) -> Life:
     async with Ledger.open(url_text(database)) as default:
         name, life = await lived(default, chosen)
-        target = await copied(default, database, name)
+        target = await copied(default, database, name, form)
         assert_equal(database, life.ledger, target)
         ids, new = ids_in_order(database, target)
         _, old = ids_in_order(database, life.ledger)
@@ -138,8 +141,9 @@ EVERY_KIND: list[Step] = [
 ]  # fmt: skip
 
 
-def test_every_kind_is_the_same_in_a_copy(database, no_violations):
-    life = asyncio.run(check(database, EVERY_KIND))
+@pytest.mark.parametrize("form", FORMS)
+def test_every_kind_is_the_same_in_a_copy(database, no_violations, form):
+    life = asyncio.run(check(database, EVERY_KIND, form))
     seen = {(one.kind, one.refusal is None) for one in life.recorded}
     assert {kind for kind, posted in seen if posted} == set(Kind)
     assert {Kind.WITHDRAWAL, Kind.CAPTURE, Kind.TRANSFER} <= {k for k, posted in seen if not posted}
@@ -158,7 +162,7 @@ def shared(new_database):
     return new_database()
 
 
-@given(chosen=steps)
+@given(chosen=steps, form=st.sampled_from(FORMS))
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_life_is_the_same_in_a_copy(shared, chosen):
-    asyncio.run(check(shared, [("deposit", 0, 0, 400), ("deposit", 3, 0, 300), *chosen]))
+def test_any_life_is_the_same_in_a_copy(shared, chosen, form):
+    asyncio.run(check(shared, [("deposit", 0, 0, 400), ("deposit", 3, 0, 300), *chosen], form))

@@ -21,12 +21,14 @@ from ledgerservice.cli.output import AsJson, keep_output_for_file, progress_bar,
 from ledgerservice.domain.timestamps import parse_timestamp
 from ledgerservice.errors import ExportFault, ImportFault, LedgerError
 from ledgerservice.files.bank import BankFile
+from ledgerservice.files.columns import REJECT_COLUMNS
 from ledgerservice.files.exporter import Span
 from ledgerservice.files.exporter import export as write_entries
 from ledgerservice.files.history import export_history, import_history
 from ledgerservice.files.importer import Importing, Totals, import_rows
 from ledgerservice.files.options import (
     BANK_FORMATS,
+    SUFFIXES,
     Format,
     Options,
     columns_of,
@@ -44,6 +46,7 @@ from ledgerservice.settings import Settings
 
 STANDARD_INPUT = "-"
 INTERRUPTED = 130
+REJECTS_HEAD = f"{','.join(REJECT_COLUMNS)},".encode()
 
 LedgerName = Annotated[str, typer.Option(help="Name of the ledger.")]
 AnyFormat = Annotated[
@@ -95,7 +98,7 @@ Opening = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be posted.")]
 AsHistory = Annotated[
-    bool, typer.Option("--history", help="A whole ledger, into an empty one. NDJSON only.")
+    bool, typer.Option("--history", help="A whole ledger, into an empty one; NDJSON or CSV.")
 ]
 
 
@@ -128,9 +131,13 @@ def import_file(
     """
     if history:
         others = (key_prefix, rejects, account, columns, ignored, bank_account, opening)
-        if any(others) or form not in (None, Format.NDJSON):
-            raise ImportFault("--history can be combined with --ledger, --dry-run and --json only.")
-        _import_history(file, ledger, as_json=as_json, dry_run=dry_run)
+        forms = (encoding, delimiter, decimal_comma, date_format, timezone != "UTC")
+        if any(others) or any(forms):
+            raise ImportFault(
+                "--history can be combined with --format, --ledger, --dry-run and --json only."
+            )
+        form = _form_of_history(None if file == STANDARD_INPUT else Path(file), form)
+        _import_history(file, form, ledger, as_json=as_json, dry_run=dry_run)
         return
     path = Path("stdin" if file == STANDARD_INPUT else file)
     options = Options(
@@ -177,7 +184,10 @@ def _decimal(text: str | None) -> Decimal | None:
 
 def _table(source: BinaryIO, options: Options, opening: Decimal | None) -> Table | BankFile:
     if options.form in BANK_FORMATS:
-        return BankFile(source, options, opening)
+        if not source.peek(len(REJECTS_HEAD)).startswith(REJECTS_HEAD):  # type: ignore[attr-defined]
+            return BankFile(source, options, opening)
+        # The rows of a statement that were not posted are a table of our own.
+        options = Options(account=options.account)
     return Table(source, options)
 
 
@@ -288,10 +298,18 @@ def _print_totals(ending: _Ending, took_s: float, *, interrupted: bool = False) 
     report(text, as_json=ending.as_json, **ending.facts, interrupted=interrupted)
 
 
-def _import_history(file: str, name: str, *, as_json: bool, dry_run: bool) -> None:
+def _form_of_history(file: Path | None, form: Format | None) -> Format:
+    """CSV if it is chosen, or the suffix is one of a table; else NDJSON."""
+    form = form or (SUFFIXES.get(file.suffix.lower()) if file else None)
+    if form in BANK_FORMATS:
+        raise ImportFault("A history is NDJSON or CSV.")
+    return form or Format.NDJSON
+
+
+def _import_history(file: str, form: Format, name: str, *, as_json: bool, dry_run: bool) -> None:
     async def run() -> Counts:
         async with _ledger(name) as ledger:
-            return await import_history(ledger, source, dry_run=dry_run)
+            return await import_history(ledger, source, form, dry_run=dry_run)
 
     with _opened(file) as source:
         try:
@@ -329,12 +347,12 @@ def export_file(
     """Write the entries of the journal, one a line, in one snapshot. The service may keep running.
 
     The format is CSV unless the suffix or --format says NDJSON. With --history
-    it is the whole ledger as NDJSON, for `import --history`. The file is
-    readable by its owner only.
+    it is the whole ledger, for `import --history`, as NDJSON unless the suffix
+    or --format says CSV. The file is readable by its owner only.
     """
     if output is None:
         keep_output_for_file()
-    form = Format.NDJSON if history else _form_of(output, form)
+    form = _form_of_history(output, form) if history else _form_of(output, form)
     if history and (account is not None or since or until):
         raise ExportFault("--history is of a whole ledger: no --account, --since or --until.")
     span = Span(account, _time("--since", since), _time("--until", until), ledger)
@@ -345,7 +363,7 @@ def export_file(
         target = stack.enter_context(_written(output)) if output else sys.stdout.buffer
         engine = database.owner_engine()
         if history:
-            facts = export_history(engine, target, ledger)._asdict()
+            facts = export_history(engine, target, ledger, form)._asdict()
         else:
             facts = {"entries": write_entries(engine, target, form, span)}
         target.flush()

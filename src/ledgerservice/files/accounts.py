@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Raw
 
-from ledgerservice.api.http.problems import ProblemError, invalid
+from ledgerservice.api.http.problems import Fault, ProblemError, invalid
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.instructions import Instruction
 from ledgerservice.domain.transactions import Rejected
@@ -74,8 +74,10 @@ class Accounts:
             return refused
         named = [account for account in accounts if account is not None]
         currency = known.pop("currency", None)
-        if currency is not None and any(account.currency != currency for account in named):
-            return ProblemError("currency_mismatch")
+        others = {account.currency for account in named} - {currency}
+        if currency is not None and others:
+            return _refused("currency_mismatch", "currency", f"is {currency}, and the account's "
+                            f"is {', '.join(sorted(others))}")  # fmt: skip
         if any(account.id is None for account in named):
             return None
         return read_line(msgspec.json.encode(known))
@@ -95,10 +97,14 @@ class Accounts:
             return None if number is None else self._by_id.get(number)
         account = self._by_reference.get(reference) if isinstance(reference, str) else None
         if account is None:
-            raise ProblemError("account_not_found")
+            raise _refused("account_not_found", reference_name, f"no account has it: {reference}")
         if _number(fields.setdefault(id_name, account.id)) != account.id:
             raise invalid(reference_name, f"is not the reference of {id_name}")
         return account
+
+
+def _refused(code: str, field: str, message: str) -> ProblemError:
+    return ProblemError(code, errors=[Fault(field, message)])
 
 
 def _parts(fields: Fields) -> Iterable[Fields]:

@@ -4,15 +4,13 @@ The closing balance is the check of the import: the opening balance and all entr
 it, else nothing is posted.
 """
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import BinaryIO
 from urllib.parse import quote
 
-from ledgerservice.domain.cells import guarded
+from ledgerservice.domain.cells import guarded, row_of
 from ledgerservice.errors import ImportFault
 from ledgerservice.files.columns import COLUMNS, IDS, REJECT_COLUMNS
 from ledgerservice.files.options import Format, Options
@@ -128,6 +126,4 @@ def _cell(fields: Fields, name: str) -> object:
 
 
 def _csv(cells: "tuple[object, ...] | list[object]") -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode()
+    return f"{row_of(cells)}\n".encode()

@@ -1,6 +1,5 @@
 """Export of the journal for spreadsheets: one line per entry, from one snapshot."""
 
-import csv
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
@@ -10,7 +9,7 @@ from msgspec import Raw
 from sqlalchemy import Connection, Engine, text
 
 from ledgerservice.api.http.fields import timestamp
-from ledgerservice.domain.cells import guarded
+from ledgerservice.domain.cells import guarded, row_of
 from ledgerservice.domain.instructions import Kind, Origin
 from ledgerservice.errors import ExportFault
 from ledgerservice.files.options import Format
@@ -135,23 +134,13 @@ def _entries(connection: Connection, ledger: int, span: Span) -> Iterator[dict[s
         yield fields
 
 
-class _Lines:
-    """What a csv.writer writes, as UTF-8."""
-
-    def __init__(self, target: BinaryIO) -> None:
-        self._target = target
-
-    def write(self, line: str) -> None:
-        self._target.write(line.encode())
-
-
 def _csv_writer(target: BinaryIO) -> Callable[[dict[str, Any]], object]:
-    writer = csv.writer(_Lines(target), lineterminator="\n")
-    writer.writerow(COLUMNS)
+    target.write(f"{row_of(COLUMNS)}\n".encode())
 
     def write(row: dict[str, Any]) -> None:
-        cells = ((name, row[name]) for name in COLUMNS)
-        writer.writerow([guarded(v) if name in TEXTS and v else v for name, v in cells])
+        named = ((name, row[name]) for name in COLUMNS)
+        cells = [guarded(v) if name in TEXTS and v else v for name, v in named]
+        target.write(f"{row_of(cells)}\n".encode())
 
     return write
 

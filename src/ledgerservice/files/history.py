@@ -1,4 +1,4 @@
-"""A ledger's whole history as NDJSON: written from one snapshot, imported whole or not at all.
+"""A ledger's whole history as NDJSON or CSV: from one snapshot, imported whole or not at all.
 
 The first line is a HISTORY, the last an END, so a file that was cut is noticed.
 """
@@ -22,6 +22,8 @@ from ledgerservice.domain.history import (
     PastTransaction,
 )
 from ledgerservice.errors import ExportFault, ImportFault
+from ledgerservice.files.options import Format
+from ledgerservice.files.sheets import Sheet, SheetLines
 from ledgerservice.ledger import Ledger
 from ledgerservice.postgres.queries.history import read_history
 from ledgerservice.posting.history import Counts, parts_of
@@ -34,7 +36,9 @@ _decode: Callable[[bytes], Line] = msgspec.json.Decoder(Line).decode
 FIND_LEDGER = text("SELECT ledger_id FROM ledger.ledgers WHERE name = :name")
 
 
-def export_history(engine: Engine, target: BinaryIO, ledger: str) -> Counts:
+def export_history(
+    engine: Engine, target: BinaryIO, ledger: str, form: Format = Format.NDJSON
+) -> Counts:
     """Write the history of a ledger to `target`. Raises ExportFault if there is no such ledger."""
     accounts = transactions = 0
     repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
@@ -42,22 +46,29 @@ def export_history(engine: Engine, target: BinaryIO, ledger: str) -> Counts:
         number = connection.scalar(FIND_LEDGER, {"name": ledger})
         if number is None:
             raise ExportFault(f"There is no ledger {ledger}.")
-        target.write(_encode(Header(FORMAT, ledger, datetime.now(UTC))) + b"\n")
+        write = Sheet(target).write if form is Format.CSV else _json_writer(target)
+        write(Header(FORMAT, ledger, datetime.now(UTC)))
         for line in read_history(connection, number):
-            target.write(_encode(line) + b"\n")
+            write(line)
             accounts += isinstance(line, PastAccount)
             transactions += isinstance(line, PastTransaction)
-    target.write(_encode(End(accounts, transactions)) + b"\n")
+        write(End(accounts, transactions))
     return Counts(accounts, transactions)
 
 
-async def import_history(ledger: Ledger, source: BinaryIO, *, dry_run: bool = False) -> Counts:
+def _json_writer(target: BinaryIO) -> Callable[[Line], object]:
+    return lambda line: target.write(_encode(line) + b"\n")
+
+
+async def import_history(
+    ledger: Ledger, source: BinaryIO, form: Format = Format.NDJSON, *, dry_run: bool = False
+) -> Counts:
     """Import a history into an empty ledger, whole or not at all. Raises ImportFault.
 
     The currencies of the file are added first; they stay if the import fails. A dry run adds none,
     and takes everything else back.
     """
-    lines = _Lines(source)
+    lines = _Lines(SheetLines(source) if form is Format.CSV else _JsonLines(source))
     try:
         currencies = lines.currencies()
         for one in currencies if not dry_run else ():
@@ -71,16 +82,15 @@ async def import_history(ledger: Ledger, source: BinaryIO, *, dry_run: bool = Fa
         raise ImportFault(f"{text[:1].upper()}{text[1:]}. Nothing was imported.") from fault
 
 
-class _Lines:
-    """The lines of a history, each checked by itself. Raises ImportFault."""
+class _JsonLines:
+    """The lines of NDJSON; `number` is that of the last one. Raises ImportFault."""
 
     def __init__(self, source: BinaryIO) -> None:
         self.number = 0
-        self._lines = self._read(source)
-        self._next: Line | None = None
+        self._source = source
 
-    def _read(self, source: BinaryIO) -> Iterator[Line]:
-        while text := source.readline(MAX_LINE_BYTES):
+    def __iter__(self) -> Iterator[Line]:
+        while text := self._source.readline(MAX_LINE_BYTES):
             self.number += 1
             if text.strip():
                 yield self._decoded(text.removeprefix(b"\xef\xbb\xbf"))
@@ -93,6 +103,15 @@ class _Lines:
                 f"Line {self.number} is not a line of a history ({error}). `export --history` "
                 "writes such a file."
             ) from None
+
+
+class _Lines:
+    """The records of a history in their order. Raises ImportFault."""
+
+    def __init__(self, source: _JsonLines | SheetLines) -> None:
+        self._source = source
+        self._lines = iter(source)
+        self._next: Line | None = None
 
     def currencies(self) -> list[PastCurrency]:
         """The header is read, and the currencies after it."""
@@ -115,7 +134,7 @@ class _Lines:
                 self._check_end(line, list(counts.values()))
                 return
             if not isinstance(line, PastAccount | PastTransaction):
-                raise ImportFault(f"Line {self.number} is out of place.")
+                raise ImportFault(f"Line {self._source.number} is out of place.")
             counts[type(line)] += 1
             yield line
         raise ImportFault("Its last line is not an END: the file was cut. Nothing was imported.")

@@ -19,7 +19,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from ledgerservice.api.http.problems import CATALOGUE, ProblemError
+from ledgerservice.api.http.problems import ProblemError, detail_of, rejection
+from ledgerservice.api.movements.answers import decided_on
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.instructions import Instruction
 from ledgerservice.domain.transactions import Outcome, Rejected
@@ -187,19 +188,25 @@ def _described(result: Result) -> tuple[str, str, str]:
     if isinstance(result, ProblemError):
         return _rejection_of(result)
     if isinstance(result, Rejected):
-        return "rejected", result.reason.value, CATALOGUE[result.reason.value].detail
+        return _rejection_of(rejection(result))
     if result is None:
         return "posted", "", ""
     if isinstance(result, Opened):
         return "replayed" if result.replayed else "opened", "", ""
     refusal = result.transaction.refusal
     if refusal is not None:
-        place = f"version {refusal.version} of account {refusal.account_id}"
-        return "declined", refusal.reason.value, f"decided at {place}"
+        on = decided_on(result.transaction, refusal)
+        state = f"available {on.available}, balance {on.balance} {on.currency}"
+        place = f"decided at version {on.version} of account {on.account_id}: {state}"
+        return "declined", refusal.reason.value, place
     return "replayed" if result.replayed else "posted", "", ""
 
 
 def _rejection_of(refused: ProblemError) -> tuple[str, str, str]:
     faults = refused.facts.get("errors", [])
     detail = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
-    return "rejected", refused.code, detail or CATALOGUE[refused.code].detail
+    if not detail:
+        detail = detail_of(refused.code, refused.facts)
+        if "account_id" in refused.facts:
+            detail += f" It is account {refused.facts['account_id']}."
+    return "rejected", refused.code, detail

@@ -2,11 +2,13 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import BinaryIO
 
 import msgspec
 
 from ledgerservice.api.http.problems import ProblemError, invalid
+from ledgerservice.domain.cells import row_of
 from ledgerservice.domain.instructions import is_key
 from ledgerservice.errors import ImportFault
 from ledgerservice.files.columns import NO_KEYS, REJECT_COLUMNS, names_of
@@ -82,10 +84,8 @@ class Table:
     def _without_rejects(self, cells: Sequence[str], text: str) -> bytes:
         """The text of a row without the columns of an earlier file of rejects."""
         if self._is_of_rejects and len(cells) > len(REJECT_COLUMNS):
-            line = _Line()
-            writer = csv.writer(line, delimiter=self._options.delimiter or ",")
-            writer.writerow(cells[len(REJECT_COLUMNS) :])
-            text = line.text
+            delimiter = self._options.delimiter or ","
+            text = row_of(cells[len(REJECT_COLUMNS) :], delimiter) + "\r\n"
         return self._decoder.encoded(text if text.endswith("\n") else text + "\n")
 
     def _csv_rows(self) -> Iterator[Row]:
@@ -112,10 +112,12 @@ class Table:
         return number
 
     def _item(self, cells: Sequence[str], line: int) -> Item:
-        if has_undecoded("".join(cells)):
-            return invalid("line", f"has a byte that is not valid {self._decoder.encoding}")
-        if len(cells) > len(self._names) and any(cells[len(self._names) :]):
-            return invalid("line", "has more fields than the first line")
+        for name, cell in zip_longest(self._names, cells):
+            if cell and has_undecoded(cell):
+                return self._undecoded(name or "line", cell)
+        if any(more := cells[len(self._names) :]):
+            fault = f"has {len(cells)} fields, the first line has {len(self._names)}"
+            return invalid("line", f"{fault}; the further ones are {', '.join(more)}")
         named = zip(self._names, cells, strict=False)
         kept = {n: cell for n, cell in named if n and n not in REJECT_COLUMNS and cell.strip()}
         try:
@@ -123,6 +125,12 @@ class Table:
             return item_of(with_defaults(fields, line, self._options))
         except ProblemError as refused:
             return refused
+
+    def _undecoded(self, name: str, text: str) -> ProblemError:
+        match = has_undecoded(text)
+        assert match is not None
+        code = f"0x{ord(match[0]) & 0xFF:02x}"
+        return invalid(name, f"has a byte that is not valid {self._decoder.encoding}: {code}")
 
     # NDJSON.
 
@@ -148,7 +156,7 @@ class Table:
 
     def _json_item(self, text: str, number: int) -> Item:
         if has_undecoded(text):
-            return invalid("line", f"has a byte that is not valid {self._decoder.encoding}")
+            return self._undecoded("line", text)
         return read_json(text.encode(), number, self._options)
 
     def reject(self, row: Row, outcome: str, code: str, detail: str) -> bytes:
@@ -156,10 +164,8 @@ class Table:
         if self._options.form is Format.NDJSON:
             reason = msgspec.json.encode(Rejected(row.line, outcome, code, detail))
             return reason + b"\n" + row.text
-        line = _Line()
-        writer = csv.writer(line, delimiter=self._options.delimiter or ",", lineterminator="")
-        writer.writerow((row.line, outcome, code, detail))
-        return self._encoded(line.text) + row.text
+        reasons = row_of((row.line, outcome, code, detail), self._options.delimiter or ",")
+        return self._encoded(reasons) + row.text
 
 
 class _Texts:
@@ -183,16 +189,6 @@ class _Texts:
         text = "".join(self._read)
         self._read.clear()
         return text
-
-
-class _Line:
-    """What a csv.writer writes."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text += text
 
 
 def _number_of(line: bytes) -> int | None:

@@ -336,7 +336,8 @@ _CULPRITS = {
 """What is said of the figures at fault, where they are known."""
 
 
-def _detail(code: str, facts: dict[str, Any]) -> str:
+def detail_of(code: str, facts: dict[str, Any]) -> str:
+    """What is said of a code, with the figures at fault."""
     detail, culprit = CATALOGUE[code].detail, _CULPRITS.get(code)
     if culprit is None or not facts.keys() - {"account_id"}:
         return detail
@@ -352,7 +353,7 @@ def problem_body(code: str, **facts: Any) -> bytes:
         title=code.replace("_", " ").capitalize(),
         status=problem.status.value,
         code=code,
-        detail=_detail(code, facts),
+        detail=detail_of(code, facts),
         retry=problem.retry,
         **facts,
     )
