@@ -1,10 +1,19 @@
 """Accounts: the state that a batch locks, and the requests that open them with their answers."""
 
 from datetime import datetime
+from typing import Any, Literal
 
 import msgspec
 
-from ledgerservice.domain.instructions import Origin
+from ledgerservice.domain.instructions import Frozen, Origin
+
+FrozenName = Literal["debits", "credits", "both"]
+FROZEN_NAMES: dict[int, FrozenName | None] = {
+    0: None,
+    Frozen.DEBITS: "debits",
+    Frozen.CREDITS: "credits",
+    Frozen.DEBITS | Frozen.CREDITS: "both",
+}
 
 
 class Account(msgspec.Struct, frozen=True, gc=False):
@@ -62,3 +71,11 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     metadata: str | None = None
     origin: int = Origin.CALLER
     replayed: bool = False
+
+
+def restrictions_of(restricted: int) -> dict[str, Any]:
+    """What an account is closed to, by the names that answers and events have for it."""
+    return {
+        "frozen": FROZEN_NAMES[restricted & ~Frozen.CLOSED],
+        "closed": bool(restricted & Frozen.CLOSED),
+    }

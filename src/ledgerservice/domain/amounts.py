@@ -49,3 +49,8 @@ def to_major(minor: int, exponent: int) -> str:
     sign = "-" if minor < 0 else ""
     digits = str(abs(minor)).rjust(exponent + 1, "0")
     return f"{sign}{digits[:-exponent]}.{digits[-exponent:]}"
+
+
+def optional_amount(minor: int | None, exponent: int) -> str | None:
+    """An amount in major units, or None."""
+    return None if minor is None else to_major(minor, exponent)

@@ -98,3 +98,8 @@ def _storable(text: str) -> str:
     if "\0" in text or any("\ud800" <= character < "\ue000" for character in text):
         raise ValueError("must not contain NUL or lone surrogates")
     return text
+
+
+def json_object(text: str | None) -> msgspec.Raw | None:
+    """The text of a JSON object as a member of a larger one, or None."""
+    return None if text is None else msgspec.Raw(text.encode())

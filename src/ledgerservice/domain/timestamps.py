@@ -1,4 +1,4 @@
-"""Timestamps of RFC 3339, as text. The only parser: of bodies, queries, files and the command line.
+"""Timestamps of RFC 3339, as text: the only parser and the only writer.
 
 Go, Java and .NET write 7 or 9 digits of a second. The ledger stores microseconds, so further digits
 are cut off. T and Z may be small letters.
@@ -6,6 +6,7 @@ are cut off. T and Z may be small letters.
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 EXAMPLE = "2026-12-31T23:59:59Z"
@@ -48,3 +49,15 @@ def _fault_of(parts: re.Match[str]) -> str | None:
         return "it has no time zone; end it with Z or an offset such as +05:30"
     faults = (fault for name, (most, fault) in _BOUNDS.items() if int(parts[name] or 0) > most)
     return next(faults, None)
+
+
+@lru_cache(maxsize=256)  # all transactions of a batch have the same timestamp
+def timestamp(time: datetime) -> str:
+    """RFC 3339, in UTC, to the microsecond."""
+    utc = time.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def optional_timestamp(time: datetime | None) -> str | None:
+    """The same, or None."""
+    return None if time is None else timestamp(time)

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Raw
 from sqlalchemy import Connection, Engine, text
 
-from ledgerservice.api.http.fields import timestamp
 from ledgerservice.domain.cells import guarded, row_of
 from ledgerservice.domain.instructions import Kind, Origin
+from ledgerservice.domain.timestamps import timestamp
 from ledgerservice.errors import ExportFault
 from ledgerservice.files.options import Format
 

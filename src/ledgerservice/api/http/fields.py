@@ -6,7 +6,7 @@ they only describe, since an answer is made of valid values.
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
@@ -15,22 +15,27 @@ from msgspec import Meta, Raw
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
-from ledgerservice.domain.amounts import AMOUNT_PATTERN, is_amount, is_positive_amount, to_major
+from ledgerservice.domain.amounts import (
+    AMOUNT_PATTERN,
+    is_amount,
+    is_positive_amount,
+    optional_amount,
+)
 from ledgerservice.domain.currencies import CODE_PATTERN, MAX_EXPONENT
 from ledgerservice.domain.instructions import (
     BIGGEST_ID,
     KEY_PATTERN,
     MAX_RATE_CHARACTERS,
-    Frozen,
     Kind,
 )
 from ledgerservice.domain.metadata import (
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
     Number,
+    json_object,
     metadata_text,
 )
-from ledgerservice.domain.timestamps import EXAMPLE, parse_timestamp
+from ledgerservice.domain.timestamps import EXAMPLE, optional_timestamp, parse_timestamp
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 
@@ -185,14 +190,6 @@ Exponent = Annotated[
     ),
 ]
 
-FrozenName = Literal["debits", "credits", "both"]
-FROZEN_NAMES: dict[int, FrozenName | None] = {
-    0: None,
-    Frozen.DEBITS: "debits",
-    Frozen.CREDITS: "credits",
-    Frozen.DEBITS | Frozen.CREDITS: "both",
-}
-
 
 # Fields of answers.
 
@@ -209,36 +206,6 @@ TransactionType = Annotated[
     str,
     Meta(extra_json_schema={"x-name": "TransactionType", "enum": [kind.name for kind in Kind]}),
 ]
-
-
-@lru_cache(maxsize=256)  # all transactions of a batch have the same timestamp
-def timestamp(time: datetime) -> str:
-    """RFC 3339, in UTC, to the microsecond."""
-    utc = time.astimezone(UTC)
-    return utc.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def optional_timestamp(time: datetime | None) -> str | None:
-    """The same, or None."""
-    return None if time is None else timestamp(time)
-
-
-def optional_amount(minor: int | None, exponent: int) -> str | None:
-    """An amount in major units, or None."""
-    return None if minor is None else to_major(minor, exponent)
-
-
-def json_object(text: str | None) -> Raw | None:
-    """The text of a JSON object as a member of an answer, or None."""
-    return None if text is None else Raw(text.encode())
-
-
-def restrictions_of(restricted: int) -> dict[str, Any]:
-    """What an account is closed to, as members of an answer."""
-    return {
-        "frozen": FROZEN_NAMES[restricted & ~Frozen.CLOSED],
-        "closed": bool(restricted & Frozen.CLOSED),
-    }
 
 
 _WRITERS: tuple[tuple[Any, Callable[[Any, int], Any]], ...] = (

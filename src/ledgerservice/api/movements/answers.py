@@ -10,24 +10,16 @@ from typing import Any, Literal, Self
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ledgerservice.api.http.fields import (
-    AmountText,
-    FrozenName,
-    JsonObject,
-    TimestampText,
-    TransactionType,
-    json_object,
-    optional_amount,
-    optional_timestamp,
-    restrictions_of,
-    timestamp,
-)
+from ledgerservice.api.http.fields import AmountText, JsonObject, TimestampText, TransactionType
 from ledgerservice.api.http.problems import CATALOGUE, DecidedOn, problem_body
 from ledgerservice.domain import transactions as domain
-from ledgerservice.domain.amounts import to_major
+from ledgerservice.domain.accounts import FrozenName, restrictions_of
+from ledgerservice.domain.amounts import optional_amount, to_major
 from ledgerservice.domain.currencies import MAX_EXPONENT
 from ledgerservice.domain.instructions import Detail, Kind
+from ledgerservice.domain.metadata import json_object
 from ledgerservice.domain.rules import PARENT_MEMBERS
+from ledgerservice.domain.timestamps import optional_timestamp, timestamp
 
 
 class Entry(msgspec.Struct, gc=False):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from ledgerservice.api.http.fields import FROZEN_NAMES
 from ledgerservice.api.movements import models
+from ledgerservice.domain.accounts import FROZEN_NAMES
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,

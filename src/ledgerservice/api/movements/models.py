@@ -11,7 +11,6 @@ from ledgerservice.api.http.fields import (
     Amount,
     Code,
     Description,
-    FrozenName,
     Key,
     Limit,
     Metadata,
@@ -21,6 +20,7 @@ from ledgerservice.api.http.fields import (
     Timestamp,
     Version,
 )
+from ledgerservice.domain.accounts import FrozenName
 from ledgerservice.domain.instructions import MAX_LEGS
 
 

@@ -24,15 +24,11 @@ from ledgerservice.api.http.call import (
 from ledgerservice.api.http.fields import (
     AmountText,
     Answer,
-    FrozenName,
     JsonObject,
     Metadata,
     OriginName,
     Text,
     TimestampText,
-    optional_amount,
-    restrictions_of,
-    timestamp,
 )
 from ledgerservice.api.http.openapi import DRY_RUN, IDEMPOTENCY_KEY, body_schema, get, post
 from ledgerservice.api.http.pages import Page, Paging, filter_values, first_rows, listing
@@ -46,9 +42,10 @@ from ledgerservice.api.http.parameters import (
     parameters_of,
 )
 from ledgerservice.api.http.problems import ProblemError, rejection
-from ledgerservice.domain.accounts import Opened, Opening
-from ledgerservice.domain.amounts import to_major
+from ledgerservice.domain.accounts import FrozenName, Opened, Opening, restrictions_of
+from ledgerservice.domain.amounts import optional_amount, to_major
 from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Kind, Origin
+from ledgerservice.domain.timestamps import timestamp
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.postgres.queries import accounts as queries
 from ledgerservice.postgres.queries import as_of

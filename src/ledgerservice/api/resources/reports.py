@@ -9,15 +9,11 @@ from msgspec import Meta
 from pydantic import Field
 
 from ledgerservice.api.http.call import json_response, reader_of
-from ledgerservice.api.http.fields import (
-    AmountText,
-    Answer,
-    TimestampText,
-    optional_timestamp,
-)
+from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, PeriodFilters, first_rows, listing
 from ledgerservice.api.http.parameters import Parameters, QueryTimestamp, parameters_of
+from ledgerservice.domain.timestamps import optional_timestamp
 from ledgerservice.postgres.queries import reports as queries
 
 router = APIRouter(tags=["reports"])

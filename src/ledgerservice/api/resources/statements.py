@@ -20,7 +20,6 @@ from ledgerservice.api.http.fields import (
     OriginName,
     TimestampText,
     TransactionType,
-    optional_timestamp,
 )
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, PeriodFilters, listing
@@ -30,6 +29,7 @@ from ledgerservice.api.http.streams import PiecewiseResponse
 from ledgerservice.api.resources.accounts import account_at
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.cells import guarded
+from ledgerservice.domain.timestamps import optional_timestamp
 from ledgerservice.postgres.queries import as_of, effective
 from ledgerservice.postgres.queries import statements as queries
 from ledgerservice.postgres.reader import Reader
