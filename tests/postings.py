@@ -10,12 +10,17 @@ from ledgerservice.posting.movements import MovementBatch
 from tests.databases import administer
 
 
-def post(database: Database, *batches: list[Instruction]) -> None:
-    """Post batches, one after another, on one connection."""
+def post(database: Database, *batches: list[Instruction], numbered: bool = True) -> None:
+    """Post batches, one after another, on one connection.
+
+    `numbered`: the transactions have the ids 1, 2 and so on, which are not in the feed's order.
+    """
 
     async def run() -> None:
         wire, work = await database.connect_writer(), MovementBatch()
         for batch in batches:
+            if numbered:
+                hand_out_the_next_id(database)
             await work(wire, [Group(batch)])
         await wire.close()
 
@@ -23,7 +28,7 @@ def post(database: Database, *batches: list[Instruction]) -> None:
 
 
 def open_accounts(database: Database, *currencies: str) -> None:
-    """Open accounts 1, 2 and so on; the transactions after them have the ids 1, 2 and so on."""
+    """Open accounts 1, 2 and so on."""
 
     async def run() -> None:
         wire = await database.connect_writer()
@@ -32,8 +37,14 @@ def open_accounts(database: Database, *currencies: str) -> None:
         await wire.close()
 
     asyncio.run(run())
+
+
+def hand_out_the_next_id(database: Database) -> None:
+    """Set the sequence of transaction ids right behind the last one, so that tests can name ids."""
     schema = database.settings.schema_name
-    administer(database.url, f"SELECT setval('\"{schema}\".transaction_id', 1, false)")
+    last = f'(SELECT max(id) FROM "{schema}".transactions)'
+    sequence = f"'\"{schema}\".transaction_id'"
+    administer(database.url, f"SELECT setval({sequence}, coalesce({last}, 0) + 1, false)")
 
 
 def deposit(to: int, amount: int, key: str = "funding") -> Movement:

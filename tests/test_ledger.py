@@ -158,22 +158,6 @@ def test_a_list_is_of_one_snapshot(database):
     with_ledger(database, test)
 
 
-def test_steps_take_no_more_ids_than_they_use(database):
-    """They come in blocks, of which what is left over stays in memory."""
-
-    async def test(ledger: Ledger) -> None:
-        [held] = await ledger.post([Hold(1, 2, "5", "h")])
-        for number in range(50):
-            step = Capture(held.transaction.id, f"c{number}", amount="0.01")
-            assert [outcome.posted for outcome in await ledger.post([step])] == [True]
-
-    with_ledger(database, test)
-    with connect(database) as owner:
-        [(opened,)] = owner.execute("SELECT max(change_id) FROM ledger.accounts").fetchall()
-        [(last,)] = owner.execute("SELECT last_value FROM ledger.transaction_id").fetchall()
-        assert last - opened < 400
-
-
 @pytest.mark.parametrize("size", [1, 499, 500, 9_000])
 def test_many_movements_a_call_are_answered_in_order_and_replayed_whole(
     database, no_violations, size

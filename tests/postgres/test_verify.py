@@ -79,6 +79,14 @@ BROKEN = {
         ["UPDATE ledger.entries SET recorded_at = '2020-01-01' WHERE account_id = 1 AND seq = 3"],
         ["invariant 4: account 1, ledger 1, seq 3", "invariant 1: transaction 4, ledger 1"],
     ),
+    "the order of two transactions": (
+        [
+            f"UPDATE ledger.{table} SET {name} = {new} WHERE {name} = {old}"
+            for old, new in ((3, 99), (4, 3), (99, 4))
+            for table, name in (("transactions", "id"), ("entries", "transaction_id"))
+        ],
+        ["invariant 4: account 1, ledger 1, seq 3: its transaction 3 is before its predecessor's"],
+    ),
     "a transaction": (
         ["DELETE FROM ledger.transactions WHERE id = 4"],
         ["invariant 1: transaction 4, ledger 1: entries name it"],

@@ -289,7 +289,7 @@ def test_a_frozen_process_frees_its_accounts(new_database):
         async with posting(database) as poster:
             frozen = await database.connect_writer()
             begin = Request(journal.BEGIN)
-            await lock(frozen, LEDGER, deposit(1, "frozen").instructions(), {}, 1, begin)
+            await lock(frozen, LEDGER, deposit(1, "frozen").instructions(), {}, begin)
             await poster.post(deposit(1, "k"))
             with pytest.raises(Exception, match=r"(?i)idle|terminat|closed|lost"):
                 await frozen.exchange(Request("SELECT 1"))

@@ -61,6 +61,9 @@ CROSS JOIN LATERAL (
 ORDERED_ARRAYS = 180_000
 """The first server version that has been tested to look up an array in its order."""
 
+# Before the ids, by every writer that takes some. Whoever reads the sequence, and then waits until
+# no older database transaction is open, has every id up to there for good: the feed's safe id.
+TAKE_XID = "SELECT pg_current_xact_id()"
 TAKE_CLOCK_AND_IDS = """
 SELECT greatest(clock_timestamp(), transaction_timestamp()), ARRAY(
     SELECT nextval('ledger.transaction_id') FROM generate_series(1, $1::integer))
@@ -141,7 +144,8 @@ WHERE coalesce(s.settled_by, 0) = 0
 class Locked(msgspec.Struct, frozen=True):
     """The state that a batch is decided on, read under its locks.
 
-    `blocks` are the first ids of the blocks of transaction ids that it took.
+    `blocks` are the first ids of the blocks of transaction ids that it took. They belong to this
+    database transaction: an id that was kept for a later one would break the order of the feed.
     """
 
     accounts: dict[int, Account]
@@ -149,6 +153,15 @@ class Locked(msgspec.Struct, frozen=True):
     parents: Parents
     now: datetime
     blocks: list[int]
+
+    def ids(self) -> Iterator[int]:
+        """The transaction ids, in ascending order: later than any on the locked accounts."""
+        return ids_of(self.blocks)
+
+
+def ids_of(blocks: Iterable[int]) -> Iterator[int]:
+    """The ids of blocks, in order."""
+    return (number for block in blocks for number in range(block, block + ID_BLOCK))
 
 
 async def find_parents(
@@ -171,30 +184,35 @@ async def lock(
     ledger: int,
     instructions: Sequence[Instruction],
     parents: Mapping[int, Transaction],
-    blocks: int,
     *before: Request,
     look_up_keys: bool = True,
 ) -> Locked:
     """Lock the instructions' accounts, and read the state that they are decided on.
 
-    `blocks` is the number of blocks of transaction ids to take. The requests `before` are sent in
-    the same round trip. Without `look_up_keys` no key counts as seen.
+    The requests `before` are sent in the same round trip. Without `look_up_keys` no key counts as
+    seen.
     """
-    *_, locked, taken, earlier_rows = await wire.exchange(
+    *_, locked, _, taken, earlier_rows = await wire.exchange(
         *before,
         _lock_accounts(wire, ledger, instructions, parents),
-        Request(TAKE_CLOCK_AND_IDS, [number(blocks)]),
+        Request(TAKE_XID),
+        take_ids(len(instructions)),
         _find_earlier(ledger, instructions if look_up_keys else (), parents),
     )
-    [(now, ids)] = taken.rows
+    [(now, blocks)] = taken.rows
     accounts = {row[0]: Account(*row) for row in locked.rows}
     reading = _Reading(wire, ledger, now)
     earlier, states = await reading.read(instructions, parents, accounts, earlier_rows.rows)
     expired = sum(hold.has_expired(now) for hold in states.holds.values())
     if expired:
-        more = Request(TAKE_CLOCK_AND_IDS, [number(-(-expired // ID_BLOCK))])
-        ids = ids + (await wire.exchange(more))[0].rows[0][1]
-    return Locked(accounts, earlier, states, now, ids)
+        [more] = await wire.exchange(take_ids(expired))
+        blocks = blocks + more.rows[0][1]
+    return Locked(accounts, earlier, states, now, blocks)
+
+
+def take_ids(ids: int) -> Request:
+    """Takes the clock, and blocks that hold so many transaction ids."""
+    return Request(TAKE_CLOCK_AND_IDS, [number(-(-ids // ID_BLOCK))])
 
 
 def _lock_accounts(

@@ -13,6 +13,7 @@ from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest
 from ledgerservice.domain.registration import answer_currencies, answer_ledgers, answer_openings
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.postgres.journal import BEGIN, WRITE_BARRIER, commit
+from ledgerservice.postgres.locking import TAKE_XID
 from ledgerservice.postgres.pipeline import Request, Rows, Wire, array, text_array
 
 # An unknown currency joins nothing. Of two requests with one key the first opens the account, and
@@ -130,7 +131,8 @@ async def _by_dry_run(
 
 async def _commit(wire: Wire, write: Request, find: Request) -> tuple[list[Any], Rows]:
     """Write, find, commit: the first column of the new rows, and the rows that were found."""
-    _, new, found, _ = await commit(wire, Request(BEGIN), write, find, Request(WRITE_BARRIER))
+    steps = [Request(BEGIN), Request(TAKE_XID), write, find, Request(WRITE_BARRIER)]
+    _, _, new, found, _ = await commit(wire, *steps)
     return [row[0] for row in new.rows], found.rows
 
 

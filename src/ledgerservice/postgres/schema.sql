@@ -15,6 +15,15 @@
 -- sequence. A row that is no transaction takes a whole block for its change_id.
 CREATE SEQUENCE ledger.transaction_id INCREMENT BY 100;
 
+-- An id for a row that is no transaction. The database transaction has its own number before it takes
+-- an id, as everywhere: the feed waits for older numbers, and would not wait for one that comes later.
+CREATE FUNCTION ledger.next_change_id() RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_current_xact_id();
+    RETURN nextval('ledger.transaction_id');
+END $$;
+
 -- Tables.
 
 CREATE SEQUENCE ledger.ledger_id AS integer START 2;
@@ -22,7 +31,7 @@ CREATE TABLE ledger.ledgers (
     ledger_id    integer     PRIMARY KEY DEFAULT nextval('ledger.ledger_id'),
     name         text        NOT NULL UNIQUE,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    change_id    bigint      NOT NULL DEFAULT nextval('ledger.transaction_id'),
+    change_id    bigint      NOT NULL DEFAULT ledger.next_change_id(),
     principal_id integer     NOT NULL DEFAULT 0,
     origin       smallint    NOT NULL DEFAULT 0,
     CONSTRAINT ledgers_name CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$')
@@ -37,7 +46,7 @@ CREATE TABLE ledger.currencies (
                           CHECK (number > 0),
     exponent     smallint NOT NULL CHECK (exponent BETWEEN 0 AND 12),
     name         text     NOT NULL,
-    change_id    bigint   NOT NULL DEFAULT nextval('ledger.transaction_id'),
+    change_id    bigint   NOT NULL DEFAULT ledger.next_change_id(),
     principal_id integer  NOT NULL DEFAULT 0,
     origin       smallint NOT NULL DEFAULT 0,
     CONSTRAINT currencies_name_length CHECK (length(name) BETWEEN 1 AND 255)
@@ -100,6 +109,7 @@ CREATE UNIQUE INDEX accounts_idempotency_key ON ledger.accounts (ledger_id, orig
 CREATE INDEX accounts_owner ON ledger.accounts (ledger_id, owner, id) WHERE id > 0;
 CREATE INDEX accounts_currency ON ledger.accounts (ledger_id, currency, id) WHERE id > 0;
 CREATE INDEX accounts_created ON ledger.accounts (ledger_id, created_at, id) WHERE id > 0;
+CREATE INDEX accounts_change ON ledger.accounts (ledger_id, change_id) WHERE id > 0;
 CREATE INDEX accounts_restricted ON ledger.accounts (ledger_id, id) WHERE restricted > 0;
 
 -- Metadata of accounts stands in a table of its own, because each transfer writes an account's row
@@ -305,6 +315,22 @@ CREATE TABLE ledger.dated_entries (
     PRIMARY KEY (ledger_id, account_id, effective_at, seq)
 );
 
+-- The epochs of the change feed. A row says where the journal was found: on which server and
+-- timeline, in which database and table. A start or a reconnect that finds it elsewhere adds a row.
+-- The epoch stays the same if nothing was lost, as when a synchronous standby was promoted, and is
+-- the next one otherwise: ids are then handed out again, and positions of the epoch before mean
+-- nothing beyond compare_from.
+CREATE TABLE ledger.epochs (
+    epoch             integer     NOT NULL,
+    system_identifier bigint      NOT NULL,
+    timeline          bigint      NOT NULL,
+    database_id       bigint      NOT NULL,
+    journal_id        bigint      NOT NULL,
+    compare_from      bigint      NOT NULL,
+    begun_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (epoch, system_identifier, timeline, database_id, journal_id)
+);
+
 -- Signs the cursors of lists, so that nobody can make one up.
 CREATE TABLE ledger.secrets (
     name   text PRIMARY KEY,
@@ -352,7 +378,7 @@ BEGIN
     NEW.balance := 0;
     NEW.held := 0;
     NEW.version := 0;
-    NEW.change_id := CASE WHEN NEW.id > 0 THEN nextval('ledger.transaction_id') END;
+    NEW.change_id := CASE WHEN NEW.id > 0 THEN ledger.next_change_id() END;
     NEW.created_at := clock_timestamp();
     NEW.last_recorded_at := NEW.created_at;
     RETURN NEW;
@@ -838,6 +864,8 @@ CREATE TRIGGER schedules_derived BEFORE UPDATE ON ledger.schedules
     EXECUTE FUNCTION ledger.refuse_change('only the journal settles a schedule');
 CREATE TRIGGER currencies_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.currencies
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('currencies are permanent');
+CREATE TRIGGER epochs_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.epochs
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('epochs are permanent');
 CREATE TRIGGER ledgers_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.ledgers
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('ledgers are permanent');
 
@@ -888,7 +916,10 @@ GRANT INSERT (ledger_id, transaction_id, account_id, counterparty_id, amount, ex
     ON ledger.holds TO {role};
 GRANT INSERT (ledger_id, transaction_id, account_id, counterparty_id, amount, execute_at)
     ON ledger.schedules TO {role};
+GRANT INSERT (epoch, system_identifier, timeline, database_id, journal_id, compare_from)
+    ON ledger.epochs TO {role};
 GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currency_number,
     ledger.ledger_id TO {role};
-GRANT SELECT ON SEQUENCE ledger.account_id, ledger.ledger_id TO {role};
-GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.refuse_table TO {role};
+GRANT SELECT ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.ledger_id TO {role};
+GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.refuse_table,
+    ledger.next_change_id TO {role};

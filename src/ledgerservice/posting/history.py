@@ -23,7 +23,7 @@ from ledgerservice.domain.registration import answer_openings
 from ledgerservice.errors import Unavailable
 from ledgerservice.postgres import journal, locking, registration
 from ledgerservice.postgres.pipeline import Request, Wire, number
-from ledgerservice.posting.movements import blocks_of, ids_of, salts
+from ledgerservice.posting.movements import salts
 
 BATCH_ROWS = 2_000
 
@@ -123,8 +123,9 @@ class _Importing:
     async def begin(self, currencies: Iterable[PastCurrency]) -> None:
         """Begin the transaction, and find the external accounts."""
         ledger = [number(self._ledger)]
-        _, claimed, externals = await self._wire.exchange(
+        _, _, claimed, externals = await self._wire.exchange(
             Request(journal.BEGIN),
+            Request(locking.TAKE_XID),
             Request(CLAIM_LEDGER, ledger),
             Request(FIND_EXTERNALS, ledger),
         )
@@ -180,9 +181,9 @@ class _Importing:
         accounts = {self._continuation.account(past) for past in named}
         locked, taken = await self._wire.exchange(
             locking.lock_accounts(self._wire, self._ledger, accounts),
-            Request(locking.TAKE_CLOCK_AND_IDS, [number(blocks_of(len(records)))]),
+            locking.take_ids(len(records)),
         )
         [(now, blocks)] = taken.rows
         states = {row[0]: Account(*row) for row in locked.rows}
-        plan = self._continuation.plan(records, states, now, ids_of(blocks))
+        plan = self._continuation.plan(records, states, now, locking.ids_of(blocks))
         await journal.write(self._wire, self._ledger, plan)

@@ -15,7 +15,7 @@ from ledgerservice.errors import CannotJoin
 from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.session import JOINED, REQUIRED
-from ledgerservice.posting.movements import blocks_of, ids_of, planned
+from ledgerservice.posting.movements import planned
 
 # Once in each transaction: a second call would lock accounts out of order. The commit is the
 # caller's; it is made to wait for the disk and for standbys like each of the service.
@@ -57,9 +57,8 @@ async def post_in(connection: AsyncConnection, schema: str, group: Group) -> Out
 async def _post_in(wire: Wire, group: Group) -> Outcomes:
     instructions, ledger = group.instructions(), group.ledger
     parents = await locking.find_parents(wire, ledger, instructions)
-    blocks = blocks_of(len(instructions))
-    locked = await locking.lock(wire, ledger, instructions, parents, blocks)
-    plan = planned([group], locked, ids_of(locked.blocks))
+    locked = await locking.lock(wire, ledger, instructions, parents)
+    plan = planned([group], locked, locked.ids())
     await journal.write(wire, ledger, plan)
     return plan.answers[0]
 

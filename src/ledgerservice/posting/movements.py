@@ -1,8 +1,6 @@
 """One batch of instructions: lock, plan, write; in a transaction of its own."""
 
-import itertools
 import secrets
-from collections import deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,7 +10,7 @@ from ledgerservice.domain.instructions import General, Group, Instruction, Movem
 from ledgerservice.domain.planner import Plan
 from ledgerservice.domain.transactions import Outcomes
 from ledgerservice.postgres import journal, locking
-from ledgerservice.postgres.locking import ID_BLOCK, Locked
+from ledgerservice.postgres.locking import Locked
 from ledgerservice.postgres.pipeline import Request, Wire
 
 LEGS_OF_A_MOVEMENT = 2
@@ -43,19 +41,10 @@ class MovementBatch:
     """
 
     def __init__(self) -> None:
-        self._spare_ids: deque[int] = deque()
         self._all_new = True
 
     async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
         """The answers to `groups`, in order, durable; a dry run only gets an answer."""
-        try:
-            return await self._post_in_turn(wire, groups)
-        except BaseException:
-            # A server that crashed may hand out again the ids of a transaction that failed.
-            self._spare_ids.clear()
-            raise
-
-    async def _post_in_turn(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
         first = groups[0]
         if all(g.ledger == first.ledger and g.dry_run == first.dry_run for g in groups):
             return await self._post(wire, groups)
@@ -90,8 +79,7 @@ class MovementBatch:
         await journal.abandon(wire)
         answers: list[Outcomes] = []
         for group in groups:
-            ids = itertools.chain(self._spare_ids, itertools.count(1))  # they are not used up
-            answers += planned([group], locked, ids).answers
+            answers += planned([group], locked, locked.ids()).answers
         return answers
 
     async def _plan(
@@ -104,7 +92,7 @@ class MovementBatch:
     ) -> Plan:
         ledger = groups[0].ledger
         locked = await self._lock(wire, ledger, instructions, look_up_keys=look_up_keys)
-        return planned(groups, locked, iter(self._spare_ids.popleft, None))
+        return planned(groups, locked, locked.ids())
 
     async def _lock(
         self,
@@ -114,15 +102,12 @@ class MovementBatch:
         *,
         look_up_keys: bool = True,
     ) -> Locked:
-        """Begin, and lock the state to decide on, with enough transaction ids."""
-        blocks = blocks_of(len(instructions) - len(self._spare_ids))
+        """Begin, and lock the state to decide on."""
         parents = await locking.find_parents(wire, ledger, instructions)
         begin = Request(journal.BEGIN)
-        locked = await locking.lock(
-            wire, ledger, instructions, parents, blocks, begin, look_up_keys=look_up_keys
+        return await locking.lock(
+            wire, ledger, instructions, parents, begin, look_up_keys=look_up_keys
         )
-        self._spare_ids.extend(ids_of(locked.blocks))
-        return locked
 
 
 def planned(groups: list[Group], locked: Locked, ids: Iterator[int]) -> Plan:
@@ -140,13 +125,3 @@ def planned(groups: list[Group], locked: Locked, ids: Iterator[int]) -> Plan:
 
 def _instructions(groups: list[Group]) -> list[Instruction]:
     return [instruction for group in groups for instruction in group.instructions()]
-
-
-def blocks_of(ids: int) -> int:
-    """The number of blocks that hold so many ids."""
-    return -(-max(0, ids) // ID_BLOCK)
-
-
-def ids_of(blocks: list[int]) -> Iterator[int]:
-    """The ids of blocks."""
-    return (number for block in blocks for number in range(block, block + ID_BLOCK))

@@ -69,9 +69,9 @@ def answer_before_commit() -> None:
     lock = locking.lock
 
     async def commit_and_lock(wire: Wire, *arguments: Any, **options: Any) -> locking.Locked:
-        ledger, instructions, parents, blocks, *begin = arguments
+        ledger, instructions, parents, *begin = arguments
         before = [] if wire.idle else [Request(journal.COMMIT)]
-        return await lock(wire, ledger, instructions, parents, blocks, *before, *begin, **options)
+        return await lock(wire, ledger, instructions, parents, *before, *begin, **options)
 
     locking.lock = commit_and_lock
     journal.record = journal.write

@@ -154,18 +154,21 @@ BY_ACCOUNT = [
                         'its balance ' || balance || ' is not ' || before || ' plus ' || amount
                     WHEN held <> held_before + held_change THEN
                         'its held ' || held || ' is not ' || held_before || ' plus ' || held_change
+                    WHEN transaction_id < transaction_before THEN
+                        'its transaction ' || transaction_id || ' is before its predecessor''s'
                     ELSE 'its recorded_at is before its predecessor''s' END
         FROM (
             SELECT ledger_id, account_id, seq, amount, held_change, balance, held, recorded_at,
                    row_number() OVER account AS place,
                    lag(balance, 1, 0::bigint) OVER account AS before,
                    lag(held, 1, 0::bigint) OVER account AS held_before,
-                   lag(recorded_at) OVER account AS recorded_before
+                   lag(recorded_at) OVER account AS recorded_before, transaction_id,
+                   lag(transaction_id) OVER account AS transaction_before
             FROM ledger.entries WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high
             WINDOW account AS (PARTITION BY ledger_id, account_id ORDER BY seq)
         ) e
         WHERE seq <> place OR balance <> before + amount OR held <> held_before + held_change
-           OR recorded_at < recorded_before
+           OR recorded_at < recorded_before OR transaction_id < transaction_before
         """,
     ),
     # Of accounts whose policy never changed: the floor is 0, and nothing else bounds them.
