@@ -13,7 +13,7 @@ PROOF_HOURS ?= 2
 CORES   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 
-.PHONY: serve demo verify test quick check checker proof proof-long bench bench-against bench-growth bench-bombs bench-soak lock
+.PHONY: serve demo verify test quick check checker proof proof-long bench bench-against bench-growth bench-bombs bench-feed bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -58,6 +58,9 @@ bench-growth: $(VENV)/.dev
 
 bench-bombs: $(VENV)/.dev
 	$(BIN)/python benchmarks/bombs.py
+
+bench-feed: $(VENV)/.dev
+	$(BIN)/python benchmarks/feed.py $(BENCH_ARGS)
 
 bench-soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py $(BENCH_ARGS)

@@ -53,6 +53,7 @@ def shell(command: str, **values: str) -> str:
 TOURS = {
     "README.md": 14,
     "docs/currencies.md": 8,
+    "docs/events.md": 8,
     "docs/history.md": 20,
     "docs/holds.md": 28,
     "docs/ledgers.md": 14,

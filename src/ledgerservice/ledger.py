@@ -37,6 +37,7 @@ from ledgerservice.domain.metadata import text_of_metadata
 from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
 from ledgerservice.domain.validation import check, checked, fault_of
 from ledgerservice.errors import InvalidField
+from ledgerservice.feed.reading import Chunk, Position
 from ledgerservice.postgres.queries import (
     accounts,
     as_of,
@@ -409,6 +410,19 @@ class Ledger:
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The transaction with this id, posted or declined, or None."""
         return await transactions.find(self._reader, transaction_id)
+
+    async def events(
+        self, after: Position | None = None, limit: int = 1_000, *, wait_s: float = 0
+    ) -> Chunk:
+        """Up to `limit` events after a position, oldest first, and the position after them.
+
+        None: from the first event. It waits for an event up to `wait_s` seconds. Begin again with
+        the position of the chunk: each event comes once. Raises PositionLost if the database lost
+        what the position stands for, and Unavailable.
+        """
+        feed = self._runtime.feed
+        start = await feed.start() if after is None else after
+        return await feed.read(start, limit, ledger=self._ledger, wait_s=wait_s)
 
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
         """The transaction recorded for an account's idempotency key, or None."""

@@ -16,6 +16,7 @@ from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_
 from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import ConfigurationError
+from ledgerservice.feed.reading import Feed
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import (
     Database,
@@ -115,6 +116,7 @@ class Runtime:
     body_budget: Budget
     probe: Probe
     connect: Callable[[], Awaitable[Wire]]
+    feed: Feed
     cursor_key: bytes = b""
     ledger_ids: dict[str, int] = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -172,6 +174,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s, searches)
     connect = database.connect_writer
     probe = Probe(connect, migrations.IS_READY)
+    feed = Feed(connect)
     with _another_loop() as writers:
         batches = MovementBatch()
         movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
@@ -188,8 +191,9 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
             posters = movements, openings, currencies, ledgers
-            yield Runtime(settings, *posters, reader, budget, probe, connect, key)
+            yield Runtime(settings, *posters, reader, budget, probe, connect, feed, key)
         finally:
+            await feed.close()
             await probe.close()
             for task in watching:
                 task.cancel()

@@ -115,6 +115,7 @@ QUERIES: dict[str, list[str]] = {
         "key=job", *[f"key=job&{times}" for times in TIMES], "key=job&limit=1",
         "key=job&from=2000&timezone=Asia/Kolkata",
     ],
+    "/events": ["limit=1000", "after=1-1&wait_s=0", "account_id=1", "type=hold.placed"],
 }  # fmt: skip
 REQUIRED = {"/accounts/{account_id}/balances", "/reports/totals"}
 """What has no answer without a query."""

@@ -20,6 +20,7 @@ from ledgerservice.api.movements import routes as movements
 from ledgerservice.api.resources import (
     accounts,
     currencies,
+    events,
     health,
     holds,
     ledgers,
@@ -42,6 +43,7 @@ ROUTERS = (
     currencies.router,
     ledgers.router,
     reports.router,
+    events.router,
     health.router,
 )
 """In the order of the description, which is that of the tour in the README."""
@@ -67,6 +69,7 @@ TAGS = {
     "currencies": "Currencies, and units of the caller's own.",
     "ledgers": "Closed books with accounts of their own.",
     "reports": "Sums over a whole ledger.",
+    "events": "Everything that is recorded, as it is recorded.",
     "health": "The state of the process.",
 }
 

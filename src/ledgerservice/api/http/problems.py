@@ -193,6 +193,11 @@ CATALOGUE: dict[str, Problem] = {
         "The amount is larger than the limit for one movement, which is 10^15 minor units."
     ),
     "invalid_cursor": _invalid("The cursor does not belong to this list. Follow the Link header."),
+    "position_lost": _invalid(
+        "The position is of an epoch of the feed that has ended: the database was restored, or "
+        "lost its last commits. Read on from compare_from, and compare what you have from there.",
+        HTTPStatus.GONE,
+    ),
     "batch_failed": _invalid(
         "The item at index failed for the reason in cause. No item was posted and no key was "
         "recorded. The same batch can be sent again when the cause is removed. If the item is a "
@@ -295,6 +300,9 @@ class ProblemDetails(msgspec.Struct, kw_only=True):
         Annotated[AmountText, Meta(description="The sold amount times the rate.")] | UnsetType
     ) = UNSET
     allowed: Annotated[list[str], Meta(description="The route's methods.")] | UnsetType = UNSET
+    compare_from: (
+        Annotated[str, Meta(description="A position: up to it nothing has changed.")] | UnsetType
+    ) = UNSET
     max_bytes: Annotated[int, Meta(description="The size limit.")] | UnsetType = UNSET
 
 

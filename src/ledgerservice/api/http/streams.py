@@ -21,11 +21,18 @@ class PiecewiseResponse(Response):
     """
 
     def __init__(
-        self, pieces: AsyncIterator[str], media_type: str, headers: dict[str, str]
+        self,
+        pieces: AsyncIterator[str],
+        media_type: str,
+        headers: dict[str, str],
+        *,
+        ends: bool = True,
     ) -> None:
+        """`ends`: the answer has an end, so that it is logged if a client leaves before."""
         super().__init__(media_type=media_type, headers=headers)
         del self.headers["content-length"]
         self._pieces = pieces
+        self.ends = ends
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer."""
@@ -35,7 +42,8 @@ class PiecewiseResponse(Response):
         try:
             async for piece in self._pieces:
                 if leaving.done():
-                    log_departure()
+                    if self.ends:
+                        log_departure()
                     return
                 await send(
                     {"type": "http.response.body", "body": piece.encode(), "more_body": True}

@@ -1,0 +1,212 @@
+"""The change feed over HTTP: pages, long polls, and server-sent events."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from msgspec import Meta, Raw
+from pydantic import BeforeValidator, Field, field_validator
+
+from ledgerservice.api.http.call import LEDGER, json_response, runtime_of
+from ledgerservice.api.http.fields import JsonObject
+from ledgerservice.api.http.openapi import get
+from ledgerservice.api.http.parameters import Parameters, integer, parameters_of
+from ledgerservice.api.http.problems import ProblemError, invalid
+from ledgerservice.api.http.streams import PiecewiseResponse
+from ledgerservice.domain.events import TYPES, Event, position
+from ledgerservice.domain.instructions import BIGGEST_ID
+from ledgerservice.feed.reading import Feed, Position, PositionLost
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
+
+router = APIRouter(tags=["events"])
+
+STREAM = "text/event-stream"
+MAX_EVENTS = 1_000
+MAX_WAIT_S = 60
+STEP_S = 1.0  # of a wait, after which the service may want to stop
+MAX_SKIPPED_CHUNKS = 10  # of events that a filter leaves out, in one request
+SILENT_STEPS = 15  # of a stream, after which it sends its position
+NEW = "new"
+POSITION_PATTERN = "[1-9][0-9]{0,8}-[0-9]{1,18}"
+
+_is_position = re.compile(POSITION_PATTERN, re.ASCII).fullmatch
+
+LIST_EVENTS = "The id of the last event that was read, or `new`: only what comes from now on."
+
+
+class EventFilters(Parameters):
+    """Which events are answered, after which, and how long an answer waits for some."""
+
+    after: Annotated[
+        str | None,
+        Field(pattern=f"^({POSITION_PATTERN}|{NEW})$", description=LIST_EVENTS),
+    ] = None
+    limit: Annotated[
+        int,
+        Field(ge=1, le=MAX_EVENTS, description="Events in an answer."),
+        BeforeValidator(integer),
+    ] = 100
+    wait_s: Annotated[
+        int,
+        Field(ge=0, le=MAX_WAIT_S, description="How long to wait for an event, in seconds."),
+        BeforeValidator(integer),
+    ] = 0
+    account_id: Annotated[
+        int | None,
+        Field(ge=1, le=BIGGEST_ID, description="Only events that name this account."),
+        BeforeValidator(integer),
+    ] = None
+    type: Annotated[
+        str | None,
+        Field(max_length=400, description="Only these types, separated by commas."),
+    ] = None
+
+    @field_validator("type")
+    @classmethod
+    def _is_known(cls, text: str | None) -> str | None:
+        strangers = () if text is None else set(text.split(",")) - set(TYPES)
+        if strangers:
+            raise ValueError(f"must be of {', '.join(TYPES)}")
+        return text
+
+    def take(self, event: Event) -> bool:
+        """Whether an event is answered."""
+        if self.account_id is not None and self.account_id not in event.accounts:
+            return False
+        return self.type is None or event.type in self.type.split(",")
+
+
+EventType = Annotated[
+    str, Meta(extra_json_schema={"x-name": "EventType", "enum": [*TYPES]}, examples=[TYPES[0]])
+]
+
+
+class EventAnswer(msgspec.Struct):
+    """Something that was recorded. Its bytes are the same whenever it is read."""
+
+    id: Annotated[str, Meta(description="Its position, for `after`.", examples=["1-1301"])]
+    type: EventType
+    version: Annotated[int, Meta(description="The form of `data`.")]
+    ledger: str | None
+    recorded_at: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None
+    data: JsonObject
+
+
+class Events(msgspec.Struct):
+    """Events in order, oldest first."""
+
+    events: list[EventAnswer]
+    next: Annotated[str, Meta(description="`after` of the next request, also if there are none.")]
+
+
+class _Page(msgspec.Struct):
+    events: list[Raw]
+    next: str
+
+
+@get(
+    router,
+    "/events",
+    Events,
+    EventFilters,
+    refusals=(410, 422, 503),
+    media_types=(STREAM,),
+)
+async def list_events(request: Request) -> Response:
+    """What was recorded, in an order that never changes, and without a gap.
+
+    Begin without `after`, and send the `next` of each answer as `after` of the next request: each
+    event comes once. With `wait_s` the answer waits for an event. With `Accept: text/event-stream`
+    the answer never ends: it sends each event as it is recorded, and a client that connects again
+    with Last-Event-ID misses none.
+
+    Events are ordered by their ids, and so are the versions of each account. After a restore, or
+    the loss of the last commits, a position of before is refused with `position_lost`.
+    """
+    reading = _Reading(request)
+    if STREAM in request.headers.get("accept", ""):
+        await reading.begin()
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return PiecewiseResponse(reading.stream(), STREAM, headers, ends=False)
+    return json_response(await reading.page())
+
+
+class _Reading:
+    """One request for events."""
+
+    def __init__(self, request: Request) -> None:
+        self._state = request.app.state
+        self._feed: Feed = runtime_of(request).feed
+        self._ledger: int = request.scope.get(LEDGER, DEFAULT_LEDGER)
+        self._filters = parameters_of(request, EventFilters)
+        self._after = _last_event_id(request) or self._filters.after
+        self._position = Position(0, 0)
+
+    async def begin(self) -> None:
+        """Find the position of the request. Raises ProblemError."""
+        if self._after is None:
+            self._position = await self._feed.start()
+        elif self._after == NEW:
+            self._position = await self._feed.head(self._ledger)
+        else:
+            self._position = _position_of(self._after)
+        await self._next(0, 1, peek=True)
+
+    async def page(self) -> _Page:
+        """A page of events, as soon as there is one."""
+        await self.begin()
+        left_s: float = self._filters.wait_s
+        for _ in range(MAX_SKIPPED_CHUNKS + MAX_WAIT_S):
+            before = self._position
+            taken = await self._next(min(STEP_S, left_s), self._filters.limit)
+            skipped = self._position != before
+            if not skipped:
+                left_s -= STEP_S
+            if taken or (left_s <= 0 and not skipped) or self._state.is_draining:
+                break
+        return _Page([Raw(event.body) for event in taken], position(*self._position))
+
+    async def stream(self) -> AsyncIterator[str]:
+        """Server-sent events, until the service stops."""
+        silent = 0
+        yield ": the feed\n\n"
+        while not self._state.is_draining:
+            taken = await self._next(STEP_S, MAX_EVENTS)
+            silent = 0 if taken else silent + 1
+            if silent == SILENT_STEPS:
+                silent = 0
+                yield f"id: {position(*self._position)}\n\n"
+            else:
+                yield "".join(map(self._sent, taken))
+
+    def _sent(self, event: Event) -> str:
+        number = position(self._position.epoch, event.id)
+        return f"id: {number}\nevent: {event.type}\ndata: {event.body.decode()}\n\n"
+
+    async def _next(self, wait_s: float, limit: int, *, peek: bool = False) -> list[Event]:
+        """The events of the next chunk that the filters take; the position passes all of it."""
+        try:
+            chunk = await self._feed.read(self._position, limit, ledger=self._ledger, wait_s=wait_s)
+        except PositionLost as lost:
+            compare_from = position(lost.epoch.number, lost.epoch.compare_from)
+            raise ProblemError("position_lost", compare_from=compare_from) from None
+        if peek:
+            return []
+        self._position = chunk.position
+        return [event for event in chunk.events if self._filters.take(event)]
+
+
+def _last_event_id(request: Request) -> str | None:
+    """What a client that connects again sends instead of `after`."""
+    text = request.headers.get("last-event-id")
+    if text and not _is_position(text):
+        raise invalid("Last-Event-ID", "must be the id of an event")
+    return text
+
+
+def _position_of(text: str) -> Position:
+    epoch, _, number = text.partition("-")
+    return Position(int(epoch), int(number))

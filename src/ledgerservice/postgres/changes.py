@@ -1,0 +1,148 @@
+"""What was recorded, in the order of transaction ids: the change feed's rows.
+
+Only rows up to the safe id are read (see `feed.horizon`): no other row can come before them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+from ledgerservice.domain.events import AddedCurrency, AddedLedger, Change, OpenedAccount
+from ledgerservice.domain.transactions import Transaction
+from ledgerservice.postgres.pipeline import Request, Rows, Wire, array, number
+from ledgerservice.postgres.rows import FIND_DETAILS, FIND_ENTRIES, TRANSACTION, transactions_of
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
+
+# One index range for each ledger, whatever the statistics say: only the key has this order.
+LIST_TRANSACTIONS = f"""
+SELECT t.ledger_id, t.has_details, {TRANSACTION}
+FROM (
+    SELECT t.* FROM unnest($1::integer[]) AS listed (ledger_id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM ledger.transactions
+        WHERE ledger_id = listed.ledger_id AND id > $2 AND id <= $3
+        ORDER BY ledger_id, id LIMIT $4) t
+    ORDER BY t.id LIMIT $4) t
+CROSS JOIN LATERAL (
+    SELECT currency, exponent FROM ledger.accounts
+    WHERE ledger_id = t.ledger_id AND id BETWEEN t.account_id AND t.account_id
+    ORDER BY id LIMIT 1) a
+ORDER BY t.id
+"""
+LIST_ACCOUNTS = """
+SELECT a.change_id, a.ledger_id, a.id, a.owner, a.currency, a.reference, a.created_at,
+       d.metadata::text
+FROM unnest($1::integer[]) AS listed (ledger_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.accounts
+    WHERE ledger_id = listed.ledger_id AND id > 0 AND change_id > $2 AND change_id <= $3
+    ORDER BY ledger_id, change_id LIMIT $4) a
+LEFT JOIN LATERAL (
+    SELECT metadata FROM ledger.account_details
+    WHERE ledger_id = a.ledger_id AND account_id BETWEEN a.id AND a.id
+    ORDER BY account_id LIMIT 1) d ON true
+ORDER BY a.change_id LIMIT $4
+"""
+LIST_CURRENCIES = """
+SELECT change_id, code, exponent, name FROM ledger.currencies
+WHERE change_id > $2 AND change_id <= $3 AND $1::integer = ANY ($4::integer[])
+ORDER BY change_id LIMIT $5
+"""
+LIST_LEDGERS = """
+SELECT change_id, ledger_id, name, created_at FROM ledger.ledgers
+WHERE change_id > $2 AND change_id <= $3 AND ledger_id = ANY ($1::integer[])
+ORDER BY change_id LIMIT $4
+"""
+FIND_LAST = """
+SELECT greatest(max(t.id), max(a.change_id), max(l.change_id))
+FROM unnest($1::integer[]) AS listed (ledger_id)
+JOIN ledger.ledgers l ON l.ledger_id = listed.ledger_id
+LEFT JOIN LATERAL (
+    SELECT id FROM ledger.transactions
+    WHERE ledger_id = listed.ledger_id AND id <= $2
+    ORDER BY ledger_id DESC, id DESC LIMIT 1) t ON true
+LEFT JOIN LATERAL (
+    SELECT change_id FROM ledger.accounts
+    WHERE ledger_id = listed.ledger_id AND id > 0 AND change_id <= $2
+    ORDER BY ledger_id DESC, change_id DESC LIMIT 1) a ON true
+"""
+NAME_LEDGERS = "SELECT ledger_id, name FROM ledger.ledgers"
+
+
+class Recorded(NamedTuple):
+    """A change, its place in the order of the feed, and its ledger."""
+
+    id: int
+    ledger_id: int
+    change: Change
+
+
+async def ledger_names(wire: Wire) -> dict[int, str]:
+    """The names of all ledgers by id."""
+    [named] = await wire.exchange(Request(NAME_LEDGERS))
+    return dict(named.rows)
+
+
+async def last_id(wire: Wire, ledgers: Iterable[int], until: int) -> int:
+    """The id of the last change of the ledgers up to `until`, which is not above the safe id."""
+    [last] = await wire.exchange(Request(FIND_LAST, [array(ledgers), number(until)]))
+    return int(last.rows[0][0] or 0)
+
+
+async def list_changes(
+    wire: Wire, ledgers: Iterable[int], after: int, until: int, rows: int
+) -> list[Recorded]:
+    """The first `rows` changes of the ledgers with an id in (after, until], by id.
+
+    Currencies belong to no ledger; they are listed with the default ledger. `until` is not above
+    the safe id.
+    """
+    listed = array(ledgers)
+    values = [listed, number(after), number(until), number(rows)]
+    of_currencies = [number(DEFAULT_LEDGER), values[1], values[2], listed, values[3]]
+    transactions, accounts, currencies, added = await wire.exchange(
+        Request(LIST_TRANSACTIONS, values),
+        Request(LIST_ACCOUNTS, values),
+        Request(LIST_CURRENCIES, of_currencies),
+        Request(LIST_LEDGERS, values),
+    )
+    changes = [
+        *(Recorded(row[0], row[1], OpenedAccount(*row)) for row in accounts.rows),
+        *(Recorded(row[0], DEFAULT_LEDGER, AddedCurrency(*row)) for row in currencies.rows),
+        *(Recorded(row[0], row[1], AddedLedger(*row)) for row in added.rows),
+    ]
+    last = _last_id(transactions.rows, changes, rows)
+    changes += await _transactions(wire, [row for row in transactions.rows if row[2] <= last])
+    changes.sort(key=itemgetter(0))
+    return changes[:rows]
+
+
+def _last_id(transactions: Rows, changes: Sequence[Recorded], rows: int) -> int:
+    """The id of the last of the first `rows` changes, so that nothing is read in vain."""
+    ids = sorted([row[2] for row in transactions] + [one.id for one in changes])
+    return int(ids[:rows][-1]) if ids else 0
+
+
+async def _transactions(wire: Wire, rows: Rows) -> list[Recorded]:
+    by_ledger: Mapping[int, list[tuple[object, ...]]] = {
+        ledger: list(group) for ledger, group in groupby(sorted(rows), key=itemgetter(0))
+    }
+    recorded: list[Recorded] = []
+    for ledger, of_ledger in by_ledger.items():
+        transactions = await _completed(wire, ledger, of_ledger)
+        recorded += [Recorded(one.id, ledger, one) for one in transactions]
+    return recorded
+
+
+async def _completed(
+    wire: Wire, ledger: int, rows: Sequence[Sequence[object]]
+) -> list[Transaction]:
+    """The transactions of rows, with what they have beside these."""
+    ids = array(str(row[2]) for row in rows)
+    detailed = array(str(row[2]) for row in rows if row[1])
+    entries, details = await wire.exchange(
+        Request(FIND_ENTRIES, [number(ledger), ids]),
+        Request(FIND_DETAILS, [number(ledger), detailed]),
+    )
+    return list(transactions_of([row[2:] for row in rows], entries.rows, details.rows))
