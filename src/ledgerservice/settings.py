@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         default=None,
         description="Value of the header Ledger-Force-Token that allows a forced reversal.",
     )
+    publish: SecretStr | None = Field(
+        default=None,
+        description="URLs that events are published to, separated by commas: kafka://, redis://, "
+        "cassandra://, dynamodb://.",
+    )
     sweep_interval_s: float = Field(
         default=1.0, gt=0, description="Interval at which due holds and schedules are posted."
     )

@@ -23,6 +23,7 @@ COMMANDS = {
     "restore": ("backup", "restore"),
     "import": ("files", "import_file"),
     "export": ("files", "export_file"),
+    "publish": ("publish", "publish"),
     "demo": ("demo", "demo"),
     "accounts": ("accounts", "accounts"),
     "balance": ("accounts", "balance"),

@@ -23,6 +23,7 @@ from ledgerservice.api.asgi import Service
 from ledgerservice.api.http.connections import raise_descriptor_limit
 from ledgerservice.api.http.protocol import BoundedHttp, connections_of
 from ledgerservice.cli.output import AsJson, report
+from ledgerservice.cli.publish import publishing_beside
 from ledgerservice.errors import CannotListen, CannotServe
 from ledgerservice.runtime import started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
@@ -56,7 +57,11 @@ def serve(
     raise_descriptor_limit()
     _on_stop_signals(_exit)
     # Before PostgreSQL is started, because a port in use is found at once.
-    with _bound(settings) as sockets, started(settings) as database:
+    with (
+        _bound(settings) as sockets,
+        started(settings) as database,
+        publishing_beside(settings),
+    ):
         # After its own shutdown uvicorn raises the signal again, which must not end the program.
         _on_stop_signals(lambda *_: None)
         application = Service(database) if workers == 1 else "ledgerservice.cli.serve:worker"
