@@ -17,6 +17,7 @@ __all__ = ["app", "main"]
 
 COMMANDS = {
     "serve": ("serve", "serve"),
+    "consume": ("consume", "consume"),
     "migrate": ("data", "migrate"),
     "verify": ("data", "verify"),
     "backup": ("backup", "backup"),

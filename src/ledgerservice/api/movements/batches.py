@@ -134,10 +134,11 @@ def _too_many(limit: int) -> ProblemError:
 
 
 async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
-    return await in_turns(call.runtime.turn, partial(_read_item, call), lines)
+    return await in_turns(call.runtime.turn, partial(read_one, call), lines)
 
 
-def _read_item(call: Call, line: bytes) -> Item:
+def read_one(call: Call, line: bytes) -> Item:
+    """An item from JSON, or the refusal of it."""
     try:
         movement = fast_item(line)
         if movement is not None:
@@ -180,7 +181,7 @@ def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
     Each item is posted by itself; the items that one links are posted together or not at all. Their
     place in the queue is that of this call.
     """
-    refusals = [_refusal_of(item) for item in items]
+    refusals = [refusal_of(item) for item in items]
     instructions = [
         tuple(item) if isinstance(item, list) else item
         for item, refusal in zip(items, refusals, strict=True)
@@ -196,10 +197,10 @@ async def _answers(
     outcomes: Outcomes = [] if future is None else await future
     assert not isinstance(outcomes, Failed)
     remaining = iter(outcomes)
-    return (_answer(next(remaining) if refusal is None else refusal) for refusal in refusals)
+    return (answer_of(next(remaining) if refusal is None else refusal) for refusal in refusals)
 
 
-def _refusal_of(item: Item) -> ProblemError | None:
+def refusal_of(item: Item) -> ProblemError | None:
     """Why an item cannot be posted, or None. If one of linked items cannot, none of them can."""
     if isinstance(item, list):
         refusals = (_batch_failed(n, one) for n, one in enumerate(item))
@@ -225,7 +226,7 @@ async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
     outcomes = await call.runtime.movements.post(group)
     if isinstance(outcomes, Failed):
         raise _failed(outcomes)
-    return map(_answer, outcomes)
+    return map(answer_of, outcomes)
 
 
 def _failed(failed: Failed) -> ProblemError:
@@ -249,11 +250,12 @@ def _cause(outcome: Outcome) -> dict[str, Any]:
     return cause
 
 
-def _answer(outcome: Outcome | Failed | list[Outcome] | ProblemError) -> Answer:
+def answer_of(outcome: Outcome | Failed | list[Outcome] | ProblemError) -> Answer:
+    """The answer to an item."""
     if isinstance(outcome, Recorded):
         return *answer(outcome.transaction), outcome.replayed
     if isinstance(outcome, list):
-        results = b",".join(_result(Result, n, _answer(one)) for n, one in enumerate(outcome))
+        results = b",".join(_result(Result, n, answer_of(one)) for n, one in enumerate(outcome))
         replayed = all(one.replayed for one in outcome if isinstance(one, Recorded))
         return 200, b'{"results":[%b]}' % results, replayed
     if isinstance(outcome, Failed):

@@ -1,0 +1,67 @@
+"""`ledgerservice consume`: instructions from a topic of Kafka, until Ctrl-C or SIGTERM."""
+
+import asyncio
+import logging
+import signal
+import uuid
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from ledgerservice.errors import ConfigurationError
+from ledgerservice.runtime import running
+from ledgerservice.settings import Settings
+
+log = logging.getLogger(__name__)
+
+REPORT_S = 5.0
+
+
+def consume(
+    url: Annotated[str, typer.Argument(help="The cluster: kafka://host:9092/PREFIX.")],
+    instance: Annotated[
+        str | None,
+        typer.Option(help="A name that no other consumer has; after a restart, the same."),
+    ] = None,
+) -> None:
+    """Post the instructions of the topic PREFIX.commands, and write the results to PREFIX.results.
+
+    Several processes share the partitions of the topic.
+    """
+    with suppress(asyncio.CancelledError):
+        asyncio.run(_consume(url, instance or str(uuid.uuid4())))
+
+
+async def _consume(url: str, instance: str) -> None:
+    try:
+        from ledgerservice.commands.consumer import keep_consuming  # noqa: PLC0415
+        from ledgerservice.feed.kafka import address_of  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError(
+            "A library for kafka is missing: pip install 'ledgerservice[kafka]'"
+        ) from error
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    address = address_of(url)
+    async with running(Settings.load()) as runtime:
+        await keep_consuming(runtime, address, instance, _Lines())
+
+
+class _Lines:
+    """A line with the number of commands, every REPORT_S seconds in which there were some."""
+
+    def __init__(self) -> None:
+        self._commands = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, commands: int) -> None:
+        self._commands += commands
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(REPORT_S, self._show)
+
+    def _show(self) -> None:
+        log.info("%d commands were answered", self._commands)
+        self._commands, self._timer = 0, None

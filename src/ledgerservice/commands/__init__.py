@@ -1,0 +1,1 @@
+"""Commands: instructions from a topic of Kafka, and their results in another."""
