@@ -104,7 +104,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=3)
     turns = parser.parse_args().turns
-    with workplace() as folder, Kafka(folder) as kafka, EmbeddedServer(folder / "pg", print) as pg:
+    with (
+        workplace() as folder,
+        Kafka(folder) as kafka,
+        EmbeddedServer(folder / "pg", announce=print) as pg,
+    ):
         os.environ["DATABASE_URL"] = pg.url
         asyncio.run(measure(kafka, turns))
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 
 from tests.databases import quick_place, reachable_folder
+from tests.engines.kafka_store import KafkaStore
 from tests.engines.process import Engine
 from tests.engines.servers import Cassandra, Dynalite, Kafka, Valkey
 
@@ -49,6 +50,11 @@ def engines() -> Iterator[Engines]:
 @pytest.fixture
 def kafka(engines: Engines) -> Kafka:
     return engines.running(Kafka)
+
+
+@pytest.fixture
+def kafka_store(kafka: Kafka, own_name: str) -> KafkaStore:
+    return KafkaStore(kafka, own_name)
 
 
 @pytest.fixture
