@@ -12,6 +12,7 @@ from tests.databases import quick_place, reachable_folder
 from tests.engines.kafka_store import KafkaStore
 from tests.engines.process import Engine
 from tests.engines.servers import Cassandra, Dynalite, Kafka, Valkey
+from tests.engines.valkey_store import ValkeyStore
 
 E = TypeVar("E", bound=Engine)
 _numbers = itertools.count(1)
@@ -70,6 +71,11 @@ def dynalite(engines: Engines) -> Dynalite:
 @pytest.fixture
 def valkey(engines: Engines) -> Valkey:
     return engines.running(Valkey)
+
+
+@pytest.fixture
+def valkey_store(valkey: Valkey, own_name: str) -> ValkeyStore:
+    return ValkeyStore(valkey, own_name)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -79,3 +79,9 @@ def restrictions_of(restricted: int) -> dict[str, Any]:
         "frozen": FROZEN_NAMES[restricted & ~Frozen.CLOSED],
         "closed": bool(restricted & Frozen.CLOSED),
     }
+
+
+def restricted_of(frozen: FrozenName | None, *, closed: bool) -> int:
+    """The sum of `Frozen` values that `restrictions_of` has written."""
+    [restricted] = [value for value, name in FROZEN_NAMES.items() if name == frozen]
+    return restricted | (Frozen.CLOSED if closed else 0)

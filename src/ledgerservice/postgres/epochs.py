@@ -84,6 +84,17 @@ async def current_epoch(wire: Wire, witness: Witness | None = None) -> Epoch:
     return known.epoch
 
 
+async def confirmed_epoch(wire: Wire, witness: Witness | None) -> int | None:
+    """The number of the epoch if the journal is where it was and has the `witness`; else None.
+
+    Writes nothing: whether a new epoch begins, `current_epoch` decides.
+    """
+    known, place = await _look(wire)
+    if known is None or known.place != place or await _is_missing(wire, witness):
+        return None
+    return known.epoch.number
+
+
 class _Known(NamedTuple):
     epoch: Epoch
     place: _Place
