@@ -37,6 +37,7 @@ from ledgerservice.domain.metadata import text_of_metadata
 from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
 from ledgerservice.domain.validation import check, checked, fault_of
 from ledgerservice.errors import InvalidField
+from ledgerservice.feed.balances import find_account
 from ledgerservice.feed.reading import Chunk, Position
 from ledgerservice.postgres.queries import (
     accounts,
@@ -281,9 +282,16 @@ class Ledger:
 
     # Reads return amounts in minor units. A timestamp without a zone raises InvalidField.
 
-    async def account(self, account_id: int) -> AccountView | None:
-        """The account as it stands, or None."""
-        return await accounts.find(self._reader, account_id)
+    async def account(
+        self, account_id: int, *, cached: bool = False, min_version: int = 0
+    ) -> AccountView | None:
+        """The account as it stands, or None.
+
+        With `cached` it may come from the cache (LEDGER_CACHE) and be older: then it is a
+        `ledgerservice.feed.balances.CachedAccount`, of `min_version` or a newer one.
+        """
+        cache = self._runtime.cache if cached else None
+        return await find_account(cache, self._reader, account_id, min_version)
 
     async def account_at(self, account_id: int, at: datetime) -> as_of.AccountAt | None:
         """The account as of a time, as recorded and as effective; or None."""

@@ -16,6 +16,7 @@ from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_
 from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import ConfigurationError
+from ledgerservice.feed.balances import Balances
 from ledgerservice.feed.reading import Feed
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import (
@@ -118,6 +119,7 @@ class Runtime:
     connect: Callable[[], Awaitable[Wire]]
     feed: Feed
     cursor_key: bytes = b""
+    cache: Balances | None = None
     ledger_ids: dict[str, int] = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held for a piece of a large request, so that each round of the event loop has one of them."""
@@ -175,6 +177,9 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     connect = database.connect_writer
     probe = Probe(connect, migrations.IS_READY)
     feed = Feed(connect)
+    cache = None
+    if settings.cache is not None:
+        cache = Balances(settings.cache.get_secret_value(), connect)
     with _another_loop() as writers:
         batches = MovementBatch()
         movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
@@ -191,8 +196,10 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
             posters = movements, openings, currencies, ledgers
-            yield Runtime(settings, *posters, reader, budget, probe, connect, feed, key)
+            yield Runtime(settings, *posters, reader, budget, probe, connect, feed, key, cache)
         finally:
+            if cache is not None:
+                await cache.close()
             await feed.close()
             await probe.close()
             for task in watching:

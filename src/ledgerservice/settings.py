@@ -152,6 +152,11 @@ class Settings(BaseSettings):
         description="URLs that events are published to, separated by commas: kafka://, redis://, "
         "cassandra://, dynamodb://.",
     )
+    cache: SecretStr | None = Field(
+        default=None,
+        description="Redis or Valkey that a publisher keeps the balances in, for reads with "
+        "`consistency=cached`: redis://USER:PASSWORD@HOST:PORT/0?prefix=ledger, or rediss://.",
+    )
     sweep_interval_s: float = Field(
         default=1.0, gt=0, description="Interval at which due holds and schedules are posted."
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from msgspec import UNSET, Meta, UnsetType
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ledgerservice.api.http.bodies import Body, body_of
 from ledgerservice.api.http.call import (
@@ -20,6 +20,7 @@ from ledgerservice.api.http.call import (
     json_response,
     key_of,
     reader_of,
+    runtime_of,
 )
 from ledgerservice.api.http.fields import (
     AmountText,
@@ -39,14 +40,16 @@ from ledgerservice.api.http.parameters import (
     Parameters,
     QueryTimestamp,
     SignedBound,
+    integer,
     parameters_of,
 )
-from ledgerservice.api.http.problems import ProblemError, rejection
+from ledgerservice.api.http.problems import ProblemError, invalid, rejection
 from ledgerservice.domain.accounts import FrozenName, Opened, Opening, restrictions_of
 from ledgerservice.domain.amounts import optional_amount, to_major
 from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Kind, Origin
 from ledgerservice.domain.timestamps import timestamp
 from ledgerservice.domain.transactions import Rejected
+from ledgerservice.feed.balances import CachedAccount, find_account
 from ledgerservice.postgres.queries import accounts as queries
 from ledgerservice.postgres.queries import as_of
 from ledgerservice.postgres.queries.accounts import AccountView, PolicyView
@@ -59,6 +62,7 @@ router = APIRouter(tags=["accounts"])
 # Opening and finding accounts.
 
 Status = Literal["active", "frozen", "closed"]
+Consistency = Literal["strong", "cached"]
 
 
 class Account(Answer, kw_only=True):
@@ -83,10 +87,24 @@ class Account(Answer, kw_only=True):
     final: (
         Annotated[bool, Meta(description="Nothing more can be recorded by `as_of`.")] | UnsetType
     ) = UNSET
+    consistency: (
+        Annotated[Consistency, Meta(description="Where it was read, if the request names one.")]
+        | UnsetType
+    ) = UNSET
+    position: (
+        Annotated[
+            str,
+            Meta(description="The event that made a cached `version`.", examples=["1-1301"]),
+        ]
+        | UnsetType
+    ) = UNSET
+    age_ms: (
+        Annotated[int, Meta(description="Time since the cache was written to.", ge=0)] | UnsetType
+    ) = UNSET
 
     @classmethod
     def of(cls, account: AccountView, **then: Any) -> Self:
-        """The account as it is answered; `then` are `as_of` and `final`."""
+        """The account as it is answered; `then` are the members that some answers have."""
         return cls.of_row(
             account,
             available=to_major(account.balance - account.held, account.exponent),
@@ -211,31 +229,70 @@ async def list_accounts(request: Request) -> Response:
     return await listing(request, AccountFilters, tuple[datetime | int, ...], read)
 
 
-class AsOf(Parameters):
-    """At which time the account is shown."""
+class Reading(Parameters):
+    """At which time the account is shown, or how it is read."""
 
     as_of: QueryTimestamp | None = None
+    consistency: Consistency | None = Field(
+        default=None, description="`cached`: it may come from the cache, and be older."
+    )
+    min_version: (
+        Annotated[
+            int,
+            Field(ge=0, le=BIGGEST_ID, description="An older cached version is not answered."),
+            BeforeValidator(integer),
+        ]
+        | None
+    ) = None
 
 
 @get(
-    router, "/accounts/{account_id:row}", Account, AsOf, links={"get_history": {"account_id": "id"}}
+    router,
+    "/accounts/{account_id:row}",
+    Account,
+    Reading,
+    links={"get_history": {"account_id": "id"}},
 )
 async def get_account(request: Request) -> Response:
     """The account as it is, or as it was at `as_of`.
 
-    `final` says whether nothing more can be recorded by `as_of`.
+    `final` says whether nothing more can be recorded by `as_of`. With `consistency=cached` the
+    answer may be older: it is the account as of `version`, which was recorded at `as_of`. If the
+    cache does not have it, or not in `min_version`, the answer is the account as it is, and
+    `consistency` is `strong`.
     """
-    at = parameters_of(request, AsOf).as_of
-    if at is not None:
-        then = await account_at(request, at)
-        body = Account.of(then.view, as_of=timestamp(then.at), final=then.final)
-        return json_response(body)
-    account = await queries.find(
-        reader_of(request), id_of(request, "account_id", "account_not_found")
+    reading = parameters_of(request, Reading)
+    if reading.as_of is None:
+        return json_response(await _present_account(request, reading))
+    if reading.consistency == "cached":
+        raise invalid("consistency", "must not be cached together with as_of")
+    then = await account_at(request, reading.as_of)
+    return json_response(
+        Account.of(then.view, as_of=timestamp(then.at), final=then.final, **_named(reading))
     )
+
+
+async def _present_account(request: Request, reading: Reading) -> Account:
+    account_id = id_of(request, "account_id", "account_not_found")
+    cache = runtime_of(request).cache if reading.consistency == "cached" else None
+    reader = reader_of(request)
+    account = await find_account(cache, reader, account_id, reading.min_version or 0)
     if account is None:
         raise ProblemError("account_not_found")
-    return json_response(Account.of(account))
+    if isinstance(account, CachedAccount):
+        return Account.of(
+            account,
+            as_of=timestamp(account.as_of),
+            consistency="cached",
+            position=account.position,
+            age_ms=account.age_ms,
+        )
+    return Account.of(account, **_named(reading))
+
+
+def _named(reading: Reading) -> dict[str, Any]:
+    """The member `consistency` of an answer from PostgreSQL, if the request has the parameter."""
+    return {} if reading.consistency is None else {"consistency": "strong"}
 
 
 async def account_at(request: Request, at: datetime) -> as_of.AccountAt:
