@@ -68,11 +68,15 @@ def read(service: RunningService, account: int, **options: Any) -> dict[str, Any
 
 
 def await_cached(service: RunningService, account: int, version: int) -> dict[str, Any]:
-    """The account as cached, when its version is there."""
-    assert wait_for(
-        lambda: read(service, account, min_version=version)["consistency"] == "cached", 30
-    )
-    return read(service, account, min_version=version)
+    """The account as cached, when its version is there, and the server has answered in time."""
+    bodies: list[dict[str, Any]] = []
+
+    def is_cached() -> bool:
+        bodies.append(read(service, account, min_version=version))
+        return bool(bodies[-1]["consistency"] == "cached")
+
+    assert wait_for(is_cached, 30)
+    return bodies[-1]
 
 
 def deposit(service: RunningService, account: int, amount: str = "1") -> int:
@@ -171,7 +175,7 @@ def test_lies_in_the_cache_do_not_decide(service: RunningService, store: ValkeyS
         await_cached(service, account, 1)
         limits = '{"floor":-1000000000000,"ceiling":null,"restricted":7}'
         lie(store, account, balance=balance, version=10**6, limits=limits)
-    assert read(service, poor)["balance"] == "10000000.00", "the cache is read at all"
+    assert await_cached(service, poor, 2)["balance"] == "10000000.00", "the cache is read at all"
     declined = service.send("/withdraw", account_id=poor, amount="6").json()
     assert declined["code"] == "insufficient_funds"
     assert declined["decided_on"]["balance"] == "5.00"
@@ -227,8 +231,7 @@ def test_a_paused_server_holds_nobody_up(service: RunningService, store: ValkeyS
         read_by_many(service, accounts)
     finally:
         store.engine.resume()
-    await_cached(service, accounts[0], 1)
-    assert "cached" in read_by_many(service, accounts), "no answer belongs to another request"
+    assert wait_for(lambda: "cached" in read_by_many(service, accounts), 60), "all get their own"
 
 
 def read_by_many(service: RunningService, accounts: Sequence[int]) -> set[str]:
@@ -337,7 +340,12 @@ def test_python_reads_it_too(
     async def work(ledger: Ledger) -> Any:
         strong = await ledger.account(account)
         newer = await ledger.account(account, cached=True, min_version=2)
-        return strong, newer, await ledger.account(account, cached=True, min_version=1)
+        for _ in range(20):  # A machine may be too busy to answer in time.
+            cached = await ledger.account(account, cached=True, min_version=1)
+            if isinstance(cached, CachedAccount):
+                break
+            await asyncio.sleep(0.5)
+        return strong, newer, cached
 
     strong, newer, cached = in_process(database, work, store.url)
     assert strong == newer and not isinstance(newer, CachedAccount)

@@ -181,7 +181,7 @@ def test_without_the_version_check_they_do(
 ) -> None:
     """The canary of the test above."""
     assert run(ValkeyStore(valkey_store.engine, f"{valkey_store.prefix}_checked"), AGAIN) == []
-    guard = "is_newer(version, redis.call('HGET', KEYS[row], ARGV[at]))"
+    guard = "is_newer(fields[2], redis.call('HGET', key, fields[1]))"
     without(monkeypatch, "SET_NEWER", guard)
     assert any("after" in problem for problem in run(valkey_store, AGAIN))
 

@@ -41,22 +41,20 @@ if redis.call('HGET', KEYS[1], 'published') ~= ARGV[1] then
     return redis.error_reply('LOST the position is not the one that was written last')
 end
 """
-# KEYS: the generation, and the hash of each row. ARGV: the position; the id of the last event; then
-# for each row the field of its version, the version, the number of further texts, and these: fields
-# and values. `until` is the last event that a reader may have seen something of.
+# KEYS: the generation, and the hash of each row. ARGV: the position; the id of the last event; the
+# rows in MessagePack: of each the field of its version, the version, and further fields and values,
+# all as texts. `until` is the last event that a reader may have seen something of.
 SET_NEWER = (
     _COMMON
     + """
 if is_newer(ARGV[2], redis.call('HGET', KEYS[1], 'until')) then
     redis.call('HSET', KEYS[1], 'until', ARGV[2])
 end
-local at = 3
-for row = 2, #KEYS do
-    local version, last = ARGV[at + 1], at + 2 + ARGV[at + 2]
-    if is_newer(version, redis.call('HGET', KEYS[row], ARGV[at])) then
-        redis.call('HSET', KEYS[row], ARGV[at], version, unpack(ARGV, at + 3, last))
+for number, fields in ipairs(cmsgpack.unpack(ARGV[3])) do
+    local key = KEYS[number + 1]
+    if is_newer(fields[2], redis.call('HGET', key, fields[1])) then
+        redis.call('HSET', key, unpack(fields))
     end
-    at = last + 1
 end
 """
 )
@@ -125,12 +123,12 @@ return name
 
 
 class Row(NamedTuple):
-    """Fields of an account's hash, of which `guard` is their version: it is only set to a newer."""
+    """Fields and values of an account's hash. The first is their version: they are set together,
+    and only if it is newer.
+    """
 
     account: str
-    guard: str
-    version: int
-    fields: tuple[str | int, ...]
+    fields: tuple[str, ...]
 
 
 class _Opened(msgspec.Struct):
@@ -194,20 +192,26 @@ def _opening(event: Event) -> Row:
     )
     limits = msgspec.json.encode(Limits())
     [account_id] = event.accounts
-    fields = ("details", details.decode(), "limits_version", 0, "limits", limits.decode())
-    return Row(f"{event.ledger_id}:{account_id}", "opened_at", event.id, fields)
+    fields = (
+        "opened_at", str(event.id),
+        "details", details.decode(),
+        "limits_version", "0",
+        "limits", limits.decode(),
+    )  # fmt: skip
+    return Row(f"{event.ledger_id}:{account_id}", fields)
 
 
 def _balance(ledger_id: int, line: Line) -> Row:
     fields = (
-        "balance", line.balance,
-        "held", line.held,
-        "id", line.transaction_id,
+        "version", str(line.version),
+        "balance", str(line.balance),
+        "held", str(line.held),
+        "id", str(line.transaction_id),
         "recorded_at", timestamp(line.recorded_at),
         "currency", line.currency,
-        "exponent", line.exponent,
+        "exponent", str(line.exponent),
     )  # fmt: skip
-    return Row(f"{ledger_id}:{line.account_id}", "version", line.version, fields)
+    return Row(f"{ledger_id}:{line.account_id}", fields)
 
 
 def _policy(event: Event) -> Row:
@@ -217,8 +221,8 @@ def _policy(event: Event) -> Row:
     limits = Limits(_minor(policy.floor), None, restricted_of(policy.frozen, closed=policy.closed))
     if policy.ceiling is not None:
         limits.ceiling = _minor(policy.ceiling)
-    fields = ("limits", msgspec.json.encode(limits).decode())
-    return Row(f"{event.ledger_id}:{policy.account_id}", "limits_version", version, fields)
+    fields = "limits_version", str(version), "limits", msgspec.json.encode(limits).decode()
+    return Row(f"{event.ledger_id}:{policy.account_id}", fields)
 
 
 def _minor(text: str) -> int:
@@ -300,8 +304,8 @@ class Valkey:
             for start in range(0, len(rows), ROWS_OF_A_CALL):
                 part = rows[start : start + ROWS_OF_A_CALL]
                 keys: list[Any] = [place, *(f"{place}:{row.account}" for row in part)]
-                values: list[Any] = [text for row in part for text in _texts(row)]
-                self._set_newer(keys, [self._stored, last_id, *values], client=pipeline)
+                packed = msgspec.msgpack.encode([row.fields for row in part])
+                self._set_newer(keys, [self._stored, last_id, packed], client=pipeline)
             pipeline.execute()
 
     def _move(self, published: Published, *, is_last: bool) -> None:
@@ -357,10 +361,6 @@ def _drop_keys(client: Any, place: str, closed: threading.Event) -> bool:
         if cursor == 0:
             return True
     return False
-
-
-def _texts(row: Row) -> tuple[str | int, ...]:
-    return (row.guard, row.version, len(row.fields), *row.fields)
 
 
 def _published(text: str) -> Published:
