@@ -170,6 +170,12 @@ def test_a_word_about_itself_loads_no_service(option: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("module", sorted({module for module, _ in COMMANDS.values()}))
+def test_a_command_imports_all_it_needs(module: str) -> None:
+    """The processes of the tests are forks of one that has imported everything."""
+    subprocess.run([sys.executable, "-c", f"import ledgerservice.cli.{module}"], check=True)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_explains_itself(command: str) -> None:
     done = cli(command, "--help")
