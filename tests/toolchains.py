@@ -13,6 +13,9 @@ from typing import NoReturn
 
 import pytest
 
+# Each of these programs runs for some seconds, in which optimising costs more than it saves.
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
 
 def missing(reason: str) -> NoReturn:
     """Skips the test, or fails it where everything has to be there."""
@@ -43,7 +46,11 @@ def run(*command: str, cwd: Path) -> str:
 
 def _run(command: Sequence[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    values = kept | {"NO_COLOR": "1", "MAVEN_OPTS": "-Dstyle.color=never"}
+    values = kept | {
+        "NO_COLOR": "1",
+        "MAVEN_OPTS": "-Dstyle.color=never",
+        "JDK_JAVA_OPTIONS": JVM,
+    }
     return subprocess.run(
         command, cwd=cwd, env=values, capture_output=True, text=True, check=False, timeout=280
     )

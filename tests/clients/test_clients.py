@@ -98,10 +98,11 @@ def test_a_linter_finds_no_error(description: Path, node: Path) -> None:
 
 
 def test_a_python_client(description: Path, service: RunningService, tmp_path: Path) -> None:
-    run(sys.executable, "-m", "venv", "venv", cwd=tmp_path)
+    run(sys.executable, "-m", "venv", "--without-pip", "venv", cwd=tmp_path)
     binaries = tmp_path / "venv" / "bin"
-    install = ("-m", "pip", "install", "-q", "--require-hashes", "-r")
-    fetch(str(binaries / "python"), *install, str(HERE / "requirements.txt"), cwd=tmp_path)
+    pip = (sys.executable, "-m", "pip", "--python", str(binaries / "python"))
+    install = ("install", "-q", "--no-compile", "--require-hashes", "-r")
+    fetch(*pip, *install, str(HERE / "requirements.txt"), cwd=tmp_path)
     options = ("--meta", "none", "--output-path", "client", "--fail-on-warning")
     (tmp_path / "config.yaml").write_text("post_hooks: []\n")
     command = (str(binaries / "openapi-python-client"), "generate", "--config", "config.yaml")
