@@ -36,7 +36,7 @@ from ledgerservice.domain.validation import fault_of
 from ledgerservice.errors import CannotJoin
 from ledgerservice.postgres import search
 from ledgerservice.postgres.queries.accounts import AccountFilter
-from ledgerservice.postgres.queries.transactions import TransactionFilter
+from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from tests.databases import connect, url_text
 
 
@@ -141,6 +141,41 @@ def test_what_http_can_read_python_can(database):
                 await ask
         with pytest.raises(ValueError, match="until"):
             await ledger.statement(1, moment, moment - timedelta(seconds=1))
+
+    with_ledger(database, test)
+
+
+def test_what_takes_effect_by_a_time_is_there_in_python(database):
+    """Each read by effective time; what was recorded by that time is nothing."""
+    first, second = datetime(1993, 3, 1, tzinfo=UTC), datetime(1993, 3, 2, tzinfo=UTC)
+
+    async def test(ledger: Ledger) -> None:
+        dated = Detail(effective_at=first, metadata={"month": "March"})
+        await ledger.deposit(1, "5", key="dated", detail=dated)
+        await ledger.deposit(2, "7", key="undated", detail=Detail(metadata={"month": "now"}))
+        statement = await ledger.statement(1, first, second, by="effective")
+        assert statement is not None
+        assert (statement.opening, statement.closing) == (0, 500)
+        assert [line.amount async for line in ledger.lines(statement)] == [500]
+        recorded = await ledger.statement(1, first, second)
+        assert recorded is not None
+        assert [line.amount async for line in ledger.lines(recorded)] == []
+        [dollars], final = await ledger.trial_balance(first, by="effective")
+        assert (dollars.customers, dollars.total, dollars.accounts, final) == (500, 0, 1, False)
+        assert await ledger.trial_balance(first) == ([], True)
+        before = first - timedelta(microseconds=1)
+        assert await ledger.trial_balance(before, by="effective") == ([], False)
+        [owner] = await ledger.owner_balances(at=first, by="effective")
+        assert (owner.balance, owner.held, owner.accounts) == (500, None, 1)
+        assert await ledger.owner_balances(at=first) == []
+        [(total, _)] = await ledger.totals("month", first, second, by="effective")
+        assert (total.value, total.amount) == ("March", 500)
+        assert await ledger.totals("month", first, second) == []
+        period = TransactionFilter(since=first, until=second, by="effective")
+        [one], _ = await ledger.transactions(period)
+        assert one.key == "dated"
+        listed, _ = await ledger.transactions(TransactionFilter(by="effective"))
+        assert [row.key for row in listed] == ["undated", "funding", "dated"]
 
     with_ledger(database, test)
 

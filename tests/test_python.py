@@ -24,7 +24,7 @@ from ledgerservice.domain.instructions import (
 )
 from ledgerservice.errors import InvalidField
 from ledgerservice.postgres.queries.accounts import AccountFilter
-from ledgerservice.postgres.queries.transactions import TransactionFilter
+from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from tests.databases import url_text
 
 NAIVE: Any = datetime(2099, 1, 1)  # noqa: DTZ001  (it is what is refused)
@@ -61,9 +61,18 @@ def post_in(instruction: Any) -> Call:
     return lambda ledger: ledger.post_in(missing, [instruction])
 
 
+BOOKED: Any = "booked"
 NAIVE_CALLS: list[tuple[str, Call]] = [
     ("at", lambda ledger: ledger.account_at(1, NAIVE)),
     ("at", lambda ledger: ledger.trial_balance(NAIVE)),
+    ("at", lambda ledger: ledger.owner_balances(at=NAIVE)),
+    ("by", lambda ledger: ledger.trial_balance(by="effective")),
+    ("by", lambda ledger: ledger.owner_balances(by="effective")),
+    ("by", lambda ledger: ledger.trial_balance(AWARE, by=BOOKED)),
+    ("by", lambda ledger: ledger.owner_balances(at=AWARE, by=BOOKED)),
+    ("by", lambda ledger: ledger.totals("order", by=BOOKED)),
+    ("by", lambda ledger: ledger.statement(1, by=BOOKED)),
+    ("by", lambda ledger: ledger.transactions(TransactionFilter(by=BOOKED))),
     ("since", lambda ledger: ledger.statement(1, NAIVE)),
     ("until", lambda ledger: ledger.statement(1, AWARE, NAIVE)),
     ("since", lambda ledger: ledger.totals("order", NAIVE)),

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, get_args, overload
 
 import msgspec
 from pydantic import SecretStr
@@ -34,6 +34,7 @@ from ledgerservice.domain.instructions import (
 )
 from ledgerservice.domain.ledgers import LedgerRequest, is_ledger_name
 from ledgerservice.domain.metadata import text_of_metadata
+from ledgerservice.domain.timestamps import EFFECTIVE_NEEDS_AT, TimeOf
 from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
 from ledgerservice.domain.validation import check, checked, fault_of
 from ledgerservice.errors import InvalidField
@@ -58,7 +59,7 @@ from ledgerservice.postgres.queries.accounts import (
 )
 from ledgerservice.postgres.queries.holds import HoldView
 from ledgerservice.postgres.queries.schedules import ScheduleView
-from ledgerservice.postgres.queries.transactions import TransactionFilter
+from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.search import Place
 from ledgerservice.posting.history import Counts, Part, import_history
@@ -318,8 +319,9 @@ class Ledger:
         *,
         after: Place | None = None,
     ) -> tuple[list[Transaction], Place | None]:
-        """As `accounts`, of transactions, newest first."""
+        """As `accounts`, of transactions, the latest first by the time that `filters.by` names."""
         _check_list(filters, after)
+        _check_by(filters.by)
         return await transactions.list_filtered(self._reader, filters, limit, after)
 
     async def statement(
@@ -328,7 +330,7 @@ class Ledger:
         since: datetime | None = None,
         until: datetime | None = None,
         *,
-        by: Literal["recorded", "effective"] = "recorded",
+        by: TimeOf = "recorded",
     ) -> statements.StatementPeriod | effective.EffectivePeriod | None:
         """Opening and closing balance of what was recorded in [since, until), or None. With
         `by="effective"`: of what takes effect in that time.
@@ -336,8 +338,7 @@ class Ledger:
         Raises InvalidField if `until` is before `since`.
         """
         _check_period(since, until)
-        if by not in ("recorded", "effective"):
-            raise InvalidField("by", "must be recorded or effective")
+        _check_by(by)
         find = effective.find_period if by == "effective" else statements.find_period
         return await find(self._reader, account_id, since, until)
 
@@ -354,17 +355,27 @@ class Ledger:
                 yield line
 
     async def trial_balance(
-        self, at: datetime | None = None
+        self, at: datetime | None = None, *, by: TimeOf = "recorded"
     ) -> tuple[list[reports.TrialBalanceRow], bool]:
-        """All balances by currency, as they stand or as of a time, and whether they are final."""
-        checked(at=(FieldType.TIME, at))
-        return await reports.trial_balance(self._reader, at)
+        """All balances by currency, as they stand or as of a time, and whether they are final.
+        With `by="effective"`: the balances of all that takes effect by `at`, which must be there.
+        """
+        _check_time(at, by)
+        return await reports.trial_balance(self._reader, at, by)
 
     async def owner_balances(
-        self, limit: int = 100, *, after: tuple[str, str] | None = None
+        self,
+        limit: int = 100,
+        *,
+        after: tuple[str, str] | None = None,
+        at: datetime | None = None,
+        by: TimeOf = "recorded",
     ) -> list[reports.OwnerBalance]:
-        """Up to `limit` balances ordered by owner and currency, after that pair."""
-        return await reports.list_owner_balances(self._reader, limit, after)
+        """Up to `limit` balances ordered by owner and currency, after that pair; `at` and `by` are
+        as in `trial_balance`. As effective nothing is held: `held` is None.
+        """
+        _check_time(at, by)
+        return await reports.list_owner_balances(self._reader, limit, after, at, by)
 
     async def totals(
         self,
@@ -374,12 +385,14 @@ class Ledger:
         limit: int = 100,
         *,
         after: reports.TotalPlace | None = None,
+        by: TimeOf = "recorded",
     ) -> list[tuple[reports.MetadataTotal, reports.TotalPlace]]:
-        """Up to `limit` sums of what was moved in [since, until), by the values of a metadata key,
-        each with the place after which the next page begins.
+        """Up to `limit` sums of what was recorded in [since, until), or takes effect then, by the
+        values of a metadata key, each with the place after which the next page begins.
         """
         _check_period(since, until)
-        return await reports.list_totals(self._reader, key, since, until, limit, after)
+        _check_by(by)
+        return await reports.list_totals(self._reader, key, since, until, limit, after, by)
 
     async def hold(self, transaction_id: int) -> HoldView | None:
         """The hold that a transaction placed, as it stands; or None."""
@@ -435,6 +448,18 @@ class Ledger:
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
         """The transaction recorded for an account's idempotency key, or None."""
         return await transactions.find_by_key(self._reader, account_id, key)
+
+
+def _check_by(by: str) -> None:
+    if by not in get_args(TimeOf):
+        raise InvalidField("by", f"must be one of {', '.join(get_args(TimeOf))}")
+
+
+def _check_time(at: datetime | None, by: TimeOf) -> None:
+    checked(at=(FieldType.TIME, at))
+    _check_by(by)
+    if at is None and by == "effective":
+        raise InvalidField("by", EFFECTIVE_NEEDS_AT)
 
 
 def _check_period(since: datetime | None, until: datetime | None) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import itertools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -13,12 +13,22 @@ from hypothesis import strategies as st
 
 from ledgerservice import Ledger
 from ledgerservice.domain.history import BY_SERVICE
-from ledgerservice.domain.instructions import Detail, General, Kind, Origin
+from ledgerservice.domain.instructions import (
+    Detail,
+    General,
+    Instruction,
+    Kind,
+    Movement,
+    Origin,
+    Reversal,
+)
 from ledgerservice.domain.transactions import Recorded, Rejected, Rejection
 from ledgerservice.files.history import export_history, import_history
 from ledgerservice.files.options import Format
+from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from tests.databases import connect, url_text
 from tests.files.lives import KINDS, Life, kept, steps
+from tests.processes import cli
 
 FORMS = (Format.NDJSON, Format.CSV)
 _numbers = itertools.count()
@@ -155,6 +165,57 @@ def test_every_kind_is_the_same_in_a_copy(database, no_violations, form):
         outcomes = [o for k, o in life.made if k == kind and isinstance(o, Recorded)]
         assert {one.posted for one in outcomes} == {True, False}, kind
     no_violations(database)
+
+
+MARCH = datetime(1993, 3, 1, tzinfo=UTC)
+APRIL = datetime(1993, 4, 1, tzinfo=UTC)
+
+
+def test_an_imported_march_is_shown_by_effective_date(database, tmp_path):
+    """By the command line: its statement, trial balance, totals and list have its entries."""
+    file = tmp_path / "history.ndjson"
+    asyncio.run(lived_in_march(database))
+    done = run(database, "export", file, "--history", "--ledger", "source")
+    assert done.returncode == 0, done.stderr
+    done = run(database, "import", file, "--history", "--ledger", "target")
+    assert done.returncode == 0, done.stderr
+    asyncio.run(assert_march(database))
+
+
+def run(database, *arguments):
+    return cli(*map(str, arguments), DATABASE_URL=url_text(database))
+
+
+async def lived_in_march(database):
+    async with Ledger.open(url_text(database)) as default:
+        await default.add_ledger("target")
+        ledger = await default.add_ledger("source")
+        opened: Any = await ledger.open_account("Alice", "USD", key="a")
+        for day, amount in ((MARCH - timedelta(days=1), "4"), (MARCH, "1"), (APRIL, "2")):
+            detail = Detail(effective_at=day, metadata={"job": f"{day:%B}"})
+            await ledger.deposit(opened.account_id, amount, key=f"{day}", detail=detail)
+
+
+async def assert_march(database):
+    async with Ledger.open(url_text(database)) as default:
+        ledger = await default.ledger("target")
+        [account], _ = await ledger.accounts()
+        statement: Any = await ledger.statement(account.id, MARCH, APRIL, by="effective")
+        assert (statement.opening, statement.closing) == (400, 500)
+        assert [line.amount async for line in ledger.lines(statement)] == [100]
+        last = APRIL - timedelta(microseconds=1)
+        [dollars], _ = await ledger.trial_balance(last, by="effective")
+        assert (dollars.accounts, dollars.customers, dollars.external) == (1, 500, -500)
+        [owner] = await ledger.owner_balances(at=last, by="effective")
+        assert (owner.owner, owner.balance) == ("Alice", 500)
+        [(total, _)] = await ledger.totals("job", MARCH, APRIL, by="effective")
+        assert (total.value, total.amount) == ("March", 100)
+        march = TransactionFilter(since=MARCH, until=APRIL, by="effective")
+        [one], _ = await ledger.transactions(march)
+        assert one.amount == 100
+        # As recorded there was nothing then.
+        recorded = await ledger.statement(account.id, MARCH, APRIL)
+        assert (recorded.closing, await ledger.trial_balance(last)) == (0, ([], True))
 
 
 @pytest.fixture(scope="module")

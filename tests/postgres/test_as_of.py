@@ -27,6 +27,7 @@ from ledgerservice.domain.transactions import Failed, Recorded, Transaction
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.queries import effective
 from ledgerservice.postgres.queries.as_of import account_at
+from ledgerservice.postgres.queries.reports import list_owner_balances, trial_balance
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import open_accounts
 from ledgerservice.posting.movements import MovementBatch
@@ -67,7 +68,8 @@ drawn = st.builds(
 class Answers:
     """Instructions that build on each other, and the entries that were answered."""
 
-    def __init__(self, accounts: list[int]) -> None:
+    def __init__(self, owner: str, accounts: list[int]) -> None:
+        self.owner = owner
         self.accounts = accounts
         self.posted: list[Transaction] = []
         self.rows: list[tuple[int, datetime, datetime, int, int]] = []
@@ -117,9 +119,9 @@ async def posted(ledger: Database, batches: list[list[Drawn]]) -> Answers:
     """The answers to all that was drawn, on three new accounts with some money."""
     wire, batch = await ledger.connect_writer(), MovementBatch()
     mark = f"{id(batch)} {time.time()}"
-    openings = [Opening("o", "USD", None, f"{mark} {n}") for n in range(3)]
+    openings = [Opening(mark, "USD", None, f"{mark} {n}") for n in range(3)]
     opened = await open_accounts(wire, openings)
-    answers = Answers([one.account_id for one in opened if one.account_id is not None])
+    answers = Answers(mark, [one.account_id for one in opened if one.account_id is not None])
     funding = [Drawn("DEPOSIT", n, 1, 50, 0, None) for n in range(3)]
     for place, of_batch in enumerate([funding, *batches]):
         instructions = [answers.instruction(one, f"{place}.{n}") for n, one in enumerate(of_batch)]
@@ -160,8 +162,30 @@ async def compare(
                 figures = view.balance, view.held, view.version, state.effective
                 assert figures == answers.state_at(account, at)
                 assert state.final or at > datetime.now(UTC)
+            await compare_reports(reader, answers, at)
     finally:
         await engine.dispose()
+
+
+async def compare_reports(reader: Reader, answers: Answers, at: datetime) -> None:
+    """The balances of the owner are the sums of the accounts'; the trial balance sums all owners'.
+    What is effective before an account is opened counts, too.
+    """
+    states = [answers.state_at(account, at) for account in answers.accounts]
+    before = (answers.owner, "")
+    recorded = await list_owner_balances(reader, 1, before, at)
+    shown = [(row.balance, row.held) for row in recorded if row.owner == answers.owner]
+    expected = sum(state[0] for state in states), sum(state[1] for state in states)
+    assert (shown or [(0, 0)]) == [expected]
+    owners = await list_owner_balances(reader, 10_000, None, at, "effective")
+    sums = [row.balance for row in owners if row.owner == answers.owner]
+    assert sum(sums) == sum(state[3] for state in states)
+    rows, final = await trial_balance(reader, at, "effective")
+    assert [row.customers for row in rows] == [sum(row.balance for row in owners)] * len(rows)
+    assert [row.accounts for row in rows] == [sum(row.accounts for row in owners)] * len(rows)
+    assert {row.total for row in rows} <= {0}
+    assert bool(rows) == bool(owners)
+    assert not final
 
 
 look = st.none() | st.tuples(st.integers(0, 200), st.sampled_from([-1, 0, 1]))

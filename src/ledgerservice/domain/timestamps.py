@@ -7,9 +7,15 @@ are cut off. T and Z may be small letters.
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 EXAMPLE = "2026-12-31T23:59:59Z"
+
+TimeOf = Literal["recorded", "effective"]
+"""Which time of a transaction counts: that of its recording, or that at which it takes effect: its
+`effective_at`, or else the same.
+"""
+EFFECTIVE_NEEDS_AT = "effective needs at: a balance as it stands has all that is recorded"
 
 _PARTS = re.compile(
     r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]"

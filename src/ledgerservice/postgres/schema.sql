@@ -230,6 +230,8 @@ CREATE INDEX details_parent ON ledger.details (ledger_id, parent_id, transaction
     WHERE parent_id IS NOT NULL;
 CREATE INDEX details_reference ON ledger.details (ledger_id, reference, transaction_id)
     WHERE reference IS NOT NULL;
+CREATE INDEX details_effective ON ledger.details (ledger_id, effective_at, transaction_id)
+    WHERE effective_at IS NOT NULL;
 CREATE INDEX details_metadata ON ledger.details USING gin ((metadata::jsonb) jsonb_path_ops)
     WHERE metadata IS NOT NULL;
 

@@ -63,13 +63,14 @@ class AccessPath(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """A list of the rows `t` of a table, ordered by the columns `by`, all in the same direction.
+    """A list of rows `t`, ordered by the columns `by`, all in the same direction.
 
+    `source` is the SQL of these rows: a table, or a subquery of one that has further columns.
     A row of a page consists of its place, which is its values of `by`, and of `columns`; `joins`
     joins the tables of these. `conditions` has the SQL condition of each filter.
     """
 
-    table: str
+    source: str
     by: tuple[str, ...]
     descending: bool
     conditions: Mapping[str, str]
@@ -92,7 +93,7 @@ class Listing(msgspec.Struct, frozen=True):
 
     def matching(self, conditions: Iterable[str]) -> str:
         """SQL for all rows that match the conditions."""
-        return f"""SELECT t.* FROM ledger.{self.table} t
+        return f"""SELECT t.* FROM {self.source} t
             WHERE t.ledger_id = :ledger AND {" AND ".join(conditions)}"""
 
     def first(self, conditions: Iterable[str], order: str = "") -> str:

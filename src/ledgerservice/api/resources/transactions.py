@@ -35,6 +35,7 @@ from ledgerservice.domain import transactions as domain
 from ledgerservice.domain.instructions import BIGGEST_ID, Kind
 from ledgerservice.domain.rules import PARENT_MEMBERS
 from ledgerservice.postgres.queries import transactions as queries
+from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from ledgerservice.postgres.queries.transactions import Child
 from ledgerservice.postgres.search import Place
 
@@ -185,7 +186,7 @@ async def list_transactions(request: Request) -> Response:
     async def read(filters: TransactionFilters, after: Place | None) -> Page:
         values = await filter_values(reader, filters)
         rows, end = await queries.list_filtered(
-            reader, queries.TransactionFilter(**values), filters.limit, after
+            reader, TransactionFilter(**values), filters.limit, after
         )
         return Page([Transaction.recorded(row) for row in rows], end)
 

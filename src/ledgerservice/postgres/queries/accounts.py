@@ -175,8 +175,10 @@ CONDITIONS = {
         AND d.account_id = t.id)::jsonb @> CAST(:metadata AS jsonb)""",
 }
 
-BY_ID = Listing("accounts", by=("id",), descending=False, conditions=CONDITIONS)
-BY_TIME = Listing("accounts", by=("created_at", "id"), descending=False, conditions=CONDITIONS)
+BY_ID = Listing("ledger.accounts", by=("id",), descending=False, conditions=CONDITIONS)
+BY_TIME = Listing(
+    "ledger.accounts", by=("created_at", "id"), descending=False, conditions=CONDITIONS
+)
 
 _IS_CUSTOMERS = "t.id > 0"
 

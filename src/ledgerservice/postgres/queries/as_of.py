@@ -39,11 +39,14 @@ FROM (SELECT FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account
       FOR SHARE SKIP LOCKED) l
 """)
 
+HELD_AT = "coalesce(e.held, 0) - coalesce(still.remaining, 0) - coalesce(late.released, 0)"
+"""What an account `a` held by :at, with its last entry `e` by then and JOIN_EXPIRED."""
+
 _COLUMNS = select_list(
     AccountView,
     "a",
     balance="coalesce(e.balance, 0)",
-    held="coalesce(e.held, 0) - coalesce(still.remaining, 0) - coalesce(late.released, 0)",
+    held=HELD_AT,
     version="a.seq",
     floor="coalesce(p.floor, CASE WHEN a.id > 0 THEN 0 END)",
     ceiling="p.ceiling",
@@ -51,22 +54,16 @@ _COLUMNS = select_list(
     metadata=METADATA,
 )
 
+# The last entry by then.
+JOIN_ENTRY = """
+LEFT JOIN ledger.entries e
+  ON e.ledger_id = a.ledger_id AND e.account_id = a.id AND e.seq = a.seq
+"""
+
 # The part of `held` that had expired by then: the holds that are still open, and those that the
 # next batch released first (their entries follow at once and have the same time). OFFSET 0 keeps
 # PostgreSQL to this order: it would begin with all holds of the ledger.
-ACCOUNT_AT = text(f"""
-WITH a AS MATERIALIZED (
-    SELECT *, ledger.version_at(ledger_id, id, version, :at) AS seq
-    FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account)
-SELECT {_COLUMNS}, coalesce(e.balance, 0) + coalesce(d.correction, 0) AS effective,
-       a.last_recorded_at > :at AS final
-FROM a
-LEFT JOIN ledger.entries e
-  ON e.ledger_id = a.ledger_id AND e.account_id = a.id AND e.seq = a.seq
-LEFT JOIN LATERAL (
-    SELECT * FROM ledger.policies p
-    WHERE p.ledger_id = a.ledger_id AND p.account_id = a.id AND p.seq <= a.seq
-    ORDER BY p.seq DESC LIMIT 1) p ON true
+JOIN_EXPIRED = f"""
 LEFT JOIN LATERAL (
     SELECT sum(h.remaining)::bigint AS remaining FROM ledger.holds h
     WHERE h.ledger_id = a.ledger_id AND h.account_id = a.id AND h.remaining > 0
@@ -93,12 +90,30 @@ LEFT JOIN LATERAL (
         WHERE ledger_id = a.ledger_id AND transaction_id = s.parent_id OFFSET 0) h
     WHERE h.ends_at <= :at
       AND t.origin = {Origin.EXPIRY:d}) late ON true
+"""
+
+# What takes effect by then and is recorded later, less the reverse.
+JOIN_CORRECTION = """
 LEFT JOIN LATERAL (
     SELECT (coalesce(sum(x.amount) FILTER (WHERE x.effective_at <= :at), 0)
             - coalesce(sum(x.amount) FILTER (WHERE x.effective_at > :at), 0))::bigint AS correction
     FROM ledger.dated_entries x
     WHERE x.ledger_id = a.ledger_id AND x.account_id = a.id
       AND (x.effective_at <= :at) <> (x.recorded_at <= :at)) d ON true
+"""
+
+ACCOUNT_AT = text(f"""
+WITH a AS MATERIALIZED (
+    SELECT *, ledger.version_at(ledger_id, id, version, :at) AS seq
+    FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account)
+SELECT {_COLUMNS}, coalesce(e.balance, 0) + coalesce(d.correction, 0) AS effective,
+       a.last_recorded_at > :at AS final
+FROM a {JOIN_ENTRY}
+LEFT JOIN LATERAL (
+    SELECT * FROM ledger.policies p
+    WHERE p.ledger_id = a.ledger_id AND p.account_id = a.id AND p.seq <= a.seq
+    ORDER BY p.seq DESC LIMIT 1) p ON true
+{JOIN_EXPIRED} {JOIN_CORRECTION}
 """)
 
 

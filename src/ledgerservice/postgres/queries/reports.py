@@ -6,11 +6,18 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 
 from ledgerservice.domain.instructions import Kind
+from ledgerservice.domain.timestamps import TimeOf
 from ledgerservice.domain.transactions import Status
 from ledgerservice.postgres.queries.accounts import HELD
+from ledgerservice.postgres.queries.as_of import (
+    HELD_AT,
+    JOIN_CORRECTION,
+    JOIN_ENTRY,
+    JOIN_EXPIRED,
+)
 from ledgerservice.postgres.queries.structs import EARLIEST, LATEST, Shape
 from ledgerservice.postgres.reader import Reader
 
@@ -34,14 +41,16 @@ class TrialBalanceRow(msgspec.Struct, frozen=True):
 
 
 class OwnerBalance(msgspec.Struct, frozen=True):
-    """The sums of an owner's accounts in a currency, in minor units."""
+    """The sums of an owner's accounts in a currency, in minor units. `held` None: as effective, by
+    which nothing is held.
+    """
 
     owner: str
     currency: str
     exponent: int
     accounts: int
     balance: int
-    held: int
+    held: int | None
 
 
 class MetadataTotal(msgspec.Struct, frozen=True):
@@ -84,6 +93,28 @@ TRIAL_BALANCE_AT = text(f"""
 ) a {_BY_CURRENCY_IN_USE}
 """)
 
+# An account is part of a time as effective if it was opened by then, or if an entry of it takes
+# effect by then: an import of history opens accounts long after their first entries.
+TRIAL_BALANCE_EFFECTIVE_AT = text(f"""
+{_SUMS} FROM (
+    SELECT a.id, a.currency, a.exponent,
+           coalesce(e.balance, 0) + coalesce(d.correction, 0) AS balance
+    FROM ledger.accounts a
+    LEFT JOIN (
+        SELECT account_id, bool_or(effective_at <= :at) AS has_begun,
+               sum(CASE WHEN recorded_at > :at THEN amount ELSE -amount END)
+                   FILTER (WHERE (effective_at <= :at) <> (recorded_at <= :at)) AS correction
+        FROM ledger.dated_entries WHERE ledger_id = :ledger GROUP BY account_id) d
+      ON d.account_id = a.id
+    LEFT JOIN ledger.entries e
+      ON e.ledger_id = a.ledger_id AND e.account_id = a.id
+     AND e.seq = CASE WHEN a.created_at > :at THEN 0
+                      WHEN a.last_recorded_at <= :at THEN a.version
+                      ELSE ledger.version_at(a.ledger_id, a.id, a.version, :at) END
+    WHERE a.ledger_id = :ledger AND (a.created_at <= :at OR d.has_begun)
+) a {_BY_CURRENCY_IN_USE}
+""")
+
 # A database transaction that begins to write later has a higher number than this one, and its batch
 # is recorded after this timestamp.
 HORIZON = text("SELECT statement_timestamp(), pg_current_xact_id()::text")
@@ -91,18 +122,49 @@ HORIZON_PASSED = text("""
 SELECT pg_snapshot_xmin(pg_current_snapshot()) > CAST(CAST(:number AS text) AS xid8)
 """)
 
-LIST_OWNER_BALANCES = text(f"""
-SELECT owner, currency, max(exponent) AS exponent, count(*) AS accounts,
-       sum(balance)::numeric AS balance, sum({HELD})::numeric AS held
-FROM ledger.accounts a
-WHERE ledger_id = :ledger AND id > 0 AND owner >= :owner
-  AND (owner, currency) > (:owner, :currency)
-GROUP BY owner, currency ORDER BY owner, currency LIMIT :rows
-""")
+_OWNERS_AFTER = """
+ledger_id = :ledger AND id > 0 AND owner >= :owner AND (owner, currency) > (:owner, :currency)
+"""
+_BY_OWNER = "GROUP BY owner, currency ORDER BY owner, currency LIMIT :rows"
+
+
+def _owner_balances(held: str, rows: str) -> TextClause:
+    return text(f"""
+        SELECT owner, currency, max(exponent) AS exponent, count(*) AS accounts,
+               sum(balance)::numeric AS balance, {held} AS held
+        FROM {rows} {_BY_OWNER}""")
+
+
+LIST_OWNER_BALANCES = _owner_balances(
+    f"sum({HELD})::numeric", f"ledger.accounts a WHERE {_OWNERS_AFTER}"
+)
+# `+ interval` makes PostgreSQL use the index of owners, whose order is that of the report.
+LIST_OWNER_BALANCES_AT = _owner_balances(
+    "sum(held)::numeric",
+    f"""(
+        SELECT a.owner, a.currency, a.exponent, coalesce(e.balance, 0) AS balance,
+               {HELD_AT} AS held
+        FROM (SELECT *, ledger.version_at(ledger_id, id, version, :at) AS seq
+              FROM ledger.accounts WHERE created_at + interval '0' <= :at AND {_OWNERS_AFTER}) a
+        {JOIN_ENTRY} {JOIN_EXPIRED}) b""",
+)
+LIST_OWNER_BALANCES_EFFECTIVE_AT = _owner_balances(
+    "NULL",
+    f"""(
+        SELECT a.owner, a.currency, a.exponent,
+               coalesce(e.balance, 0) + coalesce(d.correction, 0) AS balance
+        FROM (SELECT *, ledger.version_at(ledger_id, id, version, :at) AS seq
+              FROM ledger.accounts WHERE {_OWNERS_AFTER}) a
+        {JOIN_ENTRY} {JOIN_CORRECTION}
+        WHERE a.created_at <= :at OR EXISTS (
+            SELECT FROM ledger.dated_entries x
+            WHERE x.ledger_id = a.ledger_id AND x.account_id = a.id
+              AND x.effective_at <= :at)) b""",
+)
 
 # A reversal without a value of the key has its original's value. The order is by the beginning of a
 # value; the digest distinguishes values that begin alike.
-LIST_TOTALS = text(f"""
+_TOTALS = f"""
 SELECT value, currency, exponent, transactions, amount, is_null, beginning, digest FROM (
     SELECT value, currency, max(exponent) AS exponent, count(*) AS transactions,
            sum(amount)::numeric AS amount, value IS NULL AS is_null,
@@ -112,11 +174,12 @@ SELECT value, currency, exponent, transactions, amount, is_null, beginning, dige
         SELECT d.metadata ->> :key AS value, c.code AS currency, c.exponent,
                CASE WHEN t.kind = {Kind.REVERSAL:d} THEN -m.amount ELSE m.amount END AS amount
         FROM (
-            SELECT ledger_id, transaction_id, metadata, true AS own FROM ledger.details
+            SELECT ledger_id, transaction_id, effective_at, metadata, true AS own
+            FROM ledger.details
             WHERE ledger_id = :ledger AND metadata IS NOT NULL
               AND jsonb_exists(metadata::jsonb, :key)
             UNION ALL
-            SELECT r.ledger_id, r.transaction_id, p.metadata, false
+            SELECT r.ledger_id, r.transaction_id, r.effective_at, p.metadata, false
             FROM ledger.details p
             JOIN ledger.details r ON r.ledger_id = p.ledger_id AND r.parent_id = p.transaction_id
             WHERE p.ledger_id = :ledger AND p.metadata IS NOT NULL
@@ -131,13 +194,17 @@ SELECT value, currency, exponent, transactions, amount, is_null, beginning, dige
             WHERE amount > 0 GROUP BY currency_number) m
         JOIN ledger.currencies c ON c.number = m.currency_number
         WHERE t.status = {Status.POSTED:d} AND (d.own OR t.kind = {Kind.REVERSAL:d})
-          AND t.recorded_at >= :since AND t.recorded_at < :until) movements
+          AND $time >= :since AND $time < :until) movements
     GROUP BY value, currency) totals
 WHERE (is_null, beginning, digest, currency)
     > (CAST(:is_null AS boolean), CAST(:beginning AS text), CAST(:digest AS text),
        CAST(:currency AS text))
 ORDER BY is_null, beginning, digest, currency LIMIT :rows
-""")
+"""
+LIST_TOTALS = {
+    "recorded": text(_TOTALS.replace("$time", "t.recorded_at")),
+    "effective": text(_TOTALS.replace("$time", "coalesce(d.effective_at, t.recorded_at)")),
+}
 
 
 def _summed(shape: type[Shape], row: Row[Any]) -> Shape:
@@ -146,14 +213,19 @@ def _summed(shape: type[Shape], row: Row[Any]) -> Shape:
     return shape(**{n: int(v) if isinstance(v, Decimal) else v for n, v in fields})
 
 
-async def trial_balance(reader: Reader, at: datetime | None) -> tuple[list[TrialBalanceRow], bool]:
+async def trial_balance(
+    reader: Reader, at: datetime | None, by: TimeOf = "recorded"
+) -> tuple[list[TrialBalanceRow], bool]:
     """The sums of all balances by currency as of a time, in one snapshot; and whether they are
-    final. `at` None: as they stand, which is never final.
+    final. `at` None: as they stand, which is never final, and neither is what takes effect by `at`.
 
-    Linear in the number of accounts, with a binary search for each that has moved since.
+    Linear in the number of accounts, with a binary search for each that has moved since; as
+    effective also in the number of the entries with an `effective_at`.
     """
     if at is None:
         rows, final = await reader.rows(TRIAL_BALANCE, search=True), False
+    elif by == "effective":
+        rows, final = await reader.rows(TRIAL_BALANCE_EFFECTIVE_AT, search=True, at=at), False
     else:
         final = await _all_recorded(reader, at)
         rows = await reader.rows(TRIAL_BALANCE_AT, search=True, at=at)
@@ -178,12 +250,23 @@ async def _all_recorded(reader: Reader, at: datetime) -> bool:
 
 
 async def list_owner_balances(
-    reader: Reader, rows: int, after: tuple[str, str] | None = None
+    reader: Reader,
+    rows: int,
+    after: tuple[str, str] | None = None,
+    at: datetime | None = None,
+    by: TimeOf = "recorded",
 ) -> list[OwnerBalance]:
-    """Up to `rows` balances ordered by owner and currency, after that pair."""
+    """Up to `rows` balances ordered by owner and currency, after that pair; as they stand, or as of
+    the time `at`.
+    """
     owner, currency = after or ("", "")
-    values = {"owner": owner, "currency": currency, "rows": rows}
-    balances = await reader.rows(LIST_OWNER_BALANCES, search=True, **values)
+    values: dict[str, Any] = {"owner": owner, "currency": currency, "rows": rows}
+    statement = LIST_OWNER_BALANCES
+    if at is not None:
+        values["at"] = at
+        of_effect = by == "effective"
+        statement = LIST_OWNER_BALANCES_EFFECTIVE_AT if of_effect else LIST_OWNER_BALANCES_AT
+    balances = await reader.rows(statement, search=True, **values)
     return [_summed(OwnerBalance, row) for row in balances]
 
 
@@ -194,9 +277,10 @@ async def list_totals(
     until: datetime | None,
     rows: int,
     after: TotalPlace | None = None,
+    by: TimeOf = "recorded",
 ) -> list[tuple[MetadataTotal, TotalPlace]]:
-    """Up to `rows` totals of what was moved in [since, until), by the values of a metadata key,
-    each with its place.
+    """Up to `rows` totals of what was recorded in [since, until), or takes effect then, by the
+    values of a metadata key, each with its place.
 
     A reversal is subtracted, under its own value or its original's. A hold moves nothing. Linear in
     the number of the ledger's transactions that have metadata.
@@ -204,7 +288,7 @@ async def list_totals(
     is_null, beginning, digest, currency = after or (False, "", "", "")
     values = {"key": key, "since": since or EARLIEST, "until": until or LATEST, "rows": rows}
     values |= {"is_null": is_null, "beginning": beginning, "digest": digest, "currency": currency}
-    totals = await reader.rows(LIST_TOTALS, search=True, **values)
+    totals = await reader.rows(LIST_TOTALS[by], search=True, **values)
     return [
         (_summed(MetadataTotal, row), (row.is_null, row.beginning, row.digest, row.currency))
         for row in totals

@@ -15,7 +15,7 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.queries import accounts
 from ledgerservice.postgres.queries.accounts import AccountFilter
 from ledgerservice.postgres.reader import Reader
-from tests.postgres.costs import fill, rows_of_all_pages, rows_of_page
+from tests.postgres.costs.rows import fill, rows_of_all_pages, rows_of_page
 
 PAGE = 50
 PEOPLE = 60_000
