@@ -91,29 +91,43 @@ def ids_of(service: RunningService, prefix: str) -> dict[str, list[Any]]:
 
 
 TIMES = [f"from={LONG_AGO}", f"to={FAR}", f"from={LONG_AGO}&to={FAR}"]
+OF_A_ZONE = ["from=2000&to=2100&timezone=Asia/Kolkata"]
+EFFECTIVE = [f"by=effective&{times}" for times in ["from=2000", *OF_A_ZONE]]
+AT = [f"{at}&timezone=Asia/Kolkata{by}" for at in ("at=2020-01", "at=2099")
+      for by in ("", "&by=effective")]  # fmt: skip
 PAGES = ["limit=3"]  # each with the cursor of the one before
 QUERIES: dict[str, list[str]] = {
     "/accounts": [
         "owner=Alice", "currency=USD", "reference=alice 0", "status=active", "status=frozen",
         "status=closed", "currency=USD&min_balance=1", "currency=USD&max_balance=500",
         'metadata={"tier":"gold"}', 'owner=Alice&metadata={"tier":"gold"}', *TIMES, *PAGES,
+        *OF_A_ZONE,
     ],
     "/transactions": [
         "account_id=-1", "owner=Alice", "kind=HOLD", "status=posted", "status=declined",
         "currency=USD", "currency=USD&min_amount=1", "currency=USD&max_amount=50",
         "reference=ref", 'metadata={"job":"rent"}', "owner=Alice&kind=TRANSFER",
         'owner=Alice&metadata={"job":"rent"}', "kind=TRANSFER&reference=ref", *TIMES, *PAGES,
+        *OF_A_ZONE, *EFFECTIVE, "by=effective&limit=3", f"by=effective&to={FAR}&kind=TRANSFER",
+        "by=effective&account_id=-1", "by=effective&owner=Alice", "by=effective&currency=USD",
+        "by=effective&status=declined", "by=effective&currency=USD&min_amount=50",
+        "by=effective&reference=ref", 'by=effective&metadata={"job":"rent"}',
     ],
-    "/accounts/{account_id}": [f"as_of={FAR}", f"as_of={LONG_AGO}"],
-    "/accounts/{account_id}/balances": [f"at={FAR}", f"at={LONG_AGO}"],
+    "/accounts/{account_id}": [
+        f"as_of={FAR}", f"as_of={LONG_AGO}", "as_of=2099-01-01&timezone=Asia/Kolkata",
+    ],
+    "/accounts/{account_id}/balances": [
+        f"at={FAR}", f"at={LONG_AGO}", "at=2099-01-01&timezone=Asia/Kolkata",
+    ],
     "/accounts/{account_id}/statement": [
         *TIMES, *PAGES, "format=csv", "format=html", "by=effective", "by=effective&format=csv",
-        "by=effective&limit=1", "from=2000&to=2100&timezone=Asia/Kolkata",
+        "by=effective&limit=1", *OF_A_ZONE,
     ],
-    "/reports/trial-balance": [f"at={FAR}"],
+    "/reports/trial-balance": [f"at={FAR}", *AT[1:]],
+    "/reports/balances": [*PAGES, *AT[1:], "at=2099&limit=2", "at=2099&by=effective&limit=2"],
     "/reports/totals": [
         "key=job", *[f"key=job&{times}" for times in TIMES], "key=job&limit=1",
-        "key=job&from=2000&timezone=Asia/Kolkata",
+        *[f"key=job&{times}" for times in OF_A_ZONE + EFFECTIVE], "key=job&by=effective&limit=1",
     ],
     "/events": ["limit=1000", "after=1-1&wait_s=0", "account_id=1", "type=hold.placed"],
 }  # fmt: skip

@@ -47,6 +47,8 @@ def house(new_database: Callable[..., Database]) -> Iterator[tuple[RunningServic
                     "reference": f"ref {n % 4}",
                     "metadata": {"n": str(n % 5), "deep": {"x": n}},
                 }
+            if n % 5 < 2:
+                more["effective_at"] = f"1993-03-{n // 10 + 1:02}T00:00:00Z"
             kind = ("DEPOSIT", "WITHDRAWAL", "HOLD", "TRANSFER")[n % 4]
             own = {"account_id": a}
             if kind == "TRANSFER":
@@ -77,8 +79,14 @@ def involves(row: Row, accounts: set[int]) -> bool:
     return row["account_id"] in accounts or any(e["account_id"] in accounts for e in row["entries"])
 
 
+def time_of(row: Row, filters: Row) -> str:
+    """The time by which a transaction is listed."""
+    effective_at = row["effective_at"] if filters.get("by") == "effective" else None
+    return str(effective_at or row["recorded_at"])
+
+
 def matches(row: Row, filters: Row, owners: dict[str, set[int]]) -> bool:
-    amount, at = Fraction(row["amount"]), row["recorded_at"]
+    amount, at = Fraction(row["amount"]), time_of(row, filters)
     return all((
         involves(row, {filters["account_id"]}) if "account_id" in filters else True,
         involves(row, owners.get(filters["owner"], set())) if "owner" in filters else True,
@@ -105,9 +113,18 @@ FILTERS: dict[str, list[Any]] = {
     "max_amount": ["5.00", "7.50", "1000", "0"],
     "reference": ["ref 0", "ref 1", "none", "%"],
     "metadata": ['{"n":"1"}', '{"deep":{"x":3}}', '{"n":"1","deep":{}}', "{}", '{"m":1}'],
-    "from": ["first", "middle", "last"],
-    "to": ["first", "middle", "last"],
+    "from": ["first", "middle", "last", "1993-03-01T00:00:00.000000Z"],
+    "to": ["first", "middle", "last", "1993-03-04T00:00:00.000000Z"],
+    "by": ["recorded", "effective"],
 }
+
+
+def in_order(filters: Row) -> None:
+    """No period ends before it begins: it would be refused."""
+    if {"from", "to"} <= filters.keys():
+        filters["from"], filters["to"] = sorted((filters["from"], filters["to"]))
+
+
 few_filters = st.dictionaries(st.sampled_from(sorted(FILTERS)), st.integers(0, 9), max_size=3)
 
 
@@ -118,14 +135,18 @@ def test_filters_find_the_matching_transactions(house, chosen, limit) -> None:
     filters = {name: FILTERS[name][n % len(FILTERS[name])] for name, n in chosen.items()}
     times = {"first": rows[-1], "middle": rows[len(rows) // 2], "last": rows[0]}
     for name in ("from", "to"):
-        if name in filters:
+        if filters.get(name) in times:
             filters[name] = times[filters[name]]["recorded_at"]
+    in_order(filters)
     if {"min_amount", "max_amount"} & filters.keys():
         filters.setdefault("currency", "USD")
     owners: dict[str, set[int]] = {}
     for account in service.get("/accounts?limit=1000").json():
         owners.setdefault(account["owner"], set()).add(account["id"])
-    expected = [row["transaction_id"] for row in rows if matches(row, filters, owners)]
+    latest = sorted(
+        rows, key=lambda row: (time_of(row, filters), row["transaction_id"]), reverse=True
+    )
+    expected = [row["transaction_id"] for row in latest if matches(row, filters, owners)]
     listed = pages(service, "/transactions", limit, **filters)
     assert [row["transaction_id"] for row in listed] == expected, filters
 
@@ -199,6 +220,7 @@ def test_filters_find_the_matching_accounts(people, chosen, limit) -> None:
     for name in ("from", "to"):
         if name in filters:
             filters[name] = rows[filters[name]]["created_at"]
+    in_order(filters)
     if {"min_balance", "max_balance"} & filters.keys():
         filters.setdefault("currency", "USD")
     expected = [row for row in rows if account_matches(row, filters)]

@@ -1,5 +1,7 @@
 """The commands on accounts, in this process and at a service, and what commands do not do."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -54,6 +56,42 @@ def test_what_is_asked_is_printed(run: Run, place: tuple[RunningService, str]) -
     assert json.loads(run("statement", "1", "--json").stdout)["closing_balance"] == balance
 
 
+STATEMENTS = {
+    # The deposit takes effect at 18:30 UTC on 28 February.
+    ("--by", "effective", "--from", "1993-03", "--to", "1993-03", "--timezone", "Asia/Kolkata"):
+        ["1993-03-01T00:00:00.000000+05:30"],
+    ("--by", "effective", "--from", "1993-03", "--to", "1993-03"): [],
+    ("--by", "effective", "--from", "1993-02", "--to", "1993-02"): ["1993-02-28T18:30:00.000000Z"],
+    ("--by", "recorded", "--from", "1993-03", "--to", "1993-03", "--timezone", "Asia/Kolkata"): [],
+    ("--from", "1993", "--to", "1993"): [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", STATEMENTS, ids=" ".join)
+def test_a_statement_by_effective_time_in_a_zone(
+    run: Run, place: tuple[RunningService, str], options: tuple[str, ...]
+) -> None:
+    service, _ = place
+    [account] = [row["id"] for row in service.get("/accounts?owner=Dora").json()] or [
+        service.open("Dora")
+    ]
+    body = {"account_id": account, "amount": "9", "idempotency_key": "1993"}
+    service.post("/deposit/", body | {"effective_at": "1993-02-28T18:30:00Z"})
+    done = run("statement", str(account), *options)
+    assert done.returncode == 0, done.stderr
+    lines = list(csv.DictReader(io.StringIO(done.stdout)))[1:-1]
+    assert [line["effective_at"] for line in lines] == STATEMENTS[options]
+    as_json = json.loads(run("statement", str(account), *options, "--json").stdout)
+    assert [entry["amount"] for entry in as_json["entries"]] == ["9.00"] * len(lines)
+
+
+def test_a_balance_at_the_end_of_a_year_of_a_zone(run: Run) -> None:
+    options = ("--as-of", "2025", "--timezone", "Asia/Kolkata")
+    assert run("balance", "1", *options).stdout.startswith("0.00 USD")
+    as_json = json.loads(run("balance", "1", *options, "--json").stdout)
+    assert as_json["as_of"] == "2025-12-31T18:29:59.999999Z"
+
+
 def test_a_transfer_and_its_repeat(run: Run, request: pytest.FixtureRequest) -> None:
     key = f"from {request.node.name}"
     first, second = [run("transfer", "1", "2", "1.50", "--key", key, "--json") for _ in range(2)]
@@ -77,7 +115,10 @@ REFUSED = {
     ("key", "1", "none"): "not_found",
     ("transfer", "1", "2", "1000000"): "insufficient_funds",
     ("transfer", "1", "2", "1e5"): "amount",
-    ("balance", "1", "--as-of", "2026-01-01"): "as_of",
+    ("balance", "1", "--as-of", "2026-13-01"): "as_of",
+    ("balance", "1", "--as-of", "2026-12-01", "--timezone", "Mars"): "timezone",
+    ("statement", "1", "--timezone", "Mars"): "timezone",
+    ("statement", "1", "--from", "2026-13"): "from",
     ("accounts", "--ledger", "none"): "ledger_not_found",
 }
 

@@ -16,11 +16,8 @@ from ledgerservice.domain.history import BY_SERVICE
 from ledgerservice.domain.instructions import (
     Detail,
     General,
-    Instruction,
     Kind,
-    Movement,
     Origin,
-    Reversal,
 )
 from ledgerservice.domain.transactions import Recorded, Rejected, Rejection
 from ledgerservice.files.history import export_history, import_history

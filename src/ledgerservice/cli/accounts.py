@@ -15,6 +15,11 @@ from ledgerservice.cli.output import AsJson, console
 AccountId = Annotated[int, typer.Argument(help="Id of the account.")]
 
 
+Zone = Annotated[
+    str | None, typer.Option(help="Zone of days, months and years, such as Asia/Kolkata.")
+]
+
+
 class TimeOf(StrEnum):
     """Which time of an entry puts it into a statement."""
 
@@ -49,14 +54,17 @@ def accounts(
 def balance(
     account: AccountId,
     as_of: Annotated[
-        str | None, typer.Option(help="Time with a zone, such as 2026-03-01T00:00:00Z.")
+        str | None,
+        typer.Option(help="Time, such as 2026-03-01T00:00:00Z, or the end of a day or month."),
     ] = None,
+    timezone: Zone = None,
     url: Url = None,
     ledger: LedgerName = DEFAULT_NAME,
     as_json: AsJson = False,
 ) -> None:
     """Print the balance of an account, as it stands or as of a time."""
-    parameters = {} if as_of is None else {"as_of": as_of}
+    times = {"as_of": as_of, "timezone": timezone}
+    parameters = {name: time for name, time in times.items() if time is not None}
     answer = ask("GET", f"/accounts/{account}", url, ledger, params=parameters)
     body = body_of(answer, as_json=as_json)
     console.print(
@@ -78,9 +86,7 @@ def statement(
     by: Annotated[
         TimeOf, typer.Option(help="Whether an entry counts when recorded, or when it takes effect.")
     ] = TimeOf.RECORDED,
-    timezone: Annotated[
-        str | None, typer.Option(help="Zone of days, months and years, such as Asia/Kolkata.")
-    ] = None,
+    timezone: Zone = None,
     form: Annotated[
         StatementFormat, typer.Option("--format", help="Format of the statement.")
     ] = StatementFormat.CSV,

@@ -36,17 +36,17 @@ SIGNATURE_BYTES = 12
 class Paging(Parameters):
     """The parameters of a list; a subclass adds its filters."""
 
-    limit: Annotated[int, Field(ge=1, description="Rows in a page."), BeforeValidator(integer)] = (
-        DEFAULT_PAGE_ROWS
-    )
+    limit: Annotated[
+        int, Field(ge=1, description="Rows in a page.", exclude=True), BeforeValidator(integer)
+    ] = DEFAULT_PAGE_ROWS
     cursor: Annotated[
         str | None,
-        Field(max_length=MAX_CURSOR_CHARACTERS, description="From the Link header."),
+        Field(max_length=MAX_CURSOR_CHARACTERS, description="From the Link header.", exclude=True),
     ] = None
 
 
 class PeriodFilters(Paging):
-    """A list of what was recorded in [from, to). A day, month or year as `to` is included."""
+    """A list of what is of the time [from, to). A day, month or year as `to` is included."""
 
     timezone: Zone = "UTC"
     since: PeriodStart | None = Field(default=None, alias="from")
@@ -165,8 +165,7 @@ async def filter_values(reader: Reader, filters: Paging) -> dict[str, Any]:
     Those that begin with `min_` or `max_` bound an amount. They are in major units of the filter
     `currency`; the values are in minor units.
     """
-    pairs = ((name, value) for name, value in filters if name not in Paging.model_fields)
-    values = {name: value for name, value in pairs if value is not None}
+    values = filters.model_dump(exclude_none=True)
     bounds = [name for name in values if name.startswith(("min_", "max_"))]
     if bounds:
         exponent = await _exponent_of(reader, values.get("currency"))

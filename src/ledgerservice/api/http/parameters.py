@@ -1,19 +1,16 @@
 """Query parameters. A model declares them; requests are parsed and OpenAPI is made from it."""
 
 import re
-from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic import WithJsonSchema as Schema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ledgerservice.api.http.bodies import names_of, validated
 from ledgerservice.api.http.problems import Fault, ProblemError
 from ledgerservice.api.http.schemas import normal
 from ledgerservice.domain.amounts import is_amount
 from ledgerservice.domain.metadata import decode_json, metadata_text
-from ledgerservice.domain.timestamps import EXAMPLE, parse_timestamp
 
 MAX_METADATA_VALUES = 20
 
@@ -83,16 +80,6 @@ def integer(value: str) -> int:
     return int(value)
 
 
-_SPACE = re.compile(" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
-
-
-def _timestamp(value: str | datetime) -> datetime:
-    """A `+` that is not escaped arrives as a space."""
-    if isinstance(value, datetime):  # the bound of a period that was written as a date
-        return value
-    return parse_timestamp(_SPACE.sub("+", value))
-
-
 def _bound(value: str) -> str:
     if not is_amount(value):
         raise ValueError("must be a decimal, such as 50.00")
@@ -135,15 +122,4 @@ MetadataFilter = Annotated[
     str,
     Field(max_length=2048, description="Only rows whose metadata contains this JSON object."),
     AfterValidator(_metadata),
-]
-QueryTimestamp = Annotated[
-    datetime,
-    BeforeValidator(_timestamp),
-    Schema(
-        {
-            "type": "string",
-            "format": "date-time",
-            "description": f"A timestamp with time zone, such as {EXAMPLE}.",
-        }
-    ),
 ]

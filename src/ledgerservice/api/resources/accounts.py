@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from pydantic import BeforeValidator, Field
 
 from ledgerservice.api.http.bodies import Body, body_of
+from ledgerservice.api.http.calendar import AsOf, Zone
 from ledgerservice.api.http.call import (
     Call,
     call_of,
@@ -32,13 +33,19 @@ from ledgerservice.api.http.fields import (
     TimestampText,
 )
 from ledgerservice.api.http.openapi import DRY_RUN, IDEMPOTENCY_KEY, body_schema, get, post
-from ledgerservice.api.http.pages import Page, Paging, filter_values, first_rows, listing
+from ledgerservice.api.http.pages import (
+    Page,
+    Paging,
+    PeriodFilters,
+    filter_values,
+    first_rows,
+    listing,
+)
 from ledgerservice.api.http.parameters import (
     FilterCode,
     FilterText,
     MetadataFilter,
     Parameters,
-    QueryTimestamp,
     SignedBound,
     integer,
     parameters_of,
@@ -197,8 +204,8 @@ def opened(account: Opened) -> Account:
     )
 
 
-class AccountFilters(Paging):
-    """Which accounts are listed. Filters add up."""
+class AccountFilters(PeriodFilters):
+    """Which accounts are listed: those opened in [from, to). Filters add up."""
 
     owner: FilterText | None = None
     currency: FilterCode | None = None
@@ -206,8 +213,6 @@ class AccountFilters(Paging):
     status: Status | None = None
     min_balance: SignedBound | None = None
     max_balance: SignedBound | None = None
-    since: QueryTimestamp | None = Field(default=None, alias="from")
-    until: QueryTimestamp | None = Field(default=None, alias="to")
     metadata: MetadataFilter | None = None
 
 
@@ -232,7 +237,8 @@ async def list_accounts(request: Request) -> Response:
 class Reading(Parameters):
     """At which time the account is shown, or how it is read."""
 
-    as_of: QueryTimestamp | None = None
+    timezone: Zone = "UTC"
+    as_of: AsOf | None = None
     consistency: Consistency | None = Field(
         default=None, description="`cached`: it may come from the cache, and be older."
     )

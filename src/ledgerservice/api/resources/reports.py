@@ -1,19 +1,21 @@
 """Reports over a whole ledger."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from msgspec import Meta
-from pydantic import Field
+from msgspec import UNSET, Meta, UnsetType
+from pydantic import AfterValidator, Field, ValidationInfo
 
+from ledgerservice.api.http.calendar import AsOf, By, Zone
 from ledgerservice.api.http.call import json_response, reader_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, PeriodFilters, first_rows, listing
-from ledgerservice.api.http.parameters import Parameters, QueryTimestamp, parameters_of
-from ledgerservice.domain.timestamps import optional_timestamp
+from ledgerservice.api.http.parameters import Parameters, parameters_of
+from ledgerservice.domain.amounts import to_major
+from ledgerservice.domain.timestamps import EFFECTIVE_NEEDS_AT, optional_timestamp
 from ledgerservice.postgres.queries import reports as queries
 
 router = APIRouter(tags=["reports"])
@@ -39,47 +41,78 @@ class TrialBalance(msgspec.Struct):
     currencies: list[TrialRow]
 
 
-class At(Parameters):
-    """At which time the balances are summed."""
+def _has_time(by: str, info: ValidationInfo) -> str:
+    if by == "effective" and "at" in info.data and info.data["at"] is None:
+        raise ValueError(EFFECTIVE_NEEDS_AT)
+    return by
 
-    at: QueryTimestamp | None = None
+
+ByWithTime = Annotated[By, AfterValidator(_has_time)]
 
 
-@get(router, "/reports/trial-balance", TrialBalance, At)
+class TrialTime(Parameters):
+    """As of which time the balances are summed."""
+
+    timezone: Zone = "UTC"
+    at: AsOf | None = None
+    by: ByWithTime = "recorded"
+
+
+@get(router, "/reports/trial-balance", TrialBalance, TrialTime)
 async def get_trial_balance(request: Request) -> Response:
     """The sums of all balances by currency, which are zero.
 
-    In one snapshot, of the balances as they are or as they were at `at`. `final` says whether
-    nothing more can be recorded by `at`.
+    In one snapshot, of the balances as they are or as they were at `at`; with `by=effective`, of
+    all that takes effect by `at`. `final` says whether nothing more can be recorded by `at`; what
+    takes effect by then is never final.
     """
-    at = parameters_of(request, At).at
-    rows, final = await queries.trial_balance(reader_of(request), at)
+    query = parameters_of(request, TrialTime)
+    at = query.at
+    rows, final = await queries.trial_balance(reader_of(request), at, query.by)
     balance = TrialBalance(optional_timestamp(at), final, [TrialRow.of_row(row) for row in rows])
     return json_response(balance)
 
 
 class OwnerBalance(Answer, kw_only=True):
-    """The balance of an owner in a currency, over all accounts."""
+    """The balance of an owner in a currency, over all accounts. As effective nothing is held."""
 
     owner: str
     currency: str
     accounts: int
     balance: AmountText
-    held: AmountText
+    held: AmountText | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, row: queries.OwnerBalance) -> Self:
+        """The balance as it is answered."""
+        held = UNSET if row.held is None else to_major(row.held, row.exponent)
+        return cls.of_row(row, held=held)
 
 
-@get(router, "/reports/balances", list[OwnerBalance], Paging)
+class OwnerFilters(Paging):
+    """As of which time the balances are summed."""
+
+    timezone: Zone = "UTC"
+    at: AsOf | None = None
+    by: ByWithTime = "recorded"
+
+
+@get(router, "/reports/balances", list[OwnerBalance], OwnerFilters)
 async def list_owner_balances(request: Request) -> Response:
-    """The balance of each owner in each currency."""
+    """The balance of each owner in each currency, as it stands or as of a time.
 
-    async def read(filters: Paging, after: tuple[str, str] | None) -> Page:
+    As effective it is that of all that takes effect by `at`. It has no `held` then: a hold reserves
+    money from its recording on.
+    """
+
+    async def read(filters: OwnerFilters, after: tuple[str, str] | None) -> Page:
         limit = filters.limit
-        rows = await queries.list_owner_balances(reader_of(request), limit + 1, after or ("", ""))
-        return first_rows(
-            rows, limit, OwnerBalance.of_row, lambda last: (last.owner, last.currency)
+        rows = await queries.list_owner_balances(
+            reader_of(request), limit + 1, after, filters.at, filters.by
         )
+        return first_rows(rows, limit, OwnerBalance.of, lambda last: (last.owner, last.currency))
 
-    return await listing(request, Paging, tuple[str, str], read)
+    return await listing(request, OwnerFilters, tuple[str, str], read)
 
 
 class MetadataTotal(Answer, kw_only=True):
@@ -94,6 +127,7 @@ class MetadataTotal(Answer, kw_only=True):
 class TotalsFilters(PeriodFilters):
     """Which transactions are summed: those with the metadata key `key`."""
 
+    by: By = "recorded"
     key: Annotated[str, Field(min_length=1, max_length=255, examples=["order"])]
 
 
@@ -102,8 +136,9 @@ async def list_totals(request: Request) -> Response:
     """The number and the amount of posted transactions, by the values of a metadata key."""
 
     async def read(filters: TotalsFilters, after: queries.TotalPlace | None) -> Page:
+        period = filters.since, filters.until
         rows = await queries.list_totals(
-            reader_of(request), filters.key, filters.since, filters.until, filters.limit + 1, after
+            reader_of(request), filters.key, *period, filters.limit + 1, after, filters.by
         )
         return first_rows(
             rows, filters.limit, lambda row: MetadataTotal.of_row(row[0]), lambda row: row[1]

@@ -11,8 +11,8 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from msgspec import Meta
-from pydantic import Field
 
+from ledgerservice.api.http.calendar import AsOf, By, Zone, local_timestamp
 from ledgerservice.api.http.call import id_of, json_response, reader_of
 from ledgerservice.api.http.fields import (
     AmountText,
@@ -23,7 +23,7 @@ from ledgerservice.api.http.fields import (
 )
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, PeriodFilters, listing
-from ledgerservice.api.http.parameters import Parameters, QueryTimestamp, parameters_of
+from ledgerservice.api.http.parameters import Parameters, parameters_of
 from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.api.http.streams import PiecewiseResponse
 from ledgerservice.api.resources.accounts import account_at
@@ -85,13 +85,14 @@ class Balances(Answer, kw_only=True):
         )
 
 
-class At(Parameters):
+class BalanceTime(Parameters):
     """At which time the balances are shown."""
 
-    at: QueryTimestamp = Field(examples=["2099-01-01T00:00:00Z"])
+    timezone: Zone = "UTC"
+    at: AsOf
 
 
-@get(router, "/accounts/{account_id}/balances", Balances, At)
+@get(router, "/accounts/{account_id}/balances", Balances, BalanceTime)
 async def get_balances(request: Request) -> Response:
     """The balances of an account as of a timestamp.
 
@@ -100,7 +101,7 @@ async def get_balances(request: Request) -> Response:
     The first cannot change when it is `final`. The second can change: a later transaction can take
     effect before `at`.
     """
-    then = await account_at(request, parameters_of(request, At).at)
+    then = await account_at(request, parameters_of(request, BalanceTime).at)
     return json_response(Balances.of(then))
 
 
@@ -126,11 +127,14 @@ class StatementLine(Answer, kw_only=True):
     effective_at: TimestampText | None
 
     @classmethod
-    def of(cls, line: queries.StatementLine, exponent: int) -> Self:
-        """The line as it is answered."""
+    def of(cls, line: queries.StatementLine, exponent: int, zone: str = "UTC") -> Self:
+        """The line as it is answered, with its times in a zone."""
+        effective_at = line.effective_at
         return cls.of_row(
             line,
             exponent,
+            recorded_at=local_timestamp(line.recorded_at, zone),
+            effective_at=effective_at and local_timestamp(effective_at, zone),
             transaction_type=line.kind.name,
             origin=line.origin.name.lower(),
             idempotency_key=line.key,
@@ -172,10 +176,7 @@ class Statement(Answer, kw_only=True, rename={"since": "from", "until": "to"}):
 class StatementFilters(PeriodFilters):
     """The period of a statement, what puts an entry into it, and its format."""
 
-    by: Annotated[
-        Literal["recorded", "effective"],
-        Field(description="Whether the time of an entry is its recorded_at or its effective_at."),
-    ] = "recorded"
+    by: By = "recorded"
     format: Literal["json", "csv", "html"] = "json"
 
 
@@ -217,8 +218,9 @@ async def get_statement(request: Request) -> Response:
     else:
         chunks = queries.list_all_lines(reader, period)
     if filters.format == "csv":
-        return _csv_response(period, chunks)
-    page = _html(Statement.of(period, filters, []), _first_lines(period, chunks), filters.by)
+        return _csv_response(period, chunks, filters.timezone)
+    shown = _first_lines(period, chunks, filters.timezone)
+    page = _html(Statement.of(period, filters, []), shown, filters)
     return PiecewiseResponse(page, "text/html; charset=utf-8", PAGE_HEADERS)
 
 
@@ -282,14 +284,16 @@ async def _effective_page(
     return Page(Statement.of(period, filters, [line for line, _ in shown]), end)
 
 
-def _csv_response(period: Period, chunks: AsyncIterator[list[queries.StatementLine]]) -> Response:
+def _csv_response(
+    period: Period, chunks: AsyncIterator[list[queries.StatementLine]], zone: str
+) -> Response:
     name = f'attachment; filename="statement-{period.account_id}.csv"'
     headers = {"content-disposition": name, "x-content-type-options": "nosniff"}
-    return PiecewiseResponse(_csv(period, chunks), "text/csv; charset=utf-8", headers)
+    return PiecewiseResponse(_csv(period, chunks, zone), "text/csv; charset=utf-8", headers)
 
 
 async def _csv(
-    period: Period, chunks: AsyncIterator[list[queries.StatementLine]]
+    period: Period, chunks: AsyncIterator[list[queries.StatementLine]], zone: str
 ) -> AsyncIterator[str]:
     """The opening balance, the entries and the closing balance as rows."""
     exponent = period.exponent
@@ -299,7 +303,7 @@ async def _csv(
     opening, closing = to_major(period.opening, exponent), to_major(period.closing, exponent)
     writer.writerow({"transaction_type": "OPENING", "balance": opening})
     async for chunk in chunks:
-        writer.writerows(_csv_row(StatementLine.of(line, exponent)) for line in chunk)
+        writer.writerows(_csv_row(StatementLine.of(line, exponent, zone)) for line in chunk)
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
@@ -332,25 +336,28 @@ PAGE_HEADERS = {
 
 
 async def _first_lines(
-    period: Period, chunks: AsyncIterator[list[queries.StatementLine]]
+    period: Period, chunks: AsyncIterator[list[queries.StatementLine]], zone: str
 ) -> AsyncIterator[StatementLine]:
     """Up to HTML_ROWS lines."""
     number = 0
     async for chunk in chunks:
         for line in chunk[: HTML_ROWS - number]:
-            yield StatementLine.of(line, period.exponent)
+            yield StatementLine.of(line, period.exponent, zone)
         number += len(chunk)
         if number >= HTML_ROWS:
             return
 
 
 async def _html(
-    statement: Statement, lines: AsyncIterator[StatementLine], by: str
+    statement: Statement, lines: AsyncIterator[StatementLine], filters: StatementFilters
 ) -> AsyncIterator[str]:
     """The page in pieces; between them other requests have a turn."""
     shown = min(statement.entries_total, HTML_ROWS)
     parts: list[str] = []
-    values = {"statement": statement, "lines": lines, "shown": shown, "by": by}
+    bounds = filters.since, filters.until
+    since, until = (time and local_timestamp(time, filters.timezone) for time in bounds)
+    values = {"statement": statement, "lines": lines, "shown": shown, "since": since}
+    values |= {"until": until, "by": filters.by, "zone": filters.timezone}
     async for part in _PAGE.generate_async(values):
         parts.append(part)
         if len(parts) == PARTS_OF_A_PIECE:

@@ -11,16 +11,16 @@ from msgspec import UNSET, Meta, UnsetType
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
+from ledgerservice.api.http.calendar import By
 from ledgerservice.api.http.call import id_of, json_response, reader_of
 from ledgerservice.api.http.fields import OriginName
 from ledgerservice.api.http.openapi import get
-from ledgerservice.api.http.pages import Page, Paging, filter_values, listing
+from ledgerservice.api.http.pages import Page, PeriodFilters, filter_values, listing
 from ledgerservice.api.http.parameters import (
     Bound,
     FilterCode,
     FilterText,
     MetadataFilter,
-    QueryTimestamp,
     integer,
 )
 from ledgerservice.api.http.problems import DecidedOn, ProblemError
@@ -157,9 +157,10 @@ StatusName = Annotated[
 ]
 
 
-class TransactionFilters(Paging):
+class TransactionFilters(PeriodFilters):
     """Which transactions are listed. Filters add up."""
 
+    by: By = "recorded"
     account_id: (
         Annotated[int, Field(ge=-BIGGEST_ID, le=BIGGEST_ID), BeforeValidator(integer)] | None
     ) = None
@@ -169,15 +170,13 @@ class TransactionFilters(Paging):
     currency: FilterCode | None = None
     min_amount: Bound | None = None
     max_amount: Bound | None = None
-    since: QueryTimestamp | None = Field(default=None, alias="from")
-    until: QueryTimestamp | None = Field(default=None, alias="to")
     reference: FilterText | None = None
     metadata: MetadataFilter | None = None
 
 
 @get(router, "/transactions/", list[Transaction], TransactionFilters)
 async def list_transactions(request: Request) -> Response:
-    """Transactions, newest first.
+    """Transactions, the latest first: by the time of their recording, or at which they take effect.
 
     The Link header leads to the next page, also from a page with fewer rows than `limit`.
     """

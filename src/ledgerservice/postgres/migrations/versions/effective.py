@@ -6,8 +6,8 @@ writes while the index is built.
 
 from alembic import op
 
-revision = "0003_details_effective"
-down_revision = "0002_triggers_always"
+revision = "0005_details_effective"
+down_revision = "0004_positions"
 branch_labels = None
 depends_on = None
 compatible = True

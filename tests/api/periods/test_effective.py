@@ -3,6 +3,8 @@
 import csv
 import io
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -48,6 +50,39 @@ def test_a_statement_of_1993_has_what_took_effect_then(served) -> None:
     assert [e["amount"] for e in whole["entries"]] == ["1.00", "20.00", "31.00", "5.00"]
     assert whole["closing_balance"] == "57.00"
     assert served.client.get(path, params={"by": "booked"}).status_code == 422
+
+
+IN_ZONES = [
+    ("Asia/Kolkata", "1993-03-20T17:30:00.000000+05:30", "1993-03-20 17:30:00 +05:30"),
+    ("America/St_Johns", "1993-03-20T08:30:00.000000-03:30", "1993-03-20 08:30:00 -03:30"),
+    ("UTC", "1993-03-20T12:00:00.000000Z", "1993-03-20 12:00:00"),
+    # Its offset was 19 minutes and 32 seconds then, which RFC 3339 cannot write.
+    ("Europe/Amsterdam", "1930-03-20T12:00:00.000000Z", "1930-03-20 12:00:00 Z"),
+]
+
+
+@pytest.mark.parametrize(("zone", "in_csv", "in_html"), IN_ZONES)
+def test_a_statement_has_its_times_in_the_zone(served, zone, in_csv, in_html) -> None:
+    account = served.open()
+    body = {"account_id": account, "amount": "1", "idempotency_key": "k"}
+    taken = served.post("/deposit/", body | {"effective_at": f"{in_csv[:4]}-03-20T12:00:00Z"})
+    path, query = f"/accounts/{account}/statement", {"timezone": zone, "by": "effective"}
+    text = served.client.get(path, params=query | {"format": "csv"}).text
+    row = list(csv.DictReader(io.StringIO(text)))[1]
+    assert row["effective_at"] == in_csv
+    recorded_at = datetime.fromisoformat(taken.json()["recorded_at"])
+    assert datetime.fromisoformat(row["recorded_at"]) == recorded_at
+    assert recorded_at.astimezone(ZoneInfo(zone)).isoformat()[:19] == row["recorded_at"][:19]
+    page = served.client.get(path, params=query | {"format": "html"}).text
+    assert f"<td>{in_html}</td>" in page
+    assert f"Times are {'UTC' if zone == 'UTC' else f'of {zone}'}." in page
+
+
+def test_a_period_for_print_is_in_the_zone(served) -> None:
+    query = {"from": "2026-11", "to": "2026-11", "timezone": "Asia/Kolkata", "format": "html"}
+    page = served.client.get(f"/accounts/{served.open()}/statement", params=query).text
+    begin, finish = "2026-11-01 00:00:00.000000+05:30", "2026-12-01 00:00:00.000000+05:30"
+    assert f"<dd>{begin} to {finish}</dd>" in page
 
 
 @pytest.mark.parametrize(
