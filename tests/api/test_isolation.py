@@ -115,6 +115,7 @@ QUERIES: dict[str, list[str]] = {
     ],
     "/accounts/{account_id}": [
         f"as_of={FAR}", f"as_of={LONG_AGO}", "as_of=2099-01-01&timezone=Asia/Kolkata",
+        "consistency=cached&min_version=0",
     ],
     "/accounts/{account_id}/balances": [
         f"at={FAR}", f"at={LONG_AGO}", "at=2099-01-01&timezone=Asia/Kolkata",

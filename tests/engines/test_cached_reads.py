@@ -117,8 +117,9 @@ def test_what_the_cache_does_not_have_comes_from_postgresql(service: RunningServ
 
 
 def test_each_reads_what_it_wrote(service: RunningService) -> None:
-    account = service.open()
-    for number in range(1, 40):
+    account = service.open(balance="1")
+    await_cached(service, account, 1)
+    for number in range(2, 40):
         version = deposit(service, account)
         body = read(service, account, min_version=version)
         assert (body["version"], body["balance"]) == (number, f"{number}.00")

@@ -215,11 +215,11 @@ class Balances:
         if account_id <= 0:
             return None
         reply = await self._try(ledger_id, account_id)
-        if reply is None or reply.published is None:
+        if reply is None:
             return None
         try:
             account = _account(reply, account_id)
-            published = msgspec.json.decode(reply.published, type=Published)
+            published = msgspec.json.decode(reply.published or b"", type=Published)
         except (msgspec.MsgspecError, ValueError):
             return None
         if account.version < min_version or not await self._is_of_this_journal(published):
