@@ -200,10 +200,12 @@ def test_a_page_of_an_effective_statement_costs_a_page(mixed, account, n) -> Non
 
 
 @pytest.mark.parametrize("account", [1, 77])
+@pytest.mark.parametrize("length", [timedelta(days=1), None], ids=["a day", "until now"])
 @pytest.mark.parametrize("since", [day(1), day(20), day(28)])
-def test_a_page_of_an_imported_statement_costs_a_page(imported, account, since) -> None:
-    """Also where all other entries were recorded at the same time."""
-    period = asyncio.run(period_of(imported, account, since, since + timedelta(days=1)))
+def test_a_page_of_an_imported_statement_costs_a_page(imported, account, since, length) -> None:
+    """Also where the period has the time at which all of them were recorded."""
+    until = None if length is None else since + length
+    period = asyncio.run(period_of(imported, account, since, until))
     assert rows_of_lines(imported, period, effective.beginning(period)) < 12 * PAGE
 
 

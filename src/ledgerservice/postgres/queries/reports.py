@@ -138,14 +138,13 @@ def _owner_balances(held: str, rows: str) -> TextClause:
 LIST_OWNER_BALANCES = _owner_balances(
     f"sum({HELD})::numeric", f"ledger.accounts a WHERE {_OWNERS_AFTER}"
 )
-# `+ interval` makes PostgreSQL use the index of owners, whose order is that of the report.
 LIST_OWNER_BALANCES_AT = _owner_balances(
     "sum(held)::numeric",
     f"""(
         SELECT a.owner, a.currency, a.exponent, coalesce(e.balance, 0) AS balance,
                {HELD_AT} AS held
         FROM (SELECT *, ledger.version_at(ledger_id, id, version, :at) AS seq
-              FROM ledger.accounts WHERE created_at + interval '0' <= :at AND {_OWNERS_AFTER}) a
+              FROM ledger.accounts WHERE created_at <= :at AND {_OWNERS_AFTER}) a
         {JOIN_ENTRY} {JOIN_EXPIRED}) b""",
 )
 LIST_OWNER_BALANCES_EFFECTIVE_AT = _owner_balances(
