@@ -38,6 +38,8 @@ check: $(VENV)/.dev
 checker: $(VENV)/.dev
 	LEDGER_CHECKER_SEEDS=3 LEDGER_SIMULATIONS=1000 $(BIN)/python -m pytest -q -n $(CORES) \
 	    tests/proof/test_checker.py tests/proof/test_scenes.py tests/posting/test_simulation.py
+	LEDGER_SEARCHES=80 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile \
+	    -k all_access_paths tests/postgres/costs/test_query_costs.py tests/postgres/costs/test_account_costs.py
 
 proof: checker
 	$(BIN)/python -m tests.proof $(PROOF_ARGS)

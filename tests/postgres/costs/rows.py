@@ -1,5 +1,6 @@
 """Counts the rows that the statements of a page read."""
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -7,6 +8,9 @@ from ledgerservice.postgres import search
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.reader import Reader
 from tests.databases import connect, without_guards
+
+EXAMPLES = int(os.environ.get("LEDGER_SEARCHES", "30"))
+"""Searches of a property, on each PostgreSQL; `make checker` takes more."""
 
 
 def fill(database: Database, script: str) -> None:

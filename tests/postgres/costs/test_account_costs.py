@@ -15,7 +15,10 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.queries import accounts
 from ledgerservice.postgres.queries.accounts import AccountFilter
 from ledgerservice.postgres.reader import Reader
-from tests.postgres.costs.rows import fill, rows_of_all_pages, rows_of_page
+<<<<<<< HEAD:tests/postgres/costs/test_account_costs.py
+from tests.postgres.costs.rows import EXAMPLES, fill, rows_of_all_pages, rows_of_page
+=======
+>>>>>>> 94386ed (tests: try fewer searches in make test, all in make checker):tests/postgres/test_account_costs.py
 
 PAGE = 50
 PEOPLE = 60_000
@@ -131,7 +134,7 @@ account_choices = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(account_choices, st.sampled_from([None, 0, 29_000]), st.sampled_from([1, 60]))
 def test_all_access_paths_find_the_same_accounts(town, chosen, place, rows) -> None:
     """Tries of a few rows, compared with a check of all conditions on every account."""

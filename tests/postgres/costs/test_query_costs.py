@@ -21,7 +21,7 @@ from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from ledgerservice.postgres.reader import Reader
 from tests.databases import connect
 from tests.postgres.costs.large import CHOICES, COSTS, PAGE, PLACES, RACES, TRANSACTIONS, at
-from tests.postgres.costs.rows import rows_of_all_pages, rows_of_page, rows_read
+from tests.postgres.costs.rows import EXAMPLES, rows_of_all_pages, rows_of_page, rows_read
 
 
 def rows_of_transactions(database: Database, filters: Filter, after: Any) -> float:
@@ -49,7 +49,7 @@ def test_a_page_of_several_filters_costs_some_tries(large, filters, after) -> No
 choices = st.dictionaries(st.sampled_from(sorted(CHOICES)), st.integers(0, 3), max_size=4)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(choices, st.sampled_from(sorted(PLACES)), st.sampled_from([1, 5, 60]), st.booleans())
 def test_all_access_paths_find_the_same_page(large, chosen, place, rows, ends_early) -> None:
     """Tries of a few rows, compared with a check of all conditions on every transaction. Where the
