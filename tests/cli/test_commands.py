@@ -167,7 +167,7 @@ def test_psql_sees_the_ledger(place: tuple[RunningService, str]) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["Alice", "Bob"]
+    assert done.stdout.split()[:2] == ["Alice", "Bob"]
 
 
 def test_psql_reaches_the_embedded_server_whatever_the_shell_says(workspace: Path) -> None:

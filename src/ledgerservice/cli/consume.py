@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.runtime import running
 from ledgerservice.settings import Settings
@@ -24,16 +25,17 @@ def consume(
         str | None,
         typer.Option(help="A name that no other consumer has; after a restart, the same."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Post the instructions of the topic PREFIX.commands, and write the results to PREFIX.results.
 
     Several processes share the partitions of the topic.
     """
     with suppress(asyncio.CancelledError):
-        asyncio.run(_consume(url, instance or str(uuid.uuid4())))
+        asyncio.run(_consume(url, instance or str(uuid.uuid4()), as_json=as_json))
 
 
-async def _consume(url: str, instance: str) -> None:
+async def _consume(url: str, instance: str, *, as_json: bool) -> None:
     try:
         from ledgerservice.commands.consumer import keep_consuming  # noqa: PLC0415
         from ledgerservice.feed.kafka import address_of  # noqa: PLC0415
@@ -47,13 +49,14 @@ async def _consume(url: str, instance: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     address = address_of(url)
     async with running(Settings.load()) as runtime:
-        await keep_consuming(runtime, address, instance, _Lines())
+        await keep_consuming(runtime, address, instance, _Lines(as_json=as_json))
 
 
 class _Lines:
     """A line with the number of commands, every REPORT_S seconds in which there were some."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
         self._commands = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -63,5 +66,8 @@ class _Lines:
             self._timer = asyncio.get_running_loop().call_later(REPORT_S, self._show)
 
     def _show(self) -> None:
-        log.info("%d commands were answered", self._commands)
+        if self._as_json:
+            report("", as_json=True, commands=self._commands)
+        else:
+            log.info("%d commands were answered", self._commands)
         self._commands, self._timer = 0, None

@@ -15,10 +15,7 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.queries import accounts
 from ledgerservice.postgres.queries.accounts import AccountFilter
 from ledgerservice.postgres.reader import Reader
-<<<<<<< HEAD:tests/postgres/costs/test_account_costs.py
 from tests.postgres.costs.rows import EXAMPLES, fill, rows_of_all_pages, rows_of_page
-=======
->>>>>>> 94386ed (tests: try fewer searches in make test, all in make checker):tests/postgres/test_account_costs.py
 
 PAGE = 50
 PEOPLE = 60_000
