@@ -23,7 +23,7 @@ from ledgerservice.postgres.verification import verify
 from tests.proof import history, journal
 from tests.proof.checker import DOUBLED, LOST, Report, check
 from tests.proof.load import choices, clients
-from tests.proof.servers import faults
+from tests.proof.servers import faults, read_models
 from tests.proof.servers.canaries import CANARIES
 from tests.proof.servers.cluster import Broken, Disk, namespace
 from tests.proof.servers.faults import Fault
@@ -34,6 +34,7 @@ from tests.proof.servers.setup import (
     FAKETIME,
     NAMESPACE,
     PROXY,
+    READ_MODELS,
     SERVICES,
     STANDBY,
     Setup,
@@ -66,6 +67,8 @@ PARTS: dict[Fault, set[str]] = {
     faults.move_clocks: {CLOCK},
     faults.vanish: set(),
     faults.migrate: set(),
+    faults.kill_publisher: {SERVICES, READ_MODELS},
+    faults.fail_over_with_readers: {STANDBY, READ_MODELS},
     faults.be_hostile: {FUZZER},
 }
 MIXTURE = "mixture"
@@ -111,6 +114,8 @@ def missing(part: str) -> str:
         return _tried("ip netns and iptables", _try_namespace)
     if part == FUZZER and find_spec("atheris") is None:
         return "atheris has no wheel for this Python"
+    if part == READ_MODELS:
+        return read_models.missing()
     if part == CLOCK and not Path(FAKETIME).exists():
         return "libfaketime is not installed"
     return ""
@@ -197,6 +202,8 @@ class Campaign:
         journal.save(found, setup.folder / "journal.json")
         engine = create_engine(parse_url(setup.postgres.url), poolclass=NullPool)
         result.verified += map(str, verify(engine))
+        if setup.read_models is not None:
+            result.verified += setup.read_models.faults(setup.postgres.url)
         hostile = result.times[faults.be_hostile.__name__] > 0
         moved = result.times[faults.move_clocks.__name__] > 0 or not clock.is_steady()
         told = None if moved else clock

@@ -3,6 +3,8 @@
 `python -m tests.proof.servers.canaries NAME serve ...` is the service with that fault put in.
 """
 
+import asyncio
+import random
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ from ledgerservice import cli
 from ledgerservice.domain import planner
 from ledgerservice.domain.instructions import Capture
 from ledgerservice.domain.rules import RULES
+from ledgerservice.feed import horizon, publisher
 from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.pipeline import Request, Wire
 
@@ -50,6 +53,8 @@ CANARIES = {
     "expiry_late": Canary("vanish", patched=True, sweep_s=6.0),  # or it seldom shows
     "final_ignored": Canary("vanish", patched=True),
     "groups_torn": Canary("vanish", patched=True),
+    "feed_by_last_id": Canary("kill_publisher", patched=True),
+    "position_first": Canary("kill_publisher", patched=True),
 }
 
 
@@ -95,12 +100,48 @@ def groups_torn() -> None:
     planner._Batch._revert_to = _do_nothing  # type: ignore[assignment, method-assign]
 
 
+def feed_by_last_id() -> None:
+    """The feed passes whatever is visible, as a poller by `id > last` does. The services commit
+    after a while of their own, so that ids are often committed out of order.
+    """
+    lock = locking.lock
+
+    async def lock_and_wait(*arguments: Any, **options: Any) -> locking.Locked:
+        locked = await lock(*arguments, **options)
+        await asyncio.sleep(random.random() * 0.05)
+        return locked
+
+    locking.lock = lock_and_wait
+
+    async def step(self: horizon.Horizon, wire: Wire) -> bool:
+        [looked] = await wire.exchange(Request(horizon.LOOK))
+        self.safe_id = looked.rows[0][0]
+        return True
+
+    horizon.Horizon.step = step  # type: ignore[method-assign]
+
+
+def position_first() -> None:
+    """A publisher writes its position, and the events after it."""
+    call = publisher._Publisher.call
+
+    async def call_twice(self: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+        if arguments:
+            await call(self, function, [], arguments[1])
+            await asyncio.sleep(0.3)
+        return await call(self, function, *arguments)
+
+    publisher._Publisher.call = call_twice  # type: ignore[method-assign]
+
+
 PATCHES: dict[str, Callable[[], None]] = {
     "keys_not_unique": keys_not_unique,
     "answer_before_commit": answer_before_commit,
     "expiry_late": expiry_late,
     "final_ignored": final_ignored,
     "groups_torn": groups_torn,
+    "feed_by_last_id": feed_by_last_id,
+    "position_first": position_first,
 }
 
 if __name__ == "__main__":

@@ -226,6 +226,39 @@ def fail_over(setup: Setup, chance: random.Random, seconds: float) -> int:
     return _again(seconds, once)
 
 
+def kill_publisher(setup: Setup, chance: random.Random, seconds: float) -> int:
+    """kill -9 of publishers, of the servers that they publish to, and of the service."""
+    models = setup.read_models
+    assert models is not None
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.2, 1.0))
+        draw = chance.random()
+        if draw < 0.6:
+            models.kill_publisher(chance)
+        elif draw < 0.85:
+            models.kill_server(chance)
+        else:
+            service = chance.choice(setup.services)
+            service.kill()
+            service.start(ready=False)
+
+    return _again(seconds, once)
+
+
+def fail_over_with_readers(setup: Setup, chance: random.Random, seconds: float) -> int:
+    """The standby takes over while publishers read."""
+    models = setup.read_models
+    assert models is not None
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.5, 1.5))
+        setup.fail_over(cut_off=chance.random() < 0.5)
+        models.kill_publisher(chance)
+
+    return _again(seconds, once)
+
+
 def take_connections(setup: Setup, chance: random.Random, seconds: float) -> int:
     """All of PostgreSQL's connections are others', and the service's own are ended."""
 

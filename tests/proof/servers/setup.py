@@ -25,8 +25,9 @@ from tests.proof.servers.cluster import (
     Service,
 )
 from tests.proof.servers.proxy import Proxy
+from tests.proof.servers.read_models import ReadModels
 
-PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED = (
+PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED, READ_MODELS = (
     "proxy",
     "disk",
     "standby",
@@ -34,6 +35,7 @@ PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED = (
     "clock",
     "services",
     "embedded",
+    "read models",
 )
 DISK_MB = 700
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -47,6 +49,7 @@ class Setup:
     proxy: Proxy
     postgres: PostgreSQL | Embedded
     standby: PostgreSQL | None = None
+    read_models: ReadModels | None = None
     within: list[str]
 
     def __init__(
@@ -96,6 +99,10 @@ class Setup:
             self._stack.callback(service.kill)
             service.start()
             self.services.append(service)
+        if READ_MODELS in self._parts:
+            program = self._program if self._broken else ["ledgerservice"]
+            models = ReadModels(self.folder, url, program, random.Random(self._seed))
+            self.read_models = self._stack.enter_context(models)
         if self._broken is not None and self._broken.statement:
             self.postgres.ask(self._broken.statement, DATABASE)
         # What a power cut takes shall be what PostgreSQL did not sync from here on.

@@ -1,0 +1,114 @@
+"""Read models beside a setup: servers, publishers, and their comparison with the journal.
+
+After every round each of them has to equal the journal: nothing missing, extra, twice, out of order
+or gone back.
+"""
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.urls import parse_url
+from tests.databases import settings_for_tests
+from tests.engines.kafka_store import KafkaStore
+from tests.engines.process import Engine
+from tests.engines.servers import Kafka, Valkey
+from tests.engines.stores import Store, differences
+from tests.engines.valkey_store import ValkeyStore
+from tests.processes import environment, wait_for
+
+KINDS: dict[type[Engine], Callable[..., Store]] = {
+    Valkey: ValkeyStore,
+    Kafka: KafkaStore,
+}
+EQUAL_LIMIT_S = 120.0
+SHOWN = 10
+
+
+@cache
+def missing(kind: type[Engine] = Valkey) -> str:
+    """Why there is no server of this kind here; empty if there is one."""
+    with TemporaryDirectory() as folder:
+        try:
+            kind(Path(folder)).command()
+        except (pytest.skip.Exception, pytest.fail.Exception) as reason:
+            return str(reason)
+    return ""
+
+
+class ReadModels:
+    """Two servers, with balances in Valkey and entries in another, and a publisher for each."""
+
+    def __init__(
+        self, folder: Path, database_url: str, program: Iterable[str], chance: random.Random
+    ) -> None:
+        """`program`: the module that is run, and what it is told before `publish`."""
+        others = [kind for kind in KINDS if kind is not Valkey and not missing(kind)]
+        self._kinds: list[type[Engine]] = [Valkey, *chance.sample(others, min(1, len(others)))]
+        self._folder = folder
+        self._url = database_url
+        self._program = list(program)
+        self._stack = ExitStack()
+        self.stores: list[Store] = []
+        self._publishers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "ReadModels":
+        for kind in self._kinds:
+            folder = self._folder / kind.__name__.lower()
+            folder.mkdir()
+            engine = self._stack.enter_context(kind(folder))
+            self.stores.append(KINDS[kind](engine, "proof"))
+        self._stack.callback(self._stop)
+        for one in self.stores:
+            self._publish(one)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _publish(self, store: Store) -> None:
+        command = [sys.executable, "-m", *self._program, "publish", store.url]
+        with (self._folder / "publish.log").open("ab") as log:
+            self._publishers[store.url] = subprocess.Popen(
+                command, env=environment(DATABASE_URL=self._url), stdout=log, stderr=log
+            )
+
+    def _stop(self) -> None:
+        for process in self._publishers.values():
+            process.kill()
+            process.wait()
+
+    def kill_publisher(self, chance: random.Random) -> None:
+        """kill -9 of one of the publishers, which is started again."""
+        store = chance.choice(self.stores)
+        self._publishers[store.url].kill()
+        self._publishers[store.url].wait()
+        self._publish(store)
+
+    def kill_server(self, chance: random.Random) -> None:
+        """kill -9 of one of the servers, which is started again on its data."""
+        engine = chance.choice(self.stores).engine
+        engine.kill()
+        engine.start()
+
+    def faults(self, postgres_url: str) -> list[str]:
+        """What differs from the journal when the publishers had time to get to its end."""
+        database = Database(parse_url(postgres_url), settings_for_tests())
+        found: list[str] = []
+        for store in self.stores:
+
+            def is_equal(store: Store = store) -> bool:
+                return not differences(database, store.state())
+
+            if not wait_for(is_equal, EQUAL_LIMIT_S, 0.5):
+                faults = differences(database, store.state())
+                found += [f"{store.url}: {fault}" for fault in faults[:SHOWN]]
+        return found
