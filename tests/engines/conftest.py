@@ -9,6 +9,8 @@ from typing import TypeVar
 import pytest
 
 from tests.databases import quick_place, reachable_folder
+from tests.engines.cassandra_store import CassandraStore
+from tests.engines.dynamo_store import DynamoStore
 from tests.engines.kafka_store import KafkaStore
 from tests.engines.process import Engine
 from tests.engines.servers import Cassandra, Dynalite, Kafka, Valkey
@@ -76,6 +78,16 @@ def valkey(engines: Engines) -> Valkey:
 @pytest.fixture
 def valkey_store(valkey: Valkey, own_name: str) -> ValkeyStore:
     return ValkeyStore(valkey, own_name)
+
+
+@pytest.fixture
+def cassandra_store(cassandra: Cassandra, own_name: str) -> CassandraStore:
+    return CassandraStore(cassandra, own_name)
+
+
+@pytest.fixture
+def dynamodb_store(dynalite: Dynalite, own_name: str) -> DynamoStore:
+    return DynamoStore(dynalite, own_name)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,7 @@ are cut off. T and Z may be small letters.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ TimeOf = Literal["recorded", "effective"]
 `effective_at`, or else the same.
 """
 EFFECTIVE_NEEDS_AT = "effective needs at: a balance as it stands has all that is recorded"
+_1970 = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 _PARTS = re.compile(
     r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]"
@@ -67,3 +69,13 @@ def timestamp(time: datetime) -> str:
 def optional_timestamp(time: datetime | None) -> str | None:
     """The same, or None."""
     return None if time is None else timestamp(time)
+
+
+def microseconds(time: datetime) -> int:
+    """The microseconds since 1970."""
+    return (time - _1970) // _MICROSECOND
+
+
+def of_microseconds(number: int) -> datetime:
+    """The timestamp of `microseconds`, in UTC."""
+    return _1970 + number * _MICROSECOND

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -90,15 +90,19 @@ def targets_of(urls: str) -> list[Target]:
 
 def target_of(url: str) -> Target:
     """The target of a URL. Raises ConfigurationError."""
+    target: Target = module_of(url, "LEDGER_PUBLISH").target_of(url)
+    return target
+
+
+def module_of(url: str, setting: str) -> Any:
+    """The module for the scheme of a URL, which `setting` has. Raises ConfigurationError."""
     scheme = urlsplit(url).scheme
     if scheme not in MODULES:
-        raise ConfigurationError(f"LEDGER_PUBLISH begins with {', '.join(MODULES)}: not {scheme}.")
+        raise ConfigurationError(f"{setting} begins with {', '.join(MODULES)}: not {scheme}.")
     name = MODULES[scheme]
     try:
-        module = importlib.import_module(f"ledgerservice.feed.targets.{name}")
+        return importlib.import_module(f"ledgerservice.feed.targets.{name}")
     except ImportError as error:
         raise ConfigurationError(
             f"A library for {scheme} is missing: pip install 'ledgerservice[{EXTRAS[name]}]'"
         ) from error
-    target: Target = module.target_of(url)
-    return target
