@@ -17,6 +17,7 @@ from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.balances import Balances
+from ledgerservice.feed.history import History
 from ledgerservice.feed.reading import Feed
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import (
@@ -118,6 +119,7 @@ class Runtime:
     probe: Probe
     connect: Callable[[], Awaitable[Wire]]
     feed: Feed
+    history: History | None = None
     cursor_key: bytes = b""
     cache: Balances | None = None
     ledger_ids: dict[str, int] = field(default_factory=dict)
@@ -180,6 +182,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     cache = None
     if settings.cache is not None:
         cache = Balances(settings.cache.get_secret_value(), connect)
+    history = History(settings.history.get_secret_value()) if settings.history else None
     with _another_loop() as writers:
         batches = MovementBatch()
         movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
@@ -196,12 +199,15 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
             posters = movements, openings, currencies, ledgers
-            yield Runtime(settings, *posters, reader, budget, probe, connect, feed, key, cache)
+            parts = settings, *posters, reader, budget, probe, connect, feed
+            yield Runtime(*parts, history=history, cursor_key=key, cache=cache)
         finally:
             if cache is not None:
                 await cache.close()
             await feed.close()
             await probe.close()
+            if history is not None:
+                await history.close()
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)

@@ -157,6 +157,11 @@ class Settings(BaseSettings):
         description="Redis or Valkey that a publisher keeps the balances in, for reads with "
         "`consistency=cached`: redis://USER:PASSWORD@HOST:PORT/0?prefix=ledger, or rediss://.",
     )
+    history: SecretStr | None = Field(
+        default=None,
+        description="URL of the store that `from=store` reads history from: cassandra://, "
+        "dynamodb://.",
+    )
     sweep_interval_s: float = Field(
         default=1.0, gt=0, description="Interval at which due holds and schedules are posted."
     )

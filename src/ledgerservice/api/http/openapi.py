@@ -67,6 +67,7 @@ def get(
     refusals: Sequence[int] | None = None,
     media_types: Sequence[str] = (),
     links: Links | None = None,
+    headers: dict[str, Any] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declares a route that reads. It answers HEAD too.
 
@@ -77,7 +78,8 @@ def get(
     if refusals is None:
         refusals = [*([404] if "{" in path else ()), *([422] if query else ()), 503]
     is_list = query is not None and issubclass(query, Paging)
-    success = _success(answer, _NEXT_PAGE if is_list else {}, media_types, links or {})
+    sent = (_NEXT_PAGE if is_list else {}) | (headers or {})
+    success = _success(answer, sent, media_types, links or {})
     parameters = described(query) if query else ()
     return _declare(router, "GET", path, 200, success, refusals, parameters)
 

@@ -5,7 +5,7 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -35,6 +35,9 @@ SIGNATURE_BYTES = 12
 
 class Paging(Parameters):
     """The parameters of a list; a subclass adds its filters."""
+
+    outside: ClassVar[tuple[str, ...]] = ("limit", "cursor")
+    """The parameters that a cursor does not carry: a link has them."""
 
     limit: Annotated[
         int, Field(ge=1, description="Rows in a page.", exclude=True), BeforeValidator(integer)
@@ -88,7 +91,9 @@ async def listing(
     page = await read(parsed, after)
     headers = None
     if page.end is not None:
-        headers = _next_link(request, _encode(request, texts, page.end), parsed.limit)
+        kept = {n: request.query_params[n] for n in filters.outside if n in request.query_params}
+        cursor = _encode(request, texts, page.end)
+        headers = _next_link(request, kept | {"limit": str(parsed.limit), "cursor": cursor})
     return json_response(page.body, headers)
 
 
@@ -109,7 +114,7 @@ def _page_of(request: Request, filters: type[Filters], place: Any) -> tuple[Text
     Filters that are sent with a cursor must be those that the cursor carries.
     """
     texts = texts_of(request, filters)
-    paging = {name: texts.pop(name) for name in Paging.model_fields if name in texts}
+    paging = {name: texts.pop(name) for name in filters.outside if name in texts}
     carried, after = texts, None
     if "cursor" in paging:
         carried, after = _decode(request, paging["cursor"], place)
@@ -153,10 +158,11 @@ def _signature(request: Request, content: bytes) -> bytes:
     return hmac.digest(runtime_of(request).cursor_key, text, hashlib.sha256)[:SIGNATURE_BYTES]
 
 
-def _next_link(request: Request, cursor: str, limit: int) -> dict[str, str]:
+def _next_link(request: Request, texts: Texts) -> dict[str, str]:
     """The Link header (RFC 8288) to the next page."""
+    ordered = {"limit": texts["limit"], "cursor": texts["cursor"], **texts}
     path = f"{request.scope.get(OUTSIDE, '')}{request.url.path}"
-    return {"Link": f'<{path}?{urlencode({"limit": limit, "cursor": cursor})}>; rel="next"'}
+    return {"Link": f'<{path}?{urlencode(ordered)}>; rel="next"'}
 
 
 async def filter_values(reader: Reader, filters: Paging) -> dict[str, Any]:

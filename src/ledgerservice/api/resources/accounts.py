@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -353,20 +353,58 @@ def _entry_type(entry: queries.HistoryEntry) -> str:
     return "TRANSFER_OUT" if entry.amount < 0 else "TRANSFER_IN"
 
 
-@get(router, "/accounts/{account_id}/history", list[HistoryEntry], Paging)
+SOURCE = "History-Source"
+
+
+class HistoryPaging(Paging):
+    """Which entries are listed, and from where. A cursor is good for both places."""
+
+    outside: ClassVar[tuple[str, ...]] = (*Paging.outside, "from")
+
+    source: Annotated[
+        Literal["journal", "store"] | None,
+        Field(alias="from", description="`store`: from LEDGER_HISTORY if it has the whole page."),
+    ] = None
+
+
+@get(
+    router,
+    "/accounts/{account_id}/history",
+    list[HistoryEntry],
+    HistoryPaging,
+    headers={
+        SOURCE: {
+            "description": "With `from`: where the page is from.",
+            "schema": {"type": "string", "enum": ["journal", "store"]},
+        }
+    },
+)
 async def get_history(request: Request) -> Response:
-    """The entries of an account, newest first."""
+    """The entries of an account, newest first.
+
+    With `from=store` they are read from the store of LEDGER_HISTORY, if it provably has the whole
+    page as the journal has it, and from the journal otherwise. The answer is the same; the header
+    History-Source says where it is from.
+    """
     reader = reader_of(request)
     account_id = id_of(request, "account_id", "account_not_found")
+    sources: dict[str, str] = {}
 
-    async def read(filters: Paging, before: int | None) -> Page:
-        rows = await queries.list_history(
-            reader, account_id, filters.limit + 1, before or BIGGEST_ID
-        )
-        await check_account(reader, account_id, rows)
+    async def read(filters: HistoryPaging, before: int | None) -> Page:
+        span = account_id, filters.limit + 1, before or BIGGEST_ID
+        rows = None
+        if filters.source == "store" and (history := runtime_of(request).history) is not None:
+            rows = await history.page(reader, *span)
+        if filters.source is not None:
+            sources[SOURCE] = "journal" if rows is None else "store"
+        if rows is None:
+            rows = await queries.list_history(reader, *span)
+            await check_account(reader, account_id, rows)
         return first_rows(rows, filters.limit, HistoryEntry.of, lambda last: last.version)
 
-    return await listing(request, Paging, int, read)
+    response = await listing(request, HistoryPaging, int, read)
+    response.headers.update(sources)
+    return response
 
 
 class PolicyChange(Answer, kw_only=True):

@@ -6,13 +6,14 @@ condition here, and its access paths (see `search`).
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import ColumnElement, Select, Table, bindparam, text
 
 from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Kind, Origin
 from ledgerservice.postgres import search
+from ledgerservice.postgres.epochs import FIND_EPOCH, PLACE
 from ledgerservice.postgres.queries.structs import find_all, find_one, select_list, select_recorded
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.search import AccessPath, Listing, Page, Place, Run, Values
@@ -61,6 +62,17 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     key: str
     origin: Origin
     recorded_at: datetime
+
+
+class Extent(NamedTuple):
+    """The last version of an account with its balances, and the present epoch of the feed; None if
+    it is not known, because the journal was found elsewhere.
+    """
+
+    version: int
+    balance: int
+    held: int
+    epoch: int | None
 
 
 class PolicyView(msgspec.Struct, frozen=True):
@@ -136,6 +148,12 @@ LIST_HISTORY = _newest_first(
     origin=transactions.c.origin,
 )
 LIST_POLICIES = _newest_first(PolicyView, policies)
+FIND_EXTENT = text(f"""
+SELECT a.version, a.balance, a.held,
+       (SELECT known.epoch FROM ({FIND_EPOCH}) known
+        JOIN ({PLACE}) place USING (system_identifier, timeline, database_id, journal_id)) AS epoch
+FROM ledger.accounts a WHERE a.ledger_id = :ledger AND a.id = :account
+""")
 
 
 async def find(reader: Reader, account_id: int) -> AccountView | None:
@@ -149,6 +167,12 @@ async def list_history(
     """Up to `rows` entries of an account with versions below `before`, newest first."""
     values = {"account": account_id, "rows": rows, "before": before}
     return await find_all(reader, HistoryEntry, LIST_HISTORY, **values)
+
+
+async def find_extent(reader: Reader, account_id: int) -> Extent | None:
+    """How far an account's entries go, or None."""
+    rows = await reader.rows(FIND_EXTENT, account=account_id)
+    return Extent._make(rows[0]) if rows else None
 
 
 async def list_policies(
