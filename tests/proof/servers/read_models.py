@@ -18,9 +18,11 @@ import pytest
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.urls import parse_url
 from tests.databases import settings_for_tests
+from tests.engines.cassandra_store import CassandraStore
+from tests.engines.dynamo_store import DynamoStore
 from tests.engines.kafka_store import KafkaStore
 from tests.engines.process import Engine
-from tests.engines.servers import Kafka, Valkey
+from tests.engines.servers import Cassandra, Dynalite, Kafka, Valkey
 from tests.engines.stores import Store, differences
 from tests.engines.valkey_store import ValkeyStore
 from tests.processes import environment, wait_for
@@ -28,6 +30,8 @@ from tests.processes import environment, wait_for
 KINDS: dict[type[Engine], Callable[..., Store]] = {
     Valkey: ValkeyStore,
     Kafka: KafkaStore,
+    Cassandra: CassandraStore,
+    Dynalite: DynamoStore,
 }
 EQUAL_LIMIT_S = 120.0
 SHOWN = 10
