@@ -55,7 +55,9 @@ WHERE change_id > $2 AND change_id <= $3 AND ledger_id = ANY ($1::integer[])
 ORDER BY change_id LIMIT $4
 """
 FIND_LAST = """
-SELECT greatest(max(t.id), max(a.change_id), max(l.change_id))
+SELECT greatest(max(t.id), max(a.change_id), max(l.change_id) FILTER (WHERE l.change_id <= $2),
+    (SELECT max(change_id) FROM ledger.currencies
+     WHERE change_id <= $2 AND $3::integer = ANY ($1::integer[])))
 FROM unnest($1::integer[]) AS listed (ledger_id)
 JOIN ledger.ledgers l ON l.ledger_id = listed.ledger_id
 LEFT JOIN LATERAL (
@@ -86,7 +88,8 @@ async def ledger_names(wire: Wire) -> dict[int, str]:
 
 async def last_id(wire: Wire, ledgers: Iterable[int], until: int) -> int:
     """The id of the last change of the ledgers up to `until`, which is not above the safe id."""
-    [last] = await wire.exchange(Request(FIND_LAST, [array(ledgers), number(until)]))
+    values = [array(ledgers), number(until), number(DEFAULT_LEDGER)]
+    [last] = await wire.exchange(Request(FIND_LAST, values))
     return int(last.rows[0][0] or 0)
 
 
