@@ -48,12 +48,15 @@ def test_the_description_is_served(service: RunningService) -> None:
     assert service.get("/openapi.json").json() == DOCUMENT
 
 
+OTHER_TYPES = {"statement": {"text/csv", "text/html"}, "events": {"text/event-stream"}}
+
+
 def test_every_described_refusal_is_a_problem() -> None:
     for path, methods in described.raw_schema["paths"].items():
         for operation in methods.values():
             for status, response in operation["responses"].items():
                 expected = "application/json" if status < "400" else "application/problem+json"
-                others = {"text/csv", "text/html"} if path.endswith("/statement") else set()
+                others = OTHER_TYPES.get(path.rpartition("/")[2], set())
                 assert {expected} == set(response["content"]) - others, (path, status)
     assert "503" in described.raw_schema["paths"]["/health/ready"]["get"]["responses"]
 

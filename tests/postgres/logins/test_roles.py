@@ -73,7 +73,7 @@ def drop_all(database: Database) -> None:
 def test_the_login_posts_and_owns_nothing(split: Database) -> None:
     owner = split.of_owner()
     open_accounts(owner, "USD")
-    post(split, [deposit(1, 5)])
+    post(split, [deposit(1, 5)], numbered=False)
     with connect(owner) as administrator:
         row = administrator.execute(
             "SELECT rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolreplication,"
@@ -164,7 +164,7 @@ def test_a_role_that_somebody_made_before(database: Database, case: str) -> None
     ready = prepared(Database(url, settings_for_tests(service_role=HERS)))
     assert ready.role == (None if case in ("inherit only", "not a member") else HERS)
     open_accounts(ready, "USD")
-    post(ready, [deposit(1, 5)])
+    post(ready, [deposit(1, 5)], numbered=False)
     administer(database.url, f"DROP DATABASE {new.url.database}")
     drop_all(database)
 
@@ -243,7 +243,7 @@ def test_the_embedded_server_is_reached_whatever_the_shell_says(
     login = without_environment(parse_url(embedded.login_url))
     ready = prepared(Database(login, settings_for_tests(), owner_url=owner))
     assert ready.role == "ledgerservice"
-    post(ready, [])
+    post(ready, [], numbered=False)
 
 
 def test_an_embedded_service_runs_as_its_login(workspace: Path, new_database: Callable) -> None:
