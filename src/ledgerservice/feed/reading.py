@@ -18,7 +18,7 @@ from ledgerservice.postgres.pipeline import Wire
 log = logging.getLogger(__name__)
 
 PAUSE_S = 0.01  # between two looks at the horizon; also what an event is late by, on average
-CATCH_UP_S = 0.25
+CATCH_UP_S = 1.0
 IDLE_S = 70.0  # after the last call, until the connection is closed; longer than a reader waits
 RETRY_S = 0.5
 
