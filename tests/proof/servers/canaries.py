@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import random
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from ledgerservice import cli
 from ledgerservice.domain import planner
 from ledgerservice.domain.instructions import Capture
 from ledgerservice.domain.rules import RULES
-from ledgerservice.feed import horizon, publisher
+from ledgerservice.feed import publisher
 from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.pipeline import Request, Wire
 
@@ -53,7 +52,6 @@ CANARIES = {
     "expiry_late": Canary("vanish", patched=True, sweep_s=6.0),  # or it seldom shows
     "final_ignored": Canary("vanish", patched=True),
     "groups_torn": Canary("vanish", patched=True),
-    "feed_by_last_id": Canary("kill_publisher", patched=True),
     "position_first": Canary("kill_publisher", patched=True),
 }
 
@@ -100,27 +98,6 @@ def groups_torn() -> None:
     planner._Batch._revert_to = _do_nothing  # type: ignore[assignment, method-assign]
 
 
-def feed_by_last_id() -> None:
-    """The feed passes whatever is visible, as a poller by `id > last` does. The services commit
-    after a while of their own, so that ids are often committed out of order.
-    """
-    lock = locking.lock
-
-    async def lock_and_wait(*arguments: Any, **options: Any) -> locking.Locked:
-        locked = await lock(*arguments, **options)
-        await asyncio.sleep(random.random() * 0.05)
-        return locked
-
-    locking.lock = lock_and_wait
-
-    async def step(self: horizon.Horizon, wire: Wire) -> bool:
-        [looked] = await wire.exchange(Request(horizon.LOOK))
-        self.safe_id = looked.rows[0][0]
-        return True
-
-    horizon.Horizon.step = step  # type: ignore[method-assign]
-
-
 def position_first() -> None:
     """A publisher writes its position, and the events after it."""
     call = publisher._Publisher.call
@@ -140,7 +117,6 @@ PATCHES: dict[str, Callable[[], None]] = {
     "expiry_late": expiry_late,
     "final_ignored": final_ignored,
     "groups_torn": groups_torn,
-    "feed_by_last_id": feed_by_last_id,
     "position_first": position_first,
 }
 
