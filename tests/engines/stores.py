@@ -1,11 +1,14 @@
 """Targets under test, as their readers see them, and their comparison with the journal."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from ledgerservice.domain.events import Event
+from ledgerservice.feed.reading import Feed
 from ledgerservice.postgres.connections import Database
 from tests.databases import connect
 from tests.engines.process import Engine
@@ -58,6 +61,18 @@ class Store(ABC):
     @abstractmethod
     def forget_position(self) -> None:
         """Delete the position, so that the next publisher begins from the start."""
+
+
+def events_of(database: Database) -> list[Event]:
+    """All events, as the feed has them."""
+
+    async def read() -> list[Event]:
+        feed = Feed(database.connect_writer)
+        chunk = await feed.read(await feed.start(), 1_000_000)
+        await feed.close()
+        return chunk.events
+
+    return asyncio.run(read())
 
 
 def differences(database: Database, state: State) -> list[str]:

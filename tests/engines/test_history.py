@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from ledgerservice.domain.events import Event
-from ledgerservice.feed.reading import Feed
 from ledgerservice.feed.targets import Published, Target, TargetFault, target_of
 from ledgerservice.ledger import Ledger, deposit
 from ledgerservice.postgres.connections import Database
@@ -21,7 +20,7 @@ from ledgerservice.runtime import posting
 from tests.databases import connect, url_text
 from tests.engines.cassandra_store import CassandraStore
 from tests.engines.dynamo_store import DynamoStore
-from tests.engines.stores import differences
+from tests.engines.stores import differences, events_of
 from tests.files.lives import KINDS, Life
 from tests.processes import RunningService, cli, serving, wait_for
 
@@ -52,16 +51,6 @@ def live(database: Database, seed: int, steps: int = 60, busy: int = 0) -> None:
             await life.ledger.post([deposit(life.accounts[0], "1", key) for key in keys])
 
     asyncio.run(run())
-
-
-def events_of(database: Database) -> list[Event]:
-    async def read() -> list[Event]:
-        feed = Feed(database.connect_writer)
-        chunk = await feed.read(await feed.start(), 100_000)
-        await feed.close()
-        return chunk.events
-
-    return asyncio.run(read())
 
 
 def publish(database: Database, store: OwnStore) -> None:

@@ -3,7 +3,6 @@
 One contract, one suite: each test runs for each target, on its real server.
 """
 
-import asyncio
 import itertools
 import random
 import signal
@@ -16,12 +15,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from ledgerservice.domain.events import Event
-from ledgerservice.feed.reading import Feed
 from ledgerservice.feed.targets import Published, Target, TargetFault, target_of
 from ledgerservice.postgres.connections import Database
 from tests.databases import connect, url_text
-from tests.engines.stores import Store, differences
+from tests.engines.stores import Store, differences, events_of
 from tests.processes import RunningService, environment, serving, wait_for
 
 LIMIT_S = 240.0
@@ -180,18 +177,6 @@ def test_a_replay_from_the_start_changes_nothing_for_readers(
 
 
 # The contract of a target itself.
-
-
-def events_of(database: Database) -> list[Event]:
-    """All events, as the feed has them."""
-
-    async def read() -> list[Event]:
-        feed = Feed(database.connect_writer)
-        chunk = await feed.read(await feed.start(), 100_000)
-        await feed.close()
-        return chunk.events
-
-    return asyncio.run(read())
 
 
 @pytest.fixture

@@ -18,22 +18,13 @@ from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.urls import parse_url
 from tests.databases import connect, settings_for_tests, without_guards
+from tests.engines.stores import events_of
 from tests.postings import deposit, open_accounts, post
 from tests.processes import wait_for
 from tests.proof.servers import cluster
 from tests.proof.servers.cluster import PostgreSQL
 
 START_LIMIT_S = 60.0
-
-
-def read_all(database: Database) -> list[Event]:
-    async def run() -> list[Event]:
-        feed = Feed(database.connect_writer)
-        chunk = await feed.read(await feed.start(), 10_000)
-        await feed.close()
-        return chunk.events
-
-    return asyncio.run(run())
 
 
 def on_wire(database: Database, work: Callable[[Wire], Awaitable[Any]]) -> Any:
@@ -59,7 +50,7 @@ def epoch_of(database: Database, witness: Witness | None = None) -> int:
 def used(database: Database) -> tuple[Database, list[Event]]:
     open_accounts(database, "USD", "USD")
     post(database, [deposit(1, 100)], [deposit(1, 1, "second")], numbered=False)
-    return database, read_all(database)
+    return database, events_of(database)
 
 
 MOVES = {

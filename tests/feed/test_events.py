@@ -200,3 +200,23 @@ def test_another_server_or_timeline_begins_an_epoch(database: Database, column: 
     with connect(database) as owner, without_guards(owner):
         owner.execute(f"UPDATE ledger.epochs SET {column} = {column} - 1")
     assert epoch_of(database) == "2"
+
+
+def test_a_filter_fills_pages_and_its_position_passes_what_it_leaves_out(
+    used: RunningService,
+) -> None:
+    account = used.open()
+    for _ in range(5):
+        used.send("/deposit", account_id=account, amount="1")
+        used.send("/deposit", account_id=1, amount="1")
+    query = f"/events?account_id={account}&type=transaction.posted"
+    whole = used.get(f"{query}&wait_s=30").json()["events"]
+    pages = []
+    after = ""
+    while page := used.get(f"{query}&limit=2{after}").json():
+        if not page["events"]:
+            break
+        pages.append(page["events"])
+        after = f"&after={page['next']}"
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert [event for page in pages for event in page] == whole

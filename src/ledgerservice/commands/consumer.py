@@ -18,6 +18,7 @@ from confluent_kafka import KafkaException
 from ledgerservice.commands.broker import LARGEST_BYTES, Batch, KafkaFault, Result, Sink, Source
 from ledgerservice.commands.posting import Posting
 from ledgerservice.feed.kafka import Address, Remarks, make_topics, text_of
+from ledgerservice.feed.threads import call
 from ledgerservice.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,9 @@ async def _consuming(
     topics = {f"{prefix}.commands": {}, f"{prefix}.results": {}, f"{prefix}.dead": dead}
     with ThreadPoolExecutor(1, "commands") as reader, ThreadPoolExecutor(1, "results") as writer:
         try:
-            await _call(writer, make_topics, address, remarks, topics)
-            sink = await _call(writer, Sink, address, remarks, instance)
-            source = await _call(reader, Source, address, remarks)
+            await call(writer, make_topics, address, remarks, topics)
+            sink = await call(writer, Sink, address, remarks, instance)
+            source = await call(reader, Source, address, remarks)
         except KafkaException as error:
             raise _fault(address, error, remarks) from error
         try:
@@ -70,21 +71,11 @@ async def _consuming(
         except KafkaException as error:
             raise _fault(address, error, remarks) from error
         finally:
-            await _call(reader, source.close)
+            await call(reader, source.close)
 
 
 def _fault(address: Address, error: KafkaException, remarks: Remarks) -> KafkaFault:
     return KafkaFault(f"{address.name}: {text_of(error, remarks)}.")
-
-
-async def _call(thread: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a blocking function. A cancellation waits for its end."""
-    work = asyncio.get_running_loop().run_in_executor(thread, function, *arguments)
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise
 
 
 class _Consuming:
@@ -134,7 +125,7 @@ class _Consuming:
 
     async def _next(self) -> Batch:
         while True:
-            batch: Batch = await _call(self._reader, self._source.read)
+            batch: Batch = await call(self._reader, self._source.read)
             if batch.commands:
                 return batch
 
@@ -145,7 +136,7 @@ class _Consuming:
         posting = self._start(self._posting.results(batch.commands))
         while not (await asyncio.wait([posting], timeout=REST_S))[0]:
             if reading.done():
-                await _call(self._reader, self._source.rest)
+                await call(self._reader, self._source.rest)
         results: list[Result] = await posting
         return results
 
@@ -153,5 +144,5 @@ class _Consuming:
         """Answer a batch; not one whose partitions were taken away, which is read again."""
         if not results or batch.term != self._source.term:
             return 0
-        await _call(self._writer, self._sink.write, batch, results)
+        await call(self._writer, self._sink.write, batch, results)
         return len(results)

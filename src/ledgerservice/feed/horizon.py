@@ -13,16 +13,8 @@ of transactions that were rolled back once more.
 
 from typing import NamedTuple
 
-from ledgerservice.postgres.locking import ID_BLOCK
-from ledgerservice.postgres.pipeline import Request, Wire
-
-# The sequence counts blocks of ids.
-LOOK = f"""
-SELECT CASE WHEN is_called THEN last_value + {ID_BLOCK - 1} ELSE 0 END,
-       pg_snapshot_xmin(pg_current_snapshot())::text::bigint
-FROM ledger.transaction_id
-"""
-TAKE_XID = "SELECT pg_current_xact_id()::text::bigint"
+from ledgerservice.postgres.changes import look_at_ids, take_number
+from ledgerservice.postgres.pipeline import Wire
 
 
 class _Pending(NamedTuple):
@@ -39,12 +31,10 @@ class Horizon:
 
     async def step(self, wire: Wire) -> bool:
         """Look once; True if every id that was handed out before is safe now."""
-        [looked] = await wire.exchange(Request(LOOK))
-        [(last_id, oldest_open_xid)] = looked.rows
+        last_id, oldest_open_xid = await look_at_ids(wire)
         if self._pending is not None and oldest_open_xid > self._pending.xid:
             self.safe_id, self._pending = self._pending.last_id, None
         if self._pending is None and last_id > self.safe_id:
             # In a statement of its own: S must have been read before.
-            [taken] = await wire.exchange(Request(TAKE_XID))
-            self._pending = _Pending(last_id, taken.rows[0][0])
-        return bool(self.safe_id == last_id)
+            self._pending = _Pending(last_id, await take_number(wire))
+        return self.safe_id == last_id

@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import msgspec
 import psycopg
@@ -13,16 +12,15 @@ import psycopg
 from ledgerservice.errors import LedgerError
 from ledgerservice.feed.reading import Chunk, Feed, Position
 from ledgerservice.feed.targets import Published, Target
+from ledgerservice.feed.threads import call
+from ledgerservice.postgres.changes import check_alive, try_to_publish
 from ledgerservice.postgres.connections import Database
-from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.postgres.pipeline import Wire
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0  # for events, and for the lock of an active publisher
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
-
-TRY_LOCK = "SELECT pg_try_advisory_lock(2020070, hashtext($1))"
-STILL_THERE = "SELECT 1"
 
 
 class Progress(msgspec.Struct):
@@ -75,7 +73,7 @@ async def _publishing(database: Database, target: Target) -> "AsyncIterator[_Pub
                 yield publisher
             finally:
                 await feed.close()
-                await publisher.call(target.close)
+                await call(thread, target.close)
 
 
 @asynccontextmanager
@@ -83,8 +81,7 @@ async def _active(database: Database, name: str) -> AsyncIterator[Wire]:
     """Be the only active publisher of a target: for as long as the connection lives."""
     wire = await database.connect_writer()
     try:
-        lock = Request(TRY_LOCK, [name.encode()])
-        while not (await wire.exchange(lock))[0].rows[0][0]:  # noqa: ASYNC110  (another process's)
+        while not await try_to_publish(wire, name):  # noqa: ASYNC110  (another process has it)
             await asyncio.sleep(WAIT_S)
         yield wire
     finally:
@@ -101,15 +98,6 @@ class _Publisher:
         self._lock = lock
         self._thread = thread
 
-    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a blocking method of the target. A cancellation waits for its end."""
-        work = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])
-            raise
-
     async def chunks(self) -> AsyncIterator[tuple[Published, Chunk]]:
         """Publish; after each chunk, how far the target is. The next is read meanwhile."""
         published = await self._first()
@@ -118,12 +106,12 @@ class _Publisher:
             while True:
                 chunk = await read
                 # A publisher that was taken for dead has lost its lock, and must not go on.
-                await self._lock.exchange(Request(STILL_THERE))
+                await check_alive(self._lock)
                 if chunk.events:
                     published = Published.after(chunk.position.epoch, chunk.events[-1])
                 read = asyncio.create_task(self._read(published))
                 if chunk.events:
-                    await self.call(self._target.write, chunk.events, published)
+                    await call(self._thread, self._target.write, chunk.events, published)
                 yield published, chunk
         finally:
             read.cancel()
@@ -131,7 +119,7 @@ class _Publisher:
 
     async def _first(self) -> Published:
         """Where the target is; the beginning of the present epoch, if it has nothing of it."""
-        published: Published | None = await self.call(self._target.open)
+        published: Published | None = await call(self._thread, self._target.open)
         if published is not None:
             self.feed.witness = published.witness
         epoch = (await self.feed.start()).epoch

@@ -23,6 +23,7 @@ IDLE_S = 70.0  # after the last call, until the connection is closed; longer tha
 RETRY_S = 0.5
 
 ALL_LEDGERS = None
+NOTHING = Witness(0, 0, b"")
 
 
 class Position(NamedTuple):
@@ -133,7 +134,7 @@ class Feed:
                 event_of(epoch, one.ledger_id, self._names[one.ledger_id], one.change)
                 for one in changes
             ]
-            if events and (self.witness is None or events[-1].id > self.witness.id):
+            if events and (epoch, events[-1].id) > (self.witness or NOTHING)[:2]:
                 self.witness = witness_of(epoch, events[-1])
             return events
 

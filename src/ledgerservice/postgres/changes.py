@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ledgerservice.domain.events import AddedCurrency, AddedLedger, Change, OpenedAccount
 from ledgerservice.domain.transactions import Transaction
+from ledgerservice.postgres.locking import ID_BLOCK
 from ledgerservice.postgres.pipeline import Request, Rows, Wire, array, number
 from ledgerservice.postgres.rows import FIND_DETAILS, FIND_ENTRIES, TRANSACTION, transactions_of
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
@@ -69,6 +70,15 @@ LEFT JOIN LATERAL (
     WHERE ledger_id = listed.ledger_id AND id > 0 AND change_id <= $2
     ORDER BY ledger_id DESC, change_id DESC LIMIT 1) a ON true
 """
+# The sequence counts blocks of ids.
+LOOK_AT_IDS = f"""
+SELECT CASE WHEN is_called THEN last_value + {ID_BLOCK - 1} ELSE 0 END,
+       pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+FROM ledger.transaction_id
+"""
+TAKE_NUMBER = "SELECT pg_current_xact_id()::text::bigint"
+TRY_TO_PUBLISH = "SELECT pg_try_advisory_lock(2020070, hashtext($1))"
+STILL_THERE = "SELECT 1"
 NAME_LEDGERS = "SELECT ledger_id, name FROM ledger.ledgers"
 
 
@@ -78,6 +88,30 @@ class Recorded(NamedTuple):
     id: int
     ledger_id: int
     change: Change
+
+
+async def look_at_ids(wire: Wire) -> tuple[int, int]:
+    """The last transaction id that was handed out, and the oldest open transaction's number."""
+    [looked] = await wire.exchange(Request(LOOK_AT_IDS))
+    [(last_id, oldest)] = looked.rows
+    return last_id, oldest
+
+
+async def take_number(wire: Wire) -> int:
+    """A new number of a database transaction (xid), which ends with this statement."""
+    [taken] = await wire.exchange(Request(TAKE_NUMBER))
+    return int(taken.rows[0][0])
+
+
+async def try_to_publish(wire: Wire, name: str) -> bool:
+    """Become the only publisher of a target, for as long as the connection lives."""
+    [locked] = await wire.exchange(Request(TRY_TO_PUBLISH, [name.encode()]))
+    return bool(locked.rows[0][0])
+
+
+async def check_alive(wire: Wire) -> None:
+    """Raises psycopg's error if the connection is lost."""
+    await wire.exchange(Request(STILL_THERE))
 
 
 async def ledger_names(wire: Wire) -> dict[int, str]:

@@ -100,15 +100,16 @@ def groups_torn() -> None:
 
 def position_first() -> None:
     """A publisher writes its position, and the events after it."""
-    call = publisher._Publisher.call
+    module: Any = publisher
+    call = module.call
 
-    async def call_twice(self: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def call_twice(thread: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         if arguments:
-            await call(self, function, [], arguments[1])
+            await call(thread, function, [], arguments[1])
             await asyncio.sleep(0.3)
-        return await call(self, function, *arguments)
+        return await call(thread, function, *arguments)
 
-    publisher._Publisher.call = call_twice  # type: ignore[method-assign]
+    module.call = call_twice
 
 
 PATCHES: dict[str, Callable[[], None]] = {

@@ -72,6 +72,11 @@ class EventFilters(Parameters):
             raise ValueError(f"must be of {', '.join(TYPES)}")
         return text
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some events may not be answered."""
+        return self.account_id is not None or self.type is not None
+
     def take(self, event: Event) -> bool:
         """Whether an event is answered."""
         if self.account_id is not None and self.account_id not in event.accounts:
@@ -189,14 +194,19 @@ class _Reading:
     async def _next(self, wait_s: float, limit: int, *, peek: bool = False) -> list[Event]:
         """The events of the next chunk that the filters take; the position passes all of it."""
         try:
-            chunk = await self._feed.read(self._position, limit, ledger=self._ledger, wait_s=wait_s)
+            rows = MAX_EVENTS if self._filters.leaves_out and not peek else limit
+            chunk = await self._feed.read(self._position, rows, ledger=self._ledger, wait_s=wait_s)
         except PositionLost as lost:
             compare_from = position(lost.epoch.number, lost.epoch.compare_from)
             raise ProblemError("position_lost", compare_from=compare_from) from None
         if peek:
             return []
+        taken = [event for event in chunk.events if self._filters.take(event)]
         self._position = chunk.position
-        return [event for event in chunk.events if self._filters.take(event)]
+        if len(taken) > limit:
+            taken = taken[:limit]
+            self._position = Position(chunk.position.epoch, taken[-1].id)
+        return taken
 
 
 def _last_event_id(request: Request) -> str | None:
