@@ -19,6 +19,9 @@ from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.balances import Balances
 from ledgerservice.feed.history import History
 from ledgerservice.feed.reading import Feed
+from ledgerservice.feed.webhooks.addresses import Guard
+from ledgerservice.feed.webhooks.deliverer import keep_delivering
+from ledgerservice.feed.webhooks.sending import Sender
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import (
     Database,
@@ -119,6 +122,8 @@ class Runtime:
     probe: Probe
     connect: Callable[[], Awaitable[Wire]]
     feed: Feed
+    sender: Sender
+    """Sends the tests of webhooks."""
     history: History | None = None
     cursor_key: bytes = b""
     cache: Balances | None = None
@@ -178,7 +183,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s, searches)
     connect = database.connect_writer
     probe = Probe(connect, migrations.IS_READY)
-    feed = Feed(connect)
+    feed, sender = Feed(connect), Sender(Guard(settings), settings.webhooks_timeout_s)
     cache = None
     if settings.cache is not None:
         cache = Balances(settings.cache.get_secret_value(), connect)
@@ -193,17 +198,20 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
             asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
         ]
+        if settings.webhooks:
+            watching.append(asyncio.create_task(keep_delivering(database, settings)))
         try:
             with explained():
                 key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
             posters = movements, openings, currencies, ledgers
-            parts = settings, *posters, reader, budget, probe, connect, feed
+            parts = settings, *posters, reader, budget, probe, connect, feed, sender
             yield Runtime(*parts, history=history, cursor_key=key, cache=cache)
         finally:
             if cache is not None:
                 await cache.close()
+            await sender.close()
             await feed.close()
             await probe.close()
             if history is not None:

@@ -162,6 +162,38 @@ class Settings(BaseSettings):
         description="URL of the store that `from=store` reads history from: cassandra://, "
         "dynamodb://.",
     )
+    webhooks: bool = Field(default=True, description="Deliver events to webhooks in `serve`.")
+    webhooks_private: bool = Field(
+        default=False,
+        description="Also send webhooks to private, loopback and other addresses that are not "
+        "public.",
+    )
+    webhooks_plaintext: bool = Field(
+        default=False, description="Also send webhooks to http:// URLs of other machines."
+    )
+    webhooks_limit: int = Field(
+        default=64, ge=1, le=1_000, description="Most webhooks in the database."
+    )
+    webhooks_timeout_s: float = Field(
+        default=15.0, gt=0, le=60, description="A webhook request that takes longer has failed."
+    )
+    webhooks_first_retry_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="Time until a failed delivery is tried again; each further wait is four "
+        "times as long, at most 12 hours.",
+    )
+    webhooks_give_up_s: float = Field(
+        default=259_200.0,
+        gt=0,
+        description="A delivery that has failed for this time becomes a dead letter.",
+    )
+    webhooks_dead_letters: int = Field(
+        default=10, ge=1, description="Dead letters after which a webhook is paused."
+    )
+    webhooks_log_days: float = Field(
+        default=7.0, gt=0, description="Days that the log of deliveries is kept."
+    )
     sweep_interval_s: float = Field(
         default=1.0, gt=0, description="Interval at which due holds and schedules are posted."
     )

@@ -8,7 +8,7 @@ import pytest
 
 from ledgerservice.postgres.verification import verify
 from tests.api.routes import ROUTES, queries_of
-from tests.databases import url_text
+from tests.databases import connect, url_text
 from tests.processes import RunningService, serving
 
 FAR = "2099-01-01T00:00:00Z"
@@ -53,6 +53,9 @@ def fill(service: RunningService, prefix: str, mark: int) -> None:
     send(f"/holds/{hold['hold_id']}/release", amount="1")
     to_come = [send("/transfer", **of_both, execute_at=FAR)["schedule_id"] for _ in range(2)]
     send(f"/schedules/{to_come[0]}/cancel")
+    for path in ("a", "b"):
+        hook = {"url": f"https://hooks.example/{path}", "account_id": alice}
+        assert service.post(f"{prefix}/webhooks", hook).status_code == 201
     send(f"/accounts/{alice}", "PATCH", floor="-9", ceiling="1000", **reason)
     send(f"/accounts/{bob}", "PATCH", frozen="debits", **reason)
     send(f"/accounts/{eve}", "PATCH", closed=True, **reason)
@@ -87,6 +90,7 @@ def ids_of(service: RunningService, prefix: str) -> dict[str, list[Any]]:
         "hold_id": of("HOLD"),
         "schedule_id": of("SCHEDULE"),
         "key": [row["idempotency_key"] for row in rows],
+        "webhook_id": [row["id"] for row in service.get(f"{prefix}/webhooks").json()],
     }
 
 
@@ -176,16 +180,26 @@ def everything(service: RunningService, own: Own, path: str) -> dict[str, Any]:
 Seen = dict[tuple[str, str], dict[str, Any]]
 
 
+LOG_A_DELIVERY = """
+INSERT INTO ledger.webhook_deliveries
+    (ledger_id, webhook_id, epoch, event_id, attempt, attempted_at, status, duration_ms)
+SELECT ledger_id, id, 1, ledger_id, 1, now(), 200, 5 FROM ledger.webhooks
+"""
+
+
 @pytest.fixture(scope="module")
 def twins(new_database) -> Iterator[tuple[RunningService, list[Own], Seen, Seen]]:
     """Two ledgers, filled alike; what each answers before and after the other gets more."""
     database = new_database()
     before: Seen = {}
     after: Seen = {}
-    with serving(DATABASE_URL=url_text(database)) as service:
+    # Without deliveries, which come at any time.
+    with serving(DATABASE_URL=url_text(database), LEDGER_WEBHOOKS="false") as service:
         assert service.post("/ledgers/", {"name": "twin"}).status_code == 201
         for prefix in ("", "/ledgers/twin"):
             fill(service, prefix, 0)
+        with connect(database) as owner:
+            owner.execute(LOG_A_DELIVERY)
         both = [Own(prefix, ids_of(service, prefix)) for prefix in ("", "/ledgers/twin")]
         for own, other in (both, both[::-1]):
             before |= {(own.prefix, path): everything(service, own, path) for path in READ}
@@ -209,6 +223,15 @@ def test_what_is_asked_of_a_ledger_is_of_it_alone(twins, path) -> None:
         assert all(any(answers) for answers in found.values()), found
 
 
+OF_WEBHOOKS: dict[str, dict[str, Any]] = {
+    "/webhooks/{webhook_id}": {"state": "active"},
+    "/webhooks/{webhook_id}/replay": {"dead_letters": True},
+    "/webhooks/{webhook_id}/secret": {},
+    "/webhooks/{webhook_id}/test": {},
+}
+"""The bodies of requests that have no key."""
+
+
 @pytest.mark.parametrize("path", [path for path in OF_A_LEDGER if "_id}" in path])
 def test_what_is_of_one_ledger_is_not_there_for_the_other(twins, path) -> None:
     service, both, *_ = twins
@@ -217,7 +240,7 @@ def test_what_is_of_one_ledger_is_not_there_for_the_other(twins, path) -> None:
             for target in filled_in(targets(path)[0], other.ids):
                 body = {"idempotency_key": "x", "actor": "me", "reason": "so", "floor": "0"}
                 if "/accounts/" not in path:
-                    body = {"idempotency_key": "x"}
+                    body = OF_WEBHOOKS.get(path, {"idempotency_key": "x"})
                 content = {"json": body} if method in ("POST", "PATCH") else {}
                 answer = service.client.request(method, own.prefix + target, **content)
                 assert answer.status_code == 404, (method, target)

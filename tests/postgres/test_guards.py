@@ -111,6 +111,14 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
             columns = {column for t, p, column in rows if (t, p) == (table, "INSERT")}
             assert columns == set(metadata.tables[f"ledger.{table}"].c.keys()) - derived
         assert {(p, c) for t, p, c in rows if t == "ledgers"} == {("INSERT", "name")}
+        of_webhooks = {(t, p, c) for t, p, c in rows if t.startswith("webhook")}
+        assert of_webhooks >= {("webhook_secrets", "INSERT", "secret")}
+        assert {c for t, p, c in of_webhooks if (t, p) == ("webhook_secrets", "UPDATE")} == {
+            "expires_at"
+        }
+        never = {"created_at", "ledger_id", "webhook_id", "id", "account_id"}
+        assert not never & {c for _, p, c in of_webhooks if p == "UPDATE"}
+        rows = sorted({*rows} - of_webhooks)
         tables = {"accounts", "transactions", "currencies", "holds", "schedules", "ledgers"}
         assert {t for t, _, _ in rows} == tables | {"epochs"}
         assert "begun_at" not in {c for t, _, c in rows if t == "epochs"}

@@ -29,6 +29,7 @@ from ledgerservice.api.resources import (
     schedules,
     statements,
     transactions,
+    webhooks,
 )
 from ledgerservice.errors import LedgerError
 
@@ -44,6 +45,7 @@ ROUTERS = (
     ledgers.router,
     reports.router,
     events.router,
+    webhooks.router,
     health.router,
 )
 """In the order of the description, which is that of the tour in the README."""
@@ -66,6 +68,7 @@ TAGS = {
     "holds": "Reserve money, and capture or release it later.",
     "schedules": "Transfers that are executed later.",
     "history": "Statements, and balances as of a time.",
+    "webhooks": "Events as signed requests to your own endpoints.",
     "currencies": "Currencies, and units of the caller's own.",
     "ledgers": "Closed books with accounts of their own.",
     "reports": "Sums over a whole ledger.",

@@ -63,6 +63,7 @@ def restore(database: Database, archive: Archive, report: Report) -> None:
         with _refusals(), _without_triggers(connection, schema), _without_indexes(connection):
             _load(connection, schema, archive, report)
         migrations.bring_up_to_date(connection, role, schema, database.login)
+        _pause_webhooks(connection, schema)
         _analyze(connection, schema)
         _verify(connection, schema, report)
 
@@ -168,6 +169,8 @@ NUMBERED = {
         ("ledgers", "change_id"),
         ("currencies", "change_id"),
     ),
+    "webhook_id": (("webhooks", "id"),),
+    "webhook_delivery_id": (("webhook_deliveries", "id"),),
 }
 """The columns that get their values from each sequence."""
 
@@ -188,6 +191,15 @@ def _raise_sequence(connection: Connection, schema: str, name: str) -> None:
     sequence = sql.Identifier(schema, name)
     quoted = sql.Literal(sequence.as_string())
     driver(connection).execute(statement.format(name=quoted, used=used, sequence=sequence))
+
+
+def _pause_webhooks(connection: Connection, schema: str) -> None:
+    """A copy must not send to the endpoints of the original, which may still be running."""
+    template = sql.SQL(
+        "UPDATE {} SET state = 'paused', reason = 'restored', revision = revision + 1"
+        " WHERE state = 'active'"
+    )
+    driver(connection).execute(template.format(sql.Identifier(schema, "webhooks")))
 
 
 def _analyze(connection: Connection, schema: str) -> None:

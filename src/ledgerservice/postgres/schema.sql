@@ -339,6 +339,77 @@ CREATE TABLE ledger.secrets (
     secret text NOT NULL
 );
 
+-- Webhooks: endpoints that get the events of a ledger. types are separated by commas; NULL means all.
+-- position is the id of the last event that was delivered, or that stands in webhook_failures, and
+-- digest the SHA-256 of its body. dead_letters counts since the endpoint was last activated. Every
+-- change by a caller raises revision; a process that delivers writes only at the revision it read.
+CREATE SEQUENCE ledger.webhook_id;
+CREATE TABLE ledger.webhooks (
+    ledger_id    integer     NOT NULL REFERENCES ledger.ledgers,
+    id           bigint      NOT NULL DEFAULT nextval('ledger.webhook_id'),
+    url          text        NOT NULL,
+    types        text,
+    account_id   bigint,
+    state        text        NOT NULL DEFAULT 'active',
+    reason       text,
+    epoch        integer     NOT NULL,
+    position     bigint      NOT NULL,
+    digest       bytea,
+    dead_letters integer     NOT NULL DEFAULT 0,
+    revision     integer     NOT NULL DEFAULT 0,
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (ledger_id, id),
+    CONSTRAINT webhooks_state CHECK (state IN ('active', 'paused', 'disabled')),
+    CONSTRAINT webhooks_url_length CHECK (length(url) BETWEEN 1 AND 2048),
+    CONSTRAINT webhooks_digest CHECK (length(digest) = 32)
+);
+
+-- What requests are signed with: whsec_ (HMAC) or whsk_ (Ed25519). They are kept as they are, because
+-- a signature needs them; whoever can read this table can read the ledger too. NULL does not expire.
+CREATE TABLE ledger.webhook_secrets (
+    ledger_id  integer     NOT NULL,
+    webhook_id bigint      NOT NULL,
+    number     integer     NOT NULL,
+    secret     text        NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at timestamptz,
+    PRIMARY KEY (ledger_id, webhook_id, number),
+    CONSTRAINT webhook_secrets_webhook FOREIGN KEY (ledger_id, webhook_id)
+        REFERENCES ledger.webhooks ON DELETE CASCADE
+);
+
+-- Events that an endpoint did not take: tried again at next_at; NULL is a dead letter.
+CREATE TABLE ledger.webhook_failures (
+    ledger_id  integer     NOT NULL,
+    webhook_id bigint      NOT NULL,
+    event_id   bigint      NOT NULL,
+    attempts   integer     NOT NULL,
+    failed_at  timestamptz NOT NULL,
+    next_at    timestamptz,
+    PRIMARY KEY (ledger_id, webhook_id, event_id),
+    CONSTRAINT webhook_failures_webhook FOREIGN KEY (ledger_id, webhook_id)
+        REFERENCES ledger.webhooks ON DELETE CASCADE
+);
+
+-- The log of attempts, kept for some days. error is a class of errors; NULL if there was an answer.
+CREATE SEQUENCE ledger.webhook_delivery_id;
+CREATE TABLE ledger.webhook_deliveries (
+    ledger_id    integer     NOT NULL,
+    webhook_id   bigint      NOT NULL,
+    id           bigint      NOT NULL DEFAULT nextval('ledger.webhook_delivery_id'),
+    epoch        integer     NOT NULL,
+    event_id     bigint      NOT NULL,
+    attempt      integer     NOT NULL,
+    attempted_at timestamptz NOT NULL,
+    status       smallint,
+    error        text,
+    duration_ms  integer     NOT NULL,
+    PRIMARY KEY (ledger_id, webhook_id, id),
+    CONSTRAINT webhook_deliveries_webhook FOREIGN KEY (ledger_id, webhook_id)
+        REFERENCES ledger.webhooks ON DELETE CASCADE
+);
+CREATE INDEX webhook_deliveries_time ON ledger.webhook_deliveries (attempted_at);
+
 -- Functions and triggers.
 --
 -- Plans are pinned by the SET clauses. A plan that was made while the tables were small, or for
@@ -920,6 +991,16 @@ GRANT INSERT (ledger_id, transaction_id, account_id, counterparty_id, amount, ex
     ON ledger.schedules TO {role};
 GRANT INSERT (epoch, system_identifier, timeline, database_id, journal_id, compare_from)
     ON ledger.epochs TO {role};
+GRANT INSERT (ledger_id, url, types, account_id, epoch, position),
+    UPDATE (url, types, state, reason, epoch, position, digest, dead_letters, revision),
+    DELETE ON ledger.webhooks TO {role};
+GRANT INSERT (ledger_id, webhook_id, number, secret), UPDATE (expires_at), DELETE
+    ON ledger.webhook_secrets TO {role};
+GRANT INSERT, UPDATE (attempts, failed_at, next_at), DELETE ON ledger.webhook_failures TO {role};
+GRANT INSERT (ledger_id, webhook_id, epoch, event_id, attempt, attempted_at, status, error,
+              duration_ms), DELETE
+    ON ledger.webhook_deliveries TO {role};
+GRANT USAGE ON SEQUENCE ledger.webhook_id, ledger.webhook_delivery_id TO {role};
 GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currency_number,
     ledger.ledger_id TO {role};
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.ledger_id TO {role};

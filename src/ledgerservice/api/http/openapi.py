@@ -230,6 +230,7 @@ _IN_PATH: dict[str, Any] = {
     "transaction_id": {"schema": _ID},
     "hold_id": {"schema": _ID},
     "schedule_id": {"schema": _ID},
+    "webhook_id": {"schema": _ID, "example": 1},
     "key": {"schema": _TEXT, "example": "dep1"},
     "code": {"schema": _TEXT, "example": "USD"},
     "name": {"schema": _TEXT, "example": "default"},

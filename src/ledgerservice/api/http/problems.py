@@ -94,6 +94,11 @@ CATALOGUE: dict[str, Problem] = {
     "ledger_not_found": _missing("There is no ledger with this name; see POST /ledgers."),
     "currency_not_found": _missing("There is no currency with this code."),
     "transaction_not_found": _missing("There is no transaction with this id."),
+    "webhook_not_found": _missing("There is no webhook with this id."),
+    "webhook_limit": _invalid(
+        "The database has as many webhooks as LEDGER_WEBHOOKS_LIMIT allows. Delete one first.",
+        HTTPStatus.CONFLICT,
+    ),
     "key_not_found": _failed(
         "The key has no recorded outcome on this account: the request did not arrive, or it was "
         "rejected without a record, or it is still being decided.",

@@ -1,0 +1,1 @@
+"""Webhooks by the conventions of Standard Webhooks: events as signed requests to endpoints."""
