@@ -235,6 +235,8 @@ def test_currencies_do_not_mix(service, alice):
     rupees = service.open("Ravi", "INR")
     answer = service.post("/transfer/", body(from_account_id=alice, to_account_id=rupees))
     assert (answer.status_code, answer.json()["code"]) == (422, "currency_mismatch")
+    assert answer.json()["detail"].endswith(f"Account {alice} has USD, not INR.")
+    assert (answer.json()["currency"], answer.json()["expected_currency"]) == ("USD", "INR")
     unknown = service.post("/accounts/", {"owner": "Eve", "currency": "XXX"})
     assert (unknown.status_code, unknown.json()["code"]) == (422, "currency_unknown")
 

@@ -156,9 +156,9 @@ def test_the_rounding_account_is_of_the_currency_bought(service: RunningService)
     usd, jpy, dealer_usd, dealer_jpy, _ = exchange(service)
     rate = {"sell": "USD", "buy": "JPY", "rate": "151.239", "rounding_account_id": usd}
     swap = legs((usd, "-10.01"), (dealer_usd, "10.01"), (dealer_jpy, "-1514"), (jpy, "1513"))
-    assert service.send("/transactions", legs=swap, exchange=rate).json()["code"] == (
-        "currency_mismatch"
-    )
+    problem = service.send("/transactions", legs=swap, exchange=rate).json()
+    assert problem["code"] == "currency_mismatch"
+    assert (problem["currency"], problem["expected_currency"]) == ("USD", "JPY")
 
 
 def test_what_is_wrong_says_where(service: RunningService) -> None:

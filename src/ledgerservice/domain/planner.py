@@ -33,7 +33,7 @@ from ledgerservice.domain.instructions import (
 )
 from ledgerservice.domain.requests import text_of_request
 from ledgerservice.domain.rules import RULES
-from ledgerservice.domain.rules.drafts import Draft, refusal_of, rejected_amount
+from ledgerservice.domain.rules.drafts import Draft, refusal_of, rejected_amount, rejected_currency
 from ledgerservice.domain.rules.reversals import forced_policies
 from ledgerservice.domain.transactions import (
     Entry,
@@ -209,7 +209,7 @@ class _Batch:
         if other is None:
             return Rejected(Rejection.ACCOUNT_NOT_FOUND, movement.counterparty_id)
         if own.account.currency_number != other.account.currency_number:
-            return Rejected(Rejection.CURRENCY_MISMATCH, movement.account_id)
+            return rejected_currency(own.account, other.account.currency)
         amount = to_minor(movement.amount, own.account.exponent)
         if amount is None:
             return rejected_amount(Rejection.AMOUNT_PRECISION, own.account)

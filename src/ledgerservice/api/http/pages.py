@@ -171,7 +171,8 @@ async def filter_values(reader: Reader, filters: Paging) -> dict[str, Any]:
     Those that begin with `min_` or `max_` bound an amount. They are in major units of the filter
     `currency`; the values are in minor units.
     """
-    values = filters.model_dump(exclude_none=True)
+    # A validator makes a `Kind` of a name, which pydantic would warn of.
+    values = filters.model_dump(exclude_none=True, warnings=False)
     bounds = [name for name in values if name.startswith(("min_", "max_"))]
     if bounds:
         exponent = await _exponent_of(reader, values.get("currency"))

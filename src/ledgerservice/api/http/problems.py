@@ -304,6 +304,10 @@ class ProblemDetails(msgspec.Struct, kw_only=True):
     expected: (
         Annotated[AmountText, Meta(description="The sold amount times the rate.")] | UnsetType
     ) = UNSET
+    expected_currency: (
+        Annotated[str, Meta(description="The currency that the account needs, not `currency`.")]
+        | UnsetType
+    ) = UNSET
     allowed: Annotated[list[str], Meta(description="The route's methods.")] | UnsetType = UNSET
     compare_from: (
         Annotated[str, Meta(description="A position: up to it nothing has changed.")] | UnsetType
@@ -343,6 +347,7 @@ _CULPRITS = {
     "legs_unbalanced": "The legs in {currency} sum to {difference}.",
     "rate_mismatch": "{bought} {currency} is bought, and the sold amount times the rate is "
     "{expected}.",
+    "currency_mismatch": "Account {account_id} has {currency}, not {expected_currency}.",
     "amount_precision": "{currency} has {decimals} decimals.",
     "method_not_allowed": "It supports {allowed}.",
 }

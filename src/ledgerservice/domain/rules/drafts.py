@@ -115,7 +115,7 @@ def amount_between(own: AccountState, other: AccountState, text: str) -> int | R
     if own is other:
         return Rejected(Rejection.SAME_ACCOUNT, own.account.id)
     if own.account.currency_number != other.account.currency_number:
-        return Rejected(Rejection.CURRENCY_MISMATCH, own.account.id)
+        return rejected_currency(own.account, other.account.currency)
     amount = minor_of(text, own.account.exponent)
     return rejected_amount(amount, own.account) if isinstance(amount, Rejection) else amount
 
@@ -125,6 +125,12 @@ def rejected_amount(reason: Rejection, account: Account) -> Rejected:
     if reason is not Rejection.AMOUNT_PRECISION:
         return Rejected(reason, account.id)
     return Rejected(reason, account.id, precision(account.currency, account.exponent))
+
+
+def rejected_currency(account: Account, expected: str) -> Rejected:
+    """The rejection of an account whose currency is not the expected one."""
+    facts = {"currency": account.currency, "expected_currency": expected}
+    return Rejected(Rejection.CURRENCY_MISMATCH, account.id, facts)
 
 
 def precision(currency: str, exponent: int) -> dict[str, str | int]:

@@ -18,6 +18,7 @@ from ledgerservice.domain.rules.drafts import (
     minor_of,
     precision,
     rejected_amount,
+    rejected_currency,
 )
 from ledgerservice.domain.transactions import DeclineReason, Refusal, Rejected, Rejection
 
@@ -66,8 +67,8 @@ def moves_of(
         account = state.customer(leg.account_id)
         if account is None:
             return Rejected(Rejection.ACCOUNT_NOT_FOUND, leg.account_id)
-        if leg.currency not in (None, account.account.currency):
-            return Rejected(Rejection.CURRENCY_MISMATCH, leg.account_id)
+        if leg.currency is not None and leg.currency != account.account.currency:
+            return rejected_currency(account.account, leg.currency)
         amount = minor_of(leg.amount, account.account.exponent)
         conditions = _conditions_hold(leg, account)
         for part in (amount, conditions):
@@ -139,7 +140,7 @@ def _add_rounding(
     if account is None:
         return Rejected(Rejection.ACCOUNT_NOT_FOUND, account_id)
     if account.account.currency != exchange.buy:
-        return Rejected(Rejection.CURRENCY_MISMATCH, account_id)
+        return rejected_currency(account.account, exchange.buy)
     difference = -sum(buys)
     if 0 < abs(difference) <= sum(net > 0 for net in buys):
         moves.append(Move(account, difference))
