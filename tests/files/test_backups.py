@@ -297,6 +297,7 @@ OWNER, LOGIN = "backup_owner", "backup_login"
 
 def test_the_owner_restores_without_being_a_superuser(server: Servers, saved: BackUp) -> None:
     """And without CREATE on the database, where the schema was made for him."""
+    old = saved(EMBEDDED, SCHEMA)  # this makes the service's role, too
     database = new(server(EMBEDDED))
     administer(
         database.url,
@@ -310,7 +311,6 @@ def test_the_owner_restores_without_being_a_superuser(server: Servers, saved: Ba
         "DATABASE_URL": login.render_as_string(False),
         "LEDGER_OWNER_URL": owner.render_as_string(False),
     }
-    old = saved(EMBEDDED, SCHEMA)
     refused = cli("restore", str(old.file), DATABASE_URL=split["DATABASE_URL"])
     assert (refused.returncode, "LEDGER_OWNER_URL" in refused.stderr) == (1, True)
     done = cli("restore", str(old.file), **split)
