@@ -1,5 +1,5 @@
 # make serve: the ledger on http://127.0.0.1:8000, with a PostgreSQL of its own.
-# make test: the whole suite. make quick: what needs no server. make check: lint, types, imports. make bench: the speed, side by side.
+# make test: the suite. make test-long: its long proofs. make quick: what needs no server. make check: lint, types, imports. make bench: the speed, side by side.
 # make proof: ten minutes in which everything dies, and a verdict.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ PROOF_HOURS ?= 2
 CORES   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 
-.PHONY: serve demo verify test quick check checker proof proof-long bench bench-against bench-growth bench-bombs bench-feed bench-soak lock
+.PHONY: serve demo verify test test-long quick check checker proof proof-long bench bench-against bench-growth bench-bombs bench-feed bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -21,7 +21,11 @@ demo verify: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice $@
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST_ARGS)
+
+# Promises that are broken on purpose, and publishers that are killed again and again.
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(CORES) --dist worksteal -m long $(PYTEST_ARGS)
 
 # What needs no server, in some seconds.
 quick: $(VENV)/.dev

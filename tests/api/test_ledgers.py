@@ -88,6 +88,7 @@ OWN = "/ledgers/all"
 def all_of_it(house) -> RunningService:
     """The service, with a ledger for the routes that are below its path."""
     assert house[0].post("/ledgers/", {"name": "all"}).status_code == 201
+    assert house[0].post(f"{OWN}/webhooks", WEBHOOK).status_code == 201
     return house[0]
 
 
@@ -106,8 +107,12 @@ def one_of_each(service: RunningService) -> dict[str, Any]:
         "key": "a/b%20c",
         "code": "USD",
         "name": "all",
+        "webhook_id": service.get(f"{OWN}/webhooks").json()[0]["id"],
         "between": between,
     }
+
+
+WEBHOOK = {"url": "https://hooks.example/ledger"}
 
 
 def bodies(ids: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -131,10 +136,16 @@ def bodies(ids: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "/batches": {"movements": [move]},
         "/currencies": {"code": "OWN", "exponent": 1, "name": "Own"},
         "/ledgers": {"name": "own"},
+        "/webhooks": WEBHOOK,
+        "/webhooks/{webhook_id}": {"state": "paused"},
+        "/webhooks/{webhook_id}/secret": {},
+        "/webhooks/{webhook_id}/replay": {"dead_letters": True},
+        "/webhooks/{webhook_id}/test": {},
     }
 
 
 WITHOUT_KEY = {"/accounts", "/accounts/batches", "/batches", "/currencies", "/ledgers"}
+WITHOUT_KEY |= {path for path in ROUTES if path.startswith("/webhooks")}
 NEEDS = {"/accounts/{account_id}/balances": "?at=2099-01-01T00:00:00Z", "/reports/totals": "?key=k"}
 
 
@@ -146,6 +157,11 @@ def test_every_route_is_below_a_ledger_s_path_too(all_of_it, path, slash) -> Non
     ids = one_of_each(service)
     target = OWN + path.format(**ids) + slash
     for method in ROUTES[path]:
+        if method == "DELETE":
+            number = service.post(f"{OWN}/webhooks", WEBHOOK).json()["id"]
+            removed = service.client.delete(f"{OWN}/webhooks/{number}{slash}")
+            assert removed.status_code == 200, removed.text
+            continue
         if method in ("GET", "HEAD"):
             answer = service.client.request(method, target + NEEDS.get(path, ""))
             assert answer.status_code == 200, answer.text

@@ -99,6 +99,7 @@ def test_what_was_recorded_before_and_after_the_start_is_published(
         await_equal(database, store)
 
 
+@pytest.mark.long
 def test_a_publisher_that_is_killed_again_and_again_loses_and_doubles_nothing(
     database: Database, service: RunningService, store: Store
 ) -> None:

@@ -8,6 +8,8 @@ from tests.proof.servers.canaries import CANARIES
 
 CANARY_S = 3.0
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("name", CANARIES)
 def test_a_promise_broken_on_purpose_is_detected(rounds: Campaign, name: str) -> None:

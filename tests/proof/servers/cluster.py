@@ -26,6 +26,7 @@ from tests.processes import ROOT, free_port, wait_for
 
 BINARIES = bundled_binaries()
 START_LIMIT_S = 90.0
+RELEASE_LIMIT_S = 60.0
 DATABASE = "proof"
 
 SETTINGS = {
@@ -286,7 +287,22 @@ class Disk:
         _give(self.mount)
 
     def detach(self) -> None:
-        _system("umount", str(self.mount))
+        """Unmount it, and wait until the kernel has let go of it. Another process's mount namespace
+        may have the mount too; what is mounted meanwhile would be the same, dead, file system.
+        """
+        if not wait_for(self._unmounted, RELEASE_LIMIT_S):
+            raise RuntimeError(f"{self.mount} is in use")
+        if not wait_for(self._released, RELEASE_LIMIT_S):
+            raise RuntimeError(f"the kernel does not let go of {self._file}")
+
+    def _unmounted(self) -> bool:
+        """Whether it is; a process that is about to end may still use it."""
+        command = ["umount", str(self.mount)]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+    def _released(self) -> bool:
+        command = ["losetup", "--associated", str(self._file)]
+        return not subprocess.run(command, check=True, capture_output=True).stdout
 
     def lose_power(self) -> None:
         """Nothing more reaches the disk, not even what is in its journal's buffer."""

@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Set
 from contextlib import ExitStack, contextmanager, suppress
@@ -119,7 +118,7 @@ class Setup:
         place, self.within, address = self.folder, [], "127.0.0.1"
         if DISK in self._parts:
             self.disk = Disk(self.folder, DISK_MB)
-            self._stack.callback(self._detach)
+            self._stack.callback(self.disk.detach)
             place = self.disk.mount
         if NAMESPACE in self._parts:
             self.within, address = self._stack.enter_context(cluster.namespace())
@@ -166,13 +165,6 @@ class Setup:
             if server is not None:
                 server.kill()
 
-    def _detach(self) -> None:
-        for _ in range(50):
-            with suppress(subprocess.CalledProcessError):
-                self.disk.detach()
-                return
-            time.sleep(0.1)
-
     def set_clock(self, offset: str) -> None:
         """What libfaketime tells PostgreSQL from now on."""
         clock = self.folder / "clock"
@@ -197,7 +189,7 @@ class Setup:
         """What PostgreSQL had not synced is gone; it starts again from what it had."""
         self.disk.lose_power()
         self.postgres.kill()
-        self._detach()
+        self.disk.detach()
         self.disk.attach()
         self.postgres.start()
 
