@@ -39,6 +39,8 @@ from servers import LEDGER, ROOT
 
 ACCOUNTS = 10_000
 WORKLOADS = ("uniform", "hot")
+READS = {"balance": "", "history of 20": "/history?limit=20"}
+READERS = 16
 THIS, BASE = "this", "base"
 DRIVER = Path(__file__).with_name("driver.py")
 
@@ -46,7 +48,7 @@ console = Console(highlight=False, width=120)
 
 
 class Figures(NamedTuple):
-    """The result of a run: transfers per second, and CPU per transfer in µs."""
+    """The result of a run: transfers or reads per second, and CPU for each in µs."""
 
     transfers_s: float
     server_us: float
@@ -146,7 +148,8 @@ def _compare(options: argparse.Namespace, folder: Path, trees: dict[str, Path]) 
             name: load.Target(LEDGER, base, drivers[name].first_account, ACCOUNTS)
             for name, base in bases.items()
         }
-        _print(rounds | _over_http(options, folder, targets, pids, postmaster))
+        rounds |= _over_http(options, folder, targets, pids, postmaster)
+        _print(rounds | _reads(options, targets, pids, postmaster))
 
 
 def _bulk(count: int, drivers: dict[str, Driver], postmaster: int) -> Rounds:
@@ -183,6 +186,26 @@ def _over_http(
     return rounds_by_case
 
 
+def _reads(
+    options: argparse.Namespace,
+    targets: dict[str, load.Target],
+    pids: dict[str, int],
+    postmaster: int,
+) -> Rounds:
+    """One read per request."""
+    rounds_by_case: Rounds = {}
+    for number, (case, path) in itertools.product(range(options.rounds), READS.items()):
+        figures = {}
+        for name in _in_turn(number):
+            clock = Clock(postmaster, pids[name])
+            run = load.read(targets[name], path, READERS, options.seconds)
+            cost = clock.cost(round(run.reads_s * options.seconds))
+            figures[name] = Figures(run.reads_s, *cost[1:])
+            time.sleep(SETTLE_S)
+        rounds_by_case.setdefault(f"{case}, {READERS} connections", []).append(figures)
+    return rounds_by_case
+
+
 def _in_turn(number: int) -> tuple[str, str]:
     return (THIS, BASE) if number % 2 else (BASE, THIS)
 
@@ -196,7 +219,7 @@ def _database(url: str, name: str) -> str:
 def _print(rounds: Rounds) -> None:
     table = Table(box=box.MARKDOWN)
     table.add_column("case")
-    for title in ("transfers/s", "base", "ratio", "server µs", "base", "Python µs", "base"):
+    for title in ("per second", "base", "ratio", "server µs", "base", "Python µs", "base"):
         table.add_column(title, justify="right", no_wrap=True)
     for case, figures in rounds.items():
         this, base = (

@@ -6,7 +6,6 @@ figures of a step are medians of runs in turns, so that a noisy machine affects 
 
 import argparse
 import statistics
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -102,7 +101,9 @@ def _bench(options: argparse.Namespace, folder: Path, url: str) -> bool:
                     label = f"step{number}turn{turn}-{name}"
                     run = load.run(label, target, "uniform", CONNECTIONS, seconds, folder)
                     runs[name].append(run)
-                    reads = [_read(target, path) for path in ("", "/history")]
+                    reads = [
+                        load.read(target, path) for path in ("", "/history", READERS, 3).p99_ms
+                    ]
                     if turn >= 0:
                         measured[name].append((run.transfers_s, run.p99_ms, *reads))
             for name, rows in measured.items():
@@ -235,17 +236,6 @@ def _size(url: str) -> Size:
         ).fetchone()
         assert row is not None
         return Size(*row)
-
-
-def _read(target: load.Target, path: str) -> float:
-    """The p99 in ms of GET /accounts/{any}`path`, with 16 connections for 3 s."""
-    script = Path(__file__).with_name("read.lua")
-    command = ["wrk", "--threads", "1", "--connections", str(READERS), "--duration", "3s"]
-    command += ["--script", str(script), target.url, "--", path, str(target.accounts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    p99_us, faults = done.stdout.rsplit("READ ", 1)[1].split()
-    assert faults == "0", done.stdout
-    return float(p99_us) / 1e3
 
 
 def _print_step(size: Size, small: Figures, large: Figures) -> None:

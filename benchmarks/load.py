@@ -6,8 +6,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SCRIPT = Path(__file__).with_name("transfer.lua")
+READ_SCRIPT = Path(__file__).with_name("read.lua")
 TIMEOUT_S = 20
 HOW_TO_INSTALL = "wrk is missing. Install it: apt-get install -y wrk (macOS: brew install wrk)"
 
@@ -85,6 +87,25 @@ def run(
     command.append(str(wait_ms))
     subprocess.run(command, stdout=subprocess.DEVNULL, start_new_session=True, check=True)
     return _read(answers, name, target.server, workload, connections)
+
+
+class Reads(NamedTuple):
+    """The reads of a run per second, and their p99."""
+
+    reads_s: float
+    p99_ms: float
+
+
+def read(target: Target, path: str, connections: int, seconds: float) -> Reads:
+    """Load `target` with GET /accounts/{any}`path` of its accounts."""
+    command = ["wrk", "--threads", "1", "--connections", str(connections)]
+    command += ["--duration", f"{round(seconds)}s", "--script", os.fspath(READ_SCRIPT), target.url]
+    command += ["--", path, str(target.first_account), str(target.accounts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    reads_s, p99_us, faults = done.stdout.rsplit("READ ", 1)[1].split()
+    if faults != "0":
+        raise SystemExit(f"{faults} reads failed.\n{done.stdout}")
+    return Reads(float(reads_s), float(p99_us) / 1e3)
 
 
 def _seed(name: str) -> str:

@@ -57,6 +57,7 @@ from ledgerservice.postgres.queries.accounts import (
     NamedAccount,
     PolicyView,
 )
+from ledgerservice.postgres.queries.gathered import AccountRead, HistoryRead
 from ledgerservice.postgres.queries.holds import HoldView
 from ledgerservice.postgres.queries.schedules import ScheduleView
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
@@ -292,7 +293,8 @@ class Ledger:
         `ledgerservice.feed.balances.CachedAccount`, of `min_version` or a newer one.
         """
         cache = self._runtime.cache if cached else None
-        return await find_account(cache, self._reader, account_id, min_version)
+        read = AccountRead(self._ledger, account_id)
+        return await find_account(cache, self._runtime.account_reads.post, read, min_version)
 
     async def account_at(self, account_id: int, at: datetime) -> as_of.AccountAt | None:
         """The account as of a time, as recorded and as effective; or None."""
@@ -426,7 +428,8 @@ class Ledger:
         self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID
     ) -> list[HistoryEntry]:
         """Up to `limit` entries with versions below `before_version`, newest first."""
-        return await accounts.list_history(self._reader, account_id, limit, before_version)
+        read = HistoryRead(self._ledger, account_id, before_version, limit)
+        return await self._runtime.history_reads.post(read)
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The transaction with this id, posted or declined, or None."""

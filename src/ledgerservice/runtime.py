@@ -33,6 +33,13 @@ from ledgerservice.postgres.connections import (
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.probe import Probe
 from ledgerservice.postgres.queries import catalogue
+from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry
+from ledgerservice.postgres.queries.gathered import (
+    AccountRead,
+    HistoryRead,
+    find_accounts,
+    list_histories,
+)
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
@@ -117,6 +124,8 @@ class Runtime:
     openings: Poster[Opening, Opened | Rejected]
     currencies: Poster[CurrencyRequest, Currency | Rejected]
     ledgers: Poster[LedgerRequest, LedgerRecord]
+    account_reads: Poster[AccountRead, AccountView | None]
+    history_reads: Poster[HistoryRead, list[HistoryEntry]]
     reader: Reader
     body_budget: Budget
     probe: Probe
@@ -194,6 +203,8 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
         openings = Poster(connect, open_accounts, limits, writer_loop=writers)
         currencies = Poster(connect, add_currencies, limits, writer_loop=writers)
         ledgers = Poster(connect, add_ledgers, limits, writer_loop=writers)
+        account_reads = Poster(connect, find_accounts, limits)
+        history_reads = Poster(connect, list_histories, limits)
         watching = [
             asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
             asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
@@ -205,7 +216,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
                 key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
-            posters = movements, openings, currencies, ledgers
+            posters = movements, openings, currencies, ledgers, account_reads, history_reads
             parts = settings, *posters, reader, budget, probe, connect, feed, sender
             yield Runtime(*parts, history=history, cursor_key=key, cache=cache)
         finally:
@@ -223,6 +234,8 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             await openings.close()
             await currencies.close()
             await ledgers.close()
+            await account_reads.close()
+            await history_reads.close()
             await engine.dispose()
 
 

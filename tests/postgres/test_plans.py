@@ -9,6 +9,7 @@ import pytest
 
 from ledgerservice.domain.accounts import Opening
 from ledgerservice.domain.instructions import (
+    BIGGEST_ID,
     Cancellation,
     Capture,
     Group,
@@ -21,6 +22,12 @@ from ledgerservice.domain.instructions import (
 from ledgerservice.domain.transactions import Failed
 from ledgerservice.postgres import session
 from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.postgres.queries.gathered import (
+    AccountRead,
+    HistoryRead,
+    find_accounts,
+    list_histories,
+)
 from ledgerservice.postgres.registration import open_accounts as open_accounts_of
 from ledgerservice.posting.movements import MovementBatch
 from tests.databases import administer, connect
@@ -64,6 +71,56 @@ def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
     if analyzed == "grown":
         administer(database.url, f"ANALYZE {TABLES}")
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
+def test_gathered_reads_touch_what_they_return(database, analyzed):
+    open_accounts(database, "USD", "USD")
+    if analyzed == "tiny":
+        administer(database.url, f"ANALYZE {TABLES}")
+
+    async def grow(accounts: int, deposits: int) -> None:
+        wire, work = await database.connect_writer(), MovementBatch()
+        openings = [Opening("o", "USD", None, f"more{n}") for n in range(accounts)]
+        await open_accounts_of(wire, openings)
+        for step in range(deposits):
+            batch = [deposit(n + 1, 1, f"{step}-{n}") for n in range(accounts)]
+            await work(wire, [Group(batch)])
+        await wire.close()
+
+    async def read(wire: Wire, accounts: int) -> None:
+        await wire.exchange(Request("SELECT pg_stat_force_next_flush()"))
+        await wire.exchange(Request("BEGIN"))
+        ids = range(1, accounts + 1)
+        found = await find_accounts(wire, [AccountRead(1, n) for n in ids])
+        assert [view.id for view in found if view is not None] == list(ids)
+        pages = await list_histories(wire, [HistoryRead(1, n, 9, 3) for n in ids])
+        (touched_rows, _) = await wire.exchange(Request(TOUCHED_HERE), Request("COMMIT"))
+        rows: dict[str, int] = dict(touched_rows.rows)
+        assert max(rows.values()) <= 2 * sum(map(len, pages)) + 2 * accounts + 20, rows
+
+    async def test() -> None:
+        wire = await database.connect_writer()
+        for _ in range(6):  # a plan for any values is made
+            await read(wire, 2)
+        await grow(3_000, 12)
+        if analyzed == "grown":
+            administer(database.url, f"ANALYZE {TABLES}")
+        for accounts in (1, 20, 2, 300):
+            await read(wire, accounts)
+        assert [len(page) for page in await list_histories(wire, PAGES)] == [3, 0, 8, 0]
+        await wire.close()
+
+    asyncio.run(test())
+
+
+PAGES = [
+    HistoryRead(1, 7, BIGGEST_ID, 3),
+    HistoryRead(2, 7, BIGGEST_ID, 3),
+    HistoryRead(1, 7, 9, 100),
+    HistoryRead(1, 99_999, 9, 100),
+]
+"""Of an account with twelve entries, of a ledger and of an account that are not there."""
 
 
 @pytest.mark.parametrize("analyzed", ["never", "tiny"])
@@ -164,6 +221,13 @@ def test_steps_touch_few_rows_while_the_tables_grow(database, analyzed):
     if analyzed == "tiny":
         administer(database.url, f"ANALYZE {TABLES}")
     asyncio.run(test())
+
+
+TOUCHED_HERE = """
+SELECT relname, (seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint
+FROM pg_stat_xact_user_tables WHERE schemaname = 'ledger'
+"""
+"""The rows of each table that this transaction has read."""
 
 
 async def touched(wire: Wire) -> Counter[str]:

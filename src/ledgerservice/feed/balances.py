@@ -24,9 +24,8 @@ from ledgerservice.errors import ConfigurationError, LedgerError
 from ledgerservice.feed.targets import Published
 from ledgerservice.postgres.epochs import confirmed_epoch
 from ledgerservice.postgres.pipeline import Wire
-from ledgerservice.postgres.queries import accounts as queries
 from ledgerservice.postgres.queries.accounts import AccountView
-from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.queries.gathered import AccountRead
 
 log = logging.getLogger(__name__)
 
@@ -313,13 +312,14 @@ def _once() -> dict[str, Any]:
 
 
 async def find_account(
-    cache: Balances | None, reader: Reader, account_id: int, min_version: int = 0
+    cache: Balances | None,
+    find: Callable[[AccountRead], Awaitable[AccountView | None]],
+    read: AccountRead,
+    min_version: int = 0,
 ) -> AccountView | None:
-    """The account out of the cache (a CachedAccount), or else out of PostgreSQL, or None.
+    """The account out of the cache (a CachedAccount), or else what `find` reads, or None.
 
     A cached account has `min_version` or a newer one.
     """
-    cached = None
-    if cache is not None:
-        cached = await cache.find(reader.ledger_id, account_id, min_version)
-    return cached or await queries.find(reader, account_id)
+    cached = None if cache is None else await cache.find(*read, min_version)
+    return cached or await find(read)

@@ -39,7 +39,7 @@ class History:
     async def page(
         self, reader: Reader, account_id: int, rows: int, before: int
     ) -> list[HistoryEntry] | None:
-        """What `list_history` returns; None if the store cannot prove it."""
+        """The entries as the journal has them; None if the store cannot prove it."""
         if asyncio.get_running_loop().time() < self._rests_until_s:
             return None
         extent = await find_extent(reader, account_id)

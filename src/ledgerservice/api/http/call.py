@@ -99,9 +99,15 @@ def runtime_of(request: Request) -> Runtime:
     return runtime
 
 
+def ledger_of(request: Request) -> int:
+    """The id of the ledger that the path names."""
+    ledger: int = request.scope.get(LEDGER, DEFAULT_LEDGER)
+    return ledger
+
+
 def reader_of(request: Request) -> Reader:
     """A reader of the ledger that the path names."""
-    return runtime_of(request).reader.of(request.scope.get(LEDGER, DEFAULT_LEDGER))
+    return runtime_of(request).reader.of(ledger_of(request))
 
 
 _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)

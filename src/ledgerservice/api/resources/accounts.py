@@ -20,6 +20,7 @@ from ledgerservice.api.http.call import (
     id_of,
     json_response,
     key_of,
+    ledger_of,
     reader_of,
     runtime_of,
 )
@@ -60,7 +61,7 @@ from ledgerservice.feed.balances import CachedAccount, find_account
 from ledgerservice.postgres.queries import accounts as queries
 from ledgerservice.postgres.queries import as_of
 from ledgerservice.postgres.queries.accounts import AccountView, PolicyView
-from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.queries.gathered import AccountRead, HistoryRead
 from ledgerservice.postgres.search import Place
 
 router = APIRouter(tags=["accounts"])
@@ -280,9 +281,10 @@ async def get_account(request: Request) -> Response:
 
 async def _present_account(request: Request, reading: Reading) -> Account:
     account_id = id_of(request, "account_id", "account_not_found")
-    cache = runtime_of(request).cache if reading.consistency == "cached" else None
-    reader = reader_of(request)
-    account = await find_account(cache, reader, account_id, reading.min_version or 0)
+    runtime = runtime_of(request)
+    cache = runtime.cache if reading.consistency == "cached" else None
+    read = AccountRead(ledger_of(request), account_id)
+    account = await find_account(cache, runtime.account_reads.post, read, reading.min_version or 0)
     if account is None:
         raise ProblemError("account_not_found")
     if isinstance(account, CachedAccount):
@@ -310,10 +312,12 @@ async def account_at(request: Request, at: datetime) -> as_of.AccountAt:
     return account
 
 
-async def check_account(reader: Reader, account_id: int, rows: Sequence[Any]) -> None:
+async def check_account(request: Request, account_id: int, rows: Sequence[Any]) -> None:
     """Raises `account_not_found` if an account has no rows because it does not exist."""
-    if not rows and await queries.find(reader, account_id) is None:
-        raise ProblemError("account_not_found")
+    if not rows:
+        read = AccountRead(ledger_of(request), account_id)
+        if await runtime_of(request).account_reads.post(read) is None:
+            raise ProblemError("account_not_found")
 
 
 # What happened to an account.
@@ -337,19 +341,29 @@ class HistoryEntry(Answer, kw_only=True):
 
     @classmethod
     def of(cls, entry: queries.HistoryEntry) -> Self:
-        """The entry as it is answered."""
-        return cls.of_row(
-            entry,
+        """The entry as it is answered. A page has many: this takes a third of `of_row`'s time."""
+        exponent = entry.exponent
+        return cls(
+            transaction_id=entry.transaction_id,
             transaction_type=_entry_type(entry),
+            amount=to_major(entry.amount, exponent),
+            balance=to_major(entry.balance, exponent),
+            held_change=to_major(entry.held_change, exponent),
+            held=to_major(entry.held, exponent),
+            version=entry.version,
             idempotency_key=entry.key,
-            origin=entry.origin.name.lower(),
+            origin=_ORIGIN_NAMES[entry.origin],
             created_at=timestamp(entry.recorded_at),
         )
 
 
+_KIND_NAMES = {kind: kind.name for kind in Kind}
+_ORIGIN_NAMES: dict[Origin, Any] = {origin: origin.name.lower() for origin in Origin}
+
+
 def _entry_type(entry: queries.HistoryEntry) -> str:
     if entry.kind is not Kind.TRANSFER:
-        return entry.kind.name
+        return _KIND_NAMES[entry.kind]
     return "TRANSFER_OUT" if entry.amount < 0 else "TRANSFER_IN"
 
 
@@ -386,20 +400,22 @@ async def get_history(request: Request) -> Response:
     page as the journal has it, and from the journal otherwise. The answer is the same; the header
     History-Source says where it is from.
     """
-    reader = reader_of(request)
+    reader, runtime = reader_of(request), runtime_of(request)
     account_id = id_of(request, "account_id", "account_not_found")
     sources: dict[str, str] = {}
 
     async def read(filters: HistoryPaging, before: int | None) -> Page:
-        span = account_id, filters.limit + 1, before or BIGGEST_ID
         rows = None
-        if filters.source == "store" and (history := runtime_of(request).history) is not None:
-            rows = await history.page(reader, *span)
+        if filters.source == "store" and runtime.history is not None:
+            rows = await runtime.history.page(
+                reader, account_id, filters.limit + 1, before or BIGGEST_ID
+            )
         if filters.source is not None:
             sources[SOURCE] = "journal" if rows is None else "store"
         if rows is None:
-            rows = await queries.list_history(reader, *span)
-            await check_account(reader, account_id, rows)
+            place = ledger_of(request), account_id, before or BIGGEST_ID, filters.limit + 1
+            rows = await runtime.history_reads.post(HistoryRead(*place))
+            await check_account(request, account_id, rows)
         return first_rows(rows, filters.limit, HistoryEntry.of, lambda last: last.version)
 
     response = await listing(request, HistoryPaging, int, read)
@@ -445,7 +461,7 @@ async def list_policies(request: Request) -> Response:
         rows = await queries.list_policies(
             reader, account_id, filters.limit + 1, before or BIGGEST_ID
         )
-        await check_account(reader, account_id, rows)
+        await check_account(request, account_id, rows)
         return first_rows(rows, filters.limit, PolicyChange.of, lambda last: last.version)
 
     return await listing(request, Paging, int, read)

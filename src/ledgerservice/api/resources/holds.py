@@ -78,7 +78,7 @@ async def list_holds(request: Request) -> Response:
 
     async def read(filters: Paging, after: TimePlace | None) -> Page:
         rows = await queries.list_open(reader, account_id, filters.limit + 1, after)
-        await check_account(reader, account_id, rows)
+        await check_account(request, account_id, rows)
         return first_rows(rows, filters.limit, Hold.of, lambda last: (last.ends_at, last.id))
 
     return await listing(request, Paging, TimePlace, read)

@@ -72,7 +72,7 @@ async def list_schedules(request: Request) -> Response:
 
     async def read(filters: Paging, after: TimePlace | None) -> Page:
         rows = await queries.list_pending(reader, account_id, filters.limit + 1, after)
-        await check_account(reader, account_id, rows)
+        await check_account(request, account_id, rows)
         return first_rows(rows, filters.limit, Schedule.of, lambda last: (last.execute_at, last.id))
 
     return await listing(request, Paging, TimePlace, read)

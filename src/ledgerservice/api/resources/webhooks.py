@@ -241,7 +241,7 @@ async def add_webhook(request: Request) -> Response:
     reader, settings = reader_of(request), runtime_of(request).settings
     await _check_url(request, body.url)
     if body.account_id is not None:
-        await check_account(reader, body.account_id, ())
+        await check_account(request, body.account_id, ())
     place, secret = await _place(request, body.after), new_secret(body.signature)
     values = {"url": body.url, "types": _joined(body.types), "account_id": body.account_id}
     added = await queries.write(

@@ -17,7 +17,7 @@ from ledgerservice.postgres.epochs import FIND_EPOCH, PLACE
 from ledgerservice.postgres.queries.structs import find_all, find_one, select_list, select_recorded
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.search import AccessPath, Listing, Page, Place, Run, Values
-from ledgerservice.postgres.tables import entries, policies, transactions
+from ledgerservice.postgres.tables import policies
 
 
 class AccountView(msgspec.Struct, frozen=True):
@@ -141,12 +141,6 @@ def _newest_first(
     )
 
 
-LIST_HISTORY = _newest_first(
-    HistoryEntry,
-    entries,
-    key=transactions.c.idempotency_key,
-    origin=transactions.c.origin,
-)
 LIST_POLICIES = _newest_first(PolicyView, policies)
 FIND_EXTENT = text(f"""
 SELECT a.version, a.balance, a.held,
@@ -159,14 +153,6 @@ FROM ledger.accounts a WHERE a.ledger_id = :ledger AND a.id = :account
 async def find(reader: Reader, account_id: int) -> AccountView | None:
     """The account as it stands, or None."""
     return await find_one(reader, AccountView, FIND_ACCOUNT, account=account_id)
-
-
-async def list_history(
-    reader: Reader, account_id: int, rows: int, before: int = BIGGEST_ID
-) -> list[HistoryEntry]:
-    """Up to `rows` entries of an account with versions below `before`, newest first."""
-    values = {"account": account_id, "rows": rows, "before": before}
-    return await find_all(reader, HistoryEntry, LIST_HISTORY, **values)
 
 
 async def find_extent(reader: Reader, account_id: int) -> Extent | None:
