@@ -48,6 +48,7 @@ from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.due import keep_sweeping
 from ledgerservice.posting.frozen import keep_ending_frozen
 from ledgerservice.posting.movements import MovementBatch, weight_of
+from ledgerservice.posting.observation import observed
 from ledgerservice.posting.poster import Limits, Poster
 from ledgerservice.settings import Settings
 
@@ -200,11 +201,11 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     with _another_loop() as writers:
         batches = MovementBatch()
         movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
-        openings = Poster(connect, open_accounts, limits, writer_loop=writers)
-        currencies = Poster(connect, add_currencies, limits, writer_loop=writers)
-        ledgers = Poster(connect, add_ledgers, limits, writer_loop=writers)
-        account_reads = Poster(connect, find_accounts, limits)
-        history_reads = Poster(connect, list_histories, limits)
+        openings = Poster(connect, open_accounts, limits, writer_loop=writers, name="accounts")
+        currencies = Poster(connect, add_currencies, limits, writer_loop=writers, name="currencies")
+        ledgers = Poster(connect, add_ledgers, limits, writer_loop=writers, name="ledgers")
+        account_reads = Poster(connect, find_accounts, limits, name="account_reads")
+        history_reads = Poster(connect, list_histories, limits, name="history_reads")
         watching = [
             asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
             asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
@@ -218,7 +219,8 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
             posters = movements, openings, currencies, ledgers, account_reads, history_reads
             parts = settings, *posters, reader, budget, probe, connect, feed, sender
-            yield Runtime(*parts, history=history, cursor_key=key, cache=cache)
+            async with observed(database, engine, {p.name: p for p in posters}, budget):
+                yield Runtime(*parts, history=history, cursor_key=key, cache=cache)
         finally:
             if cache is not None:
                 await cache.close()

@@ -71,6 +71,16 @@ class Settings(BaseSettings):
         description="Further names that requests may have in Host, separated by commas; * for all.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port of the listener for Prometheus. Further processes take the next free "
+        "ones. Not set: no listener.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address of the listener for Prometheus."
+    )
     auto_migrate: bool = Field(default=True, description="Create or update the schema at start-up.")
     allow_unsafe_durability: bool = Field(
         default=False,

@@ -42,7 +42,7 @@ def ask(service: RunningService, account: int) -> None:
     service.post("/deposit/", {**body, **text, "idempotency_key": f"{CANARY} in detail"})
     service.post("/holds/", {**body, **text, "idempotency_key": f"{CANARY} held"})
     items = [{"type": "DEPOSIT", **body, "idempotency_key": f"{CANARY}{n}"} for n in range(600)]
-    service.post("/batches/", {"items": items})
+    service.post("/batches/", {"movements": items})
     opening = {"owner": CANARY, "currency": "USD", "reference": CANARY}
     service.post("/accounts/", {**opening, "metadata": text["metadata"]})
     service.client.patch(

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from ledgerservice import __version__
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.runtime import running
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.exporter import listening
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ async def _consume(url: str, instance: str, *, as_json: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     address = address_of(url)
     async with running(Settings.load()) as runtime:
-        await keep_consuming(runtime, address, instance, _Lines(as_json=as_json))
+        with listening(runtime.settings, __version__):
+            await keep_consuming(runtime, address, instance, _Lines(as_json=as_json))
 
 
 class _Lines:

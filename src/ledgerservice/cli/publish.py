@@ -16,6 +16,7 @@ import msgspec
 import typer
 from rich.progress import MofNCompleteColumn, TaskID
 
+from ledgerservice import __version__
 from ledgerservice.cli.output import AsJson, progress_bar
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.publisher import Progress, keep_publishing
@@ -23,6 +24,7 @@ from ledgerservice.feed.targets import Target, targets_of
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import started
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.exporter import listening
 
 REPORT_S = 5.0
 RESTART_S = 1.0
@@ -51,6 +53,7 @@ def publish(
         raise ConfigurationError("Name a target, or set LEDGER_PUBLISH.")
     with (
         started(settings, create=False) as database,
+        listening(settings, __version__),
         _reporting(as_json=as_json) as report,
         suppress(asyncio.CancelledError),
     ):

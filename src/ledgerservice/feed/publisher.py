@@ -16,6 +16,8 @@ from ledgerservice.feed.threads import call
 from ledgerservice.postgres.changes import check_alive, try_to_publish
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.telemetry.backlog import Backlog, Backlogs
+from ledgerservice.telemetry.metrics import FEED_FAILURES
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ async def keep_publishing(
                     progress.events += len(chunk.events)
                     report(progress)
         except (LedgerError, psycopg.Error, OSError) as error:
+            FEED_FAILURES.add(1, target.name)
             if progress.fault is None:
                 log.warning("publishing to %s stopped, and is tried again: %s", target.name, error)
             progress.active, progress.fault = False, str(error)
@@ -69,8 +72,10 @@ async def _publishing(database: Database, target: Target) -> "AsyncIterator[_Pub
         async with _active(database, target.name) as lock:
             feed = Feed(database.connect_writer)
             publisher = _Publisher(target, feed, lock, thread)
+            parts = Backlogs()
             try:
-                yield publisher
+                with parts.exported(target.name), parts.following(publisher.backlog):
+                    yield publisher
             finally:
                 await feed.close()
                 await call(thread, target.close)
@@ -94,6 +99,7 @@ class _Publisher:
 
     def __init__(self, target: Target, feed: Feed, lock: Wire, thread: ThreadPoolExecutor) -> None:
         self.feed = feed
+        self.backlog = Backlog(lambda: feed.safe_id)
         self._target = target
         self._lock = lock
         self._thread = thread
@@ -112,6 +118,7 @@ class _Publisher:
                 read = asyncio.create_task(self._read(published))
                 if chunk.events:
                     await call(self._thread, self._target.write, chunk.events, published)
+                    self.backlog.pass_events(published.id)
                 yield published, chunk
         finally:
             read.cancel()
@@ -131,5 +138,8 @@ class _Publisher:
         return published
 
     async def _read(self, published: Published) -> Chunk:
-        after = Position(published.epoch, published.id)
-        return await self.feed.read(after, self._target.rows, wait_s=WAIT_S)
+        after, safe_id = Position(published.epoch, published.id), self.feed.safe_id
+        chunk = await self.feed.read(after, self._target.rows, wait_s=WAIT_S)
+        if not chunk.events:
+            self.backlog.pass_all(safe_id)
+        return chunk

@@ -40,6 +40,7 @@ from ledgerservice.postgres.rows import (
     plain_values_of,
     values_of,
 )
+from ledgerservice.telemetry import batches
 
 # From here on COPY is cheaper than INSERT, though it takes more round trips.
 COPY_FROM_TRANSACTIONS = 500
@@ -206,7 +207,10 @@ async def record(wire: Wire, ledger: int, plan: Plan) -> None:
 
     The trigger on entries checks them and moves the accounts. Raises CommitUnconfirmed.
     """
-    await commit(wire, *await _write(wire, ledger, plan))
+    rest = await _write(wire, ledger, plan)
+    batches.end_phase(batches.WRITE)
+    await commit(wire, *rest)
+    batches.end_phase(batches.COMMIT)
 
 
 async def record_new(wire: Wire, ledger: int, plan: Plan, movements: int) -> bool:

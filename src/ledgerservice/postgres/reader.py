@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledgerservice.errors import InternalFault, Unavailable, UnfitConnection
+from ledgerservice.telemetry.metrics import READ_FAILURES, READS
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +60,16 @@ class Reader:
         """
         turn = self._searches if search and self._searches else nullcontext()
         try:
-            async with (
-                asyncio.timeout(self._deadline_s),
-                turn,
-                self._engine.connect() as connection,
-            ):
-                yield connection
+            with READS:
+                async with (
+                    asyncio.timeout(self._deadline_s),
+                    turn,
+                    self._engine.connect() as connection,
+                ):
+                    yield connection
         # TimeoutError is an OSError.
         except (DBAPIError, PoolTimeout, OSError, UnfitConnection) as error:
+            READ_FAILURES.add()
             log.warning("a read failed: %s", " ".join(str(error).split()) or "no answer in time")
             if isinstance(error, ProgrammingError):
                 raise InternalFault from error

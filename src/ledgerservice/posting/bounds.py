@@ -39,7 +39,7 @@ class Budget:
     """Bytes that all requests of a process may hold together."""
 
     def __init__(self, size_bytes: int) -> None:
-        self._left = size_bytes
+        self._size = self._left = size_bytes
         self._refusals = Refusals(
             f"%s requests were refused: the bodies of others have {size_bytes} bytes"
             " (LEDGER_BODY_BUDGET_BYTES)"
@@ -51,6 +51,11 @@ class Budget:
             self._refusals.count()
             raise Overloaded
         self._left -= number
+
+    @property
+    def taken(self) -> int:
+        """The bytes that are held."""
+        return self._size - self._left
 
     def give(self, number: int) -> None:
         """Give bytes back."""

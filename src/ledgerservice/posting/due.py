@@ -7,6 +7,7 @@ processes may sweep, any of them may die, and everything is done once.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy import text
@@ -22,22 +23,28 @@ from ledgerservice.domain.instructions import (
     service_key,
 )
 from ledgerservice.domain.transactions import Outcomes
+from ledgerservice.telemetry.metrics import SWEEP_LAG, SWEEP_SUCCESS
 
 log = logging.getLogger(__name__)
 
 DUE_ROWS = 1_000
 
+LATE_S = "extract(epoch FROM clock_timestamp() - {})::float8"
+
 # A declined capture is not tried again; its hold ends at its expiry.
 FIND_DUE = text(f"""
-(SELECT ledger_id, transaction_id, {Origin.EXPIRY:d} AS origin FROM ledger.holds
+(SELECT ledger_id, transaction_id, {Origin.EXPIRY:d} AS origin, {LATE_S.format("ends_at")}
+ FROM ledger.holds
  WHERE remaining > 0 AND ends_at <= clock_timestamp()
  ORDER BY ends_at LIMIT :rows)
 UNION ALL
-(SELECT ledger_id, transaction_id, {Origin.CAPTURE:d} FROM ledger.holds
+(SELECT ledger_id, transaction_id, {Origin.CAPTURE:d}, {LATE_S.format("capture_at")}
+ FROM ledger.holds
  WHERE remaining > 0 AND capture_at <= clock_timestamp() AND capture_tried_at IS NULL
  ORDER BY capture_at LIMIT :rows)
 UNION ALL
-(SELECT ledger_id, transaction_id, {Origin.EXECUTION:d} FROM ledger.schedules
+(SELECT ledger_id, transaction_id, {Origin.EXECUTION:d}, {LATE_S.format("execute_at")}
+ FROM ledger.schedules
  WHERE settled_by IS NULL AND execute_at <= clock_timestamp()
  ORDER BY execute_at LIMIT :rows)
 """)
@@ -58,9 +65,11 @@ async def sweep(engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]
     async with engine.connect() as connection:
         rows = await connection.execute(FIND_DUE, {"rows": DUE_ROWS})
         due = [tuple(row) for row in rows]
+    SWEEP_LAG.set(max((late_s for *_, late_s in due), default=0.0))
+    SWEEP_SUCCESS.set(time.time())
     groups = [
         Group((instruction_for(Origin(origin), number),), ledger=ledger)
-        for ledger, number, origin in due
+        for ledger, number, origin, _ in due
     ]
     # Each in a group of its own, so that one that fails does not hold up the others.
     done = await asyncio.gather(*map(post, groups), return_exceptions=True)

@@ -1,17 +1,20 @@
 """One batch of instructions: lock, plan, write; in a transaction of its own."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any
 
 from ledgerservice.domain import planner
 from ledgerservice.domain.digests import SALT_BYTES
 from ledgerservice.domain.instructions import General, Group, Instruction, Movement
 from ledgerservice.domain.planner import Plan
-from ledgerservice.domain.transactions import Outcomes
+from ledgerservice.domain.transactions import Failed, Outcomes, Rejected
 from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.locking import Locked
 from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.telemetry import batches
+from ledgerservice.telemetry.metrics import INSTRUCTIONS
 
 LEGS_OF_A_MOVEMENT = 2
 
@@ -71,6 +74,7 @@ class MovementBatch:
             plan = await self._plan(wire, groups, instructions)
             await journal.record(wire, ledger, plan)
         self._all_new = len(plan.transactions) - plan.service_initiated == len(instructions)
+        _count(plan, all_new=self._all_new)
         return plan.answers
 
     async def _rehearse(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
@@ -92,7 +96,10 @@ class MovementBatch:
     ) -> Plan:
         ledger = groups[0].ledger
         locked = await self._lock(wire, ledger, instructions, look_up_keys=look_up_keys)
-        return planned(groups, locked, locked.ids())
+        batches.end_phase(batches.LOCK)
+        plan = planned(groups, locked, locked.ids())
+        batches.end_phase(batches.PLAN)
+        return plan
 
     async def _lock(
         self,
@@ -108,6 +115,29 @@ class MovementBatch:
         return await locking.lock(
             wire, ledger, instructions, parents, begin, look_up_keys=look_up_keys
         )
+
+
+def _count(plan: Plan, *, all_new: bool) -> None:
+    """Count what was decided. The answers are gone through only if some are no new records."""
+    refusals = [one.refusal.reason.value for one in plan.transactions if one.refusal is not None]
+    posted = len(plan.transactions) - len(refusals)
+    INSTRUCTIONS.add(posted, "posted", "")
+    for code in refusals:
+        INSTRUCTIONS.add(1, "declined", code)
+    if not all_new:
+        _count_others(plan.answers)
+
+
+def _count_others(answers: Iterable[Any]) -> None:
+    for answer in answers:
+        if isinstance(answer, list):
+            _count_others(answer)
+        elif isinstance(answer, Failed):
+            INSTRUCTIONS.add(1, "failed_together", "")
+        elif isinstance(answer, Rejected):
+            INSTRUCTIONS.add(1, "rejected", answer.reason.value)
+        elif answer.replayed:
+            INSTRUCTIONS.add(1, "replayed", "")
 
 
 def planned(groups: list[Group], locked: Locked, ids: Iterator[int]) -> Plan:

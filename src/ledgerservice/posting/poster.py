@@ -9,11 +9,13 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import monotonic, perf_counter
 from typing import Any, Generic, TypeVar
 
 import psycopg
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     before_sleep_log,
     retry_if_exception,
     stop_after_delay,
@@ -22,6 +24,8 @@ from tenacity import (
 
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable, UnfitConnection
 from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.telemetry import metrics
+from ledgerservice.telemetry.batches import RUNNING, BatchClock
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +49,21 @@ class Limits:
 
 
 class _Waiting(Generic[Request, Answer]):
-    __slots__ = ("answer", "request", "weight")
+    __slots__ = ("answer", "entered_s", "request", "weight")
 
     def __init__(self, request: Request, answer: asyncio.Future[Answer], weight: int) -> None:
         self.request = request
         self.answer = answer
         self.weight = weight
+        self.entered_s = monotonic()
 
 
 class _Deadlines:
     """Fails requests at their deadlines. One timer is enough, because deadlines are in order."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float, queue: str) -> None:
         self._loop = loop
+        self._queue = queue
         self._patience_s = patience_s
         self._due: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -76,6 +82,7 @@ class _Deadlines:
         while self._due and (self._due[0][1].done() or self._due[0][0] <= now):
             _, answer = self._due.popleft()
             if not answer.done():
+                metrics.QUEUE_EXPIRED.add(1, self._queue)
                 answer.set_exception(Unavailable())
         if self._due:
             self._timer = self._loop.call_at(self._due[0][0], self._expire)
@@ -95,13 +102,16 @@ class Poster(Generic[Request, Answer]):
         limits: Limits,
         weigh: Callable[[Request], int] = lambda _: 1,
         writer_loop: asyncio.AbstractEventLoop | None = None,
+        name: str = "movements",
     ) -> None:
+        """`name` is that of the queue, for metrics."""
         self._connect = connect
         self._work = work
         self._limits = limits
         self._weigh = weigh
         self._loop = asyncio.get_running_loop()
-        self._deadlines = _Deadlines(self._loop, limits.deadline_s)
+        self._deadlines = _Deadlines(self._loop, limits.deadline_s, name)
+        self.name = name
         self._closing = False
         # Shared by both loops: each is written by one of them only, or is a deque.
         self._queue: deque[_Waiting[Request, Answer]] = deque()
@@ -117,7 +127,7 @@ class Poster(Generic[Request, Answer]):
             retry=retry_if_exception(is_passing),
             stop=stop_after_delay(limits.deadline_s),
             wait=wait_random_exponential(multiplier=0.05, max=1),
-            before_sleep=before_sleep_log(log, logging.WARNING),
+            before_sleep=self._note_retry,
             reraise=True,
         )
         self._writer = asyncio.run_coroutine_threadsafe(self._write(), self._writer_loop)
@@ -147,6 +157,17 @@ class Poster(Generic[Request, Answer]):
         """Raise Overloaded if a request would be refused now."""
         if self._closing or self._entered - self._taken >= self._limits.queue_requests:
             raise Overloaded
+
+    def waiting_requests(self) -> int:
+        """The requests that wait for a batch, in movements."""
+        return max(0, self._entered - self._taken)
+
+    def waiting_s(self) -> float:
+        """How long the oldest of them has waited. Another thread may call it."""
+        try:
+            return monotonic() - self._queue[0].entered_s
+        except IndexError:
+            return 0.0
 
     async def close(self) -> None:
         """Answer the waiting requests, then stop.
@@ -217,7 +238,7 @@ class Poster(Generic[Request, Answer]):
                 await self._answer_batch(waiting[:half])
                 await self._answer_batch(waiting[half:])
             else:
-                self._loop.call_soon_threadsafe(_fail, batch, _fault(error, len(batch)))
+                self._loop.call_soon_threadsafe(_fail, batch, self._fault(error, len(batch)))
             return
         self._loop.call_soon_threadsafe(_answer, batch, answers)
 
@@ -232,6 +253,7 @@ class Poster(Generic[Request, Answer]):
         except Exception as error:
             if not is_passing(error):
                 raise
+            self._count_retry(error)
             log.warning("retrying a batch of %d: %s", len(requests), error)
         return await self._retrying(self._attempt, requests)
 
@@ -239,15 +261,40 @@ class Poster(Generic[Request, Answer]):
         try:
             if self._wire is None:
                 self._wire = await self._connect()
-            return await self._work(self._wire, requests)
+            return await self._timed(self._wire, requests)
         except BaseException:
             await self._disconnect()
             raise
+
+    async def _timed(self, wire: Wire, requests: list[Request]) -> list[Answer]:
+        clock = BatchClock()
+        RUNNING.set(clock)
+        answers = await self._work(wire, requests)
+        metrics.BATCH_REQUESTS.observe(len(requests), self.name)
+        metrics.BATCH_DURATION.observe(perf_counter() - clock.began_s, self.name)
+        return answers
 
     async def _disconnect(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
             await wire.close()
+
+    def _note_retry(self, state: RetryCallState) -> None:
+        assert state.outcome is not None
+        self._count_retry(state.outcome.exception())
+        before_sleep_log(log, logging.WARNING)(state)
+
+    def _count_retry(self, error: BaseException | None) -> None:
+        metrics.RETRIES.add(1, self.name, getattr(error, "sqlstate", None) or "none")
+
+    def _fault(self, error: Exception, requests: int) -> Exception:
+        """The exception that the callers of a batch get for `error`, which is logged."""
+        if is_passing(error):
+            metrics.UNRESOLVED.add(1, self.name)
+            log.error("gave up a batch of %d: %s", requests, error)
+            return Unavailable()
+        log.error("a batch of %d failed", requests, exc_info=error)
+        return InternalFault()
 
 
 def _answer(batch: list[_Waiting[Request, Answer]], answers: list[Answer]) -> None:
@@ -260,15 +307,6 @@ def _fail(batch: list[_Waiting[Request, Answer]], fault: Exception) -> None:
     for waiting in batch:
         if not waiting.answer.done():
             waiting.answer.set_exception(fault)
-
-
-def _fault(error: Exception, requests: int) -> Exception:
-    """The exception that the callers of a batch get for `error`, which is logged."""
-    if is_passing(error):
-        log.error("gave up a batch of %d: %s", requests, error)
-        return Unavailable()
-    log.error("a batch of %d failed", requests, exc_info=error)
-    return InternalFault()
 
 
 PASSING_STATES = frozenset({"25P03", "25006"})  # frozen too long in a transaction; a standby

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ledgerservice.posting.bounds import Refusals
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.metrics import CONNECTIONS, CONNECTIONS_REFUSED
 
 FURTHER = 16
 """Connections beyond the limit, for /health."""
@@ -61,6 +62,10 @@ class Connections:
         # Since when each client does not take its answer.
         self._blocked: dict[HttpToolsProtocol, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self._open: set[HttpToolsProtocol] = set()  # uvicorn's
+        CONNECTIONS.reads["idle",] = lambda: len(self._waiting)
+        CONNECTIONS.reads["busy",] = lambda: max(0, len(self._open) - len(self._waiting))
+        CONNECTIONS.reads["blocked",] = lambda: len(self._blocked)
         self._refusals = Refusals(
             f"%s connections were refused or closed for others, because {self._limit} are open"
             " (LEDGER_MAX_CONNECTIONS, ulimit -n)"
@@ -71,7 +76,8 @@ class Connections:
         now = connection.loop.time()
         if self._sweep is None:
             self._sweep = connection.loop.call_later(SWEEP_S, self._end_late, connection.loop)
-        number = len(connection.connections)
+        self._open = connection.connections  # type: ignore[assignment]
+        number = len(self._open)
         if number <= self._limit or self._make_room(now):
             self._waiting[connection] = now, now + self._head_s
             return True
@@ -117,6 +123,7 @@ class Connections:
 
     def refuse(self) -> None:
         """Count a refusal, for the log."""
+        CONNECTIONS_REFUSED.add()
         self._refusals.count()
 
     def _make_room(self, now: float) -> bool:

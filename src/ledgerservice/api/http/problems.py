@@ -18,6 +18,7 @@ from ledgerservice.api.http.fields import AmountText, TimestampText, Transaction
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.installation import command
+from ledgerservice.telemetry.exchanges import note_refusal
 
 log = logging.getLogger(__name__)
 
@@ -379,7 +380,13 @@ def problem_body(code: str, **facts: Any) -> bytes:
 
 
 def problem(code: str, **facts: Any) -> Reply:
-    """The answer to a refused request."""
+    """The answer to a refused request, which is counted."""
+    note_refusal(code)
+    return problem_reply(code, **facts)
+
+
+def problem_reply(code: str, **facts: Any) -> Reply:
+    """What a refused request is answered."""
     body = problem_body(code, **facts) if facts else _plain_body(code)
     status = CATALOGUE[code].status
     headers = {"content-type": "application/problem+json"}

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ledgerservice.api.http.connections import Connections
 from ledgerservice.api.http.head import BOUNDED, MAX_HEAD_BYTES
-from ledgerservice.api.http.problems import problem
+from ledgerservice.api.http.problems import problem, problem_reply
 from ledgerservice.settings import Settings
 
 MAX_WAITING_REQUESTS = 256
@@ -51,7 +51,7 @@ class _Joined:
 
 def connections_of(settings: Settings) -> Connections:
     """The connections of a process that is yet to start."""
-    status, body, headers = problem("overloaded")
+    status, body, headers = problem_reply("overloaded")
     headers |= {"content-length": str(len(body)), "connection": "close"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return Connections(settings, f"HTTP/1.1 {status} Busy\r\n{lines}\r\n".encode() + body)

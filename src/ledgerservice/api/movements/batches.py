@@ -39,6 +39,7 @@ from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.errors import Overloaded
 from ledgerservice.posting.bounds import Share
+from ledgerservice.telemetry.exchanges import note_refusal
 
 log = logging.getLogger(__name__)
 
@@ -253,6 +254,8 @@ def _cause(outcome: Outcome) -> dict[str, Any]:
 def answer_of(outcome: Outcome | Failed | list[Outcome] | ProblemError) -> Answer:
     """The answer to an item."""
     if isinstance(outcome, Recorded):
+        if (refusal := outcome.transaction.refusal) is not None:
+            note_refusal(refusal.reason.value)
         return *answer(outcome.transaction), outcome.replayed
     if isinstance(outcome, list):
         results = b",".join(_result(Result, n, answer_of(one)) for n, one in enumerate(outcome))

@@ -12,6 +12,7 @@ from ledgerservice.api.movements.forms import Form
 from ledgerservice.domain.instructions import Group, Instruction, Reversal
 from ledgerservice.domain.metadata import Number
 from ledgerservice.domain.transactions import Rejected
+from ledgerservice.telemetry.exchanges import note_refusal
 
 
 async def move(call: Call, form: Form) -> Reply:
@@ -53,5 +54,7 @@ async def _posted(call: Call, instruction: Instruction) -> Reply:
     (outcome,) = await call.runtime.movements.post(group)  # type: ignore[misc]
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
+    if (refusal := outcome.transaction.refusal) is not None:
+        note_refusal(refusal.reason.value)
     status, body = answer(outcome.transaction)
     return reply(status, body, replayed=outcome.replayed)

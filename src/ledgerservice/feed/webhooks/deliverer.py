@@ -16,12 +16,16 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.epochs import Witness
 from ledgerservice.postgres.webhooks import Endpoint, Store, utc_now
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.backlog import Backlogs
+from ledgerservice.telemetry.metrics import FEED_FAILURES
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0  # for endpoints that were changed, and for the lock of the process that delivers
 PRUNE_S = 3600.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+READER = "webhooks"
+"""The name of the deliverer among the readers of the feed, in metrics."""
 
 
 async def keep_delivering(database: Database, settings: Settings) -> None:
@@ -37,11 +41,14 @@ async def keep_delivering(database: Database, settings: Settings) -> None:
                 store = Store(wire)
                 await _wait_for_work(store)
                 pause_s, faulty = FIRST_PAUSE_S, False
-                await _Deliverer(database, settings, store).run()
+                deliverer = _Deliverer(database, settings, store)
+                with deliverer.backlogs.exported(READER):
+                    await deliverer.run()
             finally:
                 with suppress(psycopg.Error, OSError):
                     await wire.close()
         except Exception as error:  # noqa: BLE001  (whatever it is, events must go on)
+            FEED_FAILURES.add(1, READER)
             if not faulty:
                 name = type(error).__name__
                 log.warning("delivering webhooks stopped, and is tried again: %s %s", name, error)
@@ -66,6 +73,7 @@ class _Deliverer:
         self._bounds = Bounds(Schedule.of(settings), settings.webhooks_dead_letters)
         self._kept = timedelta(days=settings.webhooks_log_days)
         self._lanes: dict[Endpoint, asyncio.Task[None]] = {}
+        self.backlogs = Backlogs()
 
     async def run(self) -> None:
         """Deliver. Raises what ended a lane, or the connection."""
@@ -96,7 +104,11 @@ class _Deliverer:
         for identity, endpoint in present.items():
             if identity not in running:
                 lane = Lane(endpoint, self._store, self._feed, self._sender, self._bounds)
-                self._lanes[endpoint] = asyncio.create_task(lane.run())
+                self._lanes[endpoint] = asyncio.create_task(self._run(lane))
+
+    async def _run(self, lane: Lane) -> None:
+        with self.backlogs.following(lane.backlog):
+            await lane.run()
 
     async def _keep_pruning(self) -> None:
         while True:

@@ -25,6 +25,8 @@ from ledgerservice.postgres.webhooks import (
     uninterrupted,
     utc_now,
 )
+from ledgerservice.telemetry.backlog import Backlog
+from ledgerservice.telemetry.metrics import WEBHOOK_ATTEMPTS, WEBHOOK_DEAD_LETTERS
 
 MAX_WAITING = 20
 CHUNK_EVENTS = 100
@@ -55,6 +57,8 @@ class Lane:
         self._dead_letters = endpoint.dead_letters
         self._progress = Progress(endpoint.position, endpoint.digest)
         self._recorded_s = time.monotonic()
+        self.backlog = Backlog(lambda: feed.safe_id)
+        self.backlog.pass_events(endpoint.position)
 
     async def run(self) -> None:
         """Deliver until the endpoint was changed, by a caller or by what came of a delivery."""
@@ -98,7 +102,11 @@ class Lane:
 
     async def _deliver(self, wait_s: float, room: int) -> bool:
         """Deliver what is new, until `room` events have failed."""
-        for event in await self._read(self._progress.position, CHUNK_EVENTS, wait_s):
+        safe_id = self._feed.safe_id
+        events = await self._read(self._progress.position, CHUNK_EVENTS, wait_s)
+        if not events:
+            self.backlog.pass_all(safe_id)
+        for event in events:
             if self._takes(event):
                 attempt = await self._send(event, 1)
                 if not attempt.succeeded:
@@ -107,6 +115,7 @@ class Lane:
             if self._progress.state != "disabled":  # what was answered with 410 is not passed
                 self._progress.position = event.id
                 self._progress.digest = hashlib.sha256(event.body).digest()
+                self.backlog.pass_events(event.id)
             if self._has_to_record() and not await self._record():
                 return False
             if room == 0:
@@ -129,6 +138,7 @@ class Lane:
         secrets = self.endpoint.secrets_at(utc_now())
         name = position(self.endpoint.epoch, event.id)
         attempt = await self._sender.send(self.endpoint.url, secrets, name, event.body)
+        WEBHOOK_ATTEMPTS.add(1, "delivered" if attempt.succeeded else "failed")
         outcome = attempt.at, attempt.status, attempt.error, attempt.duration_ms
         self._progress.tried.append(Tried(event.id, number, *outcome))
         return attempt
@@ -143,6 +153,7 @@ class Lane:
         next_at = self._next(attempts, failed_at, attempt.retry_after_s)
         progress.failures.append(Failure(event.id, attempts, failed_at, next_at))
         self._dead_letters += next_at is None
+        WEBHOOK_DEAD_LETTERS.add(int(next_at is None))
         if next_at is None and self._dead_letters >= self._bounds.dead_letters:
             progress.state, progress.reason = "paused", "dead_letters"
 

@@ -1,0 +1,64 @@
+"""The HTTP request that the running task answers, as it is counted and logged."""
+
+from contextvars import ContextVar
+from itertools import count
+from secrets import token_hex
+from time import perf_counter
+from typing import Any
+
+from ledgerservice.telemetry.metrics import REFUSALS, REQUESTS
+
+UNROUTED = "none"
+"""The route of a request that was refused before a route was found, or that has none."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
+
+_PREFIX = token_hex(6)
+_numbers = count(1)
+
+
+def new_request_id() -> str:
+    """An id that no other request of any process has."""
+    return f"{_PREFIX}-{next(_numbers):x}"
+
+
+class Exchange:
+    """A request and its answer. `scope` is the ASGI scope in which a router has put the route."""
+
+    __slots__ = ("began_s", "code", "ledger", "method", "request_id", "route", "scope", "status")
+
+    def __init__(self, request_id: str, method: str) -> None:
+        self.request_id = request_id
+        self.method = method
+        self.began_s = perf_counter()
+        self.status = 0
+        """0 until the answer begins."""
+        self.route: str | None = None
+        self.scope: dict[str, Any] | None = None
+        self.ledger: str | None = None
+        self.code: str | None = None
+
+    def count(self) -> None:
+        """Count the request, which is answered now."""
+        method = self.method if self.method in METHODS else "other"
+        duration_s = perf_counter() - self.began_s
+        REQUESTS.observe(duration_s, method, self.template(), self.status)
+
+    def template(self) -> str:
+        """The path as the route declares it, without a slash at the end."""
+        path = self.route
+        if path is None and self.scope is not None:
+            path = getattr(self.scope.get("route"), "path_format", None)
+        if path is None:
+            return UNROUTED
+        return path.rstrip("/") or "/"
+
+
+CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+def note_refusal(code: str) -> None:
+    """Count a problem, which may be the answer to the task's request."""
+    REFUSALS.add(1, code)
+    exchange = CURRENT.get()
+    if exchange is not None:
+        exchange.code = code
