@@ -3,7 +3,7 @@
 post     `Ledger.post`, 8,000 movements per call.
 consume  The same number of commands in a topic, until all results are committed; JSON both ways.
 
-    python benchmarks/commands.py [--turns 3]
+    python benchmarks/commands.py [--turns 5]
 
 It starts the broker of the tests, which needs Java and Maven.
 """
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from confluent_kafka import Producer
 from tests.engines.servers import Kafka
 
-from ledgerservice.commands.consumer import keep_consuming
+from ledgerservice.commands.consumer import keep_consuming, tune_process
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.feed.kafka import address_of
 from ledgerservice.ledger import Ledger, deposit, transfer
@@ -32,7 +32,7 @@ from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
 from servers import workplace
 
-CALL, COMMANDS, ACCOUNTS = 8_000, 40_000, 1_000
+CALL, COMMANDS, ACCOUNTS = 8_000, 80_000, 1_000
 
 
 def pairs() -> list[tuple[int, int]]:
@@ -87,10 +87,12 @@ async def measure(kafka: Kafka, turns: int) -> None:
     """Print each turn, and the ratio of the medians."""
     rates: dict[str, list[float]] = {"post": [], "consume": []}
     async with running(Settings.load()) as runtime:
+        tune_process()
         ledger = Ledger(runtime)
         for number in range(ACCOUNTS):
             await ledger.open_account("o", "USD", key=f"a{number}")
         await ledger.post([deposit(n + 1, "1000000", "funds") for n in range(ACCOUNTS)])
+        await consume(runtime, send(kafka, "warm-up"))  # a broker compiles its code first
         for turn in range(turns):
             rates["post"].append(await post(ledger, f"post{turn}"))
             rates["consume"].append(await consume(runtime, send(kafka, f"run{turn}")))
@@ -102,7 +104,7 @@ async def measure(kafka: Kafka, turns: int) -> None:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=5)
     turns = parser.parse_args().turns
     with (
         workplace() as folder,

@@ -39,7 +39,7 @@ def consume(
 
 async def _consume(url: str, instance: str, *, as_json: bool) -> None:
     try:
-        from ledgerservice.commands.consumer import keep_consuming  # noqa: PLC0415
+        from ledgerservice.commands.consumer import keep_consuming, tune_process  # noqa: PLC0415
         from ledgerservice.feed.kafka import address_of  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
@@ -52,6 +52,7 @@ async def _consume(url: str, instance: str, *, as_json: bool) -> None:
     address = address_of(url)
     async with running(Settings.load()) as runtime:
         with listening(runtime.settings, __version__):
+            tune_process()
             await keep_consuming(runtime, address, instance, _Lines(as_json=as_json))
 
 

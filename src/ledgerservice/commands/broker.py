@@ -5,7 +5,7 @@ The methods block. Those of a source run in one thread, those of a sink in anoth
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -19,9 +19,9 @@ from ledgerservice.feed.kafka import (
     transactional,
 )
 
-COMMANDS_AT_ONCE = 4_000
-BYTES_AT_ONCE = 4 * 2**20
-PIECE = 500
+COMMANDS_AT_ONCE = 8_000
+BYTES_AT_ONCE = 8 * 2**20
+PIECE = 2_000
 WAIT_S = 0.2  # for the first command of a batch
 LARGEST_BYTES = 64 * 2**20  # of a dead letter, which has further headers
 
@@ -30,6 +30,19 @@ Headers = list[tuple[str, bytes]]
 
 class KafkaFault(LedgerError):
     """Kafka does not take the results; the commands are read again."""
+
+
+class Topics(NamedTuple):
+    """The topics of a prefix."""
+
+    commands: str
+    results: str
+    dead: str
+
+    @classmethod
+    def of(cls, prefix: str) -> Self:
+        """The names."""
+        return cls(*(f"{prefix}.{name}" for name in cls._fields))
 
 
 class Command(NamedTuple):
@@ -64,7 +77,7 @@ class Source:
     def __init__(self, address: Address, remarks: Remarks) -> None:
         self.term = 0
         """Rises when partitions are taken away: what was read before is another member's."""
-        self._topic = f"{address.prefix}.commands"
+        self._topic = Topics.of(address.prefix).commands
         self._kept: list[Message] = []
         self._is_resting = False
         # A cooperative strategy would leave partitions here whose commands were dropped.
@@ -132,31 +145,27 @@ _PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RES
 
 
 def _command(message: Message) -> Command:
-    headers: Headers = [(name, _bytes(value)) for name, value in _pairs(message.headers())]
-    key, value = message.key(), message.value()
+    key, value, headers = message.key(), message.value(), message.headers()
     partition, offset = message.partition(), message.offset()
     assert partition is not None
     assert offset is not None
-    return Command(_optional(key), _optional(value), headers, partition, offset)
+    pairs = [(name, _bytes(text) or b"") for name, text in _pairs(headers)] if headers else []
+    return Command(_bytes(key), _bytes(value), pairs, partition, offset)
 
 
 def _pairs(headers: Any) -> Iterable[tuple[str, str | bytes | None]]:
     return headers or ()
 
 
-def _optional(value: str | bytes | None) -> bytes | None:
-    return None if value is None else _bytes(value)
-
-
-def _bytes(value: str | bytes | None) -> bytes:
-    return value.encode() if isinstance(value, str) else value or b""
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
 
 
 class Sink:
     """The results and the dead letters of a prefix."""
 
     def __init__(self, address: Address, remarks: Remarks, instance: str) -> None:
-        self._prefix = address.prefix
+        self._topics = Topics.of(address.prefix)
         sized = {**address.options, "message.max.bytes": LARGEST_BYTES}
         transactional_id = f"{address.prefix}.commands.{instance}"
         self._producer = transactional(address._replace(options=sized), remarks, transactional_id)
@@ -172,7 +181,7 @@ class Sink:
         try:
             for command, result in zip(batch.commands, results, strict=True):
                 self._add(command, result)
-            offsets = _offsets(f"{self._prefix}.commands", batch.commands)
+            offsets = _offsets(self._topics.commands, batch.commands)
             self._producer.send_offsets_to_transaction(offsets, batch.group, COMMIT_S)
             self._producer.commit_transaction(COMMIT_S)
         except KafkaException:
@@ -180,14 +189,17 @@ class Sink:
             raise
 
     def _add(self, command: Command, result: Result) -> None:
-        place = f"{command.partition}:{command.offset}".encode()
-        headers: Headers = [("code", result.code.encode()), ("command", place)]
-        topic = f"{self._prefix}.results"
-        produce(self._producer, topic, key=command.key, value=result.value, headers=headers)
+        place = b"%d:%d" % (command.partition, command.offset)
+        code = result.code.encode()
+        headers: Headers = [("code", code), ("command", place)]
+        topics = self._topics
+        produce(
+            self._producer, topics.results, value=result.value, key=command.key, headers=headers
+        )
         if result.is_dead:
-            added = [*command.headers, ("reason", headers[0][1]), headers[1]]
-            letter = {"key": command.key, "value": command.value, "headers": added}
-            produce(self._producer, f"{self._prefix}.dead", **letter)
+            added = [*command.headers, ("reason", code), ("command", place)]
+            letter = {"value": command.value, "key": command.key, "headers": added}
+            produce(self._producer, topics.dead, **letter)
 
 
 def _offsets(topic: str, commands: Sequence[Command]) -> list[TopicPartition]:

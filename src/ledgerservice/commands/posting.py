@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import psycopg
@@ -29,43 +29,35 @@ Decided = Outcome | Failed | list[Outcome] | ProblemError
 AWAY = (LedgerError, SQLAlchemyError, psycopg.Error, OSError)
 """Faults that pass: the commands are posted again. A fault of one command is a ProblemError."""
 
+_BOOLEANS = b"false", b"true"
+
 # A dry run of it is rejected by a database that works.
 PROBE = Movement(Kind.DEPOSIT, BIGGEST_ID, None, "1", "probe")
 
 
-class _Body(msgspec.Struct, gc=False):
-    status: int
-    replayed: bool
-    body: Raw
+class Prepared(NamedTuple):
+    """Commands that are parsed: what is decided of each, and the instructions that are posted."""
+
+    decided: list[Decided | None]
+    items: dict[int, list[Item]]
+    """Of each ledger, in the order of its commands."""
+    places: dict[int, list[int]]
+    """The places of their commands."""
 
 
 class Posting:
-    """Posts batches of commands, each until it has all results."""
+    """Posts batches of commands, each until it has all results.
+
+    `named`, `prepared` and `results_of` only compute, so other threads may call them meanwhile.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._plain = Call(runtime, (), _nothing, DEFAULT_LEDGER, False)
 
-    async def results(self, commands: Sequence[Command]) -> list[Result]:
-        """The durable results, in order. While the database is away they are waited for."""
-        names = list(map(_names, commands))
-        known = {name: await self._ledger(name) for name in set().union(*names)}
-        decided: list[Decided] = []
-        places: dict[int, list[int]] = {}
-        items: list[Item] = []
-        for place, command in enumerate(commands):
-            ledger, item = self._read(command, names[place], known)
-            refusal = refusal_of(item)
-            items.append(item)
-            decided.append(refusal or ProblemError("internal_error"))
-            if refusal is None:
-                places.setdefault(ledger, []).append(place)
-        for ledger, of_ledger in places.items():
-            outcomes = await self._post(ledger, [items[place] for place in of_ledger])
-            for place, outcome in zip(of_ledger, outcomes, strict=True):
-                decided[place] = outcome
-        return list(map(_result, decided))
-
-    # Reading a command. It names its ledger in a header or in a field.
+    async def ledgers(self, names: Iterable[str]) -> dict[str, int | None]:
+        """The ids of ledgers by their names. While the database is away they are waited for."""
+        return {name: await self._ledger(name) for name in names}
 
     async def _ledger(self, name: str) -> int | None:
         pause_s = FIRST_PAUSE_S
@@ -75,8 +67,27 @@ class Posting:
             except AWAY as error:
                 pause_s = await _pause(error, pause_s)
 
+    def prepared(
+        self,
+        commands: Sequence[Command],
+        names: Mapping[int, set[str]],
+        known: Mapping[str, int | None],
+    ) -> Prepared:
+        """The commands, parsed; `names` are those of `named`, `known` their ledgers."""
+        decided: list[Decided | None] = []
+        items: dict[int, list[Item]] = {}
+        places: dict[int, list[int]] = {}
+        for place, command in enumerate(commands):
+            ledger, item = self._read(command, names.get(place), known)
+            refusal = refusal_of(item)
+            decided.append(refusal)
+            if refusal is None:
+                items.setdefault(ledger, []).append(item)
+                places.setdefault(ledger, []).append(place)
+        return Prepared(decided, items, places)
+
     def _read(
-        self, command: Command, names: set[str], known: dict[str, int | None]
+        self, command: Command, names: set[str] | None, known: Mapping[str, int | None]
     ) -> tuple[int, Item]:
         value, limit = command.value or b"", self._runtime.settings.max_body_bytes
         if len(value) > limit:
@@ -88,10 +99,19 @@ class Posting:
                 ledger = _ledger_of(names, known)
         except ProblemError as error:
             return DEFAULT_LEDGER, error.bare()
+        if not command.headers:
+            return ledger, read_one(self._plain, value)
         headers = [(name.lower().encode(), text) for name, text in command.headers]
-        return ledger, read_one(Call(self._runtime, headers, _nothing, ledger, False), value)
+        return ledger, read_one(self._plain._replace(headers=headers), value)
 
-    # Posting them.
+    async def post(self, prepared: Prepared) -> list[Decided]:
+        """What is decided of each command, durably. While the database is away it is waited for."""
+        decided = prepared.decided
+        for ledger, places in prepared.places.items():
+            outcomes = await self._post(ledger, prepared.items[ledger])
+            for place, outcome in zip(places, outcomes, strict=True):
+                decided[place] = outcome
+        return cast("list[Decided]", decided)
 
     async def _post(self, ledger: int, items: Sequence[Any]) -> list[Decided]:
         """The outcomes of instructions. The keys make it harmless to post them again."""
@@ -132,8 +152,16 @@ async def _pause(error: Exception, pause_s: float) -> float:
     return min(2 * pause_s, LONGEST_PAUSE_S)
 
 
+def named(commands: Sequence[Command]) -> dict[int, set[str]]:
+    """The ledgers that commands name, in a header or in a field, by the places of the commands."""
+    return {
+        place: names
+        for place, command in enumerate(commands)
+        if (command.headers or b'"ledger"' in (command.value or b"")) and (names := _names(command))
+    }
+
+
 def _names(command: Command) -> set[str]:
-    """The ledgers that a command names."""
     names = {text.decode("latin-1") for name, text in command.headers if name.lower() == "ledger"}
     value = command.value
     if value and b'"ledger"' in value:
@@ -146,7 +174,7 @@ def _names(command: Command) -> set[str]:
     return names
 
 
-def _ledger_of(names: set[str], known: dict[str, int | None]) -> int:
+def _ledger_of(names: set[str], known: Mapping[str, int | None]) -> int:
     if len(names) > 1:
         raise invalid("ledger", "is not the same in the header and in the field")
     ledger = known[next(iter(names))]
@@ -168,17 +196,21 @@ def _without_ledger(value: bytes) -> bytes:
     return msgspec.json.encode(fields)
 
 
+def results_of(decided: Sequence[Decided]) -> list[Result]:
+    """The results of commands."""
+    return list(map(_result, decided))
+
+
 def _result(decided: Decided) -> Result:
     status, body, replayed = answer_of(decided)
-    value = msgspec.json.encode(_Body(status, replayed, Raw(body)))
-    is_dead = isinstance(decided, ProblemError | Rejected | Failed)
-    return Result(value, _code(decided), is_dead)
-
-
-def _code(decided: Decided) -> str:
+    value = b'{"status":%d,"replayed":%b,"body":%b}' % (status, _BOOLEANS[replayed], body)
     if isinstance(decided, Recorded):
         refusal = decided.transaction.refusal
-        return "posted" if refusal is None else refusal.reason.value
+        return Result(value, "posted" if refusal is None else refusal.reason.value, is_dead=False)
+    return Result(value, _code(decided), is_dead=not isinstance(decided, list))
+
+
+def _code(decided: Rejected | Failed | list[Outcome] | ProblemError) -> str:
     if isinstance(decided, ProblemError):
         return decided.code
     if isinstance(decided, Rejected):
