@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 class ConfigurationError(LedgerError):
-    """An environment variable has an invalid value. Correct it, then start again."""
+    """A setting has a value that is not valid. Correct it, then start again."""
 
 
 class EmbeddedServerError(LedgerError):

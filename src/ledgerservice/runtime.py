@@ -16,9 +16,12 @@ from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_
 from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import ConfigurationError
+from ledgerservice.feed import balances
 from ledgerservice.feed.balances import Balances
 from ledgerservice.feed.history import History
 from ledgerservice.feed.reading import Feed
+from ledgerservice.feed.stores import history_of
+from ledgerservice.feed.targets import targets_of
 from ledgerservice.feed.webhooks.addresses import Guard
 from ledgerservice.feed.webhooks.deliverer import keep_delivering
 from ledgerservice.feed.webhooks.sending import Sender
@@ -162,6 +165,16 @@ class Runtime:
     async def ready(self) -> bool:
         """Whether the database answers, accepts writes, and has a schema for this release."""
         return await self.probe.ask()
+
+
+def check_addresses(settings: Settings) -> None:
+    """Raise ConfigurationError for a mistake in the URL of another server. Nothing is connected."""
+    if settings.publish is not None:
+        targets_of(settings.publish.get_secret_value())
+    if settings.cache is not None:
+        balances.check(settings.cache.get_secret_value())
+    if settings.history is not None:
+        history_of(settings.history.get_secret_value())
 
 
 @contextmanager

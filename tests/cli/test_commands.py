@@ -56,6 +56,16 @@ def test_what_is_asked_is_printed(run: Run, place: tuple[RunningService, str]) -
     assert json.loads(run("statement", "1", "--json").stdout)["closing_balance"] == balance
 
 
+def test_names_are_printed_as_they_are(run: Run, place: tuple[RunningService, str]) -> None:
+    """An owner is neither markup nor an emoji of Rich."""
+    place[0].post("/ledgers/", {"name": "names"})
+    for owner in ("[red]x[/red] [/y]", ":100:"):
+        place[0].post("/ledgers/names/accounts/", {"owner": owner, "currency": "USD"})
+    printed = run("accounts", "--ledger", "names").stdout
+    assert "[red]x[/red] [/y]" in printed
+    assert ":100:" in printed
+
+
 STATEMENTS = {
     # The deposit takes effect at 18:30 UTC on 28 February.
     ("--by", "effective", "--from", "1993-03", "--to", "1993-03", "--timezone", "Asia/Kolkata"):

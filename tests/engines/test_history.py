@@ -14,14 +14,14 @@ import pytest
 
 from ledgerservice.domain.events import Event
 from ledgerservice.feed.targets import Published, Target, TargetFault, target_of
-from ledgerservice.ledger import Ledger, deposit
+from ledgerservice.ledger import Ledger
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting
 from tests.databases import connect, url_text
 from tests.engines.cassandra_store import CassandraStore
 from tests.engines.dynamo_store import DynamoStore
+from tests.engines.journals import live
 from tests.engines.stores import differences, events_of
-from tests.files.lives import KINDS, Life
 from tests.processes import RunningService, cli, serving, wait_for
 
 SOURCE = "history-source"
@@ -32,25 +32,6 @@ OwnStore = CassandraStore | DynamoStore
 def store(request: pytest.FixtureRequest) -> OwnStore:
     found: OwnStore = request.getfixturevalue(f"{request.param}_store")
     return found
-
-
-def live(database: Database, seed: int, steps: int = 60, busy: int = 0) -> None:
-    """A random history with every kind; the first account gets `busy` deposits more."""
-    draw = random.Random(seed)
-    kinds = [*KINDS, *draw.choices(KINDS, k=steps)]
-    chosen = [
-        (kind, draw.randrange(10), draw.randrange(10), draw.randint(1, 400)) for kind in kinds
-    ]
-
-    async def run() -> None:
-        async with posting(database) as runtime:
-            life = Life(Ledger(runtime))
-            await life.open()
-            await life.live(chosen)
-            keys = (f"busy {number}" for number in range(busy))
-            await life.ledger.post([deposit(life.accounts[0], "1", key) for key in keys])
-
-    asyncio.run(run())
 
 
 def publish(database: Database, store: OwnStore) -> None:

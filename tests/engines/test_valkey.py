@@ -293,8 +293,8 @@ def test_a_server_that_forgot_is_filled_from_the_start(
     ("url", "said"),
     [
         ("redis://", "is not redis://"),
-        ("redis://host:port", "is not redis://"),
-        ("redis://host/ledger", "is a number, not ledger"),
+        ("redis://host:port", "The port of redis://"),
+        ("redis://host/ledger", "is a number"),
         ("redis://host?prefix=a*", "The prefix has"),
         ("redis://host?prefix=", "The prefix has"),
         ("redis://u:secret@host?colour=red", "An option of redis://host:6379/0"),

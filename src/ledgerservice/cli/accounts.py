@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ledgerservice.cli.connection import DEFAULT_NAME, LedgerName, Url, ask, body_of
@@ -47,7 +48,7 @@ def accounts(
     rows = body_of(ask("GET", "/accounts/", url, ledger, params=filters), as_json=as_json)
     table = Table("id", "owner", "balance", "held", "available", "currency", "status", box=None)
     for row in rows:
-        table.add_row(*(str(row[column.header]) for column in table.columns))
+        table.add_row(*(escape(str(row[column.header])) for column in table.columns))
     console.print(table)
 
 
@@ -150,4 +151,4 @@ def key(
     path = f"/accounts/{account}/keys/{quote(key, safe='')}"
     body = body_of(ask("GET", path, url, ledger), as_json=as_json)
     for name in ("transaction_id", "transaction_type", "status", "amount", "currency"):
-        console.print(f"{name}: {body.get(name)}", highlight=False)
+        console.print(f"{name}: {body.get(name)}", highlight=False, markup=False)

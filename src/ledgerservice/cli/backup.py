@@ -125,7 +125,7 @@ def _progress() -> Iterator[Progressing]:
         TextColumn("{task.fields[amount]}"),
         TimeRemainingColumn(),
     )
-    screen = Console(stderr=True)
+    screen = Console(stderr=True, emoji=False)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 

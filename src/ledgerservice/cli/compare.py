@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 
 from ledgerservice.cli.output import AsJson, console, progress_bar, report
@@ -38,9 +39,10 @@ def compare_store(
             raise
         finally:
             store.close()
-    text = f"[bold green]{store.name} has what the journal has.[/] {progress.rows} rows compared."
+    name = escape(store.name)
+    text = f"[bold green]{name} has what the journal has.[/] {progress.rows} rows compared."
     if difference is not None:
-        text = f"[bold red]{store.name} differs.[/] {difference}"
+        text = f"[bold red]{name} differs.[/] {escape(str(difference))}"
     values = difference._asdict() if difference is not None else {}
     report(text, as_json=as_json, equal=difference is None, rows=progress.rows, **values)
     if difference is not None:

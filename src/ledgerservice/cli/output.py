@@ -32,7 +32,8 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON, also for a fault.", callback=_remember)
 ]
 
-console = Console()
+# Text between colons stays as it is: Rich would print 1:100:5 with an emoji.
+console = Console(emoji=False)
 
 
 def report(text: str, *, as_json: bool, **values: Any) -> None:
@@ -62,5 +63,5 @@ def print_fault(fault: LedgerError) -> None:
 def progress_bar(column: ProgressColumn) -> Progress:
     """A progress bar on the standard error, with one column of its own."""
     columns = (TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn())
-    screen = Console(stderr=True)
+    screen = Console(stderr=True, emoji=False)
     return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)

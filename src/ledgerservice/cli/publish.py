@@ -123,7 +123,6 @@ def publishing_beside(settings: Settings) -> Iterator[None]:
     if settings.publish is None:
         yield
         return
-    targets_of(settings.publish.get_secret_value())  # a mistake is found before anything starts
     stop = threading.Event()
     watch = threading.Thread(target=_keep_running, args=(stop,), name="publish")
     watch.start()

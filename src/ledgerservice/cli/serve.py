@@ -25,7 +25,7 @@ from ledgerservice.api.http.protocol import BoundedHttp, connections_of
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.cli.publish import publishing_beside
 from ledgerservice.errors import CannotListen, CannotServe
-from ledgerservice.runtime import started
+from ledgerservice.runtime import check_addresses, started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
 
 STOP_GRACE_S = 5
@@ -54,6 +54,7 @@ def serve(
             settings.host,
             settings.port,
         )
+    check_addresses(settings)
     raise_descriptor_limit()
     _on_stop_signals(_exit)
     # Before PostgreSQL is started, because a port in use is found at once.

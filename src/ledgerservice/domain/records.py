@@ -10,7 +10,9 @@ from ledgerservice.domain.events import VERSION, Line
 from ledgerservice.domain.timestamps import timestamp
 
 
-class _Record(msgspec.Struct, gc=False):
+class Record(msgspec.Struct, gc=False):
+    """The members of a record."""
+
     version: int
     epoch: int
     ledger: str
@@ -34,7 +36,7 @@ _encode = msgspec.json.Encoder().encode
 def entry_record(epoch: int, ledger: str, line: Line) -> bytes:
     """The record of an entry; `ledger` is the ledger's name. Amounts are texts in major units."""
     exponent = line.exponent
-    record = _Record(
+    record = Record(
         VERSION,
         epoch,
         ledger,

@@ -10,11 +10,11 @@ import asyncio
 import importlib
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 import psycopg
@@ -22,6 +22,7 @@ import psycopg
 from ledgerservice.domain.events import position
 from ledgerservice.errors import ConfigurationError, LedgerError
 from ledgerservice.feed.targets import Published
+from ledgerservice.feed.urls import url_of
 from ledgerservice.postgres.epochs import confirmed_epoch
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.queries.accounts import AccountView
@@ -29,6 +30,7 @@ from ledgerservice.postgres.queries.gathered import AccountRead
 
 log = logging.getLogger(__name__)
 
+FORM = "redis://USER:PASSWORD@HOST:PORT/DATABASE?prefix=PREFIX"
 PREFIX = "ledger"
 TIMEOUT_S = 0.05  # for one try, with the connecting
 REST_S = 1.0  # after a failure; meanwhile nothing is tried
@@ -53,20 +55,16 @@ class Address(NamedTuple):
 
         Other options are those of redis-py. Raises ConfigurationError.
         """
-        try:
-            parts = urlsplit(url)
-            options = dict(parse_qsl(parts.query, keep_blank_values=True))
-            is_valid = bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_valid = False
-        if not is_valid or parts.scheme not in ("redis", "rediss"):
-            raise ConfigurationError("The URL is not redis://USER:PASSWORD@HOST:PORT/DATABASE.")
-        if not re.fullmatch("/?[0-9]*", parts.path, re.ASCII):
-            raise ConfigurationError(f"The database of redis:// is a number, not {parts.path[1:]}.")
+        parts = url_of(url, FORM)
+        options = parts.options
+        if len(parts.hosts) > 1 or parts.scheme not in ("redis", "rediss"):
+            raise ConfigurationError(f"The URL is not {FORM}.")
+        if not re.fullmatch("[0-9]{0,9}", parts.path, re.ASCII):
+            raise ConfigurationError(f"The database of {parts.scheme}:// is a number.")
         prefix = options.pop("prefix", PREFIX)
         if not _is_prefix(prefix):
             raise ConfigurationError("The prefix has 1 to 64 letters, digits and the signs _ . : -")
-        return cls(parts._replace(query=urlencode(options)).geturl(), prefix)
+        return cls(urlsplit(url)._replace(query=urlencode(options)).geturl(), prefix)
 
     @property
     def name(self) -> str:
@@ -84,7 +82,7 @@ class Address(NamedTuple):
         try:
             pool = connections.from_url(self.url, decode_responses=True, **settings)
             pool.make_connection()  # It does not connect, and refuses an unknown option.
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, _library("redis").RedisError) as error:
             raise ConfigurationError(f"An option of {self.name} is not valid: {error}") from error
         return pool
 
@@ -93,6 +91,20 @@ class Address(NamedTuple):
         of ledger 1 in it.
         """
         return ":".join(map(str, (self.prefix, *parts)))
+
+
+def check(url: str) -> None:
+    """Raise ConfigurationError if it is not the URL of a cache. Nothing is connected."""
+    Address.of(url).pool(_library("redis").ConnectionPool)
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigurationError(
+            "A library for LEDGER_CACHE is missing: pip install 'ledgerservice[redis]'"
+        ) from error
 
 
 # What is there.
@@ -129,7 +141,28 @@ class _Hash(msgspec.Struct):
     limits: str
 
 
-_FIELDS = _Hash.__struct_fields__
+FIELDS = _Hash.__struct_fields__
+
+
+def hash_of(account_id: int, values: Sequence[str | None]) -> _Hash | None:
+    """The hash of an account out of its FIELDS; None if a reader cannot use it as it is.
+
+    Of an external account, which nobody reads, details and limits are missing.
+    """
+    if account_id < 0:
+        values = [*values[:-2], "", ""]
+    try:
+        row = _convert(values)
+        if account_id > 0:
+            msgspec.json.decode(row.details, type=Details)
+            msgspec.json.decode(row.limits, type=Limits)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return row
+
+
+def _convert(values: Sequence[str | None]) -> _Hash:
+    return msgspec.convert(dict(zip(FIELDS, values, strict=True)), _Hash, strict=False)
 
 
 class CachedAccount(AccountView, frozen=True, kw_only=True):
@@ -156,8 +189,7 @@ class _Reply(NamedTuple):
 
 def _account(reply: _Reply, account_id: int) -> CachedAccount:
     """Raises msgspec.ValidationError or DecodeError if not everything is there."""
-    values = dict(zip(_FIELDS, reply.values, strict=True))
-    row = msgspec.convert(values, _Hash, strict=False)
+    row = _convert(reply.values)
     details = msgspec.json.decode(row.details, type=Details)
     metadata = bytes(details.metadata).decode()
     limits = msgspec.json.decode(row.limits, type=Limits)
@@ -191,12 +223,7 @@ class Balances:
     def __init__(self, url: str, connect: Callable[[], Awaitable[Wire]]) -> None:
         """`connect` is for PostgreSQL. Raises ConfigurationError."""
         self._address = Address.of(url)
-        try:
-            self._redis = importlib.import_module("redis.asyncio")
-        except ImportError as error:
-            raise ConfigurationError(
-                "A library for LEDGER_CACHE is missing: pip install 'ledgerservice[redis]'"
-            ) from error
+        self._redis = _library("redis.asyncio")
         pool = self._address.pool(self._redis.BlockingConnectionPool, **_once())
         self._client = self._redis.Redis(connection_pool=pool)
         self._connect = connect
@@ -269,7 +296,7 @@ class Balances:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.get(self._address.key("current"))
         pipeline.hmget(place, "published", "written_us")
-        pipeline.hmget(f"{place}:{ledger_id}:{account_id}", _FIELDS)
+        pipeline.hmget(f"{place}:{ledger_id}:{account_id}", FIELDS)
         pipeline.time()
         current, (published, written_us), values, (now_s, us) = await pipeline.execute()
         now_us = now_s * 1_000_000 + us

@@ -4,11 +4,22 @@ The store is compared up to its position, which is read first. It may have later
 must be the journal's too. The journal is read once, and once more for what only the store has.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from typing import NamedTuple
 
-from ledgerservice.feed.stores import BUCKET_VERSIONS, Account, Head, Place, Row, Span, Store
+from ledgerservice.feed.stores import (
+    BUCKET_VERSIONS,
+    OPENED,
+    Account,
+    Head,
+    Place,
+    Row,
+    Span,
+    Store,
+    WholeHead,
+)
 from ledgerservice.feed.targets import Published
 from ledgerservice.postgres.entries import (
     Entered,
@@ -28,7 +39,7 @@ class Difference(NamedTuple):
     """Where a store differs from the journal. `version` 0 is the head of the account."""
 
     kind: str
-    """nothing published, missing, extra, differing or gone back"""
+    """nothing published, missing, extra, twice, out of order, differing or gone back"""
     ledger_id: int
     account_id: int
     version: int
@@ -56,7 +67,7 @@ async def compare(
 
     Raises TargetFault and psycopg.Error; then it can go on from the last place.
     """
-    published = store.open()
+    published = await asyncio.to_thread(store.open)
     fault = await _unpublished(wire, store, published)
     if published is None or fault is not None:
         yield Compared(after, 0, fault)
@@ -121,8 +132,7 @@ class _Walk:
         for number, part in enumerate(parts):
             known = part.rows | later.get(part.account, {})
             if stored is not None:
-                rows = {row.version: row for row in stored[number]}
-                differences = self._row_differences(part, known, rows)
+                differences = self._row_differences(part, known, stored[number])
                 if (difference := next(differences, None)) is not None:
                     return difference
             if part.account in heads:
@@ -148,7 +158,7 @@ class _Walk:
         self,
         parts: Sequence[_Part],
         stored: Sequence[Sequence[Row]] | None,
-        heads: dict[Account, Head | None],
+        heads: dict[Account, Head | WholeHead | None],
     ) -> dict[Account, dict[int, Row]]:
         """The journal's rows for what only the store has: what was recorded since it was read."""
         requested: list[EntryPlace] = []
@@ -168,8 +178,10 @@ class _Walk:
         return later
 
     def _row_differences(
-        self, part: _Part, known: dict[int, Row], stored: dict[int, Row]
+        self, part: _Part, known: dict[int, Row], stored_rows: Sequence[Row]
     ) -> Iterator[Difference]:
+        yield from _disorder(part.account, [row.version for row in stored_rows])
+        stored = {row.version: row for row in stored_rows}
         for version in sorted(part.rows.keys() | stored.keys()):
             place = *part.account, version
             if version not in known:
@@ -182,7 +194,7 @@ class _Walk:
                 yield Difference("missing", *place, "The store does not have this row.")
 
     def _head_difference(
-        self, part: _Part, known: dict[int, Row], head: Head | None
+        self, part: _Part, known: dict[int, Row], head: Head | WholeHead | None
     ) -> Difference | None:
         place = *part.account, 0
         due = [row.version for row in part.rows.values() if row.transaction_id <= self._last_id]
@@ -196,7 +208,7 @@ class _Walk:
         if head.version not in known:
             return Difference("extra", *place, f"The journal has no version {head.version}.")
         row = known[head.version]
-        expected = Head(row.version, row.balance, row.held, row.transaction_id)
+        expected = self._store.head.of(row)
         if head == expected:
             return None
         return Difference("differing", *place, _fields(expected, head))
@@ -208,10 +220,20 @@ class _Walk:
             accounts = sorted({place.account for place in part})
             versions = await find_versions(self._wire, accounts)
             for place in sorted(part):
-                last = versions.get(place.account, 0)
-                if max(1, place.version) > last:
-                    return _extra(place, last)
+                last = versions.get(place.account, OPENED)
+                first = OPENED if place.version == OPENED else max(1, place.version)
+                if first > last or last == OPENED:
+                    return _extra(place, max(0, last))
         return None
+
+
+def _disorder(account: Account, versions: Sequence[int]) -> Iterator[Difference]:
+    for before, after in pairwise(versions):
+        if after == before:
+            yield Difference("twice", *account, after, "A reader gets this row again.")
+        elif after < before:
+            detail = f"A reader gets this row after version {before}."
+            yield Difference("out of order", *account, after, detail)
 
 
 def _extra(place: Place, last: int) -> Difference:
@@ -220,7 +242,7 @@ def _extra(place: Place, last: int) -> Difference:
     return Difference("extra", *place.account, version, detail)
 
 
-def _fields(expected: Row | Head, found: Row | Head) -> str:
+def _fields(expected: Row | Head | WholeHead, found: Row | Head | WholeHead) -> str:
     """The fields that differ."""
     pairs = zip(expected._fields, expected, found, strict=True)
     return ", ".join(f"{name} is {b!r}, not {a!r}" for name, a, b in pairs if a != b) + "."

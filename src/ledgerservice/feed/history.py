@@ -9,7 +9,7 @@ from typing import Any
 
 from ledgerservice.domain.instructions import Kind, Origin
 from ledgerservice.domain.timestamps import of_microseconds
-from ledgerservice.feed.stores import Account, Row, Span, Store, store_of
+from ledgerservice.feed.stores import Account, Row, Span, Store, history_of
 from ledgerservice.feed.targets import TargetFault
 from ledgerservice.postgres.queries.accounts import Extent, HistoryEntry, find_extent
 from ledgerservice.postgres.reader import Reader
@@ -30,7 +30,7 @@ class History:
 
     def __init__(self, url: str) -> None:
         """Raises ConfigurationError. The store is connected when it is first used."""
-        self._store: Store = store_of(url, "LEDGER_HISTORY")
+        self._store: Store = history_of(url)
         self._threads = ThreadPoolExecutor(THREADS, "history")
         self._opening = threading.Lock()
         self._is_open = False

@@ -4,20 +4,23 @@ confluent-kafka blocks, so its methods are called in a thread of their own.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from ledgerservice.errors import ConfigurationError
+from ledgerservice.feed.urls import number, url_of
 
 log = logging.getLogger(__name__)
 
+FORM = "kafka://HOST:PORT,HOST:PORT/PREFIX?option=value"
 DEFAULT_PREFIX = "ledger"
+PORT = 9092
 PARTITIONS, REPLICATION = 6, -1  # of a topic that is made; -1: as the broker's settings say
 LOOK_S = 5.0  # for topics and offsets
 OPEN_S = 20.0  # for a coordinator that is loading
@@ -27,19 +30,30 @@ TRANSACTION_S = 15  # after it, the broker aborts the transaction of a process t
 
 FIXED_OPTIONS = {
     "bootstrap.servers",
+    "default.topic.config",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
     "enable.partition.eof",
+    "error_cb",
     "group.id",
     "group.protocol",
     "isolation.level",
+    "logger",
+    "oauth_cb",
+    "on_commit",
+    "on_delivery",
     "partition.assignment.strategy",
     "sasl.password",
     "sasl.username",
+    "stats_cb",
+    "throttle_cb",
     "transactional.id",
 }
-"""The options of librdkafka on which exactly once depends, or that stand elsewhere in the URL."""
+"""The options on which exactly once depends, that stand elsewhere in the URL, or that are Python's
+objects.
+"""
+_is_prefix = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII).fullmatch
 _MAKERS: dict[str, int] = {"partitions": PARTITIONS, "replication": REPLICATION}
 
 
@@ -76,14 +90,18 @@ def address_of(url: str) -> Address:
     Options are librdkafka's, besides `partitions` and `replication` of topics that are made. Raises
     ConfigurationError.
     """
-    parts = urlsplit(url)
-    login, _, servers = parts.netloc.rpartition("@")
-    prefix = parts.path.strip("/") or DEFAULT_PREFIX
-    if not servers or parts.scheme != "kafka" or "/" in prefix:
-        raise ConfigurationError("Write kafka://HOST:PORT,HOST:PORT/PREFIX?option=value.")
-    options = _options_of(parts)
+    parts = url_of(url, FORM)
+    prefix, options = parts.path or DEFAULT_PREFIX, parts.options
+    if parts.scheme != "kafka":
+        raise ConfigurationError(f"The URL is not {FORM}.")
+    if not _is_prefix(prefix):
+        raise ConfigurationError("A prefix of kafka:// has 1 to 200 letters, digits, . _ and -")
+    refused = options.keys() & FIXED_OPTIONS
+    if refused:
+        raise ConfigurationError(f"Kafka's option {min(refused)} cannot be set.")
     numbers = {name: _number(name, options.pop(name, "")) for name in _MAKERS}
-    address = Address(servers, prefix, {**_login_of(login), **options}, **numbers)
+    servers = ",".join(host.text(PORT) for host in parts.hosts)
+    address = Address(servers, prefix, {**_login_of(parts.login), **options}, **numbers)
     try:
         AdminClient(address.client(Remarks()))
     except KafkaException as error:
@@ -91,29 +109,16 @@ def address_of(url: str) -> Address:
     return address
 
 
-def _options_of(parts: SplitResult) -> dict[str, str]:
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    refused = options.keys() & FIXED_OPTIONS
-    if refused:
-        raise ConfigurationError(f"Kafka's option {min(refused)} cannot be set.")
-    return options
-
-
-def _login_of(login: str) -> dict[str, str | int]:
+def _login_of(login: tuple[str, str] | None) -> dict[str, str | int]:
     """With a user, passwords are sent over TLS only, unless an option says otherwise."""
-    if not login:
+    if login is None:
         return {}
-    user, _, password = map(unquote, login.partition(":"))
-    names = {"sasl.username": user, "sasl.password": password}
+    names = dict(zip(("sasl.username", "sasl.password"), login, strict=True))
     return {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", **names}
 
 
 def _number(name: str, text: str) -> int:
-    if not text:
-        return _MAKERS[name]
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
-        raise ConfigurationError(f"Kafka's option {name} is a number from 1 on.")
-    return int(text)
+    return number(f"Kafka's option {name}", text, 1, 10_000) if text else _MAKERS[name]
 
 
 class Remarks:

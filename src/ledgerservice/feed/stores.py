@@ -1,12 +1,11 @@
 """What is read back from a store: rows of accounts and their heads, for history and `compare`.
 
-A module of `targets` whose server keeps either has `store_of(url) -> Store`.
+Each module of `targets` has `store_of(url) -> Store`.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, Self
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,7 +13,9 @@ from ledgerservice.domain.events import Event, Line
 from ledgerservice.domain.timestamps import microseconds
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.targets import Published, module_of
+from ledgerservice.feed.urls import scheme_of
 
+HISTORIES = ("cassandra", "dynamodb")
 BUCKET_VERSIONS = 1_000
 """The versions of an account that stand in one partition."""
 
@@ -87,6 +88,29 @@ class Head(NamedTuple):
     held: int
     transaction_id: int
 
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """The head after a row."""
+        return cls(row.version, row.balance, row.held, row.transaction_id)
+
+
+class WholeHead(NamedTuple):
+    """The same with what readers of balances get beside them."""
+
+    version: int
+    balance: int
+    held: int
+    transaction_id: int
+    currency: str
+    exponent: int
+    recorded_at: int
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """The head after a row."""
+        numbers = row.version, row.balance, row.held, row.transaction_id
+        return cls(*numbers, row.currency, row.exponent, row.recorded_at)
+
 
 class Span(NamedTuple):
     """The versions from `first` to `last` of an account, both included."""
@@ -96,8 +120,13 @@ class Span(NamedTuple):
     last: int
 
 
+OPENED = -1
+
+
 class Place(NamedTuple):
-    """That a store has something of an account: of its versions from `version` on, 0 for a head."""
+    """That a store has something of an account: of its versions from `version` on, 0 for a head,
+    OPENED for an account without entries.
+    """
 
     account: Account
     version: int
@@ -112,14 +141,20 @@ class Store(Protocol):
 
     name: str
     """The address without passwords."""
+    head: type[Head] | type[WholeHead]
+    """What `heads` returns."""
 
     def open(self) -> Published | None:
         """Connect, and return how far the store is."""
 
     def rows(self, epoch: int, spans: Sequence[Span]) -> list[list[Row]] | None:
-        """The rows of each span, oldest first; None if the store keeps no rows."""
+        """The rows of each span in the order in which a reader gets them, which is that of their
+        versions; None if the store keeps no rows.
+        """
 
-    def heads(self, epoch: int, accounts: Sequence[Account]) -> list[Head | None] | None:
+    def heads(
+        self, epoch: int, accounts: Sequence[Account]
+    ) -> Sequence[Head | WholeHead | None] | None:
         """The head of each account, None if it has none; None if the store keeps no heads."""
 
     def places(self, epoch: int) -> Iterator[Place]:
@@ -131,10 +166,15 @@ class Store(Protocol):
 
 def store_of(url: str, setting: str = "--store") -> Store:
     """The store of a URL. Raises ConfigurationError."""
-    module = module_of(url, setting)
-    if not hasattr(module, "store_of"):
-        raise ConfigurationError(f"{setting}: {urlsplit(url).scheme} cannot be read back.")
-    store: Store = module.store_of(url)
+    store: Store = module_of(url, setting).store_of(url)
+    return store
+
+
+def history_of(url: str) -> Store:
+    """The store of LEDGER_HISTORY, which finds rows by account. Raises ConfigurationError."""
+    store = store_of(url, "LEDGER_HISTORY")
+    if scheme_of(url) not in HISTORIES:
+        raise ConfigurationError(f"LEDGER_HISTORY begins with {' or '.join(HISTORIES)}.")
     return store
 
 

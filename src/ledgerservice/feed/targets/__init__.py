@@ -11,12 +11,12 @@ import importlib
 import re
 from collections.abc import Sequence
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
 from ledgerservice.domain.events import Event
 from ledgerservice.errors import ConfigurationError, LedgerError
+from ledgerservice.feed.urls import scheme_of
 from ledgerservice.postgres.epochs import Witness
 
 
@@ -80,7 +80,7 @@ MODULES = {
 """The module of each scheme. Each is an extra of the package, and has `target_of(url)`."""
 EXTRAS = {"kafka": "kafka", "valkey": "redis", "cassandra": "cassandra", "dynamodb": "dynamodb"}
 
-_next_url = re.compile(r",(?=[a-z]+://)")
+_next_url = re.compile(r",(?=\s*[a-z]+://)", re.IGNORECASE)
 
 
 def targets_of(urls: str) -> list[Target]:
@@ -96,9 +96,10 @@ def target_of(url: str) -> Target:
 
 def module_of(url: str, setting: str) -> Any:
     """The module for the scheme of a URL, which `setting` has. Raises ConfigurationError."""
-    scheme = urlsplit(url).scheme
+    scheme = scheme_of(url)
     if scheme not in MODULES:
-        raise ConfigurationError(f"{setting} begins with {', '.join(MODULES)}: not {scheme}.")
+        schemes = ", ".join(f"{one}://" for one in MODULES)
+        raise ConfigurationError(f"{setting} begins with one of {schemes}.")
     name = MODULES[scheme]
     try:
         return importlib.import_module(f"ledgerservice.feed.targets.{name}")

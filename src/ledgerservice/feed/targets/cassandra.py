@@ -15,7 +15,6 @@ import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
 
 from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
@@ -38,10 +37,13 @@ from ledgerservice.feed.stores import (
     rows_of,
 )
 from ledgerservice.feed.targets import Published, TargetFault
-from ledgerservice.feed.targets.options import options_of
+from ledgerservice.feed.urls import Host, Url, boolean, number, url_of
 
 OPTIONS = ("replication", "consistency", "local_dc", "protocol", "tls", "cafile")
+FORM = "cassandra://USER:PASSWORD@HOST:PORT,HOST/KEYSPACE?option=value"
 PORT = 9042
+PROTOCOLS = 3, 6  # the first and the last
+CONSISTENCIES = ("ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE")
 REQUESTS_AT_ONCE = 96
 TIMEOUT_S = 6.0
 # Cassandra logs a warning for a batch of more than 5 KiB, or of more than 10 partitions.
@@ -104,7 +106,7 @@ _data_centre = re.compile("([A-Za-z0-9_.-]+):([1-9])", re.ASCII)
 class Address(NamedTuple):
     """Where the servers are, and how they are spoken to."""
 
-    hosts: list[tuple[str, int]]
+    hosts: list[Host]
     keyspace: str
     login: tuple[str, str] | None
     replication: dict[str, int]
@@ -116,56 +118,58 @@ class Address(NamedTuple):
     @property
     def name(self) -> str:
         """The address without passwords."""
-        return f"cassandra://{','.join(f'{h}:{p}' for h, p in self.hosts)}/{self.keyspace}"
+        return f"cassandra://{','.join(h.text(PORT) for h in self.hosts)}/{self.keyspace}"
 
 
 def address_of(url: str) -> Address:
     """The address of a URL. Raises ConfigurationError."""
-    parts = urlsplit(url)
-    options = options_of(parts, OPTIONS)
-    keyspace = parts.path.strip("/")
-    login, _, hosts = parts.netloc.rpartition("@")
-    if not _is_name(keyspace) or not hosts:
-        raise ConfigurationError("cassandra://HOST/KEYSPACE needs a host and a keyspace.")
+    parts = url_of(url, FORM, OPTIONS)
+    options = parts.options
+    if not _is_name(parts.path):
+        raise ConfigurationError(
+            "A keyspace of cassandra:// has 1 to 48 small letters, digits and _, a letter first."
+        )
     consistency = options.get("consistency", "LOCAL_QUORUM").upper()
-    if consistency not in ConsistencyLevel.name_to_value:
-        raise ConfigurationError(f"cassandra:// has no consistency {consistency}.")
+    if consistency not in CONSISTENCIES:
+        raise ConfigurationError(
+            f"The consistency of cassandra:// is one of {', '.join(CONSISTENCIES)}."
+        )
     return Address(
-        [_host(text) for text in hosts.split(",")],
-        keyspace,
-        _login(login),
+        parts.hosts,
+        parts.path,
+        parts.login,
         _replication(options.get("replication", "3")),
         ConsistencyLevel.name_to_value[consistency],
         options.get("local_dc", ""),
-        int(options.get("protocol", "5")),
-        _tls(parts, options),
+        number("The protocol of cassandra://", options.get("protocol", "5"), *PROTOCOLS),
+        _tls(parts),
     )
 
 
-def _host(text: str) -> tuple[str, int]:
-    host, _, port = text.partition(":")
-    return host, int(port or PORT)
-
-
-def _login(text: str) -> tuple[str, str] | None:
-    user, _, password = text.partition(":")
-    return (unquote(user), unquote(password)) if user else None
-
-
 def _replication(text: str) -> dict[str, int]:
-    if text.isdecimal():
-        return {"replication_factor": int(text)}
+    if text.isascii() and text.isdigit():
+        return {"replication_factor": number("The replication of cassandra://", text, 1, 99)}
     matches = [_data_centre.fullmatch(one) for one in text.split(",")]
     if not all(matches):
-        raise ConfigurationError("replication is a number, or as in dc1:3,dc2:3.")
+        raise ConfigurationError(
+            "The replication of cassandra:// is a number, or as in dc1:3,dc2:3."
+        )
     return {one[1]: int(one[2]) for one in matches if one is not None}
 
 
-def _tls(parts: SplitResult, options: dict[str, str]) -> ssl.SSLContext | None:
-    if options.get("tls", "false") != "true":
+def _tls(parts: Url) -> ssl.SSLContext | None:
+    cafile = parts.options.get("cafile")
+    if not boolean(parts.scheme, parts.options, "tls"):
+        if cafile is not None:
+            raise ConfigurationError("The option cafile of cassandra:// needs tls=true.")
         return None
-    context = ssl.create_default_context(cafile=options.get("cafile"))
-    context.check_hostname = "," not in parts.netloc
+    try:
+        context = ssl.create_default_context(cafile=cafile)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The cafile of cassandra:// cannot be used: {error.strerror or error}."
+        ) from None
+    context.check_hostname = len(parts.hosts) == 1
     return context
 
 
@@ -219,7 +223,7 @@ class _Client:
             row_factory=tuple_factory,
         )
         return Cluster(
-            address.hosts,
+            [(host.bare, host.port or PORT) for host in address.hosts],
             auth_provider=PlainTextAuthProvider(*address.login) if address.login else None,
             protocol_version=address.protocol,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile},
@@ -344,6 +348,8 @@ def _parts(rows: list[Row]) -> Iterator[list[Row]]:
 
 class CassandraStore:
     """Reads what a CassandraTarget wrote."""
+
+    head = Head
 
     def __init__(self, address: Address) -> None:
         self._client = _Client(address)

@@ -16,12 +16,12 @@ Rows are immutable, so they are put in batches without a condition. A head is pu
 newer, the position if its id is.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import boto3
 from botocore.config import Config
@@ -40,8 +40,9 @@ from ledgerservice.feed.stores import (
     rows_of,
 )
 from ledgerservice.feed.targets import Published, TargetFault
-from ledgerservice.feed.targets.options import options_of
+from ledgerservice.feed.urls import url_of
 
+FORM = "dynamodb://REGION/TABLE?endpoint=http://HOST:PORT"
 REQUESTS_AT_ONCE = 16
 PUTS_AT_ONCE, GETS_AT_ONCE = 25, 100  # DynamoDB takes no more in a batch
 TIMEOUT_S = 3.0  # of an attempt
@@ -50,6 +51,9 @@ LIMIT_S = 8.0  # of the retries of a batch
 FIRST_PAUSE_S = 0.05
 POSITION, HEAD = "position", "head"
 TEXTS = frozenset({"currency", "key"})
+
+_is_region = re.compile(r"[a-z0-9-]{1,63}", re.ASCII).fullmatch
+_is_table = re.compile(r"[A-Za-z0-9._-]{3,255}", re.ASCII).fullmatch
 
 Item = dict[str, dict[str, str]]
 T = TypeVar("T")
@@ -73,15 +77,24 @@ class Address(NamedTuple):
 
 def address_of(url: str) -> Address:
     """The address of a URL. Raises ConfigurationError."""
-    parts = urlsplit(url)
-    endpoint = options_of(parts, {"endpoint"}).get("endpoint")
-    login, _, region = parts.netloc.rpartition("@")
-    table = parts.path.strip("/")
-    if not region or not table:
-        raise ConfigurationError("dynamodb://REGION/TABLE needs a region and a table.")
-    user, _, password = login.partition(":")
-    credentials = (unquote(user), unquote(password)) if user else None
-    return Address(region, table, endpoint, credentials)
+    parts = url_of(url, FORM, {"endpoint"})
+    endpoint = parts.options.get("endpoint")
+    [region, *others] = parts.hosts
+    if others or region.port is not None or not _is_region(region.name):
+        raise ConfigurationError(f"The URL is not {FORM}.")
+    if not _is_table(parts.path):
+        raise ConfigurationError("A table of dynamodb:// has 3 to 255 letters, digits, . _ and -")
+    if endpoint is not None:
+        _check_endpoint(endpoint)
+    return Address(region.name, parts.path, endpoint, parts.login)
+
+
+def _check_endpoint(text: str) -> None:
+    form = "http://HOST:PORT or https://HOST:PORT"
+    endpoint = url_of(text, form)
+    is_plain = not (endpoint.login or endpoint.path or endpoint.options)
+    if endpoint.scheme not in ("http", "https") or not is_plain or len(endpoint.hosts) > 1:
+        raise ConfigurationError(f"The endpoint of dynamodb:// is {form}.")
 
 
 class _Client:
@@ -286,6 +299,8 @@ def _of_row(row: Row) -> Item:
 
 class DynamoStore:
     """Reads what a DynamoTarget wrote."""
+
+    head = Head
 
     def __init__(self, address: Address) -> None:
         self._client = _Client(address)

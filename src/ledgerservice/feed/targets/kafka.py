@@ -11,28 +11,26 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import KafkaException, Producer
 
 from ledgerservice.domain.events import Event
 from ledgerservice.domain.records import entry_record
 from ledgerservice.feed.kafka import (
     COMMIT_S,
-    LOOK_S,
-    OPEN_S,
     Address,
     Remarks,
     aborted,
     address_of,
     make_topics,
-    patiently,
     produce,
     text_of,
     transactional,
 )
 from ledgerservice.feed.targets import Published, TargetFault
+from ledgerservice.feed.targets.kafka_topics import last_position, store_of
 
-LAST_OFFSETS = 1_000  # at the end of the positions, among which the last one almost always is
+__all__ = ["KafkaTarget", "store_of", "target_of"]
+
 FOR_EVER = {"retention.ms": "-1"}
 COMPACTED = {
     "cleanup.policy": "compact",
@@ -70,7 +68,7 @@ class KafkaTarget:
         try:
             make_topics(self._address, self._remarks, topics)
             self._producer = transactional(self._address, self._remarks, publisher)
-            return self._last_position()
+            return last_position(self._address, self._remarks)
         except KafkaException as error:
             raise self._fault(error) from error
 
@@ -112,62 +110,3 @@ class KafkaTarget:
 
     def _fault(self, error: KafkaException) -> TargetFault:
         return TargetFault(f"{self.name}: {text_of(error, self._remarks)}.")
-
-    # The last position. Transactions of the same id are over when init_transactions returns.
-
-    def _last_position(self) -> Published | None:
-        positions: list[Published | None] = []
-        end = 0
-
-        def look() -> None:
-            nonlocal end
-            first, end = self._offsets()
-            positions.extend(self._read(max(first, end - LAST_OFFSETS), end))
-            if not positions and first < end - LAST_OFFSETS:
-                positions.extend(self._read(first, end))
-
-        patiently(look, OPEN_S)
-        return positions[-1] if positions else None
-
-    def _offsets(self) -> tuple[int, int]:
-        """The first offset of the positions, and the one after the last, committed or not."""
-        admin = AdminClient(self._address.client(self._remarks))
-        partition = TopicPartition(self._positions, 0)
-        first, end = (
-            admin.list_offsets({partition: spec}, request_timeout=LOOK_S)[partition].result(LOOK_S)
-            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        )
-        return first.offset, end.offset
-
-    def _read(self, start: int, end: int) -> list[Published | None]:
-        """The committed positions between two offsets; None for a deleted one."""
-        reader = Consumer(
-            self._address.client(
-                self._remarks,
-                group_id=f"{self._address.prefix}.publisher",
-                isolation_level="read_committed",
-                enable_auto_commit=False,
-                enable_partition_eof=True,
-            )
-        )
-        try:
-            reader.assign([TopicPartition(self._positions, 0, start)])
-            return _read_to(reader, end)
-        finally:
-            reader.close()
-
-
-def _read_to(reader: Consumer, end: int) -> list[Published | None]:
-    positions: list[Published | None] = []
-    while True:
-        message = reader.poll(LOOK_S)
-        if message is None:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
-        error = message.error()
-        if error is None:
-            value = message.value()
-            positions.append(msgspec.json.decode(value, type=Published) if value else None)
-        elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-            raise KafkaException(error)
-        elif (message.offset() or 0) >= end:
-            return positions

@@ -19,8 +19,9 @@ from redis.retry import Retry
 
 from ledgerservice.domain.accounts import FrozenName, restricted_of
 from ledgerservice.domain.events import Event, Line
-from ledgerservice.domain.timestamps import timestamp
-from ledgerservice.feed.balances import Address, Limits
+from ledgerservice.domain.timestamps import microseconds, timestamp
+from ledgerservice.feed.balances import FIELDS, Address, Limits, hash_of
+from ledgerservice.feed.stores import OPENED, Account, Place, Span, WholeHead
 from ledgerservice.feed.targets import Published, TargetFault
 
 log = logging.getLogger(__name__)
@@ -255,7 +256,7 @@ class Valkey:
 
         None if there is none, or if a new one is requested.
         """
-        with self._faults():
+        with faults(self.name):
             self._closed = threading.Event()
             current, following, _, rebuild = self._client.mget(self._pointers)
             name = None if rebuild is not None else following or current
@@ -266,7 +267,7 @@ class Valkey:
 
     def write(self, events: Sequence[Event], published: Published) -> None:
         """Set the accounts of the events, and then the position."""
-        with self._faults():
+        with faults(self.name):
             self._prepare(published.epoch)
             self._set(rows_of(events), events[-1].id)
             self._move(published, is_last=len(events) < self.rows)
@@ -276,14 +277,6 @@ class Valkey:
         self._closed.set()
         with suppress(redis.RedisError, OSError):
             self._client.close()
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except (redis.RedisError, OSError, msgspec.MsgspecError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise TargetFault(f"{self.name}: {reason}") from error
 
     def _position(self, generation: str) -> str | None:
         stored: str | None = self._client.hget(self._address.key(generation), "published")
@@ -340,6 +333,78 @@ class Valkey:
             log.warning("%s: replaced data was not deleted yet: %s", self.name, error)
 
 
+@contextmanager
+def faults(name: str) -> Iterator[None]:
+    """Turn what the library raises into a TargetFault."""
+    try:
+        yield
+    except (redis.RedisError, OSError, msgspec.MsgspecError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TargetFault(f"{name}: {reason}") from error
+
+
+class ValkeyStore:
+    """Reads the generation that readers get; each hash is the head of its account."""
+
+    head = WholeHead
+
+    def __init__(self, address: Address) -> None:
+        self.name = address.name
+        self._address = address
+        self._client = _client(address)
+        self._place = ""
+
+    def open(self) -> Published | None:
+        """See Store."""
+        with faults(self.name):
+            generation = self._client.get(self._address.key("current"))
+            if generation is None:
+                return None
+            self._place = self._address.key(generation)
+            stored = self._client.hget(self._place, "published")
+            return _published(stored) if stored else None
+
+    def rows(self, epoch: int, spans: Sequence[Span]) -> None:
+        """See Store: there are no rows."""
+
+    def heads(self, epoch: int, accounts: Sequence[Account]) -> list[WholeHead | None]:  # noqa: ARG002
+        """See Store. A reader cannot use a hash that is not whole, so it is no head."""
+        with faults(self.name), self._client.pipeline(transaction=False) as pipeline:
+            for account in accounts:
+                pipeline.hmget(f"{self._place}:{account.ledger_id}:{account.account_id}", FIELDS)
+            hashes = zip(accounts, pipeline.execute(), strict=True)
+            return [_head(account, values) for account, values in hashes]
+
+    def places(self, epoch: int) -> Iterator[Place]:  # noqa: ARG002
+        """See Store."""
+        with faults(self.name):
+            cursor = 0
+            while True:
+                pattern = f"{self._place}:*"
+                cursor, keys = self._client.scan(cursor, match=pattern, count=KEYS_AT_ONCE)
+                with self._client.pipeline(transaction=False) as pipeline:
+                    for key in keys:
+                        pipeline.hexists(key, "version")
+                    for key, has_version in zip(keys, pipeline.execute(), strict=True):
+                        account = key.removeprefix(f"{self._place}:").split(":")
+                        yield Place(Account(*map(int, account)), 0 if has_version else OPENED)
+                if cursor == 0:
+                    return
+
+    def close(self) -> None:
+        """See Store."""
+        with suppress(redis.RedisError, OSError):
+            self._client.close()
+
+
+def _head(account: Account, values: Sequence[str | None]) -> WholeHead | None:
+    row = hash_of(account.account_id, values)
+    if row is None:
+        return None
+    beside = row.currency, row.exponent, microseconds(row.recorded_at)
+    return WholeHead(row.version, row.balance, row.held, row.id, *beside)
+
+
 def _client(address: Address) -> Any:
     """A client that tries each command once. Raises ConfigurationError."""
     settings = {
@@ -370,3 +435,8 @@ def _published(text: str) -> Published:
 def target_of(url: str) -> Valkey:
     """The target of a URL. Raises ConfigurationError."""
     return Valkey(Address.of(url))
+
+
+def store_of(url: str) -> ValkeyStore:
+    """The store of a URL. Raises ConfigurationError."""
+    return ValkeyStore(Address.of(url))
