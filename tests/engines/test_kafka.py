@@ -3,15 +3,19 @@
 import asyncio
 import json
 import random
+import uuid
 from collections import Counter
 from importlib.resources import files
+from typing import Any
 
 import jsonschema_rs
 import pytest
 
 from ledgerservice.domain.events import TYPES, Event
 from ledgerservice.errors import ConfigurationError
+from ledgerservice.feed import kafka
 from ledgerservice.feed.targets import Published, TargetFault, target_of
+from ledgerservice.feed.targets import kafka as kafka_target
 from ledgerservice.ledger import Ledger, deposit
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting
@@ -84,6 +88,21 @@ def test_each_event_is_there_once_after_a_kill(
         assert max(everything.values()) == 2
 
 
+@pytest.mark.long
+def test_a_position_in_another_transaction_doubles_events(
+    filled: Database, store: KafkaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The canary of the test above."""
+    monkeypatch.setenv("CANARY", "apart")
+    kill_at("before commit_transaction", filled, "publish", store.url)
+    process = Fork(["publish", store.url], environment(DATABASE_URL=url_text(filled)))
+    try:
+        assert wait_for(lambda: 2 in Counter(ids(store)).values(), 60)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 def event(number: int) -> Event:
     return Event(number, 1, "main", "currency.added", b'{"id":"1-%d"}' % number)
 
@@ -99,6 +118,20 @@ def test_a_zombie_is_fenced(store: KafkaStore) -> None:
     newer.write([event(3)], Published.after(1, event(3)))
     assert ids(store) == ["1-1", "1-3"]
     assert older.open() == Published.after(1, event(3))
+
+
+def test_without_a_transactional_id_of_its_own_a_zombie_is_not_fenced(
+    store: KafkaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The canary of the test above: each process has another id."""
+
+    def transactional(address: Any, remarks: Any, name: str) -> Any:
+        return kafka.transactional(address, remarks, f"{name}.{uuid.uuid4()}")
+
+    monkeypatch.setattr(kafka_target, "transactional", transactional)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_zombie_is_fenced(store)
+    assert ids(store).count("1-2") == 1
 
 
 def test_a_dead_server_is_a_fault_and_the_target_goes_on_later(store: KafkaStore) -> None:

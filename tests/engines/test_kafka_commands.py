@@ -2,18 +2,21 @@
 
 import json
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import psutil
 import pytest
 from confluent_kafka import Message, Producer
 
 from ledgerservice.postgres.connections import Database
 from tests.databases import administer, connect, url_text
 from tests.engines.kafka_store import records
-from tests.engines.kafka_victim import CONSUMING, kill_at
+from tests.engines.kafka_victim import CONSUMING, kill_at, victim
 from tests.engines.servers import Kafka
 from tests.postings import open_accounts
 from tests.processes import Fork, environment, wait_for
@@ -113,6 +116,20 @@ def test_each_command_has_one_result_after_a_kill(
         assert len(topics.read("results", "read_uncommitted")) == COMMANDS + 50
 
 
+@pytest.mark.long
+def test_offsets_in_another_transaction_double_results(
+    funded: Database, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The canary of the test above. Money is moved once all the same."""
+    monkeypatch.setenv("CANARY", "apart")
+    topics.send(*(a_deposit(f"k{n}") for n in range(COMMANDS)))
+    kill_at("before commit_transaction", funded, "consume", topics.url, "--instance", "one")
+    with consuming(funded, topics):
+        assert wait_for(lambda: len(topics.read("results")) > COMMANDS, LIMIT_S, 0.2)
+    assert 2 in Counter(header(one, "command") for one in topics.read("results")).values()
+    assert balances(funded)[0] == COMMANDS * 100
+
+
 def test_a_key_that_was_seen_before_is_a_replay(funded: Database, topics: Topics) -> None:
     topics.send(a_deposit("k"), a_deposit("k"), a_deposit("k", 2), a_deposit("k", amount="2"))
     with consuming(funded, topics):
@@ -171,17 +188,86 @@ def test_a_command_names_its_ledger(funded: Database, topics: Topics) -> None:
     assert balances(funded)[0] == 500
 
 
-def test_two_consumers_share_the_partitions_and_one_dies(funded: Database, topics: Topics) -> None:
-    for part in range(30):
-        topics.send(*(a_deposit(f"{part}-{n}") for n in range(100)), key=f"key {part}")
-    with consuming(funded, topics) as first:
-        assert wait_for(lambda: len(topics.read("results")) > 0, LIMIT_S)
-        with consuming(funded, topics, 2):
-            topics.send(*(a_deposit(f"late {n}") for n in range(100)), key="late")
-            first[0].kill()
-            topics.await_results(3_100)
-    assert balances(funded)[0] == 310_000
+class Sender:
+    """Sends commands all the time, until it is stopped; `sent` of them."""
+
+    def __init__(self, topics: Topics) -> None:
+        self.sent = 0
+        self._topics = topics
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    def _send(self) -> None:
+        while not self._stop.wait(0.05):
+            values = [a_deposit(f"k{self.sent + n}") for n in range(100)]
+            self._topics.send(*values, key=f"key {self.sent % 700}")
+            self.sent += len(values)
+
+    def __enter__(self) -> "Sender":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.mark.long
+def test_consumers_that_come_and_die_under_load_lose_and_double_nothing(
+    funded: Database, topics: Topics
+) -> None:
+    """kill -9 of one of two, and another one instead, several times."""
+    values = environment(DATABASE_URL=url_text(funded))
+    with consuming(funded, topics, 2) as processes:
+        with Sender(topics) as sender:
+            for place in range(3):
+                seen = len(topics.read("results"))
+                assert wait_for(partial(has_results, topics, seen + 300), LIMIT_S, 0.2)
+                processes[place].kill()
+                processes.append(Fork(["consume", topics.url], values))
+        results = topics.await_results(sender.sent)
+    assert Counter(result["status"] for result in results) == {200: sender.sent}
+    assert balances(funded)[0] == sender.sent * 100
     assert topics.read("dead") == []
+
+
+def has_results(topics: Topics, number: int) -> bool:
+    return len(topics.read("results")) >= number
+
+
+@contextmanager
+def outlived(database: Database, topics: Topics, canary: dict[str, str]) -> Iterator[None]:
+    """A consumer that is stopped with a batch that it has posted and not answered, until another
+    one has answered it; then it goes on.
+    """
+    topics.send(*(a_deposit(f"k{n}") for n in range(COMMANDS)))
+    step = "before begin_transaction"
+    with victim(step, database, "consume", topics.url, SIGNAL="STOP", **canary) as process:
+        assert wait_for(lambda: balances(database)[0] > 0, LIMIT_S, 0.2)
+        assert wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 30)
+        with consuming(database, topics):
+            topics.await_results(COMMANDS)
+            process.send_signal(signal.SIGCONT)
+            yield
+
+
+def test_a_consumer_that_the_group_has_dismissed_answers_nothing(
+    funded: Database, topics: Topics
+) -> None:
+    with outlived(funded, topics, {}):
+        topics.send(a_deposit("last"))
+        assert not wait_for(lambda: len(topics.read("results")) > COMMANDS + 1, 15, 0.5)
+        topics.await_results(COMMANDS + 1)
+    assert balances(funded)[0] == (COMMANDS + 1) * 100
+
+
+@pytest.mark.long
+def test_without_its_generation_a_dismissed_consumer_answers_again(
+    funded: Database, topics: Topics
+) -> None:
+    """The canary of the test above."""
+    with outlived(funded, topics, {"CANARY": "anybody"}):
+        assert wait_for(lambda: len(topics.read("results")) > COMMANDS, LIMIT_S, 0.2)
 
 
 def test_commands_wait_while_the_database_is_away(funded: Database, topics: Topics) -> None:
