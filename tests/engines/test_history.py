@@ -1,6 +1,5 @@
 """History out of Cassandra and DynamoDB: the journal's pages, or none; and `compare`."""
 
-import asyncio
 import itertools
 import random
 import threading
@@ -14,9 +13,7 @@ import pytest
 
 from ledgerservice.domain.events import Event
 from ledgerservice.feed.targets import Published, Target, TargetFault, target_of
-from ledgerservice.ledger import Ledger
 from ledgerservice.postgres.connections import Database
-from ledgerservice.runtime import posting
 from tests.databases import connect, url_text
 from tests.engines.cassandra_store import CassandraStore
 from tests.engines.dynamo_store import DynamoStore
