@@ -127,6 +127,10 @@ class ExportFault(LedgerError):
     """The export did not finish."""
 
 
+class KeyFault(LedgerError):
+    """The keys were left as they are."""
+
+
 class CannotJoin(LedgerError):
     """The ledger cannot post in this transaction."""
 

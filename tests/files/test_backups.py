@@ -452,3 +452,24 @@ def test_the_manifest_describes_the_backup(server: Servers, saved: BackUp) -> No
     assert manifest.system_identifier is not None
     tables = {name: len(lines) for name, lines in old.rows.items() if name not in NUMBERED}
     assert {name: table.rows for name, table in manifest.tables.items()} == tables
+
+
+KEYS = """
+INSERT INTO ledger.principals (name) VALUES ('shop');
+INSERT INTO ledger.grants (principal_id, scopes) VALUES (1, 3);
+INSERT INTO ledger.api_keys (id, principal_id, digest, expires_at)
+VALUES ('0123456789ab', 1, sha256('key'), now() + interval '1 day');
+INSERT INTO ledger.key_uses VALUES ('0123456789ab', now())
+"""
+
+
+def test_keys_and_grants_are_in_a_backup(server: Servers, tmp_path: Path) -> None:
+    old, restored, file = new(server(EMBEDDED)), new(server(EMBEDDED)), tmp_path / "ledger.backup"
+    fill(old)
+    administer(old.url, *filter(None, KEYS.split(";")))
+    back_up(old, file)
+    with checked_file(file, silent) as archive:
+        restore(restored, archive, silent)
+    before = rows(old)
+    assert len(before["api_keys"]) == len(before["grants"]) == len(before["key_uses"]) == 1
+    assert rows(restored) == before

@@ -51,7 +51,9 @@ DIRECT_WRITES = [
 ]
 
 
-WRITTEN_WHOLE = ["entries", "details", "policies", "dated_entries", "account_details"]
+WRITTEN_WHOLE = [
+    *("entries", "details", "policies", "dated_entries", "account_details", "key_uses"),
+]
 
 
 @pytest.mark.parametrize("statement", DIRECT_WRITES)
@@ -84,6 +86,29 @@ def test_an_account_of_the_owner_s_is_opened_empty_too(used):
             owner.execute(
                 "INSERT INTO ledger.accounts (ledger_id, owner, currency) VALUES (1, 'o', 'XXX')"
             )
+
+
+ACCESS_WRITES = [
+    f"{verb} ledger.{table}{rest}"
+    for table in ("principals", "api_keys", "grants", "key_uses")
+    for verb, rest in (
+        ("INSERT INTO", " DEFAULT VALUES"),
+        (
+            "UPDATE",
+            " SET " + {"grants": "scopes = 1", "key_uses": "day = now()"}.get(table, "id = id"),
+        ),
+        ("DELETE FROM", ""),
+        ("TRUNCATE", ""),
+    )
+    if (table, verb) != ("key_uses", "INSERT INTO")
+]
+
+
+@pytest.mark.parametrize("statement", ACCESS_WRITES)
+def test_the_service_cannot_write_a_key(used_once, statement):
+    """An injection into the service makes no key, no principal and no grant."""
+    with connect(used_once, role=ROLE) as service, pytest.raises(DENIED):
+        service.execute(statement)
 
 
 def test_the_role_has_exactly_the_rights_it_needs(used):

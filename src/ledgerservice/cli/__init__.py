@@ -32,11 +32,12 @@ COMMANDS = {
     "statement": ("accounts", "statement"),
     "transfer": ("accounts", "transfer"),
     "key": ("accounts", "key"),
+    "keys": ("keys", "app"),
     "psql": ("database", "psql"),
     "url": ("database", "url"),
     "settings": ("database", "settings"),
 }
-"""Each command's module and function."""
+"""Each command's module, and its function there, or the application of a group of commands."""
 UNPARSED = {"psql": {"allow_extra_args": True, "ignore_unknown_options": True}}
 """The commands that pass their arguments on to another program."""
 
@@ -50,11 +51,13 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module, function = COMMANDS[cmd_name]
+        module, name = COMMANDS[cmd_name]
+        part = getattr(importlib.import_module(f"ledgerservice.cli.{module}"), name)
+        if isinstance(part, typer.Typer):
+            return typer.main.get_command(part)
         one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         settings = UNPARSED.get(cmd_name)
-        imported = importlib.import_module(f"ledgerservice.cli.{module}")
-        one.command(cmd_name, context_settings=settings)(getattr(imported, function))
+        one.command(cmd_name, context_settings=settings)(part)
         return typer.main.get_command(one)
 
 

@@ -410,6 +410,56 @@ CREATE TABLE ledger.webhook_deliveries (
 );
 CREATE INDEX webhook_deliveries_time ON ledger.webhook_deliveries (attempted_at);
 
+-- Who may use the service: principals (services and people) and their keys. Only the owner of the
+-- schema writes these tables, so that a fault of the service cannot make a key. While there is no key
+-- at all, the service is open to the machine that it runs on.
+CREATE SEQUENCE ledger.principal_id AS integer;
+CREATE TABLE ledger.principals (
+    id          integer     PRIMARY KEY DEFAULT nextval('ledger.principal_id'),
+    name        text        NOT NULL UNIQUE,
+    kind        text        NOT NULL DEFAULT 'service',
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    disabled_at timestamptz,
+    CONSTRAINT principals_id CHECK (id > 0),
+    CONSTRAINT principals_name CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9@._-]{0,62}$'),
+    CONSTRAINT principals_kind CHECK (kind IN ('service', 'person'))
+);
+
+-- Of a key only the SHA-256 is kept: its secret has 256 random bits, which nobody can guess. A key is
+-- valid for a year at most; the further day is for a leap year.
+CREATE TABLE ledger.api_keys (
+    id           text        PRIMARY KEY,
+    principal_id integer     NOT NULL REFERENCES ledger.principals,
+    digest       bytea       NOT NULL UNIQUE,
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    not_before   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at   timestamptz NOT NULL,
+    revoked_at   timestamptz,
+    CONSTRAINT api_keys_id CHECK (id ~ '^[a-z0-9]{12}$'),
+    CONSTRAINT api_keys_digest CHECK (length(digest) = 32),
+    CONSTRAINT api_keys_expiry CHECK (expires_at > not_before
+                                      AND expires_at <= created_at + interval '8784 hours')
+);
+
+-- What a principal may do on a ledger; NULL means all ledgers. scopes is a sum of bits, which
+-- access/scopes.py names.
+CREATE SEQUENCE ledger.grant_id;
+CREATE TABLE ledger.grants (
+    id           bigint  PRIMARY KEY DEFAULT nextval('ledger.grant_id'),
+    principal_id integer NOT NULL REFERENCES ledger.principals,
+    ledger_id    integer REFERENCES ledger.ledgers,
+    scopes       bigint  NOT NULL,
+    CONSTRAINT grants_scopes CHECK (scopes > 0)
+);
+CREATE INDEX grants_principal ON ledger.grants (principal_id);
+
+-- The days on which a key was used. The service writes a row at most once a day and key.
+CREATE TABLE ledger.key_uses (
+    key_id text NOT NULL REFERENCES ledger.api_keys,
+    day    date NOT NULL,
+    PRIMARY KEY (key_id, day)
+);
+
 -- Functions and triggers.
 --
 -- Plans are pinned by the SET clauses. A plan that was made while the tables were small, or for
@@ -1001,6 +1051,7 @@ GRANT INSERT (ledger_id, webhook_id, epoch, event_id, attempt, attempted_at, sta
               duration_ms), DELETE
     ON ledger.webhook_deliveries TO {role};
 GRANT USAGE ON SEQUENCE ledger.webhook_id, ledger.webhook_delivery_id TO {role};
+GRANT INSERT ON ledger.key_uses TO {role};
 GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currency_number,
     ledger.ledger_id TO {role};
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.ledger_id TO {role};

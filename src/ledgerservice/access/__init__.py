@@ -1,0 +1,1 @@
+"""Who may do what: keys, scopes, grants, and the callers that a process knows."""

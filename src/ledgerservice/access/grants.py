@@ -1,0 +1,89 @@
+"""A caller, and what it may do: scopes by ledger. Pure."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+
+from ledgerservice.access.scopes import ALL, Scope, names_of
+
+Refusal = Literal["key_missing", "key_invalid", "keys_unknown", "no_keys", "forwarded_without_keys"]
+"""The code of the problem that a request without a valid caller gets."""
+Denial = Literal["ledger_not_found", "scope_missing"] | Refusal
+
+NOWHERE: Mapping[int, int] = MappingProxyType({})
+NO_NAMES: Mapping[str, int] = MappingProxyType({})
+
+
+_is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._-]{0,62}", re.ASCII).fullmatch
+
+
+def is_principal_name(text: str) -> bool:
+    """Whether `text` can be the name of a principal."""
+    return _is_name(text) is not None
+
+
+class Caller(msgspec.Struct, frozen=True, gc=False):
+    """Who sends a request.
+
+    `everywhere` has the scopes on all ledgers, `by_ledger` those on single ledgers, by id, and
+    `ledgers` the ids of these by name. With a `refusal` the request has no valid key.
+    """
+
+    key_id: str = ""
+    principal_id: int = 0
+    everywhere: int = 0
+    by_ledger: Mapping[int, int] = NOWHERE
+    ledgers: Mapping[str, int] = NO_NAMES
+    refusal: Refusal | None = None
+
+    def scopes_on(self, ledger: int) -> int:
+        """The sum of its scopes on a ledger; 0 if the ledger does not exist for this caller."""
+        return self.everywhere | self.by_ledger.get(ledger, 0)
+
+
+EVERYONE = Caller(everywhere=int(ALL))
+"""Whoever uses a service that has no keys and is open to its machine."""
+STRANGER = Caller(refusal="key_missing")
+"""Whoever sends no key."""
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What an operation requires of its caller: at least one of `scopes`, if there are any.
+
+    `place`: on the ledger of the request, or on all ledgers because the operation concerns all of
+    them, or nowhere: any valid key will do. `is_open`: no key is required.
+    """
+
+    scopes: Scope = Scope(0)
+    place: Literal["ledger", "everywhere", "nowhere"] = "ledger"
+    is_open: bool = False
+
+    def names(self) -> list[str]:
+        """The names of the scopes, one of which is required."""
+        return names_of(self.scopes)
+
+
+ANY_KEY = Need(place="nowhere")
+NO_KEY = Need(place="nowhere", is_open=True)
+
+
+def everywhere(scopes: Scope) -> Need:
+    """A scope that must be granted on all ledgers."""
+    return Need(scopes, "everywhere")
+
+
+def denial(caller: Caller, ledger: int, need: Need) -> Denial | None:
+    """Why a caller may not do what has this need, or None if it may."""
+    if need.is_open:
+        return None
+    if caller.refusal is not None:
+        return caller.refusal
+    if need.place == "nowhere":
+        return None
+    scopes = caller.everywhere if need.place == "everywhere" else caller.scopes_on(ledger)
+    if scopes & need.scopes:
+        return None
+    return "scope_missing" if need.place == "everywhere" or scopes else "ledger_not_found"

@@ -1,0 +1,182 @@
+"""`ledgerservice keys`: make, list, rotate and revoke keys, as the owner of the schema."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.markup import escape
+from sqlalchemy import Connection
+
+from ledgerservice.access import keys
+from ledgerservice.access.grants import is_principal_name
+from ledgerservice.access.keys import NewKey
+from ledgerservice.access.scopes import NAMES, SETS, Scope, names_of
+from ledgerservice.cli.data import check_schema
+from ledgerservice.cli.output import AsJson, report
+from ledgerservice.errors import KeyFault
+from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.principals import KeyView
+from ledgerservice.postgres.connections import explained
+from ledgerservice.runtime import opened_database
+from ledgerservice.settings import Settings
+
+DEFAULT_DAYS, MOST_DAYS = 90, 365
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make, list, rotate and revoke keys of the API, as the owner of the schema.",
+)
+
+Days = Annotated[
+    int, typer.Option(min=1, max=MOST_DAYS, help="Days for which the new key is valid.")
+]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="The principal: a service or a person.")],
+    role: Annotated[
+        list[str] | None, typer.Option(help=f"A set of scopes: {', '.join(SETS)}.")
+    ] = None,
+    scope: Annotated[list[str] | None, typer.Option(help=f"A scope: {', '.join(NAMES)}.")] = None,
+    ledger: Annotated[
+        list[str] | None, typer.Option(help="A ledger that it may use. [all, also later ones]")
+    ] = None,
+    days: Days = DEFAULT_DAYS,
+    person: Annotated[bool, typer.Option("--person", help="A person, not a service.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add the principal NAME with a key, and print the key, which is shown this once.
+
+    The first key closes the service to everyone who has none.
+    """
+    scopes = _scopes(role or [], scope or [])
+    if not is_principal_name(name):
+        raise KeyFault(f"{name!a} is not a valid name: 1 to 63 letters, digits and @ . _ -")
+    with _owned() as connection:
+        if principals.is_taken(connection, name):
+            raise KeyFault(f"There is a principal {name} already; see keys list and keys rotate.")
+        ledgers = [_ledger(connection, one) for one in dict.fromkeys(ledger or (None,))]
+        kind = "person" if person else "service"
+        number = principals.add_principal(connection, name, kind, scopes, ledgers)
+        new, expiry = _add(connection, number, days)
+    _print_new(new, expiry, as_json=as_json, principal=name, scopes=names_of(scopes))
+
+
+@app.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List all keys, without their secrets."""
+    with _owned() as connection:
+        views = principals.list_keys(connection)
+    for view in views:
+        text, values = _described(view)
+        report(text, as_json=as_json, **values)
+    if not views and not as_json:
+        report("There are no keys.", as_json=False)
+
+
+@app.command()
+def rotate(
+    key: Annotated[str, typer.Argument(help="The id of the key, or the key itself.")],
+    overlap: Annotated[
+        float, typer.Option(min=0, max=24 * MOST_DAYS, help="Hours for which the old key stays.")
+    ] = 24.0,
+    days: Days = DEFAULT_DAYS,
+    as_json: AsJson = False,
+) -> None:
+    """Make another key for the principal of KEY, and let KEY expire after the overlap.
+
+    KEY may have ended already.
+    """
+    key_id = _id(key)
+    with _owned() as connection:
+        principal = principals.principal_of(connection, key_id)
+        if principal is None:
+            raise KeyFault(f"There is no key {key_id}.")
+        new, expiry = _add(connection, principal, days)
+        old_expiry = principals.shorten(connection, key_id, overlap)
+    _print_new(new, expiry, as_json=as_json, replaces=key_id, old_expires_at=old_expiry)
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(help="The id of the key, or the key itself.")],
+    as_json: AsJson = False,
+) -> None:
+    """Revoke KEY for ever. Every process refuses it within 5 seconds."""
+    key_id = _id(key)
+    with _owned() as connection:
+        time = principals.revoke(connection, key_id)
+    if time is None:
+        raise KeyFault(f"There is no key {key_id}.")
+    report(f"The key {key_id} is revoked.", as_json=as_json, key_id=key_id, revoked_at=time)
+
+
+@contextmanager
+def _owned() -> Iterator[Connection]:
+    """A transaction of the schema's owner."""
+    with opened_database(Settings.load(), create=False) as (database, _), explained():
+        check_schema(database)
+        with database.owner_engine().begin() as connection:
+            yield connection
+
+
+def _scopes(roles: Sequence[str], scopes: Sequence[str]) -> Scope:
+    """The sum of named sets and single scopes. Raises KeyFault."""
+    total = Scope(0)
+    for known, names in ((SETS, roles), (NAMES, scopes)):
+        for name in names:
+            if name not in known:
+                raise KeyFault(f"{name!a} is not one of {', '.join(known)}.")
+            total |= known[name]
+    if not total:
+        raise KeyFault("Say what it may do with --role or --scope.")
+    return total
+
+
+def _ledger(connection: Connection, name: str | None) -> int | None:
+    """The id of a ledger; None stands for all of them."""
+    if name is None:
+        return None
+    number = principals.ledger_id(connection, name)
+    if number is None:
+        raise KeyFault(f"There is no ledger {name!a}.")
+    return number
+
+
+def _id(text: str) -> str:
+    """The id of a key, out of an id or a whole key."""
+    return keys.id_of(text) or text
+
+
+def _add(connection: Connection, principal: int, days: int) -> tuple[NewKey, datetime]:
+    new = keys.make()
+    return new, principals.add_key(connection, new.id, new.digest, principal, days)
+
+
+def _print_new(new: NewKey, expiry: datetime, *, as_json: bool, **facts: Any) -> None:
+    """The key, on the standard output; what is said of it goes to the standard error."""
+    if not as_json:
+        print(f"The key {new.id} expires at {expiry:%Y-%m-%d %H:%M} UTC. Keep it:", file=sys.stderr)
+        print(new.text)
+        return
+    report("", as_json=True, key=new.text, key_id=new.id, expires_at=expiry, **facts)
+
+
+def _described(view: KeyView) -> tuple[str, dict[str, Any]]:
+    """A line for a person, and the values for a program."""
+    grants = [{"ledger": name, "scopes": names_of(scopes)} for name, scopes in view.grants]
+    allowed = "; ".join(
+        f"{name or 'all ledgers'}: {' '.join(names_of(scopes))}" for name, scopes in view.grants
+    )
+    text = (
+        f"{view.id}  [bold]{view.state}[/]  {escape(view.name)}  expires "
+        f"{view.expires_at:%Y-%m-%d %H:%M} UTC, last used {view.last_used or 'never'}  {allowed}"
+    )
+    return text, msgspec.structs.asdict(view) | {"grants": grants}

@@ -1,0 +1,1 @@
+"""Who may use the service: written by the schema's owner, read by every process."""

@@ -1,0 +1,51 @@
+"""The valid keys with their grants, as every process reads them, and the days of their use."""
+
+import msgspec
+
+from ledgerservice.postgres.pipeline import Request, Rows
+
+CHANNEL = "ledger_access"
+"""What a process listens on; whoever writes the tables notifies it."""
+
+LISTEN = Request(f"LISTEN {CHANNEL}")
+
+# Whether a key is valid is decided by the clock of the database alone. The first column says
+# whether there is a key at all; a service with keys stays closed when the last one has ended.
+READ_CALLERS = Request(
+    """
+SELECT EXISTS (SELECT FROM ledger.api_keys), k.digest, k.id, k.principal_id, g.ledger_id, l.name,
+       g.scopes
+FROM (SELECT) one
+LEFT JOIN (
+    ledger.api_keys k
+    JOIN ledger.principals p ON p.id = k.principal_id AND p.disabled_at IS NULL
+    LEFT JOIN ledger.grants g ON g.principal_id = k.principal_id
+    LEFT JOIN ledger.ledgers l ON l.ledger_id = g.ledger_id
+) ON k.revoked_at IS NULL AND k.not_before <= clock_timestamp() AND k.expires_at > clock_timestamp()
+ORDER BY k.id, g.id
+"""
+)
+
+WRITE_USES = """
+INSERT INTO ledger.key_uses (key_id, day)
+SELECT id, (clock_timestamp() AT TIME ZONE 'UTC')::date
+FROM ledger.api_keys WHERE id = ANY ($1::text[])
+ON CONFLICT DO NOTHING
+"""
+
+
+class CallerRow(msgspec.Struct, frozen=True):
+    """A valid key, with a grant of its principal, if it has one."""
+
+    digest: bytes
+    key_id: str
+    principal_id: int
+    ledger_id: int | None
+    ledger: str | None
+    scopes: int | None
+
+
+def callers_of(rows: Rows) -> tuple[bool, list[CallerRow]]:
+    """Whether there are keys at all, and the valid ones, of the rows of READ_CALLERS."""
+    valid = [CallerRow(bytes(row[1]), *row[2:]) for row in rows if row[1] is not None]
+    return bool(rows[0][0]), valid

@@ -1,0 +1,153 @@
+"""Principals, their keys and grants, as the schema's owner writes and lists them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection, text
+
+from ledgerservice.postgres.access.callers import CHANNEL
+
+
+class KeyView(msgspec.Struct, frozen=True):
+    """A key as `keys list` shows it. `grants` are pairs of a ledger's name, or None, and scopes."""
+
+    id: str
+    principal_id: int
+    name: str
+    kind: str
+    created_at: datetime
+    not_before: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    last_used: str | None
+    state: str
+    grants: list[tuple[str | None, int]]
+
+
+_LIST = text(
+    """
+SELECT k.id, p.id AS principal_id, p.name, p.kind, k.created_at, k.not_before, k.expires_at,
+       k.revoked_at, (SELECT max(day)::text FROM ledger.key_uses u WHERE u.key_id = k.id)
+           AS last_used,
+       CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN p.disabled_at IS NOT NULL THEN 'disabled'
+            WHEN k.expires_at <= clock_timestamp() THEN 'expired'
+            WHEN k.not_before > clock_timestamp() THEN 'not yet valid'
+            ELSE 'valid' END AS state
+FROM ledger.api_keys k JOIN ledger.principals p ON p.id = k.principal_id
+ORDER BY k.created_at, k.id
+"""
+)
+_LIST_GRANTS = text(
+    """
+SELECT g.principal_id, l.name, g.scopes
+FROM ledger.grants g LEFT JOIN ledger.ledgers l ON l.ledger_id = g.ledger_id
+ORDER BY g.id
+"""
+)
+_ANY_KEY = text("SELECT EXISTS (SELECT FROM ledger.api_keys)")
+_PRINCIPAL = text("SELECT id FROM ledger.principals WHERE name = :name AND disabled_at IS NULL")
+_TAKEN = text("SELECT EXISTS (SELECT FROM ledger.principals WHERE name = :name)")
+_LEDGER = text("SELECT ledger_id FROM ledger.ledgers WHERE name = :name")
+_ADD_PRINCIPAL = text(
+    "INSERT INTO ledger.principals (name, kind) VALUES (:name, :kind) RETURNING id"
+)
+_ADD_GRANT = text(
+    "INSERT INTO ledger.grants (principal_id, ledger_id, scopes)"
+    " VALUES (:principal_id, :ledger_id, :scopes)"
+)
+_ADD_KEY = text(
+    """
+INSERT INTO ledger.api_keys (id, principal_id, digest, created_at, not_before, expires_at)
+SELECT :id, :principal_id, :digest, now, now, now + :days * interval '24 hours'
+FROM clock_timestamp() AS now
+RETURNING expires_at
+"""
+)
+_PRINCIPAL_OF = text("SELECT principal_id FROM ledger.api_keys WHERE id = :id FOR UPDATE")
+_SHORTEN = text(
+    """
+UPDATE ledger.api_keys
+SET expires_at = greatest(least(expires_at, clock_timestamp() + :hours * interval '1 hour'),
+                          not_before + interval '1 microsecond')
+WHERE id = :id RETURNING expires_at
+"""
+)
+_REVOKE = text(
+    "UPDATE ledger.api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp())"
+    " WHERE id = :id RETURNING revoked_at"
+)
+_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', '')")
+
+
+def has_keys(connection: Connection) -> bool:
+    """Whether a key was ever made."""
+    return bool(connection.scalar(_ANY_KEY))
+
+
+def list_keys(connection: Connection) -> list[KeyView]:
+    """All keys, the oldest first."""
+    grants: dict[int, list[tuple[str | None, int]]] = {}
+    for principal_id, ledger, scopes in connection.execute(_LIST_GRANTS):
+        grants.setdefault(principal_id, []).append((ledger, scopes))
+    rows = connection.execute(_LIST).mappings()
+    return [KeyView(**row, grants=grants.get(row["principal_id"], [])) for row in rows]
+
+
+def principal_id(connection: Connection, name: str) -> int | None:
+    """The id of a principal that is not disabled, or None."""
+    number: int | None = connection.scalar(_PRINCIPAL, {"name": name})
+    return number
+
+
+def is_taken(connection: Connection, name: str) -> bool:
+    """Whether there is a principal of this name, disabled or not."""
+    return bool(connection.scalar(_TAKEN, {"name": name}))
+
+
+def ledger_id(connection: Connection, name: str) -> int | None:
+    """The id of a ledger, or None."""
+    number: int | None = connection.scalar(_LEDGER, {"name": name})
+    return number
+
+
+def add_principal(
+    connection: Connection, name: str, kind: str, scopes: int, ledgers: Sequence[int | None]
+) -> int:
+    """Add a principal with the same scopes on each of the ledgers; None stands for all of them."""
+    number: int = connection.execute(_ADD_PRINCIPAL, {"name": name, "kind": kind}).scalar_one()
+    for one in ledgers:
+        grant = {"principal_id": number, "ledger_id": one, "scopes": scopes}
+        connection.execute(_ADD_GRANT, grant)
+    return number
+
+
+def add_key(
+    connection: Connection, key_id: str, digest: bytes, principal: int, days: int
+) -> datetime:
+    """Add a key that is valid from now on; returns when it expires."""
+    values = {"id": key_id, "digest": digest, "principal_id": principal, "days": days}
+    expiry: datetime = connection.execute(_ADD_KEY, values).scalar_one()
+    connection.execute(_NOTIFY)
+    return expiry
+
+
+def principal_of(connection: Connection, key_id: str) -> int | None:
+    """The principal of a key, or None if there is no such key. Locks the key."""
+    number: int | None = connection.scalar(_PRINCIPAL_OF, {"id": key_id})
+    return number
+
+
+def shorten(connection: Connection, key_id: str, hours: float) -> datetime:
+    """Let a key expire after some hours, if it would not expire before; returns when it does."""
+    expiry: datetime = connection.execute(_SHORTEN, {"id": key_id, "hours": hours}).scalar_one()
+    connection.execute(_NOTIFY)
+    return expiry
+
+
+def revoke(connection: Connection, key_id: str) -> datetime | None:
+    """Revoke a key for ever; returns when it was revoked, or None if there is no such key."""
+    time: datetime | None = connection.scalar(_REVOKE, {"id": key_id})
+    connection.execute(_NOTIFY)
+    return time

@@ -1,0 +1,97 @@
+"""`ledgerservice keys`, on a database."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ledgerservice.access import keys
+from ledgerservice.postgres.connections import Database
+from tests.databases import connect, url_text
+from tests.processes import cli
+
+
+@pytest.fixture
+def run(database: Database) -> Callable[..., Any]:
+    return lambda *arguments: cli("keys", *arguments, DATABASE_URL=url_text(database))
+
+
+def made(run: Callable[..., Any], *arguments: str) -> dict[str, Any]:
+    done = run(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_a_key_is_printed_once_and_kept_as_its_digest(run, database: Database) -> None:
+    done = run("create", "shop", "--role", "poster")
+    [text] = done.stdout.splitlines()
+    key_id = keys.id_of(text)
+    assert key_id is not None and key_id in done.stderr and text not in done.stderr
+    [line] = run("list").stdout.splitlines()
+    assert line.startswith(f"{key_id}  valid  shop ") and "all ledgers: accounts:read" in line
+    with connect(database) as owner:
+        row = owner.execute("SELECT id, digest FROM ledger.api_keys").fetchone()
+        assert row == (key_id, keys.digest_of(text.encode()))
+        everything = owner.execute("SELECT k::text, p::text FROM ledger.api_keys k,"
+                                   " ledger.principals p").fetchall()  # fmt: skip
+    assert text[17:] not in str(everything)
+
+
+def test_rotation_with_overlap_and_revocation(run) -> None:
+    old = made(run, "create", "shop", "--scope", "deposit", "--days", "30")
+    assert old["scopes"] == ["deposit"]
+    new = made(run, "rotate", old["key"], "--overlap", "2")
+    assert new["replaces"] == old["key_id"] and new["key_id"] != old["key_id"]
+    overlap = datetime.fromisoformat(new["old_expires_at"])
+    assert overlap < datetime.fromisoformat(old["expires_at"]) - timedelta(days=29)
+    ended = made(run, "rotate", new["key_id"], "--overlap", "0")
+    made(run, "revoke", old["key_id"])
+    states = {one["id"]: one["state"] for one in map(json.loads, lines(run("list", "--json")))}
+    assert states == {
+        old["key_id"]: "revoked", new["key_id"]: "expired", ended["key_id"]: "valid",
+    }  # fmt: skip
+    again = made(run, "rotate", new["key_id"])  # an ended key can have a successor
+    assert again["replaces"] == new["key_id"]
+
+
+def lines(done: Any) -> list[str]:
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+FAULTS = {
+    ("create", "shop"): "--role or --scope",
+    ("create", "shop", "--role", "king"): "is not one of reader",
+    ("create", "shop", "--scope", "pay"): "is not one of accounts:read",
+    ("create", "two words", "--role", "reader"): "is not a valid name",
+    ("create", "shop", "--role", "reader", "--ledger", "none"): "There is no ledger 'none'",
+    ("create", "taken", "--role", "reader"): "There is a principal taken already",
+    ("rotate", "0123456789ab"): "There is no key 0123456789ab",
+    ("revoke", "0123456789ab"): "There is no key 0123456789ab",
+}
+
+
+def test_faults_leave_everything_as_it_is(run) -> None:
+    made(run, "create", "taken", "--role", "reader")
+    before = lines(run("list"))
+    for arguments, text in FAULTS.items():
+        done = run(*arguments)
+        assert done.returncode == 1 and text in done.stderr, done.stderr
+    assert run("create", "shop", "--role", "reader", "--days", "366").returncode == 2
+    assert lines(run("list")) == before
+
+
+def test_a_key_of_one_ledger(run, database: Database) -> None:
+    with connect(database) as owner:
+        owner.execute("INSERT INTO ledger.ledgers (name) VALUES ('acme'), ('other')")
+    ledgers = ("--ledger", "acme", "--ledger", "other")
+    made(run, "create", "shop", "--role", "reader", "--scope", "deposit", *ledgers, "--person")
+    [line] = lines(run("list", "--json"))
+    view = json.loads(line)
+    assert [grant["ledger"] for grant in view["grants"]] == ["acme", "other"]
+    assert view["kind"] == "person"
+    assert view["grants"][0]["scopes"][-2:] == ["events:read", "deposit"]
