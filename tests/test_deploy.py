@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from ledgerservice.api.resources.health import router
+from ledgerservice.postgres.connections import Database
 from ledgerservice.settings import Settings
-from tests.processes import ROOT, RunningService, free_port, wait_for
+from tests.databases import url_text
+from tests.processes import ROOT, RunningService, free_port, serving, wait_for
 
 DEPLOY = ROOT / "deploy"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
@@ -43,10 +45,17 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture
-def proxy(service: RunningService, tmp_path: Path) -> Iterator[httpx.Client]:
+def proxy(new_database: Callable[..., Database], tmp_path: Path) -> Iterator[httpx.Client]:
     """nginx with our configuration, without TLS, in front of a service."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
+    values = {"DATABASE_URL": url_text(new_database()), "LEDGER_ALLOW_OPEN": "true"}
+    with serving(**values) as service:
+        yield from behind_nginx(service, tmp_path)
+
+
+def behind_nginx(service: RunningService, tmp_path: Path) -> Iterator[httpx.Client]:
+    assert NGINX is not None
     port = free_port()
     ours = (DEPLOY / "nginx.conf").read_text()
     ours = ours.replace("127.0.0.1:8000", service.base.removeprefix("http://"))

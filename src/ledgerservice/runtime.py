@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import URL
 
+from ledgerservice.access.registry import Registry
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
@@ -252,6 +253,21 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             await account_reads.close()
             await history_reads.close()
             await engine.dispose()
+
+
+@asynccontextmanager
+async def reading_keys(runtime: Runtime) -> AsyncIterator[Registry]:
+    """The keys of callers, which are kept up to date meanwhile."""
+    registry = Registry(runtime.connect)
+    with explained():
+        await registry.refresh()
+    refreshing = asyncio.create_task(registry.keep_refreshed())
+    try:
+        yield registry
+    finally:
+        refreshing.cancel()
+        await asyncio.gather(refreshing, return_exceptions=True)
+        await registry.close()
 
 
 @contextmanager

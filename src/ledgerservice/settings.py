@@ -70,6 +70,17 @@ class Settings(BaseSettings):
         default=None,
         description="Further names that requests may have in Host, separated by commas; * for all.",
     )
+    api_key: SecretStr | None = Field(
+        default=None, description="Key that commands on accounts send to a service."
+    )
+    allow_open: bool = Field(
+        default=False,
+        description="Without a key in the database, answer whoever reaches the service.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="Listen without TLS on an address that other machines reach.",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
     metrics_port: int | None = Field(
         default=None,
@@ -217,7 +228,7 @@ class Settings(BaseSettings):
         further = {name.strip().lower() for name in (self.allowed_hosts or "").split(",")}
         return (LOOPBACK_NAMES | {self.host.lower()} | further) - UNSPECIFIED_ADDRESSES
 
-    @field_validator("force_token")
+    @field_validator("force_token", "api_key")
     @classmethod
     def _none_if_empty(cls, token: SecretStr | None) -> SecretStr | None:
         """An empty variable is no token; an empty header must not allow a forced reversal."""

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from ledgerservice.access.grants import EVERYONE
 from ledgerservice.api.asgi import MONEY_PATHS, PRIVATE, Service
+from ledgerservice.api.http.authentication import CALLER
 from ledgerservice.domain.accounts import Opening
 
 JSON = {"Content-Type": "application/json"}
@@ -49,7 +51,11 @@ async def both_doors(database):
     await service.start()
     for number in (1, 2):
         await service.api.state.runtime.openings.post(Opening("o", "USD", None, str(number)))
-    doors = [httpx.ASGITransport(app=app) for app in (service, service.api)]
+
+    async def framework(scope, receive, send) -> None:
+        await service.api({**scope, CALLER: EVERYONE}, receive, send)
+
+    doors = [httpx.ASGITransport(app=app) for app in (service, framework)]
     clients = [httpx.AsyncClient(transport=door, base_url="http://localhost") for door in doors]
     try:
         yield clients

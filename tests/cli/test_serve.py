@@ -23,7 +23,8 @@ def test_a_port_in_use_is_named_with_how_to_choose_another(database, workers):
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
 def test_an_address_of_another_machine_is_named(database, host):
-    done = cli("serve", "--host", host, DATABASE_URL=url_text(database))
+    values = {"DATABASE_URL": url_text(database), "LEDGER_ALLOW_PLAINTEXT": "true"}
+    done = cli("serve", "--host", host, **values)
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
     assert host in line and "Traceback" not in done.stderr and "LEDGER_HOST" in line

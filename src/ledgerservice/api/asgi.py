@@ -1,18 +1,21 @@
 """The ASGI application. LAYERS is the order in which a request passes through its parts."""
 
 import gc
+import logging
 import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AsyncExitStack
 
 from fastapi import FastAPI, Request
 from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice import __version__
+from ledgerservice.access.grants import Caller
 from ledgerservice.api.application import create_api
+from ledgerservice.api.http.authentication import CALLER, Authentication, caller_of, denied
 from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
 from ledgerservice.api.http.documentation import ASSETS
 from ledgerservice.api.http.head import HeadCheck
@@ -23,13 +26,21 @@ from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import move
 from ledgerservice.api.resources.accounts import get_account, get_history
 from ledgerservice.errors import LedgerError
+from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
-from ledgerservice.runtime import Runtime, posting, running
+from ledgerservice.runtime import Runtime, posting, reading_keys, running
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry import exporter
 from ledgerservice.telemetry.exchanges import CURRENT
 
 SWITCH_S = 0.0005
+
+log = logging.getLogger(__name__)
+
+OPEN = (
+    "there are no keys: whoever uses this machine can move money, until `%s create` makes the "
+    "first one"
+)
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
@@ -50,13 +61,17 @@ PROTECTED = [*UNFRAMED, PRIVATE[0]]
 class Service:
     """The service as an ASGI application: starts the runtime, answers requests, stops it."""
 
-    def __init__(self, database: Database | None = None) -> None:
-        """`database` is already prepared; None: it is started according to the environment."""
+    def __init__(self, database: Database | None = None, *, is_trusted: bool = False) -> None:
+        """`database` is already prepared; None: it is started according to the environment.
+
+        `is_trusted`: no request needs a key.
+        """
         self.api = create_api()
         self.is_draining = False
         self._answer = _chain(self.api)
         self._database = database
-        self._life: AbstractAsyncContextManager[Runtime] | None = None
+        self._is_trusted = is_trusted
+        self._life: AsyncExitStack | None = None
         self._end_metrics: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,8 +106,20 @@ class Service:
         database = self._database
         settings = database.settings if database else Settings.load()
         self._end_metrics = exporter.listen(settings, __version__)
-        self._life = posting(database) if database else running(settings)
-        self.api.state.runtime = await self._life.__aenter__()
+        self._life = life = AsyncExitStack()
+        state = self.api.state
+        try:
+            state.runtime = await life.enter_async_context(
+                posting(database) if database else running(settings)
+            )
+            registry = await life.enter_async_context(reading_keys(state.runtime))
+        except BaseException:
+            await life.aclose()
+            raise
+        is_open, is_trusted = settings.allow_open, self._is_trusted
+        state.authentication = Authentication(registry, is_open, is_trusted)
+        if not (registry.has_keys or is_trusted):
+            log.warning(OPEN, command("keys"))
         # The writer's thread waits for this one at each of its steps. With Python's 5 ms a transfer
         # took 0.5 s while another client sent large requests; it takes 7 ms.
         sys.setswitchinterval(SWITCH_S)
@@ -113,7 +140,7 @@ class Service:
         """Stop the runtime when all requests are answered."""
         assert self._life is not None
         self._end_metrics()
-        await self._life.__aexit__(None, None, None)
+        await self._life.aclose()
 
 
 def _mark_dry_runs(inner: App, _: State) -> App:
@@ -134,6 +161,20 @@ def _marked(send: Send) -> Send:
         await send(message)
 
     return send_marked
+
+
+def _authenticate(inner: App, state: State) -> App:
+    """Finds who sends a request. What it may do is decided where its route is known."""
+    find: Callable[[Scope], Caller] | None = None
+
+    def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        nonlocal find
+        if find is None:
+            find = state.authentication.caller_of
+        scope[CALLER] = find(scope)
+        return inner(scope, receive, send)
+
+    return answer
 
 
 _LEDGER_PATH = re.compile(r"/ledgers/([^/]+)(/[^/].*)")
@@ -163,7 +204,7 @@ def _find_ledger(inner: App, state: State) -> App:
 
 async def _on_ledger(runtime: Runtime, scope: Scope, name: str, path: str) -> Scope:
     """The same request without the prefix of the path, on the ledger that the prefix names."""
-    ledger = await runtime.ledger_id(name)
+    ledger = await _ledger_id(runtime, caller_of(scope), name)
     if ledger is None:
         raise ProblemError("ledger_not_found")
     _, slash, inner = scope["raw_path"].partition(b"?")[0][len(b"/ledgers/") :].partition(b"/")
@@ -171,6 +212,19 @@ async def _on_ledger(runtime: Runtime, scope: Scope, name: str, path: str) -> Sc
         raise ProblemError("not_found")
     outside = scope.get("root_path", "") + f"/ledgers/{name}"
     return {**scope, LEDGER: ledger, "path": path, "raw_path": slash + inner, OUTSIDE: outside}
+
+
+async def _ledger_id(runtime: Runtime, caller: Caller, name: str) -> int | None:
+    """The id of a ledger, if it exists for this caller.
+
+    A caller of single ledgers is answered from its grants, so that the time that it takes is the
+    same for another's ledger and for one that does not exist.
+    """
+    if caller.refusal is not None:
+        raise denied(caller.refusal, 0)
+    if not caller.everywhere:
+        return caller.ledgers.get(name)
+    return await runtime.ledger_id(name)
 
 
 MONEY_PATHS = {
@@ -285,6 +339,7 @@ LAYERS = (
     observe,
     _check_head,
     _mark_dry_runs,
+    _authenticate,
     _find_ledger,
     _move_money,
     _refuse_line_ends,

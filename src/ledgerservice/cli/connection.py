@@ -50,15 +50,16 @@ def ask(method: str, path: str, url: str | None, ledger: str, **options: Any) ->
 
 
 async def _ask(method: str, path: str, url: str | None, **options: Any) -> httpx.Response:
+    settings = Settings.load()
+    options["headers"] = {**(options.get("headers") or {}), **_key_of(settings)}
     if url is not None:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             return await client.request(method, path, **options)
     # A command on accounts makes and migrates nothing, and leaves what is due to the service.
-    settings = Settings.load().model_copy(
-        update={"auto_migrate": False, "sweep_interval_s": NEVER_S}
-    )
+    update = {"auto_migrate": False, "sweep_interval_s": NEVER_S}
+    settings = settings.model_copy(update=update)
     with started(settings, create=False) as database:
-        service = Service(database)
+        service = Service(database, is_trusted=True)
         await service.start()
         try:
             transport = httpx.ASGITransport(service)
@@ -66,6 +67,13 @@ async def _ask(method: str, path: str, url: str | None, **options: Any) -> httpx
                 return await client.request(method, path, **options)
         finally:
             await service.stop()
+
+
+def _key_of(settings: Settings) -> dict[str, str]:
+    """The header with the key, if there is one. A command that has the database needs none."""
+    if settings.api_key is None:
+        return {}
+    return {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
 
 
 def body_of(answer: httpx.Response, *, as_json: bool) -> Any:

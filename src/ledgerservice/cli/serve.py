@@ -24,7 +24,10 @@ from ledgerservice.api.http.connections import raise_descriptor_limit
 from ledgerservice.api.http.protocol import BoundedHttp, connections_of
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.cli.publish import publishing_beside
-from ledgerservice.errors import CannotListen, CannotServe
+from ledgerservice.errors import CannotListen, CannotServe, ConfigurationError
+from ledgerservice.installation import command
+from ledgerservice.postgres.access.principals import has_keys
+from ledgerservice.postgres.connections import Database, explained
 from ledgerservice.runtime import check_addresses, started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
 
@@ -47,14 +50,8 @@ def serve(
     options = {"host": host, "port": port}
     overrides = {name: value for name, value in options.items() if value is not None}
     settings = Settings.load().model_copy(update=overrides)
-    if settings.host not in LOOPBACK_NAMES:
-        log.warning(
-            "%s is not a loopback address, and there is no authentication yet: whoever reaches "
-            "port %s can move money",
-            settings.host,
-            settings.port,
-        )
     check_addresses(settings)
+    _check_plaintext(settings)
     raise_descriptor_limit()
     _on_stop_signals(_exit)
     # Before PostgreSQL is started, because a port in use is found at once.
@@ -63,6 +60,7 @@ def serve(
         started(settings) as database,
         publishing_beside(settings),
     ):
+        _check_keys(database)
         # After its own shutdown uvicorn raises the signal again, which must not end the program.
         _on_stop_signals(lambda *_: None)
         application = Service(database) if workers == 1 else "ledgerservice.cli.serve:worker"
@@ -73,6 +71,30 @@ def serve(
         except SystemExit:
             # uvicorn has printed in one line why it could not start.
             raise _failed(as_json=as_json) from None
+
+
+def _check_plaintext(settings: Settings) -> None:
+    """Raise ConfigurationError if keys would go over a network without TLS."""
+    if settings.host not in LOOPBACK_NAMES and not settings.allow_plaintext:
+        raise ConfigurationError(
+            f"{settings.host} is not a loopback address, and the service does not speak TLS: keys "
+            "and amounts could be read on their way. Listen on 127.0.0.1 behind a proxy that "
+            "speaks TLS, or set LEDGER_ALLOW_PLAINTEXT=true where the network itself is private."
+        )
+
+
+def _check_keys(database: Database) -> None:
+    """Raise ConfigurationError if whoever reaches an address of a network could move money."""
+    settings = database.settings
+    if settings.host in LOOPBACK_NAMES or settings.allow_open:
+        return
+    with explained(), database.owner_engine().connect() as connection:
+        if not has_keys(connection):
+            raise ConfigurationError(
+                f"{settings.host} is not a loopback address, and there is no key yet. Make one "
+                f"with `{command('keys create')} NAME --role admin`, or set LEDGER_ALLOW_OPEN=true "
+                "to let whoever reaches the service move money."
+            )
 
 
 def _failed(*, as_json: bool) -> Exception:

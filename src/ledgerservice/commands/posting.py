@@ -10,6 +10,7 @@ import psycopg
 from msgspec import Raw
 from sqlalchemy.exc import SQLAlchemyError
 
+from ledgerservice.access.grants import EVERYONE
 from ledgerservice.api.http.bodies import fields_of
 from ledgerservice.api.http.call import Call
 from ledgerservice.api.http.problems import ProblemError, invalid
@@ -53,7 +54,7 @@ class Posting:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._plain = Call(runtime, (), _nothing, DEFAULT_LEDGER, False)
+        self._plain = Call(runtime, (), _nothing, DEFAULT_LEDGER, False, EVERYONE)
 
     async def ledgers(self, names: Iterable[str]) -> dict[str, int | None]:
         """The ids of ledgers by their names. While the database is away they are waited for."""

@@ -9,6 +9,8 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope
 
+from ledgerservice.access.grants import Caller
+from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.problems import ProblemError, Reply, invalid
 from ledgerservice.domain.instructions import BIGGEST_ID, is_key
 from ledgerservice.postgres.reader import Reader
@@ -35,6 +37,7 @@ class Call(NamedTuple):
     receive: Receive
     ledger: int
     dry_run: bool
+    caller: Caller
 
     @classmethod
     def of(cls, runtime: Runtime, scope: Scope, receive: Receive) -> Self:
@@ -43,7 +46,8 @@ class Call(NamedTuple):
         if query not in _DRY_RUN:
             raise invalid("query", "must be dry_run=true or empty")
         ledger = scope.get(LEDGER, DEFAULT_LEDGER)
-        return cls(runtime, scope["headers"], receive, ledger, _DRY_RUN[query])
+        caller = caller_of(scope)
+        return cls(runtime, scope["headers"], receive, ledger, _DRY_RUN[query], caller)
 
 
 def call_of(request: Request) -> Call:

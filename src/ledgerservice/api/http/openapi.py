@@ -3,18 +3,23 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.convertors import Convertor, register_url_convertor
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import names_of
+from ledgerservice.api.http.authentication import authorize, caller_of
+from ledgerservice.api.http.call import LEDGER
 from ledgerservice.api.http.pages import Paging
 from ledgerservice.api.http.parameters import Parameters, described
 from ledgerservice.api.http.problems import ProblemDetails
 from ledgerservice.api.http.schemas import answer_schema, request_schema
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
 
 
 class _RowId(Convertor[str]):
@@ -32,6 +37,17 @@ class _RowId(Convertor[str]):
 
 
 register_url_convertor("row", _RowId())
+
+BEARER = "bearer"
+SECURITY_SCHEMES = {
+    BEARER: {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "lgk_",
+        "description": "A key of the service. While no key was ever made, none is needed on the "
+        "service's own machine.",
+    }
+}
 
 Handler = Callable[..., Any]
 Parameter = dict[str, Any]
@@ -64,12 +80,15 @@ def get(
     answer: Any,
     query: type[Parameters] | None = None,
     *,
+    need: Need,
     refusals: Sequence[int] | None = None,
     media_types: Sequence[str] = (),
     links: Links | None = None,
     headers: dict[str, Any] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declares a route that reads. It answers HEAD too.
+
+    `need` is what a caller must be allowed.
 
     `answer` is the type that the answer is encoded from; it can have other `media_types` than JSON.
     `refusals` are the statuses of the problems; None: those of its path, its query and the
@@ -81,7 +100,7 @@ def get(
     sent = (_NEXT_PAGE if is_list else {}) | (headers or {})
     success = _success(answer, sent, media_types, links or {})
     parameters = described(query) if query else ()
-    return _declare(router, "GET", path, 200, success, refusals, parameters)
+    return _declare(router, "GET", path, 200, success, refusals, parameters, need=need)
 
 
 def post(
@@ -90,6 +109,7 @@ def post(
     answer: Any,
     body: dict[str, Any],
     *,
+    need: Need,
     refusals: Sequence[int],
     parameters: Sequence[Parameter],
     status: int = 200,
@@ -100,7 +120,9 @@ def post(
 ) -> Callable[[Handler], Handler]:
     """Declares a route that writes. `body` is the body's `body_schema`; the rest is as in `get`."""
     success = _success(answer, headers, (), links or {})
-    return _declare(router, method, path, status, success, refusals, parameters, body, **declared)
+    return _declare(
+        router, method, path, status, success, refusals, parameters, body, need=need, **declared
+    )
 
 
 def _declare(
@@ -112,28 +134,59 @@ def _declare(
     refusals: Sequence[int],
     parameters: Sequence[Parameter],
     body: dict[str, Any] | None = None,
+    *,
+    need: Need,
     **declared: Any,
 ) -> Callable[[Handler], Handler]:
     """Registers a route with and without its trailing slash; neither redirects.
 
-    The first line of the handler's docstring is the summary, the rest is the description.
+    The first line of the handler's docstring is the summary, the rest is the description. Returns
+    the handler with the check of its caller, so that whoever calls it by its name is checked too.
     """
-    declared["responses"] = {status: success, **_problems(refusals)}
-    operation = {"parameters": [*_in_path(path), *parameters], **(body or {})}
+    denials = () if need.is_open else (401, 403)
+    declared["responses"] = {status: success, **_problems(sorted({*refusals, *denials}))}
+    operation = {"parameters": [*_in_path(path), *parameters], **_security(need), **(body or {})}
 
     def register(handler: Handler) -> Handler:
         summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")
         declared["summary"] = summary.rstrip(".").replace("`", "")  # no Markdown there
         declared["openapi_extra"] = operation
-        declared["description"] = description or f"{summary.rstrip('.')}."
+        declared["description"] = f"{description or summary.rstrip('.') + '.'}{_said_of(need)}"
         name = declared.setdefault("name", handler.__name__)
-        add = partial(router.add_api_route, endpoint=handler, response_model=None)
+        guarded = handler if need.is_open else _guarded(handler, need)
+        add = partial(router.add_api_route, endpoint=guarded, response_model=None)
         add(path, methods=[method], status_code=status, operation_id=name, **declared)
         for other, by in _undeclared(path, method):
             add(other, methods=[by], include_in_schema=False)
-        return handler
+        return guarded
 
     return register
+
+
+def _guarded(handler: Handler, need: Need) -> Handler:
+    """The handler, for callers who may do what it does."""
+
+    @wraps(handler)
+    async def guarded(request: Request) -> Any:
+        scope = request.scope
+        authorize(caller_of(scope), scope.get(LEDGER, DEFAULT_LEDGER), need)
+        return await handler(request)
+
+    return guarded
+
+
+def _security(need: Need) -> dict[str, Any]:
+    """The scopes of an operation, as roles of its key: each alternative is enough."""
+    if need.is_open:
+        return {"security": []}
+    roles = [[name] for name in names_of(need.scopes)] or [[]]
+    return {"security": [{BEARER: role} for role in roles]}
+
+
+def _said_of(need: Need) -> str:
+    names = " or ".join(f"`{name}`" for name in names_of(need.scopes))
+    place = " on all ledgers" if need.place == "everywhere" else ""
+    return f"\n\nScope: {names}{place}." if names else ""
 
 
 def _undeclared(path: str, method: str) -> list[tuple[str, str]]:

@@ -105,6 +105,30 @@ CATALOGUE: dict[str, Problem] = {
         "rejected without a record, or it is still being decided.",
         HTTPStatus.NOT_FOUND,
     ),
+    "key_missing": _invalid(
+        "Send a key of the service: Authorization: Bearer lgk_...", HTTPStatus.UNAUTHORIZED
+    ),
+    "key_invalid": _invalid(
+        "The key in Authorization is not one of the service, or it is not valid yet, has expired "
+        "or was revoked.",
+        HTTPStatus.UNAUTHORIZED,
+    ),
+    "scope_missing": _invalid(
+        "The key does not allow this. It needs one of the scopes in scope, on all ledgers if the "
+        "request concerns all of them.",
+        HTTPStatus.FORBIDDEN,
+    ),
+    "no_keys": _invalid(
+        "The service has no keys, so it answers its own machine only. Its operator makes a key "
+        f"with `{command('keys')} create`, or sets LEDGER_ALLOW_OPEN.",
+        HTTPStatus.FORBIDDEN,
+    ),
+    "forwarded_without_keys": _invalid(
+        "The service has no keys, and a proxy has sent the request on from elsewhere (Forwarded, "
+        f"X-Forwarded-...). Its operator makes a key with `{command('keys')} create`, or sets "
+        "LEDGER_ALLOW_OPEN.",
+        HTTPStatus.FORBIDDEN,
+    ),
     "not_found": _missing("There is no such route; see /docs."),
     "method_not_allowed": _invalid(
         "The route does not support this method.", HTTPStatus.METHOD_NOT_ALLOWED
@@ -310,6 +334,9 @@ class ProblemDetails(msgspec.Struct, kw_only=True):
         | UnsetType
     ) = UNSET
     allowed: Annotated[list[str], Meta(description="The route's methods.")] | UnsetType = UNSET
+    scope: Annotated[str, Meta(description="The scopes, one of which is missing.")] | UnsetType = (
+        UNSET
+    )
     compare_from: (
         Annotated[str, Meta(description="A position: up to it nothing has changed.")] | UnsetType
     ) = UNSET
@@ -343,6 +370,13 @@ def rejection(rejected: Rejected) -> ProblemError:
     account = {} if rejected.account_id is None else {"account_id": rejected.account_id}
     return ProblemError(rejected.reason.value, **account, **rejected.facts)
 
+
+_CHALLENGES = {
+    "key_missing": "Bearer",
+    "key_invalid": 'Bearer error="invalid_token"',
+    "scope_missing": 'Bearer error="insufficient_scope", scope="{scope}"',
+}
+"""WWW-Authenticate of refused callers (RFC 6750, section 3)."""
 
 _CULPRITS = {
     "legs_unbalanced": "The legs in {currency} sum to {difference}.",
@@ -392,6 +426,8 @@ def problem_reply(code: str, **facts: Any) -> Reply:
     headers = {"content-type": "application/problem+json"}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["retry-after"] = str(RETRY_AFTER_S)
+    elif (challenge := _CHALLENGES.get(code)) is not None:
+        headers["www-authenticate"] = challenge.format_map(facts)
     return status, body, headers
 
 

@@ -5,7 +5,7 @@ Each item gets the answer that its own request would get, in the order of the it
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw, UnsetType
 from starlette.types import Send
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
+from ledgerservice.access.grants import Caller
 from ledgerservice.api.http.bodies import (
     MAX_BATCH_VALUES,
     check_items,
@@ -34,6 +35,7 @@ from ledgerservice.api.http.streams import log_departure
 from ledgerservice.api.http.turns import in_turns
 from ledgerservice.api.movements.answers import answer, decided_on
 from ledgerservice.api.movements.parsing import fast_item, read_item
+from ledgerservice.api.movements.permissions import check_scopes
 from ledgerservice.api.movements.posting import check_force
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
@@ -143,6 +145,7 @@ def read_one(call: Call, line: bytes) -> Item:
     try:
         movement = fast_item(line)
         if movement is not None:
+            check_scopes(call, movement)
             return movement
         linked = _linked(line)
         if linked is not None:
@@ -158,6 +161,7 @@ def _read_linked(call: Call, line: bytes) -> Instruction | ProblemError:
         return ProblemError("body_too_large", max_bytes=limit)
     try:
         instruction = read_item(line)
+        check_scopes(call, instruction)
         check_force(call, instruction)
     except ProblemError as error:
         return error.bare()
@@ -302,8 +306,10 @@ async def rehearse_stream(call: Call) -> Reply:
     return 200, answers, {"content-type": NDJSON}
 
 
-async def post_stream(call: Call, send: Send) -> None:
+async def post_stream(call: Call, now: Callable[[], Caller], send: Send) -> None:
     """Post the lines of a body, and answer each line when it is durable.
+
+    `now` is the caller as it is now: the lines that come after its key has ended are refused.
 
     Reading pauses while CHUNKS_IN_FLIGHT chunks are in flight, or while the client does not read.
     """
@@ -312,7 +318,7 @@ async def post_stream(call: Call, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": True})
     chunks: Chunks = asyncio.Queue(CHUNKS_IN_FLIGHT)
     share = Share(call.runtime.body_budget)
-    reading = asyncio.create_task(_read_stream(call, chunks, share))
+    reading = asyncio.create_task(_read_stream(call, now, chunks, share))
     try:
         while (chunk := await chunks.get()) is not None:
             answers, size = chunk
@@ -323,7 +329,7 @@ async def post_stream(call: Call, send: Send) -> None:
         reading.cancel()
 
 
-async def _read_stream(call: Call, chunks: Chunks, share: Share) -> None:
+async def _read_stream(call: Call, now: Callable[[], Caller], chunks: Chunks, share: Share) -> None:
     """Post each chunk when it arrives, and queue its future answers; None ends the queue.
 
     A stream that finds no room in the budget ends there, and its last lines are refused.
@@ -336,6 +342,7 @@ async def _read_stream(call: Call, chunks: Chunks, share: Share) -> None:
                 message = await call.receive()
             if message["type"] == "http.disconnect":
                 log_departure()
+            call = call._replace(caller=now())
             body, more = message.get("body", b""), message.get("more_body", False)
             size, fault = len(rest) + len(body), _no_room(share, len(body))
             *lines, rest = (rest + body).split(b"\n")

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import POLICIES, Scope
 from ledgerservice.api.movements import models
 from ledgerservice.domain.accounts import FROZEN_NAMES
 from ledgerservice.domain.instructions import (
@@ -29,10 +31,13 @@ from ledgerservice.domain.instructions import (
 
 
 class Form(NamedTuple):
-    """A kind of body: its model, its instruction with a key, and the kind of a money route."""
+    """A kind of body: its model, its instruction with a key, what it needs of its caller, and the
+    kind of a money route.
+    """
 
     model: type[Any]
     instruct: Callable[[Any, str], Instruction]
+    need: Need
     kind: Kind | None = None
 
 
@@ -128,16 +133,18 @@ def _cancel(body: models.CancelSchedule, key: str) -> Cancellation:
 
 
 FORMS = {
-    "deposit": Form(models.Deposit, _movement(Kind.DEPOSIT), Kind.DEPOSIT),
-    "transfer": Form(models.Transfer, _transfer, Kind.TRANSFER),
-    "withdraw": Form(models.Withdrawal, _movement(Kind.WITHDRAWAL), Kind.WITHDRAWAL),
-    "transaction": Form(models.PostTransaction, _general),
-    "hold": Form(models.PlaceHold, _hold),
-    "capture": Form(models.CaptureHold, _capture),
-    "release": Form(models.ReleaseHold, _release),
-    "reverse": Form(models.ReverseTransaction, _reverse),
-    "policy": Form(models.ChangePolicy, _policy),
-    "cancel": Form(models.CancelSchedule, _cancel),
+    "deposit": Form(models.Deposit, _movement(Kind.DEPOSIT), Need(Scope.DEPOSIT), Kind.DEPOSIT),
+    "transfer": Form(models.Transfer, _transfer, Need(Scope.TRANSFER), Kind.TRANSFER),
+    "withdraw": Form(
+        models.Withdrawal, _movement(Kind.WITHDRAWAL), Need(Scope.WITHDRAW), Kind.WITHDRAWAL
+    ),
+    "transaction": Form(models.PostTransaction, _general, Need(Scope.TRANSACTIONS)),
+    "hold": Form(models.PlaceHold, _hold, Need(Scope.HOLDS)),
+    "capture": Form(models.CaptureHold, _capture, Need(Scope.HOLDS)),
+    "release": Form(models.ReleaseHold, _release, Need(Scope.HOLDS)),
+    "reverse": Form(models.ReverseTransaction, _reverse, Need(Scope.REVERSALS)),
+    "policy": Form(models.ChangePolicy, _policy, Need(POLICIES)),
+    "cancel": Form(models.CancelSchedule, _cancel, Need(Scope.SCHEDULES)),
 }
 
 BY_TYPE = {

@@ -3,13 +3,15 @@
 import secrets
 from typing import Any
 
+from ledgerservice.api.http.authentication import authorize
 from ledgerservice.api.http.bodies import fields_of, read_body
 from ledgerservice.api.http.call import Call, has_body, header_values, key_of, reply
 from ledgerservice.api.http.problems import Fault, ProblemError, Reply, rejection
 from ledgerservice.api.movements import parsing
 from ledgerservice.api.movements.answers import answer
 from ledgerservice.api.movements.forms import Form
-from ledgerservice.domain.instructions import Group, Instruction, Reversal
+from ledgerservice.api.movements.permissions import check_scopes
+from ledgerservice.domain.instructions import Group, Instruction, Movement, Reversal
 from ledgerservice.domain.metadata import Number
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.telemetry.exchanges import note_refusal
@@ -17,9 +19,13 @@ from ledgerservice.telemetry.exchanges import note_refusal
 
 async def move(call: Call, form: Form) -> Reply:
     """Post the movement of a money route; answer when it is durable."""
+    authorize(call.caller, call.ledger, form.need)
     call.runtime.movements.check_room()  # before a body is read that would be refused
     body = await read_body(call)
-    return await _posted(call, parsing.read(body, form, key_of(call.headers)))
+    instruction = parsing.read(body, form, key_of(call.headers))
+    if type(instruction) is not Movement or instruction.detail is not None:
+        check_scopes(call, instruction)
+    return await _posted(call, instruction)
 
 
 async def instruct(call: Call, form: Form, **ids: int) -> Reply:
@@ -33,6 +39,7 @@ async def instruct(call: Call, form: Form, **ids: int) -> Reply:
         raise ProblemError("invalid_request", errors=faults)
     fields |= {name: Number(str(number)) for name, number in ids.items()}
     instruction = parsing.instruct(fields, form, key_of(call.headers))
+    check_scopes(call, instruction)
     check_force(call, instruction)
     return await _posted(call, instruction)
 

@@ -1,11 +1,16 @@
 """The routes that post instructions. Each is declared for OpenAPI and calls a handler."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ledgerservice.access.grants import Caller, Need
+from ledgerservice.access.scopes import POSTING
+from ledgerservice.api.http.authentication import caller_now
 from ledgerservice.api.http.call import Call, call_of, id_of, media_type, response
 from ledgerservice.api.http.openapi import (
     DRY_RUN,
@@ -41,6 +46,7 @@ def _declare_money_route(name: str) -> None:
         f"/{name}/",
         Posted,
         body_schema(form.model, EXAMPLES[name]),
+        need=form.need,
         refusals=REFUSALS,
         parameters=(IDEMPOTENCY_KEY, DRY_RUN),
         links=_TO_TRANSACTION,
@@ -84,6 +90,7 @@ def _declare_instruction(name: str, place: _Place) -> None:
         place.path,
         Posted,
         body_schema(form.model, EXAMPLES[name], without=id_name),
+        need=form.need,
         method=place.method,
         refusals=(*REFUSALS, *place.refusals),
         parameters=(IDEMPOTENCY_KEY, DRY_RUN, *place.parameters),
@@ -128,13 +135,13 @@ for _name, _place in _INSTRUCTIONS.items():
 class _Stream(Response):
     """An answer that is written while the body is read."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, now: Callable[[], Caller]) -> None:
         super().__init__()
-        self._call = call
+        self._call, self._now = call, now
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Reads from the connection and writes to it."""
-        await batches.post_stream(self._call, send)
+        await batches.post_stream(self._call, self._now, send)
 
 
 @post(
@@ -142,6 +149,7 @@ class _Stream(Response):
     "/batches/",
     batches.Results,
     body_schema(models.Batch, EXAMPLES["batch"]),
+    need=Need(POSTING),
     refusals=(408, 409, 413, 415, 422, 503),
     parameters=(DRY_RUN, FORCE_TOKEN),
     headers={},
@@ -158,9 +166,13 @@ async def post_batch(request: Request) -> Response:
 
     A body of type `application/x-ndjson` is a stream of any length with an item on each line. Each
     line is answered by a line as soon as it is durable. Blank lines are ignored.
+
+    Each item needs the scope of its own route.
     """
     call = call_of(request)
     batches.refuse_key(call)
     if media_type(request.headers.raw) == batches.NDJSON:
-        return response(*await batches.rehearse_stream(call)) if call.dry_run else _Stream(call)
+        if call.dry_run:
+            return response(*await batches.rehearse_stream(call))
+        return _Stream(call, partial(caller_now, request))
     return response(*await batches.post_batch(call))

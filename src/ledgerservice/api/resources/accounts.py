@@ -10,6 +10,8 @@ from fastapi.responses import Response
 from msgspec import UNSET, Meta, UnsetType
 from pydantic import BeforeValidator, Field
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.bodies import Body, body_of
 from ledgerservice.api.http.calendar import AsOf, Zone
 from ledgerservice.api.http.call import (
@@ -155,6 +157,7 @@ EXAMPLES = {
     refusals=(408, 409, 413, 415, 422, 503),
     parameters=(IDEMPOTENCY_KEY, DRY_RUN),
     links={"get_account": {"account_id": "id"}, "get_history": {"account_id": "id"}},
+    need=Need(Scope.ACCOUNTS_OPEN),
 )
 async def open_account(request: Request) -> Response:
     """Open an account with a zero balance.
@@ -217,7 +220,7 @@ class AccountFilters(PeriodFilters):
     metadata: MetadataFilter | None = None
 
 
-@get(router, "/accounts/", list[Account], AccountFilters)
+@get(router, "/accounts/", list[Account], AccountFilters, need=Need(Scope.ACCOUNTS_READ))
 async def list_accounts(request: Request) -> Response:
     """Accounts by id, or, with `from` or `to`, by the time at which they were opened.
 
@@ -259,6 +262,7 @@ class Reading(Parameters):
     Account,
     Reading,
     links={"get_history": {"account_id": "id"}},
+    need=Need(Scope.ACCOUNTS_READ),
 )
 async def get_account(request: Request) -> Response:
     """The account as it is, or as it was at `as_of`.
@@ -392,6 +396,7 @@ class HistoryPaging(Paging):
             "schema": {"type": "string", "enum": ["journal", "store"]},
         }
     },
+    need=Need(Scope.TRANSACTIONS_READ),
 )
 async def get_history(request: Request) -> Response:
     """The entries of an account, newest first.
@@ -451,7 +456,13 @@ class PolicyChange(Answer, kw_only=True):
         )
 
 
-@get(router, "/accounts/{account_id}/policies", list[PolicyChange], Paging)
+@get(
+    router,
+    "/accounts/{account_id}/policies",
+    list[PolicyChange],
+    Paging,
+    need=Need(Scope.ACCOUNTS_READ),
+)
 async def list_policies(request: Request) -> Response:
     """The changes of an account's limits, newest first: what, when, by whom and why."""
     reader = reader_of(request)

@@ -4,6 +4,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from ledgerservice.access.grants import ANY_KEY, everywhere
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.bodies import Body, body_of
 from ledgerservice.api.http.call import call_of, created, json_response, reader_of
 from ledgerservice.api.http.fields import Answer, Exponent, Text
@@ -42,6 +44,7 @@ class AddCurrency(Body):
     refusals=(408, 409, 413, 415, 422, 503),
     parameters=(DRY_RUN,),
     links={"get_currency": {"code": "code"}},
+    need=everywhere(Scope.CURRENCIES_WRITE),
 )
 async def add_currency(request: Request) -> Response:
     """Add a currency, or a unit of the caller's own.
@@ -57,7 +60,7 @@ async def add_currency(request: Request) -> Response:
     return created(Currency.of_row(outcome), replayed=outcome.replayed)
 
 
-@get(router, "/currencies/", list[Currency], Paging)
+@get(router, "/currencies/", list[Currency], Paging, need=ANY_KEY)
 async def list_currencies(request: Request) -> Response:
     """Currencies by code."""
 
@@ -68,7 +71,7 @@ async def list_currencies(request: Request) -> Response:
     return await listing(request, Paging, int, read)
 
 
-@get(router, "/currencies/{code}", Currency)
+@get(router, "/currencies/{code}", Currency, need=ANY_KEY)
 async def get_currency(request: Request) -> Response:
     """The currency with this code."""
     code = request.path_params["code"]

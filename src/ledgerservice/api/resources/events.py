@@ -10,6 +10,9 @@ from fastapi.responses import Response
 from msgspec import Meta, Raw
 from pydantic import BeforeValidator, Field, field_validator
 
+from ledgerservice.access.grants import Need, denial
+from ledgerservice.access.scopes import Scope
+from ledgerservice.api.http.authentication import caller_now, denied
 from ledgerservice.api.http.call import LEDGER, json_response, runtime_of
 from ledgerservice.api.http.fields import JsonObject
 from ledgerservice.api.http.openapi import get
@@ -20,6 +23,8 @@ from ledgerservice.domain.events import TYPES, Event, position
 from ledgerservice.domain.instructions import BIGGEST_ID
 from ledgerservice.feed.reading import Feed, Position, PositionLost
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
+
+NEED = Need(Scope.EVENTS_READ)
 
 router = APIRouter(tags=["events"])
 
@@ -119,6 +124,7 @@ class _Page(msgspec.Struct):
     EventFilters,
     refusals=(410, 422, 503),
     media_types=(STREAM,),
+    need=NEED,
 )
 async def list_events(request: Request) -> Response:
     """What was recorded, in an order that never changes, and without a gap.
@@ -144,6 +150,7 @@ class _Reading:
 
     def __init__(self, request: Request) -> None:
         self._state = request.app.state
+        self._request = request
         self._feed: Feed = runtime_of(request).feed
         self._ledger: int = request.scope.get(LEDGER, DEFAULT_LEDGER)
         self._filters = parameters_of(request, EventFilters)
@@ -172,20 +179,28 @@ class _Reading:
                 left_s -= STEP_S
             if taken or (left_s <= 0 and not skipped) or self._state.is_draining:
                 break
+        if (code := self._denial()) is not None:
+            raise denied(code, NEED.scopes)
         return _Page([Raw(event.body) for event in taken], position(*self._position))
 
     async def stream(self) -> AsyncIterator[str]:
-        """Server-sent events, until the service stops."""
+        """Server-sent events, until the service stops or the caller's key ends."""
         silent = 0
         yield ": the feed\n\n"
         while not self._state.is_draining:
             taken = await self._next(STEP_S, MAX_EVENTS)
+            if self._denial() is not None:
+                return
             silent = 0 if taken else silent + 1
             if silent == SILENT_STEPS:
                 silent = 0
                 yield f"id: {position(*self._position)}\n\n"
             else:
                 yield "".join(map(self._sent, taken))
+
+    def _denial(self) -> str | None:
+        """Why the caller may no longer read; keys end while events are waited for."""
+        return denial(caller_now(self._request), self._ledger, NEED)
 
     def _sent(self, event: Event) -> str:
         number = position(self._position.epoch, event.id)

@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from ledgerservice.access.grants import NO_KEY
 from ledgerservice.api.http.call import json_response, runtime_of
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.problems import ProblemError
@@ -19,13 +20,13 @@ class Health(msgspec.Struct):
     status: Literal["live", "ready"]
 
 
-@get(router, "/health/live", Health, refusals=())
+@get(router, "/health/live", Health, refusals=(), need=NO_KEY)
 async def live() -> Response:
     """Whether the process answers."""
     return json_response(Health("live"))
 
 
-@get(router, "/health/ready", Health)
+@get(router, "/health/ready", Health, need=NO_KEY)
 async def ready(request: Request) -> Response:
     """Whether the database answers within a second, accepts writes and has a schema that this
     release serves.

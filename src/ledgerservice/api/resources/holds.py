@@ -5,6 +5,8 @@ from typing import Literal, Self
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.call import id_of, json_response, reader_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
@@ -58,7 +60,7 @@ def _status(hold: HoldView) -> Status:
     return "captured" if hold.captured else "released"
 
 
-@get(router, "/holds/{hold_id}", Hold)
+@get(router, "/holds/{hold_id}", Hold, need=Need(Scope.ACCOUNTS_READ))
 async def get_hold(request: Request) -> Response:
     """What remains of a hold, what was captured and released, and when it expires."""
     hold = await queries.find(reader_of(request), id_of(request, "hold_id", "hold_not_found"))
@@ -67,7 +69,7 @@ async def get_hold(request: Request) -> Response:
     return json_response(Hold.of(hold))
 
 
-@get(router, "/accounts/{account_id}/holds", list[Hold], Paging)
+@get(router, "/accounts/{account_id}/holds", list[Hold], Paging, need=Need(Scope.ACCOUNTS_READ))
 async def list_holds(request: Request) -> Response:
     """The open holds of an account, by the time at which they end.
 

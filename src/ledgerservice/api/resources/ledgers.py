@@ -4,6 +4,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from ledgerservice.access.grants import ANY_KEY, everywhere
+from ledgerservice.access.scopes import Scope
+from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.bodies import Body, body_of
 from ledgerservice.api.http.call import call_of, created, json_response, reader_of
 from ledgerservice.api.http.fields import Answer, TimestampText
@@ -42,6 +45,7 @@ class AddLedger(Body):
     refusals=(408, 413, 415, 422, 503),
     parameters=(DRY_RUN,),
     links={"get_ledger": {"name": "name"}},
+    need=everywhere(Scope.LEDGERS_WRITE),
 )
 async def add_ledger(request: Request) -> Response:
     """Add a ledger.
@@ -54,26 +58,29 @@ async def add_ledger(request: Request) -> Response:
     return created(Ledger.of_row(outcome), replayed=outcome.replayed)
 
 
-@get(router, "/ledgers/", list[Ledger], Paging)
+@get(router, "/ledgers/", list[Ledger], Paging, need=ANY_KEY)
 async def list_ledgers(request: Request) -> Response:
-    """Ledgers in the order in which they were added."""
+    """Ledgers in the order in which they were added: those that the caller may use."""
 
     async def read(filters: Paging, after: int | None) -> Page:
-        rows = await catalogue.list_ledgers(reader_of(request), filters.limit + 1, after or 0)
+        caller = caller_of(request.scope)
+        own = None if caller.everywhere else [*caller.by_ledger]
+        reader, limit = reader_of(request), filters.limit + 1
+        rows = await catalogue.list_ledgers(reader, limit, after or 0, own)
         return first_rows(rows, filters.limit, Ledger.of_row, lambda last: last.id)
 
     return await listing(request, Paging, int, read)
 
 
-@get(router, "/ledgers/{name}", Ledger)
+@get(router, "/ledgers/{name}", Ledger, need=ANY_KEY)
 async def get_ledger(request: Request) -> Response:
     """The ledger with this name.
 
     All other routes also exist below it: `/ledgers/{name}/accounts`.
     """
     name = request.path_params["name"]
-    ledger = None
-    if is_ledger_name(name):
+    ledger, caller = None, caller_of(request.scope)
+    if is_ledger_name(name) and (caller.everywhere or name in caller.ledgers):
         ledger = await catalogue.find_ledger(reader_of(request), name)
     if ledger is None:
         raise ProblemError("ledger_not_found")

@@ -11,6 +11,8 @@ from fastapi.responses import Response
 from msgspec import Raw
 from pydantic import WithJsonSchema as Schema
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.bodies import (
     MAX_BATCH_VALUES,
     Body,
@@ -82,6 +84,7 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
     refusals=(408, 413, 415, 422, 503),
     parameters=(DRY_RUN,),
     headers={},
+    need=Need(Scope.ACCOUNTS_OPEN),
 )
 async def open_accounts(request: Request) -> Response:
     """Open many accounts in one request.

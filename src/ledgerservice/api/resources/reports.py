@@ -8,6 +8,8 @@ from fastapi.responses import Response
 from msgspec import UNSET, Meta, UnsetType
 from pydantic import AfterValidator, Field, ValidationInfo
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.calendar import AsOf, By, Zone
 from ledgerservice.api.http.call import json_response, reader_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
@@ -58,7 +60,7 @@ class TrialTime(Parameters):
     by: ByWithTime = "recorded"
 
 
-@get(router, "/reports/trial-balance", TrialBalance, TrialTime)
+@get(router, "/reports/trial-balance", TrialBalance, TrialTime, need=Need(Scope.REPORTS_READ))
 async def get_trial_balance(request: Request) -> Response:
     """The sums of all balances by currency, which are zero.
 
@@ -97,7 +99,7 @@ class OwnerFilters(Paging):
     by: ByWithTime = "recorded"
 
 
-@get(router, "/reports/balances", list[OwnerBalance], OwnerFilters)
+@get(router, "/reports/balances", list[OwnerBalance], OwnerFilters, need=Need(Scope.REPORTS_READ))
 async def list_owner_balances(request: Request) -> Response:
     """The balance of each owner in each currency, as it stands or as of a time.
 
@@ -131,7 +133,7 @@ class TotalsFilters(PeriodFilters):
     key: Annotated[str, Field(min_length=1, max_length=255, examples=["order"])]
 
 
-@get(router, "/reports/totals", list[MetadataTotal], TotalsFilters)
+@get(router, "/reports/totals", list[MetadataTotal], TotalsFilters, need=Need(Scope.REPORTS_READ))
 async def list_totals(request: Request) -> Response:
     """The number and the amount of posted transactions, by the values of a metadata key."""
 

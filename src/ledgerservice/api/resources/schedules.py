@@ -5,6 +5,8 @@ from typing import Literal, Self
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.call import id_of, json_response, reader_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
@@ -54,7 +56,7 @@ def _status(schedule: ScheduleView) -> Status:
     return "executed" if schedule.settled_status == domain.Status.POSTED else "declined"
 
 
-@get(router, "/schedules/{schedule_id}", Schedule)
+@get(router, "/schedules/{schedule_id}", Schedule, need=Need(Scope.ACCOUNTS_READ))
 async def get_schedule(request: Request) -> Response:
     """Whether a scheduled transfer is pending, executed, declined or cancelled, and by what."""
     schedule_id = id_of(request, "schedule_id", "schedule_not_found")
@@ -64,7 +66,13 @@ async def get_schedule(request: Request) -> Response:
     return json_response(Schedule.of(schedule))
 
 
-@get(router, "/accounts/{account_id}/schedules", list[Schedule], Paging)
+@get(
+    router,
+    "/accounts/{account_id}/schedules",
+    list[Schedule],
+    Paging,
+    need=Need(Scope.ACCOUNTS_READ),
+)
 async def list_schedules(request: Request) -> Response:
     """The pending transfers from an account, by the time at which they are to be executed."""
     reader = reader_of(request)

@@ -12,6 +12,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from msgspec import Meta
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.calendar import AsOf, By, Zone, local_timestamp
 from ledgerservice.api.http.call import id_of, json_response, reader_of
 from ledgerservice.api.http.fields import (
@@ -92,7 +94,9 @@ class BalanceTime(Parameters):
     at: AsOf
 
 
-@get(router, "/accounts/{account_id}/balances", Balances, BalanceTime)
+@get(
+    router, "/accounts/{account_id}/balances", Balances, BalanceTime, need=Need(Scope.ACCOUNTS_READ)
+)
 async def get_balances(request: Request) -> Response:
     """The balances of an account as of a timestamp.
 
@@ -196,6 +200,7 @@ All pages are of one statement, whatever is recorded meanwhile.
     Statement,
     StatementFilters,
     media_types=("text/csv", "text/html"),
+    need=Need(Scope.TRANSACTIONS_READ),
 )
 async def get_statement(request: Request) -> Response:
     """The statement of an account: all that was recorded from `from` on and before `to`.

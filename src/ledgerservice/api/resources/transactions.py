@@ -11,6 +11,8 @@ from msgspec import UNSET, Meta, UnsetType
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.calendar import By
 from ledgerservice.api.http.call import id_of, json_response, reader_of
 from ledgerservice.api.http.fields import OriginName
@@ -96,7 +98,7 @@ def _children(children: Sequence[Child]) -> dict[str, list[int]]:
     return {"steps": steps} if steps else {}
 
 
-@get(router, "/transactions/{transaction_id}", Transaction)
+@get(router, "/transactions/{transaction_id}", Transaction, need=Need(Scope.TRANSACTIONS_READ))
 async def get_transaction(request: Request) -> Response:
     """A posted transaction with its entries, or the record of a declined one."""
     transaction_id = id_of(request, "transaction_id", "transaction_not_found")
@@ -116,6 +118,7 @@ async def get_transaction(request: Request) -> Response:
         "get_transaction": {"transaction_id": "transaction_id"},
         "get_account": {"account_id": "account_id"},
     },
+    need=Need(Scope.TRANSACTIONS_READ),
 )
 async def get_key(request: Request) -> Response:
     """The transaction of a key, for a request whose answer was lost."""
@@ -174,7 +177,13 @@ class TransactionFilters(PeriodFilters):
     metadata: MetadataFilter | None = None
 
 
-@get(router, "/transactions/", list[Transaction], TransactionFilters)
+@get(
+    router,
+    "/transactions/",
+    list[Transaction],
+    TransactionFilters,
+    need=Need(Scope.TRANSACTIONS_READ),
+)
 async def list_transactions(request: Request) -> Response:
     """Transactions, the latest first: by the time of their recording, or at which they take effect.
 

@@ -11,6 +11,8 @@ from msgspec import UNSET, Meta, UnsetType
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic import WithJsonSchema as Schema
 
+from ledgerservice.access.grants import Need
+from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.bodies import Body, body_of
 from ledgerservice.api.http.call import call_of, id_of, json_response, reader_of, runtime_of
 from ledgerservice.api.http.fields import AccountId, Answer, Text, TimestampText
@@ -231,6 +233,7 @@ _EXAMPLE = {"url": "https://hooks.example/ledger", "types": ["transaction.posted
     parameters=(),
     headers={},
     links={"get_webhook": {"webhook_id": "id"}},
+    need=Need(Scope.WEBHOOKS),
 )
 async def add_webhook(request: Request) -> Response:
     """Add an endpoint.
@@ -258,7 +261,7 @@ async def add_webhook(request: Request) -> Response:
     return await _answer(request, added, secret, status=201)
 
 
-@get(router, "/webhooks", list[Webhook], Paging)
+@get(router, "/webhooks", list[Webhook], Paging, need=Need(Scope.WEBHOOKS))
 async def list_webhooks(request: Request) -> Response:
     """The endpoints of the ledger, in the order in which they were added."""
     reader = reader_of(request)
@@ -281,6 +284,7 @@ async def list_webhooks(request: Request) -> Response:
     refusals=WRITES,
     parameters=(),
     headers={},
+    need=Need(Scope.WEBHOOKS),
 )
 async def rotate_secret(request: Request) -> Response:
     """Replace the secret of an endpoint.
@@ -305,6 +309,7 @@ async def rotate_secret(request: Request) -> Response:
     refusals=(404, 408, 410, 413, 415, 422, 503),
     parameters=(),
     headers={},
+    need=Need(Scope.WEBHOOKS),
 )
 async def replay_events(request: Request) -> Response:
     """Deliver events again: all after a position, or the dead letters.
@@ -329,6 +334,7 @@ async def replay_events(request: Request) -> Response:
     refusals=WRITES,
     parameters=(),
     headers={},
+    need=Need(Scope.WEBHOOKS),
 )
 async def test_webhook(request: Request) -> Response:
     """Send an event of type `webhook.test` now, whatever the state, and return what came of it."""
@@ -352,7 +358,7 @@ class _TestEvent(msgspec.Struct):
     ledger: None = None
 
 
-@get(router, "/webhooks/{webhook_id}/deliveries", list[Delivery], Paging)
+@get(router, "/webhooks/{webhook_id}/deliveries", list[Delivery], Paging, need=Need(Scope.WEBHOOKS))
 async def list_deliveries(request: Request) -> Response:
     """The attempts to deliver to an endpoint, newest first."""
     reader, webhook_id = reader_of(request), _id(request)
@@ -366,7 +372,7 @@ async def list_deliveries(request: Request) -> Response:
     return await listing(request, Paging, int, read)
 
 
-@get(router, "/webhooks/{webhook_id}", Webhook)
+@get(router, "/webhooks/{webhook_id}", Webhook, need=Need(Scope.WEBHOOKS))
 async def get_webhook(request: Request) -> Response:
     """An endpoint, its state, and how far it is."""
     return await _answer(request, _id(request))
@@ -381,6 +387,7 @@ async def get_webhook(request: Request) -> Response:
     refusals=WRITES,
     parameters=(),
     headers={},
+    need=Need(Scope.WEBHOOKS),
 )
 async def change_webhook(request: Request) -> Response:
     """Change an endpoint: its URL, its types or its state.
@@ -406,6 +413,7 @@ async def change_webhook(request: Request) -> Response:
     refusals=(404, 422, 503),
     parameters=(),
     headers={},
+    need=Need(Scope.WEBHOOKS),
 )
 async def remove_webhook(request: Request) -> Response:
     """Remove an endpoint, with its secrets, its dead letters and its log."""

@@ -1,9 +1,10 @@
 """Currencies and ledgers, and the secret that signs the cursors of lists."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import ARRAY, Integer, bindparam, func, select
 
 from ledgerservice.postgres.queries.structs import columns, find_all, find_one
 from ledgerservice.postgres.reader import Reader
@@ -45,6 +46,9 @@ LIST_LEDGERS = (
     .order_by(ledgers.c.ledger_id)
     .limit(bindparam("rows"))
 )
+LIST_SOME_LEDGERS = LIST_LEDGERS.where(
+    ledgers.c.ledger_id == func.any(bindparam("ids", type_=ARRAY(Integer)))
+)
 
 CURSOR_SECRET = select(secrets.c.secret).where(secrets.c.name == "cursors")
 
@@ -64,6 +68,13 @@ async def find_ledger(reader: Reader, name: str) -> LedgerView | None:
     return await find_one(reader, LedgerView, FIND_LEDGER, name=name)
 
 
-async def list_ledgers(reader: Reader, rows: int, after: int = 0) -> list[LedgerView]:
-    """Up to `rows` ledgers ordered by id, after the ledger with the id `after`."""
+async def list_ledgers(
+    reader: Reader, rows: int, after: int = 0, ids: Sequence[int] | None = None
+) -> list[LedgerView]:
+    """Up to `rows` ledgers ordered by id, after the ledger with the id `after`: all, or those with
+    one of these ids.
+    """
+    if ids is not None:
+        some = {"rows": rows, "after": after, "ids": list(ids)}
+        return await find_all(reader, LedgerView, LIST_SOME_LEDGERS, **some)
     return await find_all(reader, LedgerView, LIST_LEDGERS, rows=rows, after=after)

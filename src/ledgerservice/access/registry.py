@@ -1,0 +1,162 @@
+"""The callers that a process knows: read from the database every second, and when it says so."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import psycopg
+
+from ledgerservice.access.grants import Caller
+from ledgerservice.access.keys import digest_of
+from ledgerservice.errors import LedgerError
+from ledgerservice.postgres.access.callers import (
+    LISTEN,
+    READ_CALLERS,
+    WRITE_USES,
+    CallerRow,
+    callers_of,
+)
+from ledgerservice.postgres.pipeline import Request, Wire, array
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+PATIENCE_S = 2.0
+"""A database that has not answered by then is connected to again."""
+STALE_S = 5.0
+KNOWN_KEYS = 10_000
+DAY_S = 86_400
+
+BEARER = b"bearer "
+
+UNKNOWN = Caller(refusal="key_invalid")
+UNREAD = Caller(refusal="unavailable")
+
+
+class Registry:
+    """The valid keys and what each of them may do.
+
+    `has_keys` says whether a key was ever made; without one nobody can be required to send one.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Wire]]) -> None:
+        self.has_keys = True
+        self._connect = connect
+        self._wire: Wire | None = None
+        self._callers: dict[bytes, Caller] = {}
+        self._known: dict[bytes, Caller] = {}
+        self._fresh_until = 0.0
+        self._used: set[str] = set()
+        self._written: dict[str, int] = {}
+
+    def caller_of(self, authorization: bytes) -> Caller:
+        """Who sends a request with this value of Authorization."""
+        if time.monotonic() > self._fresh_until:
+            return UNREAD
+        # An entry lives until the next reading, so the SHA-256 is taken once a second and key.
+        return self._known.get(authorization) or self._find(authorization)
+
+    def _find(self, authorization: bytes) -> Caller:
+        if authorization[: len(BEARER)].lower() != BEARER:
+            return UNKNOWN
+        caller = self._callers.get(digest_of(authorization[len(BEARER) :].strip(b" ")))
+        if caller is None:
+            return UNKNOWN
+        if len(self._known) < KNOWN_KEYS:
+            self._known[authorization] = caller
+        self._used.add(caller.key_id)
+        return caller
+
+    async def refresh(self) -> None:
+        """Read all keys. Raises psycopg's errors, LedgerError, OSError and TimeoutError."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                if self._wire is None:
+                    self._wire = await self._connect()
+                    await self._wire.exchange(LISTEN)
+                [result] = await self._wire.exchange(READ_CALLERS)
+        except BaseException:
+            await self.close()
+            raise
+        self.has_keys, rows = callers_of(result.rows)
+        self._callers = _callers(rows)
+        self._known = {}
+        self._fresh_until = begun + STALE_S
+
+    async def keep_refreshed(self) -> None:
+        """Read the keys until cancelled. While the database is away it is tried every second."""
+        faulty = False
+        while True:
+            try:
+                await self._wait()
+                await self.refresh()
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._note_uses()
+                faulty = False
+            except (psycopg.Error, LedgerError, OSError, TimeoutError) as error:
+                await self.close()
+                if not faulty:
+                    log.warning("the keys could not be read: %s", type(error).__name__)
+                faulty = True
+
+    async def _wait(self) -> None:
+        """Until somebody has written the tables, or for a second: a notification may get lost."""
+        if self._wire is None:
+            await asyncio.sleep(POLL_S)
+            return
+        try:
+            async for _ in self._wire.connection.notifies(timeout=POLL_S, stop_after=1):
+                pass
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _note_uses(self) -> None:
+        """Write the keys that were used today; each process does it once a day and key."""
+        today, used = int(time.time() // DAY_S), self._used
+        self._used = set()
+        new = [key for key in used if self._written.get(key) != today]
+        if not new or self._wire is None:
+            return
+        with suppress(psycopg.Error):  # a standby; or a connection that the next reading replaces
+            await self._wire.exchange(Request(WRITE_USES, [array(new)]))
+            self._written.update(dict.fromkeys(new, today))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            with suppress(psycopg.Error, OSError):
+                await wire.close()
+
+
+def _callers(rows: list[CallerRow]) -> dict[bytes, Caller]:
+    """The callers by the digest of their keys."""
+    callers: dict[bytes, Caller] = {}
+    for row in rows:
+        before = callers.get(row.digest) or Caller(row.key_id, row.principal_id)
+        callers[row.digest] = _with_grant(before, row)
+    return callers
+
+
+def _with_grant(caller: Caller, row: CallerRow) -> Caller:
+    number, ledger, scopes = row.ledger_id, row.ledger, row.scopes or 0
+    if number is None or ledger is None:
+        return Caller(
+            caller.key_id,
+            caller.principal_id,
+            caller.everywhere | scopes,
+            caller.by_ledger,
+            caller.ledgers,
+        )
+    scopes |= caller.by_ledger.get(number, 0)
+    return Caller(
+        caller.key_id,
+        caller.principal_id,
+        caller.everywhere,
+        {**caller.by_ledger, number: scopes},
+        {**caller.ledgers, ledger: number},
+    )

@@ -1,0 +1,95 @@
+"""Who sends a request, and whether it may do what it asks for.
+
+A layer of the application finds the caller; the route that a request is resolved to says what it
+needs (`Need`). Nothing is decided on the text of a path.
+"""
+
+import ipaddress
+from functools import lru_cache
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from ledgerservice.access.grants import EVERYONE, STRANGER, Caller, Need, denial
+from ledgerservice.access.registry import Registry
+from ledgerservice.access.scopes import names_of
+from ledgerservice.api.http.problems import ProblemError
+
+CALLER = "ledgerservice.caller"
+"""The entry of a request's scope with its `Caller`."""
+
+NOT_LOCAL = Caller(refusal="no_keys")
+FORWARDED = Caller(refusal="forwarded_without_keys")
+
+
+class Authentication:
+    """Finds the caller of a request.
+
+    While no key was ever made, whoever is on this machine is `EVERYONE`, and with `is_open` whoever
+    reaches the service. With `is_trusted` requests need no key: they come from a command that has
+    the database itself.
+    """
+
+    def __init__(self, registry: Registry, is_open: bool, is_trusted: bool) -> None:
+        self._registry = registry
+        self._is_open = is_open
+        self._is_trusted = is_trusted
+
+    def caller_of(self, scope: Scope) -> Caller:
+        """The caller, or one with a `refusal`."""
+        registry = self._registry
+        if registry.has_keys:
+            for name, value in scope["headers"]:
+                if name == b"authorization":
+                    return registry.caller_of(value)
+            return EVERYONE if self._is_trusted else STRANGER
+        return EVERYONE if self._is_open or self._is_trusted else _local_caller(scope)
+
+
+def _local_caller(scope: Scope) -> Caller:
+    """Everyone, if the request comes from this machine and no proxy sent it on."""
+    for place in (scope["server"], scope["client"]):
+        if place is None or not _is_loopback(place[0]):
+            return NOT_LOCAL
+    for name, _ in scope["headers"]:
+        if name.startswith(b"x-forwarded-") or name == b"forwarded":
+            return FORWARDED
+    return EVERYONE
+
+
+@lru_cache(1_000)
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:  # a socket of the file system
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def caller_now(request: Request) -> Caller:
+    """The caller of a request as it is now: a stream outlasts keys."""
+    authentication: Authentication = request.app.state.authentication
+    return authentication.caller_of(request.scope)
+
+
+def caller_of(scope: Scope) -> Caller:
+    """The caller that the layer has found; a stranger where there was no layer."""
+    caller: Caller = scope.get(CALLER, STRANGER)
+    return caller
+
+
+def authorize(caller: Caller, ledger: int, need: Need) -> None:
+    """Raise ProblemError if the caller may not do what has this need."""
+    code = denial(caller, ledger, need)
+    if code is not None:
+        raise denied(code, need.scopes)
+
+
+def denied(code: str, scopes: int) -> ProblemError:
+    """A refusal of the caller. `scopes`: one of these is missing."""
+    if code != "scope_missing":
+        return ProblemError(code)
+    return ProblemError(code, scope=" ".join(names_of(scopes)))

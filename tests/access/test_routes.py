@@ -1,0 +1,227 @@
+"""Every route with every kind of key. The table is made from the application's own routes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from ledgerservice.access import keys
+from ledgerservice.access.scopes import ALL, NAMES
+from ledgerservice.postgres.connections import Database
+from tests.access.made import add_ledger, alter_key, bearer, make_key
+from tests.api.routes import API, DESCRIBED, ROUTES
+from tests.databases import url_text
+from tests.processes import RunningService, serving
+
+OPEN = {"/health/live", "/health/ready", "/docs", "/openapi.json"}
+PATHS = API.openapi()["paths"]
+GUARDED = sorted(
+    (path, method) for path, methods in ROUTES.items() if path not in OPEN for method in methods
+)
+PREFIXES = ["", "/ledgers/default"]
+
+
+def scopes_of(path: str, method: str) -> list[str]:
+    """The scopes that the description names, one of which is enough."""
+    slashed = path if path in PATHS else path + "/"
+    described = PATHS[slashed]["get" if method == "HEAD" else method.lower()]
+    return [name for one in described["security"] for name in one["bearer"]]
+
+
+class World(NamedTuple):
+    service: RunningService
+    keys: dict[str, str]
+    database: Database
+
+
+@pytest.fixture(scope="module")
+def world(new_database: Callable[..., Database]) -> Iterator[World]:
+    database = new_database()
+    add_ledger(database, "other")
+    made = {name: make_key(database, name) for name in ("expired", "revoked", "too_early")}
+    alter_key(database, made["expired"], "created_at = now() - interval '2 days',"
+              " not_before = now() - interval '2 days', expires_at = now()")  # fmt: skip
+    alter_key(database, made["revoked"], "revoked_at = now()")
+    alter_key(database, made["too_early"], "not_before = now() + interval '1 hour'")
+    made["elsewhere"] = make_key(database, "elsewhere", ledgers=["other"])
+    for name, scope in NAMES.items():
+        label = name.replace(":", ".")
+        made[f"only {name}"] = make_key(database, f"only.{label}", int(scope))
+        made[f"all but {name}"] = make_key(database, f"but.{label}", int(ALL) & ~int(scope))
+    made["no posting"] = make_key(database, "no-posting", int(NAMES["audit:read"]))
+    made["unknown"] = keys.make().text
+    with serving(DATABASE_URL=url_text(database)) as service:
+        yield World(service, made, database)
+
+
+def send(world: World, path: str, method: str, key: str | None, prefix: str = "") -> httpx.Response:
+    filled = path.replace("{name}", "default").replace("{code}", "USD").replace("{key}", "k")
+    for name in ("account_id", "transaction_id", "hold_id", "schedule_id", "webhook_id"):
+        filled = filled.replace(f"{{{name}}}", "1")
+    headers = {} if key is None else bearer(key)
+    return world.service.client.request(method, prefix + filled, headers=headers)
+
+
+def code_of(answer: httpx.Response) -> Any:
+    try:
+        return answer.json().get("code")
+    except (ValueError, AttributeError):  # HEAD, or a list
+        return None
+
+
+def test_every_described_route_is_in_the_table() -> None:
+    assert {path for path, _ in GUARDED} == {*DESCRIBED} - OPEN
+    assert all("security" in one for methods in PATHS.values() for one in methods.values())
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(("path", "method"), GUARDED)
+def test_without_a_valid_key(world: World, path: str, method: str, prefix: str) -> None:
+    answer = send(world, path, method, None, prefix)
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    for name in ("unknown", "expired", "revoked", "too_early"):
+        answer = send(world, path, method, world.keys[name], prefix)
+        assert answer.status_code == 401, name
+        assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+        assert method == "HEAD" or code_of(answer) == "key_invalid"
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(("path", "method"), GUARDED)
+def test_with_a_key_of_another_ledger(world: World, path: str, method: str, prefix: str) -> None:
+    """The same bytes as for a ledger that does not exist; 403 where all ledgers are concerned."""
+    key = world.keys["elsewhere"]
+    answer = send(world, path, method, key, prefix)
+    if path in ("/currencies", "/ledgers", "/currencies/{code}", "/ledgers/{name}") and not prefix:
+        expected = 403 if method == "POST" else 404 if path == "/ledgers/{name}" else 200
+        assert answer.status_code == expected
+        return
+    nowhere = send(world, path, method, key, "/ledgers/nowhere")
+    assert (answer.status_code, answer.content) == (nowhere.status_code, nowhere.content)
+    assert answer.status_code == 404
+    assert method == "HEAD" or code_of(answer) == "ledger_not_found"
+
+
+@pytest.mark.parametrize(("path", "method"), GUARDED)
+def test_without_the_scope(world: World, path: str, method: str) -> None:
+    names = scopes_of(path, method)
+    if not names:
+        assert send(world, path, method, world.keys["only audit:read"]).status_code == 200
+        return
+    key = f"all but {names[0]}" if len(names) == 1 else "no posting"
+    answer = send(world, path, method, world.keys[key])
+    assert answer.status_code == 403, answer.text
+    challenge = f'Bearer error="insufficient_scope", scope="{" ".join(names)}"'
+    assert answer.headers["www-authenticate"] == challenge
+    if method != "HEAD":
+        assert (code_of(answer), answer.json()["scope"]) == ("scope_missing", " ".join(names))
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(("path", "method"), GUARDED)
+def test_with_the_scope(world: World, path: str, method: str, prefix: str) -> None:
+    for name in scopes_of(path, method):
+        answer = send(world, path, method, world.keys[f"only {name}"], prefix)
+        assert answer.status_code not in (401, 403), (name, answer.text)
+        assert answer.status_code < 500 and code_of(answer) != "ledger_not_found"
+
+
+@pytest.mark.parametrize("path", sorted(OPEN))
+def test_what_needs_no_key(world: World, path: str) -> None:
+    for key in (None, world.keys["unknown"], world.keys["expired"]):
+        assert send(world, path, "GET", key).status_code == 200
+
+
+MALFORMED = ["", "Bearer", "Basic bGdrOg==", "lgk_", "Bearer lgk_1 lgk_2", "Bearer \xff"]
+
+
+@pytest.mark.parametrize("value", MALFORMED)
+def test_what_is_not_a_key(world: World, value: str) -> None:
+    headers = {b"Authorization": value.encode("latin-1")}
+    answer = world.service.client.get("/accounts", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (401, "key_invalid")
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_in_any_case(world: World, scheme: str) -> None:
+    key = world.keys["only accounts:read"]
+    headers = {"Authorization": f"{scheme} {key}"}
+    assert world.service.client.get("/accounts", headers=headers).status_code == 200
+
+
+def test_two_keys_are_refused(world: World) -> None:
+    key = world.keys["only accounts:read"]
+    answer = world.service.client.get("/accounts", headers=[("Authorization", f"Bearer {key}")] * 2)
+    assert answer.json()["code"] == "header_repeated"
+
+
+def test_a_caller_sees_its_own_ledgers_only(world: World) -> None:
+    client, key = world.service.client, world.keys["elsewhere"]
+    names = [one["name"] for one in client.get("/ledgers", headers=bearer(key)).json()]
+    assert names == ["other"]
+    everywhere = client.get("/ledgers", headers=bearer(world.keys["only webhooks"])).json()
+    assert [one["name"] for one in everywhere] == ["default", "other"]
+    assert client.get("/ledgers/other", headers=bearer(key)).status_code == 200
+
+
+ITEMS: dict[str, list[dict[str, Any]]] = {
+    "deposit": [{"type": "DEPOSIT", "account_id": 1}],
+    "withdraw": [{"type": "WITHDRAWAL", "account_id": 1}],
+    "transfer": [{"type": "TRANSFER", "from_account_id": 1, "to_account_id": 2}],
+    "transactions": [{"type": "TRANSACTION", "legs": [
+        {"account_id": 1, "amount": "-1"}, {"account_id": 2, "amount": "1"}]}],
+    "holds": [{"type": "HOLD", "account_id": 1}, {"type": "CAPTURE", "hold_id": 1},
+              {"type": "RELEASE", "hold_id": 1}],
+    "reversals": [{"type": "REVERSAL", "transaction_id": 1}],
+    "policies:write": [{"type": "POLICY", "account_id": 1, "floor": "-1"},
+                       {"type": "POLICY", "account_id": 1, "closed": True}],
+    "policies:freeze": [{"type": "POLICY", "account_id": 1, "frozen": "both"}],
+    "schedules": [{"type": "CANCELLATION", "schedule_id": 1}],
+    "backdate": [{"type": "DEPOSIT", "account_id": 1, "effective_at": "2020-01-01T00:00:00Z"}],
+    "reversals:force": [{"type": "REVERSAL", "transaction_id": 1, "force": True, "actor": "a",
+                         "description": "d"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scope", ITEMS)
+def test_the_items_of_a_batch_by_their_kind(world: World, scope: str) -> None:
+    """In a batch, in a linked item and in a stream; and a schedule needs two scopes."""
+    items = [
+        {"idempotency_key": f"{scope} {n}", **one}
+        | ({} if "POLICY" not in one["type"] else {"actor": "a", "reason": "r"})
+        | ({"amount": "1"} if one["type"] in ("DEPOSIT", "WITHDRAWAL", "TRANSFER", "HOLD") else {})
+        for n, one in enumerate(ITEMS[scope])
+    ]
+    without = bearer(world.keys[f"all but {scope}"])
+    client = world.service.client
+    batch = {"movements": [*items, {"linked": items}]}
+    *results, linked = client.post("/batches", json=batch, headers=without).json()["results"]
+    # Who may change policies may freeze too.
+    is_refused = scope != "policies:freeze"
+    for result in results:
+        assert (result["body"]["code"] == "scope_missing") == is_refused, result
+        assert not is_refused or result["body"]["scope"].split()[-1] == scope
+    if is_refused:
+        assert linked["body"]["cause"]["code"] == "scope_missing"
+    allowed = client.post("/batches", json=batch, headers=bearer(everything(world))).json()
+    assert "scope_missing" not in str(allowed)
+
+
+def everything(world: World) -> str:
+    if "admin" not in world.keys:
+        world.keys["admin"] = make_key(world.database, "admin")
+        for _ in range(50):
+            headers = bearer(world.keys["admin"])
+            if world.service.client.get("/ledgers", headers=headers).status_code == 200:
+                break
+    return world.keys["admin"]
+
+
+def test_a_scheduled_transfer_needs_both_scopes(world: World) -> None:
+    body = {"from_account_id": 1, "to_account_id": 2, "amount": "1", "idempotency_key": "s",
+            "execute_at": "2999-01-01T00:00:00Z"}  # fmt: skip
+    for name in ("transfer", "schedules"):
+        headers = bearer(world.keys[f"all but {name}"])
+        answer = world.service.client.post("/transfer", json=body, headers=headers)
+        assert (answer.status_code, answer.json()["scope"]) == (403, name)
