@@ -41,6 +41,7 @@ DIRECT_WRITES = [
             "policies": "floor",
             "schedules": "settled_by",
             "dated_entries": "amount",
+            "audit": "code",
         }.items()
         for verb, rest in (
             ("UPDATE", f"SET {column} = NULL"),
@@ -144,6 +145,11 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         never = {"created_at", "ledger_id", "webhook_id", "id", "account_id"}
         assert not never & {c for _, p, c in of_webhooks if p == "UPDATE"}
         rows = sorted({*rows} - of_webhooks)
+        of_audit = {(p, c) for t, p, c in rows if t == "audit"}
+        chained = {"id", "recorded_at", "digest"}
+        columns = set(metadata.tables["ledger.audit"].c.keys()) - chained
+        assert of_audit == {("INSERT", column) for column in columns}
+        rows = [row for row in rows if row[0] != "audit"]
         tables = {"accounts", "transactions", "currencies", "holds", "schedules", "ledgers"}
         assert {t for t, _, _ in rows} == tables | {"epochs"}
         assert "begun_at" not in {c for t, _, c in rows if t == "epochs"}

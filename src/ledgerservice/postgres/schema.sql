@@ -333,6 +333,31 @@ CREATE TABLE ledger.epochs (
     PRIMARY KEY (epoch, system_identifier, timeline, database_id, journal_id)
 );
 
+-- The audit log: who did what at the service, refusals included. event is unique: what is recorded
+-- again after a lost connection is recorded once. source is the address of the client, or the command
+-- line. Of refusals that are alike the later ones are counted in repeats. detail is a JSON object.
+CREATE TABLE ledger.audit (
+    id           bigint      PRIMARY KEY,
+    recorded_at  timestamptz NOT NULL,
+    event        text        NOT NULL,
+    principal_id integer     NOT NULL DEFAULT 0,
+    key_id       text,
+    source       text        NOT NULL,
+    request_id   text,
+    action       text        NOT NULL,
+    ledger_id    integer,
+    subject      text,
+    status       smallint    NOT NULL,
+    code         text,
+    repeats      integer     NOT NULL DEFAULT 1,
+    detail       text,
+    digest       bytea       NOT NULL,
+    CONSTRAINT audit_repeats CHECK (repeats > 0),
+    CONSTRAINT audit_detail CHECK (json_typeof(detail::json) = 'object')
+);
+CREATE UNIQUE INDEX audit_event ON ledger.audit (event);
+CREATE INDEX audit_time ON ledger.audit (recorded_at, id);
+
 -- Signs the cursors of lists, so that nobody can make one up.
 CREATE TABLE ledger.secrets (
     name   text PRIMARY KEY,
@@ -944,6 +969,33 @@ BEGIN
     RETURN low;
 END $$;
 
+-- The audit log is a chain. A row's digest covers the row and the digest of the row before it, so a
+-- row that was changed, removed or put between shows. One transaction at a time adds to it.
+CREATE FUNCTION ledger.audit_digest(before bytea, r ledger.audit) RETURNS bytea
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT sha256(before || convert_to(json_build_array(
+        r.id, extract(epoch FROM r.recorded_at), r.event, r.principal_id, r.key_id, r.source,
+        r.request_id, r.action, r.ledger_id, r.subject, r.status, r.code, r.repeats,
+        r.detail)::text, 'UTF8'))
+$$;
+CREATE FUNCTION ledger.chain_audit() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last ledger.audit;
+BEGIN
+    IF TG_RELID <> 'ledger.audit'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
+    PERFORM pg_advisory_xact_lock(2020072);
+    SELECT * INTO last FROM ledger.audit ORDER BY id DESC LIMIT 1;
+    NEW.id := coalesce(last.id, 0) + 1;
+    NEW.recorded_at := greatest(clock_timestamp(), last.recorded_at);
+    NEW.digest := ledger.audit_digest(coalesce(last.digest, ''), NEW);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER audit_chain BEFORE INSERT ON ledger.audit
+    FOR EACH ROW EXECUTE FUNCTION ledger.chain_audit();
+
 -- History is never changed, and only the triggers above write what is derived. ENABLE ALWAYS: these
 -- guards hold in a session that applies replicated changes too.
 CREATE FUNCTION ledger.refuse_change() RETURNS trigger
@@ -989,6 +1041,8 @@ CREATE TRIGGER currencies_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledge
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('currencies are permanent');
 CREATE TRIGGER epochs_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.epochs
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('epochs are permanent');
+CREATE TRIGGER audit_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.audit
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('the audit log is immutable');
 CREATE TRIGGER ledgers_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.ledgers
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('ledgers are permanent');
 
@@ -1050,6 +1104,9 @@ GRANT INSERT, UPDATE (attempts, failed_at, next_at), DELETE ON ledger.webhook_fa
 GRANT INSERT (ledger_id, webhook_id, epoch, event_id, attempt, attempted_at, status, error,
               duration_ms), DELETE
     ON ledger.webhook_deliveries TO {role};
+GRANT INSERT (event, principal_id, key_id, source, request_id, action, ledger_id, subject, status,
+              code, repeats, detail)
+    ON ledger.audit TO {role};
 GRANT USAGE ON SEQUENCE ledger.webhook_id, ledger.webhook_delivery_id TO {role};
 GRANT INSERT ON ledger.key_uses TO {role};
 GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currency_number,

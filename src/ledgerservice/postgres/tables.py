@@ -57,6 +57,7 @@ def _table(name: str) -> Table:
 
 
 accounts = _table("accounts")
+audit = _table("audit")
 account_details = _table("account_details")
 currencies = _table("currencies")
 details = _table("details")

@@ -1,1 +1,1 @@
-"""Who may use the service: written by the schema's owner, read by every process."""
+"""Who may use the service, and the audit log of what was done with it."""

@@ -133,6 +133,22 @@ WHOLE = [
         """,
     ),
     Check(
+        5,
+        """
+        SELECT 'audit record ' || id,
+               CASE WHEN id <> id_before + 1 THEN 'its predecessor is missing'
+                    WHEN recorded_at < recorded_before THEN 'it is before its predecessor'
+                    ELSE 'it does not continue the chain' END
+        FROM (
+            SELECT id, recorded_at, digest, lag(id, 1, 0::bigint) OVER chain AS id_before,
+                   lag(recorded_at) OVER chain AS recorded_before,
+                   ledger.audit_digest(lag(digest, 1, ''::bytea) OVER chain, a) AS expected
+            FROM ledger.audit a WINDOW chain AS (ORDER BY id)
+        ) a
+        WHERE id <> id_before + 1 OR recorded_at < recorded_before OR digest <> expected
+        """,
+    ),
+    Check(
         1,
         """
         SELECT 'ledger ' || ledger_id, 'entries or transactions name it, but it does not exist'
