@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import URL
 
+from ledgerservice.access.audit import AuditLog
 from ledgerservice.access.registry import Registry
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
@@ -27,6 +28,7 @@ from ledgerservice.feed.webhooks.addresses import Guard
 from ledgerservice.feed.webhooks.deliverer import keep_delivering
 from ledgerservice.feed.webhooks.sending import Sender
 from ledgerservice.postgres import migrations
+from ledgerservice.postgres.access.audit import add_records
 from ledgerservice.postgres.connections import (
     Database,
     check_same_database,
@@ -138,6 +140,7 @@ class Runtime:
     feed: Feed
     sender: Sender
     """Sends the tests of webhooks."""
+    audit: AuditLog
     history: History | None = None
     cursor_key: bytes = b""
     cache: Balances | None = None
@@ -220,9 +223,13 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
         ledgers = Poster(connect, add_ledgers, limits, writer_loop=writers, name="ledgers")
         account_reads = Poster(connect, find_accounts, limits, name="account_reads")
         history_reads = Poster(connect, list_histories, limits, name="history_reads")
+        records = Poster(connect, add_records, limits, writer_loop=writers, name="audit")
+        audit = AuditLog(records.post)
+        posters = movements, openings, currencies, ledgers, account_reads, history_reads
         watching = [
             asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
             asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
+            asyncio.create_task(audit.keep_flushing()),
         ]
         if settings.webhooks:
             watching.append(asyncio.create_task(keep_delivering(database, settings)))
@@ -231,9 +238,9 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
                 key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
-            posters = movements, openings, currencies, ledgers, account_reads, history_reads
-            parts = settings, *posters, reader, budget, probe, connect, feed, sender
-            async with observed(database, engine, {p.name: p for p in posters}, budget):
+            parts = settings, *posters, reader, budget, probe, connect, feed, sender, audit
+            queues = {poster.name: poster for poster in (*posters, records)}
+            async with observed(database, engine, queues, budget):
                 yield Runtime(*parts, history=history, cursor_key=key, cache=cache)
         finally:
             if cache is not None:
@@ -246,12 +253,9 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
-            await movements.close()
-            await openings.close()
-            await currencies.close()
-            await ledgers.close()
-            await account_reads.close()
-            await history_reads.close()
+            await audit.close()
+            for queue in (*posters, records):
+                await queue.close()
             await engine.dispose()
 
 

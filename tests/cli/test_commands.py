@@ -233,5 +233,6 @@ def test_a_command_explains_itself(command: str) -> None:
     done = cli(command, "--help")
     assert done.returncode == 0
     assert "Usage: ledgerservice" in done.stdout
-    others = {"psql", "keys"}  # psql's output is its own; keys has commands below it
+    # psql's output is its own, audit's is always JSON, and keys has commands below it.
+    others = {"psql", "keys", "audit"}
     assert ("--json" in done.stdout) == (command not in others)

@@ -20,6 +20,7 @@ from ledgerservice.api.http.schemas import components
 from ledgerservice.api.movements import routes as movements
 from ledgerservice.api.resources import (
     accounts,
+    audit,
     currencies,
     events,
     health,
@@ -47,6 +48,7 @@ ROUTERS = (
     reports.router,
     events.router,
     webhooks.router,
+    audit.router,
     health.router,
 )
 """In the order of the description, which is that of the tour in the README."""
@@ -73,6 +75,7 @@ TAGS = {
     "currencies": "Currencies, and units of the caller's own.",
     "ledgers": "Closed books with accounts of their own.",
     "reports": "Sums over a whole ledger.",
+    "audit": "Who did what, refusals included.",
     "events": "Everything that is recorded, as it is recorded.",
     "health": "The state of the process.",
 }

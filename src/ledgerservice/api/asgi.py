@@ -208,6 +208,8 @@ async def _on_ledger(runtime: Runtime, scope: Scope, name: str, path: str) -> Sc
     if ledger is None:
         raise ProblemError("ledger_not_found")
     _, slash, inner = scope["raw_path"].partition(b"?")[0][len(b"/ledgers/") :].partition(b"/")
+    if (exchange := CURRENT.get()) is not None:
+        exchange.ledger_id = ledger
     if not slash:  # the slash was percent-encoded
         raise ProblemError("not_found")
     outside = scope.get("root_path", "") + f"/ledgers/{name}"

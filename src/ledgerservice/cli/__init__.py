@@ -34,6 +34,7 @@ COMMANDS = {
     "key": ("accounts", "key"),
     "keys": ("keys", "app"),
     "psql": ("database", "psql"),
+    "audit": ("audit", "audit"),
     "url": ("database", "url"),
     "settings": ("database", "settings"),
 }

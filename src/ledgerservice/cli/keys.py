@@ -15,6 +15,7 @@ from ledgerservice.access import keys
 from ledgerservice.access.grants import is_principal_name
 from ledgerservice.access.keys import NewKey
 from ledgerservice.access.scopes import NAMES, SETS, Scope, names_of
+from ledgerservice.cli.audit import note
 from ledgerservice.cli.data import check_schema
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import KeyFault
@@ -66,6 +67,7 @@ def create(
         kind = "person" if person else "service"
         number = principals.add_principal(connection, name, kind, scopes, ledgers)
         new, expiry = _add(connection, number, days)
+        note(connection, "create_key", f"{new.id} of {name}")
     _print_new(new, expiry, as_json=as_json, principal=name, scopes=names_of(scopes))
 
 
@@ -101,6 +103,7 @@ def rotate(
             raise KeyFault(f"There is no key {key_id}.")
         new, expiry = _add(connection, principal, days)
         old_expiry = principals.shorten(connection, key_id, overlap)
+        note(connection, "rotate_key", f"{key_id} by {new.id}")
     _print_new(new, expiry, as_json=as_json, replaces=key_id, old_expires_at=old_expiry)
 
 
@@ -113,6 +116,8 @@ def revoke(
     key_id = _id(key)
     with _owned() as connection:
         time = principals.revoke(connection, key_id)
+        if time is not None:
+            note(connection, "revoke_key", key_id)
     if time is None:
         raise KeyFault(f"There is no key {key_id}.")
     report(f"The key {key_id} is revoked.", as_json=as_json, key_id=key_id, revoked_at=time)

@@ -4,6 +4,9 @@ from datetime import datetime
 
 import msgspec
 
+COMMAND_LINE = "command line"
+"""The source of what a command did."""
+
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Who did what at the service, and what came of it.

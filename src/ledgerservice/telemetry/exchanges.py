@@ -24,7 +24,18 @@ def new_request_id() -> str:
 class Exchange:
     """A request and its answer. `scope` is the ASGI scope in which a router has put the route."""
 
-    __slots__ = ("began_s", "code", "ledger", "method", "request_id", "route", "scope", "status")
+    __slots__ = (
+        "began_s",
+        "code",
+        "is_audited",
+        "ledger",
+        "ledger_id",
+        "method",
+        "request_id",
+        "route",
+        "scope",
+        "status",
+    )
 
     def __init__(self, request_id: str, method: str) -> None:
         self.request_id = request_id
@@ -35,6 +46,9 @@ class Exchange:
         self.route: str | None = None
         self.scope: dict[str, Any] | None = None
         self.ledger: str | None = None
+        self.ledger_id: int | None = None
+        self.is_audited = False
+        """Whether an instruction of its body has to be in the audit log."""
         self.code: str | None = None
 
     def count(self) -> None:

@@ -3,12 +3,13 @@
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ledgerservice.api.http.auditing import DENIED, refuse
 from ledgerservice.telemetry.exchanges import CURRENT, Exchange, new_request_id
 from ledgerservice.telemetry.metrics import IN_FLIGHT
 
 
-def observe(inner: ASGIApp, _: State) -> ASGIApp:
-    """Observes what passes through this layer."""
+def observe(inner: ASGIApp, state: State) -> ASGIApp:
+    """Observes what passes through this layer. Callers that are refused are in the audit log."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(new_request_id(), scope["method"])
@@ -24,6 +25,8 @@ def observe(inner: ASGIApp, _: State) -> ASGIApp:
                 await inner(scope, receive, send_on)
         finally:
             exchange.count()
+            if exchange.status in DENIED:
+                refuse(state.runtime, scope, exchange)
 
     return answer
 

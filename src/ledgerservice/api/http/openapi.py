@@ -13,6 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import names_of
+from ledgerservice.api.http.auditing import audited, is_audited
 from ledgerservice.api.http.authentication import authorize, caller_of
 from ledgerservice.api.http.call import LEDGER
 from ledgerservice.api.http.pages import Paging
@@ -153,7 +154,7 @@ def _declare(
         declared["openapi_extra"] = operation
         declared["description"] = f"{description or summary.rstrip('.') + '.'}{_said_of(need)}"
         name = declared.setdefault("name", handler.__name__)
-        guarded = handler if need.is_open else _guarded(handler, need)
+        guarded = handler if need.is_open else _guarded(handler, method, name, need)
         add = partial(router.add_api_route, endpoint=guarded, response_model=None)
         add(path, methods=[method], status_code=status, operation_id=name, **declared)
         for other, by in _undeclared(path, method):
@@ -163,14 +164,18 @@ def _declare(
     return register
 
 
-def _guarded(handler: Handler, need: Need) -> Handler:
-    """The handler, for callers who may do what it does."""
+def _guarded(handler: Handler, method: str, name: str, need: Need) -> Handler:
+    """The handler, for callers who may do what it does; with the audit log."""
+    is_sure = is_audited(method, need.scopes)
+    answer: Handler = partial(audited, action=name, handler=handler, is_sure=is_sure)
+    if method == "GET" and not is_sure:
+        answer = handler
 
     @wraps(handler)
     async def guarded(request: Request) -> Any:
         scope = request.scope
         authorize(caller_of(scope), scope.get(LEDGER, DEFAULT_LEDGER), need)
-        return await handler(request)
+        return await answer(request)
 
     return guarded
 

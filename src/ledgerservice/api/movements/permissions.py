@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from msgspec import UNSET
 
 from ledgerservice.access.scopes import ALL, POLICIES, Scope
+from ledgerservice.api.http.auditing import mark
 from ledgerservice.api.http.authentication import denied
 from ledgerservice.api.http.call import Call
 from ledgerservice.domain.instructions import (
@@ -42,6 +43,8 @@ _KINDS: dict[type[Instruction], int] = {
 
 def check_scopes(call: Call, instruction: Instruction) -> None:
     """Raise ProblemError if the caller may not give this instruction on its ledger."""
+    if type(instruction) is not Movement:
+        mark(instruction)
     scopes = call.caller.scopes_on(call.ledger)
     if scopes & _EVERYTHING == _EVERYTHING:
         return

@@ -1,6 +1,5 @@
 """The routes that post instructions. Each is declared for OpenAPI and calls a handler."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -8,10 +7,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ledgerservice.access.grants import Caller, Need
+from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import POSTING
+from ledgerservice.api.http.auditing import add, is_marked, note_before
 from ledgerservice.api.http.authentication import caller_now
-from ledgerservice.api.http.call import Call, call_of, id_of, media_type, response
+from ledgerservice.api.http.call import Call, call_of, id_of, media_type, reader_of, response
 from ledgerservice.api.http.openapi import (
     DRY_RUN,
     FORCE_TOKEN,
@@ -26,6 +26,7 @@ from ledgerservice.api.movements.answers import Posted
 from ledgerservice.api.movements.examples import EXAMPLES
 from ledgerservice.api.movements.forms import FORMS
 from ledgerservice.api.movements.items import declare_items
+from ledgerservice.postgres.queries.accounts import list_policies
 
 router = APIRouter()
 declare_items()
@@ -82,6 +83,8 @@ def _declare_instruction(name: str, place: _Place) -> None:
     async def instruct(request: Request) -> Response:
         call = call_of(request)
         ids = {} if id_name is None else {id_name: id_of(request, id_name, place.missing)}
+        if name == "policy":
+            note_before(request, await list_policies(reader_of(request), ids["account_id"], 1))
         return response(*await posting.instruct(call, form, **ids))
 
     instruct.__doc__ = form.model.__doc__
@@ -135,13 +138,17 @@ for _name, _place in _INSTRUCTIONS.items():
 class _Stream(Response):
     """An answer that is written while the body is read."""
 
-    def __init__(self, call: Call, now: Callable[[], Caller]) -> None:
+    def __init__(self, request: Request, call: Call) -> None:
         super().__init__()
-        self._call, self._now = call, now
+        self._request, self._call = request, call
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Reads from the connection and writes to it."""
-        await batches.post_stream(self._call, self._now, send)
+        try:
+            await batches.post_stream(self._call, partial(caller_now, self._request), send)
+        finally:
+            if is_marked():
+                await add(self._request, "post_batch", 200, None)
 
 
 @post(
@@ -174,5 +181,5 @@ async def post_batch(request: Request) -> Response:
     if media_type(request.headers.raw) == batches.NDJSON:
         if call.dry_run:
             return response(*await batches.rehearse_stream(call))
-        return _Stream(call, partial(caller_now, request))
+        return _Stream(request, call)
     return response(*await batches.post_batch(call))

@@ -1,6 +1,6 @@
 """The audit log: adding to it, and reading it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -43,6 +43,20 @@ def _column(name: str, records: Sequence[AuditRecord]) -> bytes:
 def add_record(connection: Connection, record: AuditRecord) -> None:
     """Add a record in the connection's transaction."""
     connection.execute(insert(tables.audit), msgspec.structs.asdict(record))
+
+
+ALL_RECORDS = text(f"""
+SELECT {", ".join(ChainedRecord.__struct_fields__)} FROM ledger.audit
+WHERE recorded_at >= CAST(:since AS timestamptz) ORDER BY recorded_at, id
+""")
+ROWS_AT_ONCE = 1_000
+
+
+def all_records(connection: Connection, since: datetime | None) -> Iterator[ChainedRecord]:
+    """All records, or those from a time on, the oldest first. They are not held together."""
+    streamed = connection.execution_options(yield_per=ROWS_AT_ONCE)
+    for row in streamed.execute(ALL_RECORDS, {"since": since or EARLIEST}):
+        yield _record(row)
 
 
 class AuditFilter(msgspec.Struct, frozen=True):
