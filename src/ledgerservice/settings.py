@@ -183,7 +183,11 @@ class Settings(BaseSettings):
         description="URL of the store that `from=store` reads history from: cassandra://, "
         "dynamodb://.",
     )
-    webhooks: bool = Field(default=True, description="Deliver events to webhooks in `serve`.")
+    webhooks: bool = Field(
+        default=True,
+        description="Deliver events to webhooks in `serve`; `ledgerservice publish --webhooks` "
+        "does it in a process of its own.",
+    )
     webhooks_private: bool = Field(
         default=False,
         description="Also send webhooks to private, loopback and other addresses that are not "

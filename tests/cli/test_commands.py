@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from ledgerservice.cli import COMMANDS
 from ledgerservice.postgres.connections import Database
 from tests.databases import url_text
-from tests.processes import RunningService, cli, serving
+from tests.processes import RunningService, cli, environment, serving
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -64,6 +65,48 @@ def test_names_are_printed_as_they_are(run: Run, place: tuple[RunningService, st
     printed = run("accounts", "--ledger", "names").stdout
     assert "[red]x[/red] [/y]" in printed
     assert ":100:" in printed
+
+
+def test_events_are_printed_as_the_feed_has_them(
+    run: Run, place: tuple[RunningService, str]
+) -> None:
+    service, _ = place
+    answer = service.get("/events?limit=1000")
+    feed = answer.json()["events"]
+    assert all(line in answer.text for line in run("events", "--json").stdout.splitlines())
+    printed = [json.loads(line) for line in run("events", "--json").stdout.splitlines()]
+    assert printed == feed
+    lines = run("events").stdout.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        [one["id"], str(one["recorded_at"]), one["type"]] for one in feed
+    ]
+    after = run("events", "--after", feed[2]["id"], "--account", "1", "--json").stdout
+    path = f"/events?after={feed[2]['id']}&account_id=1"
+    assert [json.loads(line) for line in after.splitlines()] == service.get(path).json()["events"]
+    assert "ledger.added" not in run("events", "--type", "account.opened").stdout
+    assert run("events", "--ledger", "other").stdout.count("account.opened") == 1
+    assert run("events", "--after", "new").stdout == ""
+    refused = run("events", "--after", "x")
+    assert (refused.returncode, "after" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("at_service", [True, False])
+def test_events_are_followed_until_ctrl_c(
+    place: tuple[RunningService, str], at_service: bool
+) -> None:
+    service, url = place
+    end = service.get("/events?limit=1000").json()["next"]
+    place_of = ["--url", service.base] if at_service else []
+    command = [sys.executable, "-m", "ledgerservice", "events", "--after", end, "--follow"]
+    process = subprocess.Popen(
+        [*command, *place_of], env=environment(DATABASE_URL=url), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        posted = service.send("/deposit", account_id=1, amount="1.00").json()
+        assert process.stdout.readline().startswith(f"1-{posted['transaction_id']} ")
+    process.send_signal(signal.SIGINT)
+    assert (process.communicate(timeout=60)[0], process.returncode) == ("", 0)
 
 
 STATEMENTS = {

@@ -7,6 +7,7 @@ answers: {"status": 200, "delay_s": 0, "headers": {}, "poison": null}; a request
 
 import base64
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -40,9 +41,9 @@ class Got(NamedTuple):
 class Receiver:
     """The process, as tests see it."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, scheme: str = "http") -> None:
         self.folder = folder
-        self.url = f"http://127.0.0.1:{port}/hook"
+        self.url = f"{scheme}://127.0.0.1:{port}/hook"
         self.port = port
 
     def answers(self, status: int = 200, delay_s: float = 0, **more: Any) -> None:
@@ -65,11 +66,13 @@ class Receiver:
 
 
 @contextmanager
-def receiving(folder: Path) -> Iterator[Receiver]:
+def receiving(folder: Path, certificate: Path | None = None) -> Iterator[Receiver]:
+    """With a certificate and its key in a file, by https."""
     folder.mkdir(parents=True, exist_ok=True)
-    receiver = Receiver(folder, free_port())
+    receiver = Receiver(folder, free_port(), "https" if certificate else "http")
     receiver.answers()
     command = [sys.executable, "-m", "tests.feed.receiver", str(folder), str(receiver.port)]
+    command += [str(certificate)] if certificate else []
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         assert wait_for((folder / "ready").exists, 30)
@@ -107,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
 def main() -> None:
     _Handler.folder = Path(sys.argv[1])
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), _Handler)
+    if len(sys.argv) > 3:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sys.argv[3])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     (_Handler.folder / "ready").touch()
     server.serve_forever()
 

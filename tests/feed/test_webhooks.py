@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -15,14 +14,9 @@ from ledgerservice.files.backup import backup, new_file
 from ledgerservice.files.restore import checked_file, restore
 from ledgerservice.postgres.connections import Database
 from tests.databases import connect, empty_database, url_text
+from tests.feed.endpoints import QUICK, Book, add, delivered, pay
 from tests.feed.receiver import Got, Receiver, receiving
 from tests.processes import RunningService, serving, wait_for
-
-QUICK = {
-    "LEDGER_WEBHOOKS_PRIVATE": "true",
-    "LEDGER_WEBHOOKS_FIRST_RETRY_S": "0.05",
-    "LEDGER_WEBHOOKS_TIMEOUT_S": "2",
-}
 
 
 @pytest.fixture
@@ -35,29 +29,6 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
 def other(tmp_path: Path) -> Iterator[Receiver]:
     with receiving(tmp_path / "other") as running:
         yield running
-
-
-class Book:
-    """A ledger of its own, on a service that other tests use too."""
-
-    def __init__(self, service: RunningService, name: str | None = None) -> None:
-        self.prefix = "" if name is None else f"/ledgers/{name}"
-        self.service = service
-        if name is not None:
-            service.post("/ledgers/", {"name": name})
-
-    def post(self, path: str, body: Any) -> httpx.Response:
-        return self.service.post(self.prefix + path, body)
-
-    def get(self, path: str) -> httpx.Response:
-        return self.service.get(self.prefix + path)
-
-    def patch(self, path: str, **body: Any) -> httpx.Response:
-        return self.service.client.patch(self.prefix + path, json=body)
-
-    def open(self) -> int:
-        account: int = self.post("/accounts/", {"owner": "o", "currency": "USD"}).json()["id"]
-        return account
 
 
 _numbers = itertools.count(1)
@@ -74,29 +45,9 @@ def service(shared: RunningService) -> Book:
     return Book(shared, f"book{next(_numbers)}")
 
 
-def add(service: Book, receiver: Receiver, **more: Any) -> dict[str, Any]:
-    answer = service.post("/webhooks", {"url": receiver.url, **more})
-    assert answer.status_code == 201, answer.text
-    added: dict[str, Any] = answer.json()
-    return added
-
-
 def webhook(service: Book, number: int) -> dict[str, Any]:
     found: dict[str, Any] = service.get(f"/webhooks/{number}").json()
     return found
-
-
-def pay(service: Book, account: int, times: int, name: str = "p") -> list[str]:
-    """Deposits; their events' ids."""
-    ids = []
-    for number in range(times):
-        body = {"account_id": account, "amount": "1", "idempotency_key": f"{name}{number}"}
-        ids.append(f"1-{service.post('/deposit/', body).json()['transaction_id']}")
-    return ids
-
-
-def delivered(receiver: Receiver, ids: list[str], limit_s: float = 20) -> bool:
-    return wait_for(lambda: set(ids) <= set(receiver.events()), limit_s)
 
 
 def is_signed(one: Got, secret: str) -> bool:

@@ -25,6 +25,7 @@ COMMANDS = {
     "import": ("files", "import_file"),
     "export": ("files", "export_file"),
     "publish": ("publish", "publish"),
+    "events": ("events", "events"),
     "compare": ("compare", "compare_store"),
     "demo": ("demo", "demo"),
     "accounts": ("accounts", "accounts"),

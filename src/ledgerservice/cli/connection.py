@@ -6,6 +6,8 @@ Both are the same API, so a command has one code path and prints the same for bo
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -26,6 +28,7 @@ LedgerName = Annotated[str, typer.Option("--ledger", help="Name of the ledger.")
 DEFAULT_NAME = "default"
 IN_PROCESS = "http://127.0.0.1"
 NEVER_S = 1e6
+TIMEOUT_S = 60
 
 
 class RequestRefused(LedgerError):
@@ -41,30 +44,53 @@ def ask(method: str, path: str, url: str | None, ledger: str, **options: Any) ->
 
     Raises ServiceUnreachable, or a LedgerError of the database.
     """
-    if ledger != DEFAULT_NAME:
-        path = f"/ledgers/{quote(ledger, safe='')}{path}"
+    return asyncio.run(_ask(method, path_of(path, ledger), url, **options))
+
+
+def path_of(path: str, ledger: str) -> str:
+    """The path of a resource of a ledger."""
+    return path if ledger == DEFAULT_NAME else f"/ledgers/{quote(ledger, safe='')}{path}"
+
+
+async def _ask(method: str, path: str, url: str | None, **options: Any) -> httpx.Response:
+    async with connected(url) as client:
+        return await client.request(method, path, **options)
+
+
+@asynccontextmanager
+async def connected(url: str | None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service at a URL, or of the API in this process.
+
+    Raises ServiceUnreachable, or a LedgerError of the database.
+    """
+    settings = Settings.load()
     try:
-        return asyncio.run(_ask(method, path, url, **options))
+        if url is None:
+            async with _in_process(settings) as client:
+                yield client
+        else:
+            key = _key_of(settings)
+            async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, headers=key) as client:
+                yield client
     except httpx.HTTPError as error:
         raise ServiceUnreachable(f"({type(error).__name__}: {error})") from error
 
 
-async def _ask(method: str, path: str, url: str | None, **options: Any) -> httpx.Response:
-    settings = Settings.load()
-    options["headers"] = {**(options.get("headers") or {}), **_key_of(settings)}
-    if url is not None:
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            return await client.request(method, path, **options)
+@asynccontextmanager
+async def _in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     # A command on accounts makes and migrates nothing, and leaves what is due to the service.
-    update = {"auto_migrate": False, "sweep_interval_s": NEVER_S}
+    update = {"auto_migrate": False, "sweep_interval_s": NEVER_S, "webhooks": False}
     settings = settings.model_copy(update=update)
     with started(settings, create=False) as database:
         service = Service(database, is_trusted=True)
         await service.start()
         try:
             transport = httpx.ASGITransport(service)
-            async with httpx.AsyncClient(transport=transport, base_url=IN_PROCESS) as client:
-                return await client.request(method, path, **options)
+            key = _key_of(settings)
+            async with httpx.AsyncClient(
+                transport=transport, base_url=IN_PROCESS, headers=key
+            ) as client:
+                yield client
         finally:
             await service.stop()
 

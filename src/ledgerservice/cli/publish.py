@@ -21,6 +21,7 @@ from ledgerservice.cli.output import AsJson, progress_bar
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.publisher import Progress, keep_publishing
 from ledgerservice.feed.targets import Target, targets_of
+from ledgerservice.feed.webhooks.deliverer import keep_delivering
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import started
 from ledgerservice.settings import Settings
@@ -37,27 +38,29 @@ def publish(
         list[str] | None,
         typer.Argument(help="Where to, such as kafka://host:9092. [LEDGER_PUBLISH]"),
     ] = None,
+    webhooks: Annotated[bool, typer.Option(help="Deliver webhooks too.")] = False,
     as_json: AsJson = False,
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Publish all events to Kafka, Redis, Cassandra or DynamoDB, from where each of them is.
 
-    One process at a time is active for a target; others wait until it is gone.
+    With --webhooks their endpoints get events too. One process at a time is active for a target,
+    and one for webhooks; others wait until it is gone.
     """
     if with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     settings = Settings.load()
     listed = urls or ([settings.publish.get_secret_value()] if settings.publish else [])
     targets = [target for text in listed for target in targets_of(text)]
-    if not targets:
-        raise ConfigurationError("Name a target, or set LEDGER_PUBLISH.")
+    if not (targets or webhooks):
+        raise ConfigurationError("Name a target, set LEDGER_PUBLISH, or use --webhooks.")
     with (
         started(settings, create=False) as database,
         listening(settings, __version__),
         _reporting(as_json=as_json) as report,
         suppress(asyncio.CancelledError),
     ):
-        asyncio.run(_publish(database, targets, report))
+        asyncio.run(_publish(database, targets, report, webhooks=webhooks))
 
 
 def _end_with_parent() -> None:
@@ -66,13 +69,20 @@ def _end_with_parent() -> None:
 
 
 async def _publish(
-    database: Database, targets: Sequence[Target], report: Callable[[Progress], None]
+    database: Database,
+    targets: Sequence[Target],
+    report: Callable[[Progress], None],
+    *,
+    webhooks: bool,
 ) -> None:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await asyncio.gather(*(keep_publishing(database, target, report) for target in targets))
+    work = [keep_publishing(database, target, report) for target in targets]
+    if webhooks:
+        work.append(keep_delivering(database, database.settings))
+    await asyncio.gather(*work)
 
 
 @contextmanager
