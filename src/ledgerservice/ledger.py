@@ -425,9 +425,21 @@ class Ledger:
         return await accounts.list_policies(self._reader, account_id, limit, before_version)
 
     async def history(
-        self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID
+        self,
+        account_id: int,
+        limit: int = 100,
+        *,
+        before_version: int = BIGGEST_ID,
+        from_store: bool = False,
     ) -> list[HistoryEntry]:
-        """Up to `limit` entries with versions below `before_version`, newest first."""
+        """Up to `limit` entries with versions below `before_version`, newest first.
+
+        `from_store`: out of the store of LEDGER_HISTORY, if it provably has what the journal has.
+        """
+        if from_store and (history := self._runtime.history) is not None:
+            entries = await history.page(self._reader, account_id, limit, before_version)
+            if entries is not None:
+                return entries
         read = HistoryRead(self._ledger, account_id, before_version, limit)
         return await self._runtime.history_reads.post(read)
 

@@ -1,19 +1,25 @@
 """History out of Cassandra and DynamoDB: the journal's pages, or none; and `compare`."""
 
+import asyncio
 import itertools
 import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from ledgerservice import ledger as ledger_module
 from ledgerservice.domain.events import Event
 from ledgerservice.feed.targets import Published, Target, TargetFault, target_of
+from ledgerservice.ledger import Ledger
 from ledgerservice.postgres.connections import Database
+from ledgerservice.runtime import posting
 from tests.databases import connect, url_text
 from tests.engines.cassandra_store import CassandraStore
 from tests.engines.dynamo_store import DynamoStore
@@ -96,6 +102,27 @@ def published(database: Database, store: OwnStore) -> Database:
     live(database, 7, busy=1_100)
     publish(database, store)
     return database
+
+
+def test_python_reads_pages_of_the_store(
+    published: Database, store: OwnStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = published.settings.model_copy(update={"history": SecretStr(store.url)})
+
+    async def read() -> None:
+        async with posting(replace(published, settings=settings)) as runtime:
+            ledger = Ledger(runtime)
+            for number, before in ((50, 1_050), (1_000, 1_002), (5, 1)):
+                page = await ledger.history(1, number, before_version=before)
+                with monkeypatch.context() as patch:
+                    patch.setattr(ledger_module, "HistoryRead", None)
+                    same = await ledger.history(1, number, before_version=before, from_store=True)
+                assert same == page
+            store.remove_row(1, 1_001)
+            page = await ledger.history(1, 5, before_version=1_003)
+            assert page == await ledger.history(1, 5, before_version=1_003, from_store=True)
+
+    asyncio.run(read())
 
 
 def compared(database: Database, store: OwnStore, *options: str) -> tuple[int, str]:
