@@ -67,6 +67,8 @@ bench-bombs: $(VENV)/.dev
 
 bench-feed: $(VENV)/.dev
 	$(BIN)/python benchmarks/feed.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/publishers.py
+	$(BIN)/python benchmarks/commands.py
 
 bench-soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py $(BENCH_ARGS)
