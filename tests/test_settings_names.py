@@ -3,7 +3,7 @@
 import pytest
 
 from ledgerservice.errors import ConfigurationError
-from ledgerservice.settings import Settings
+from ledgerservice.settings import Settings, variables
 from tests.processes import cli
 
 MISSPELT = {
@@ -26,6 +26,39 @@ def test_a_misspelt_variable_is_refused(monkeypatch, name) -> None:
     assert "secret" not in str(refused.value)
     if MISSPELT[name]:
         assert f"Is {MISSPELT[name]} meant?" in str(refused.value)
+
+
+SECRETS = ("DATABASE_URL", "LEDGER_OWNER_URL", "LEDGER_API_KEY", "LEDGER_FORCE_TOKEN",
+           "LEDGER_PUBLISH", "LEDGER_CACHE", "LEDGER_HISTORY")  # fmt: skip
+
+
+def test_secrets_stand_in_files(monkeypatch, tmp_path) -> None:
+    for name in SECRETS:
+        file = tmp_path / name
+        file.write_text(f"secret of {name}\n")
+        monkeypatch.setenv(f"{name}_FILE", str(file))
+    loaded = Settings.load()
+    for name in SECRETS:
+        value = getattr(loaded, name.removeprefix("LEDGER_").lower())
+        assert value.get_secret_value() == f"secret of {name}"
+    shown = {row["variable"]: row["value"] for row in variables()}
+    assert {shown[name] for name in SECRETS} == {"***"}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_there_once(monkeypatch, tmp_path, name) -> None:
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    monkeypatch.setenv(f"{name}_FILE", str(empty))
+    with pytest.raises(ConfigurationError, match=f"{name}_FILE: .*empty is empty"):
+        Settings.load()
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match=f"{name}_FILE: .*none: No such file"):
+        Settings.load()
+    monkeypatch.setenv(name, "secret")
+    with pytest.raises(ConfigurationError, match=f"Both {name} and {name}_FILE") as refused:
+        Settings.load()
+    assert "secret" not in str(refused.value)
 
 
 def test_every_setting_is_known(monkeypatch) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -37,7 +37,8 @@ UNSPECIFIED_ADDRESSES = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  (the nam
 class Settings(BaseSettings):
     """The configuration of the service.
 
-    Each setting is the environment variable `LEDGER_` plus its name in capitals.
+    Each setting is the environment variable `LEDGER_` plus its name in capitals. A secret can stand
+    in a file, which the variable with `_FILE` after its name names.
     """
 
     model_config = SettingsConfigDict(env_prefix="LEDGER_", frozen=True, extra="ignore")
@@ -244,7 +245,7 @@ class Settings(BaseSettings):
         if misspelt := _misspelt(cls):
             raise ConfigurationError(" ".join(misspelt))
         try:
-            return cls()
+            return cls(**_out_of_files(cls))
         except ValidationError as error:
             faults = [f"{_variable(fault['loc'])}: {fault['msg']}." for fault in error.errors()]
             raise ConfigurationError(" ".join(faults)) from None
@@ -254,6 +255,47 @@ def _variable(place: tuple[int | str, ...]) -> str:
     """The environment variable of a setting."""
     name = str(place[0])
     return name if name.isupper() else f"LEDGER_{name.upper()}"
+
+
+SUFFIX = "_FILE"
+MAX_SECRET_BYTES = 65_536
+
+
+def _secrets(settings: type[BaseSettings]) -> dict[str, str]:
+    """The variables whose values are secrets, and by what name a setting takes each."""
+    return {
+        str(field.validation_alias or _variable((name,))): str(field.validation_alias or name)
+        for name, field in settings.model_fields.items()
+        if SecretStr in (field.annotation, *get_args(field.annotation))
+    }
+
+
+def _out_of_files(settings: type[BaseSettings]) -> dict[str, Any]:
+    """The secrets that stand in files, which the variables with SUFFIX name."""
+    values = {}
+    for variable, name in _secrets(settings).items():
+        path = os.environ.get(variable + SUFFIX)
+        if not path:
+            continue
+        if variable in os.environ:
+            raise ConfigurationError(f"Both {variable} and {variable}{SUFFIX} are set.")
+        values[name] = _text_of(Path(path), variable + SUFFIX)
+    return values
+
+
+def _text_of(path: Path, variable: str) -> str:
+    """The text of a file, without the end of its last line. Raises ConfigurationError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SECRET_BYTES + 1)
+        text = content.decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise ConfigurationError(f"{variable}: {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{variable}: {path} is not text in UTF-8.") from None
+    if not text or len(content) > MAX_SECRET_BYTES:
+        raise ConfigurationError(f"{variable}: {path} is empty or too large.")
+    return text
 
 
 # Variables of the tests and the proof, and those that Kubernetes sets for a Service named ledger.
@@ -267,11 +309,13 @@ def variables() -> list[dict[str, str | None]]:
 
     The value of a secret is `***`.
     """
-    rows = []
+    rows, secrets = [], _secrets(Settings)
     for name, field in Settings.model_fields.items():
         variable = str(field.validation_alias or _variable((name,)))
-        value = os.environ.get(variable)
-        is_secret = SecretStr in (field.annotation, *get_args(field.annotation))
+        is_secret = variable in secrets
+        value = (
+            os.environ.get(variable) or (is_secret and os.environ.get(variable + SUFFIX)) or None
+        )
         default = field.get_default(call_default_factory=True, validated_data={})
         rows.append(
             {
@@ -288,6 +332,7 @@ def _misspelt(settings: type[Settings]) -> list[str]:
     """What to say of each variable LEDGER_... that is not a setting."""
     fields = settings.model_fields.items()
     known = {str(field.validation_alias or _variable((name,))) for name, field in fields}
+    known |= {variable + SUFFIX for variable in _secrets(settings)}
     set_names = {name.upper() for name in os.environ if name.upper().startswith("LEDGER_")}
     strangers = sorted(name for name in set_names - known if not _OTHERS.fullmatch(name))
     return [f"{name} is not a setting.{_nearest(name, known)}" for name in strangers]
