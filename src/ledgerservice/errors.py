@@ -127,6 +127,10 @@ class ExportFault(LedgerError):
     """The export did not finish."""
 
 
+class PrincipalUnknown(LedgerError):
+    """There is no such principal, or it is disabled."""
+
+
 class KeyFault(LedgerError):
     """The keys were left as they are."""
 

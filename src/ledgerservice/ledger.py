@@ -10,7 +10,6 @@ Faults are exceptions (`ledgerservice.errors`): after `Unavailable` send the sam
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, Literal, Self, get_args, overload
 
 import msgspec
@@ -19,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from ledgerservice.domain import currencies
 from ledgerservice.domain.accounts import Opened, Opening
-from ledgerservice.domain.amounts import is_positive_amount
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.history import PastCurrency
 from ledgerservice.domain.instructions import (
@@ -28,15 +26,14 @@ from ledgerservice.domain.instructions import (
     FieldType,
     Group,
     Instruction,
-    Kind,
     Movement,
-    is_key,
 )
 from ledgerservice.domain.ledgers import LedgerRequest, is_ledger_name
 from ledgerservice.domain.metadata import text_of_metadata
+from ledgerservice.domain.movements import Amount, deposit, transfer, withdrawal
 from ledgerservice.domain.timestamps import EFFECTIVE_NEEDS_AT, TimeOf
 from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
-from ledgerservice.domain.validation import check, checked, fault_of
+from ledgerservice.domain.validation import checked, fault_of
 from ledgerservice.errors import InvalidField
 from ledgerservice.feed.balances import find_account
 from ledgerservice.feed.reading import Chunk, Position
@@ -68,63 +65,30 @@ from ledgerservice.posting.joining import post_in
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
 
-Amount = str | int | Decimal
-"""A positive amount in major units: "50.00", 50 or Decimal("50.00"); never a float."""
+__all__ = ["Amount", "Ledger", "deposit", "transfer", "withdrawal"]
 
 ALL_ACCOUNTS, ALL_TRANSACTIONS = AccountFilter(), TransactionFilter()
-
-
-def deposit(account_id: int, amount: Amount, key: str, detail: Detail | None = None) -> Movement:
-    """Money into an account, from outside. Raises InvalidField."""
-    return _movement(Kind.DEPOSIT, account_id, None, amount, key, detail)
-
-
-def withdrawal(account_id: int, amount: Amount, key: str, detail: Detail | None = None) -> Movement:
-    """Money out of an account, to the outside. Raises InvalidField."""
-    return _movement(Kind.WITHDRAWAL, account_id, None, amount, key, detail)
-
-
-def transfer(
-    from_account_id: int, to_account_id: int, amount: Amount, key: str, detail: Detail | None = None
-) -> Movement:
-    """Money from one account to another. Raises InvalidField."""
-    return _movement(Kind.TRANSFER, from_account_id, to_account_id, amount, key, detail)
-
-
-def _movement(
-    kind: Kind,
-    account: int,
-    other: int | None,
-    amount: Amount,
-    key: str,
-    detail: Detail | None,
-) -> Movement:
-    plain = format(amount, "f") if isinstance(amount, Decimal) else amount
-    if isinstance(plain, int) and not isinstance(plain, bool):
-        plain = str(plain)
-    if not isinstance(plain, str) or not is_positive_amount(plain):
-        raise InvalidField("amount", "must be a positive plain decimal; a float is not exact")
-    if not isinstance(key, str) or not is_key(key):
-        raise InvalidField("key", str(check(FieldType.KEY, key)))
-    if any(type(i) is not int or abs(i) > BIGGEST_ID for i in (account, other or 0)):
-        first = "account_id" if kind is not Kind.TRANSFER else "from_account_id"
-        checked(**{first: (FieldType.ID, account), "to_account_id": (FieldType.ID, other)})
-    return Movement(kind, account, other, plain, key, detail)
 
 
 class Ledger:
     """A ledger of a database. Safe to be shared by the tasks of one event loop."""
 
-    def __init__(self, runtime: Runtime, ledger: int = DEFAULT_LEDGER) -> None:
+    def __init__(
+        self, runtime: Runtime, ledger: int = DEFAULT_LEDGER, principal_id: int = 0
+    ) -> None:
         self._runtime = runtime
         self._ledger = ledger
+        self._principal_id = principal_id
         self._reader = runtime.reader.of(ledger)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str | None = None) -> AsyncIterator[Self]:
+    async def open(
+        cls, url: str | None = None, *, principal: str | None = None
+    ) -> AsyncIterator[Self]:
         """The ledger of the database at `url`; None: as the environment says.
 
+        What is written has `principal`, the name of one in the database, as its maker.
         It is migrated if need be. Raises a LedgerError whose message says what to do. On leaving,
         what was asked for is answered first.
         """
@@ -132,14 +96,14 @@ class Ledger:
         if url is not None:
             settings = settings.model_copy(update={"database_url": SecretStr(url)})
         async with running(settings) as runtime:
-            yield cls(runtime)
+            yield cls(runtime, principal_id=await runtime.principal_id(principal))
 
     async def add_currency(self, code: str, exponent: int, name: str) -> Currency | Rejected:
         """Add a currency; the same again is harmless, another of the code is rejected.
 
         Raises InvalidField if a value is not valid: see `ledgerservice.domain.currencies`.
         """
-        currency = CurrencyRequest(code, exponent, name)
+        currency = CurrencyRequest(code, exponent, name, principal_id=self._principal_id)
         if (fault := currencies.fault_of(currency)) is not None:
             raise fault
         return await self._runtime.currencies.post(currency)
@@ -151,13 +115,16 @@ class Ledger:
         """
         if not isinstance(name, str) or not is_ledger_name(name):
             raise InvalidField("name", "must be 1 to 63 small letters, digits, - and _")
-        added = await self._runtime.ledgers.post(LedgerRequest(name))
-        return type(self)(self._runtime, added.id)
+        request = LedgerRequest(name, principal_id=self._principal_id)
+        added = await self._runtime.ledgers.post(request)
+        return type(self)(self._runtime, added.id, self._principal_id)
 
     async def ledger(self, name: str) -> Self | None:
         """The ledger of that name, or None."""
         ledger_id = await self._runtime.ledger_id(name)
-        return None if ledger_id is None else type(self)(self._runtime, ledger_id)
+        if ledger_id is None:
+            return None
+        return type(self)(self._runtime, ledger_id, self._principal_id)
 
     async def open_account(
         self,
@@ -181,12 +148,21 @@ class Ledger:
             key=(FieldType.KEY, key or ""),
         )
         return await self._runtime.openings.post(
-            Opening(owner, currency, reference, key, self._ledger, metadata=content)
+            Opening(
+                owner,
+                currency,
+                reference,
+                key,
+                self._ledger,
+                metadata=content,
+                principal_id=self._principal_id,
+            )
         )
 
     async def open_accounts(self, openings: Sequence[Opening]) -> list[Opened | Rejected]:
         """The answers to checked openings, in order; their `ledger` does not matter."""
-        own = [msgspec.structs.replace(one, ledger=self._ledger) for one in openings]
+        ours = {"ledger": self._ledger, "principal_id": self._principal_id}
+        own = [msgspec.structs.replace(one, **ours) for one in openings]
         return await self._runtime.open_accounts(own)
 
     async def deposit(
@@ -241,7 +217,8 @@ class Ledger:
         nothing is written. Raises InvalidField if one is not valid.
         """
         _check(movements)
-        return await self._runtime.movements.post(Group(movements, linked, self._ledger, dry_run))
+        group = Group(movements, linked, self._ledger, dry_run, self._principal_id)
+        return await self._runtime.movements.post(group)
 
     async def post_in(
         self,
@@ -265,7 +242,8 @@ class Ledger:
             await connection.flush()
             connection = await connection.connection()
         schema = self._runtime.settings.schema_name
-        return await post_in(connection, schema, Group(movements, linked, self._ledger))
+        group = Group(movements, linked, self._ledger, principal_id=self._principal_id)
+        return await post_in(connection, schema, group)
 
     async def import_history(
         self,
@@ -279,8 +257,14 @@ class Ledger:
         The ledger must be empty. All is imported, or nothing: then it raises HistoryFault, whose
         text says why, or Unavailable. A dry run does the same, and takes it back.
         """
-        connect = self._runtime.connect
-        return await import_history(connect, self._ledger, currencies, parts, dry_run=dry_run)
+        return await import_history(
+            self._runtime.connect,
+            self._ledger,
+            currencies,
+            parts,
+            dry_run=dry_run,
+            principal_id=self._principal_id,
+        )
 
     # Reads return amounts in minor units. A timestamp without a zone raises InvalidField.
 

@@ -17,7 +17,7 @@ from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_name
 from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
-from ledgerservice.errors import ConfigurationError
+from ledgerservice.errors import ConfigurationError, PrincipalUnknown
 from ledgerservice.feed import balances
 from ledgerservice.feed.balances import Balances
 from ledgerservice.feed.history import History
@@ -155,6 +155,15 @@ class Runtime:
             if ledger is not None:
                 self.ledger_ids[name] = ledger.id
         return self.ledger_ids.get(name)
+
+    async def principal_id(self, name: str | None) -> int:
+        """The id of a principal; 0 for None. Raises PrincipalUnknown."""
+        if name is None:
+            return 0
+        number = await catalogue.find_principal(self.reader, name)
+        if number is None:
+            raise PrincipalUnknown(f"{name!a} is not in the database: see keys list.")
+        return number
 
     async def open_accounts(self, openings: Sequence[Opening]) -> list[Opened | Rejected]:
         """The durable answers to `openings`, in order. Raises as `Poster.post`: then some may be

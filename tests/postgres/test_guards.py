@@ -123,20 +123,22 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         ).fetchall()
         assert sorted((t, p, c) for t, p, c in rows if t == "accounts") == [
             *(("accounts", "INSERT", c) for c in
-              ("currency", "idempotency_key", "ledger_id", "origin", "owner", "reference")),
+              ("currency", "idempotency_key", "ledger_id", "origin", "owner", "principal_id",
+               "reference")),
             ("accounts", "UPDATE", "row_lock"),
         ]  # fmt: skip
         written = {c for t, p, c in rows if (t, p) == ("transactions", "INSERT")}
-        assert not {"posted_by", "principal_id"} & written
+        assert "principal_id" in written and "posted_by" not in written
         added = {(p, c) for t, p, c in rows if t == "currencies"}
-        assert added == {("INSERT", c) for c in ("code", "exponent", "name")}
+        assert added == {("INSERT", c) for c in ("code", "exponent", "name", "principal_id")}
         for table, derived in {
             "holds": {"remaining", "captured", "capture_tried_at", "ends_at"},
             "schedules": {"settled_by"},
         }.items():
             columns = {column for t, p, column in rows if (t, p) == (table, "INSERT")}
             assert columns == set(metadata.tables[f"ledger.{table}"].c.keys()) - derived
-        assert {(p, c) for t, p, c in rows if t == "ledgers"} == {("INSERT", "name")}
+        named = {(p, c) for t, p, c in rows if t == "ledgers"}
+        assert named == {("INSERT", "name"), ("INSERT", "principal_id")}
         of_webhooks = {(t, p, c) for t, p, c in rows if t.startswith("webhook")}
         assert of_webhooks >= {("webhook_secrets", "INSERT", "secret")}
         assert {c for t, p, c in of_webhooks if (t, p) == ("webhook_secrets", "UPDATE")} == {

@@ -27,6 +27,9 @@ def consume(
         str | None,
         typer.Option(help="A name that no other consumer has; after a restart, the same."),
     ] = None,
+    principal: Annotated[
+        str | None, typer.Option(help="The principal that the instructions are written by.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Post the instructions of the topic PREFIX.commands, and write the results to PREFIX.results.
@@ -34,10 +37,11 @@ def consume(
     Several processes share the partitions of the topic.
     """
     with suppress(asyncio.CancelledError):
-        asyncio.run(_consume(url, instance or str(uuid.uuid4()), as_json=as_json))
+        name = instance or str(uuid.uuid4())
+        asyncio.run(_consume(url, name, principal, as_json=as_json))
 
 
-async def _consume(url: str, instance: str, *, as_json: bool) -> None:
+async def _consume(url: str, instance: str, principal: str | None, *, as_json: bool) -> None:
     try:
         from ledgerservice.commands.consumer import keep_consuming, tune_process  # noqa: PLC0415
         from ledgerservice.feed.kafka import address_of  # noqa: PLC0415
@@ -52,8 +56,9 @@ async def _consume(url: str, instance: str, *, as_json: bool) -> None:
     address = address_of(url)
     async with running(Settings.load()) as runtime:
         with listening(runtime.settings, __version__):
+            lines, writer = _Lines(as_json=as_json), await runtime.principal_id(principal)
             tune_process()
-            await keep_consuming(runtime, address, instance, _Lines(as_json=as_json))
+            await keep_consuming(runtime, address, instance, lines, writer)
 
 
 class _Lines:

@@ -102,6 +102,11 @@ AsHistory = Annotated[
 ]
 
 
+Principal = Annotated[
+    str | None, typer.Option(help="The principal that what is imported is written by.")
+]
+
+
 def import_file(
     file: Source,
     form: AnyFormat = None,
@@ -120,6 +125,7 @@ def import_file(
     dry_run: DryRun = False,
     history: AsHistory = False,
     ledger: LedgerName = "default",
+    principal: Principal = None,
     as_json: AsJson = False,
 ) -> None:
     """Post the movements of FILE. A killed import can be run again: no movement is posted twice.
@@ -134,10 +140,12 @@ def import_file(
         forms = (encoding, delimiter, decimal_comma, date_format, timezone != "UTC")
         if any(others) or any(forms):
             raise ImportFault(
-                "--history can be combined with --format, --ledger, --dry-run and --json only."
+                "--history can be combined with --format, --ledger, --principal, --dry-run and "
+                "--json only."
             )
         form = _form_of_history(None if file == STANDARD_INPUT else Path(file), form)
-        _import_history(file, form, ledger, as_json=as_json, dry_run=dry_run)
+        place = ledger, principal
+        _import_history(file, form, place, as_json=as_json, dry_run=dry_run)
         return
     path = Path("stdin" if file == STANDARD_INPUT else file)
     options = Options(
@@ -160,7 +168,8 @@ def import_file(
         target = Rejects(rejects or path_of_rejects(path, suffix), table.head, table.reject)
         try:
             size = _size(file)
-            asyncio.run(_post(table, target, ending.totals, size, ledger, dry_run=dry_run))
+            place = ledger, principal
+            asyncio.run(_post(table, target, ending.totals, size, place, dry_run=dry_run))
         finally:
             target.close()
             ending.rejects = target.path if target.count else None
@@ -248,11 +257,11 @@ async def _post(
     rejects: Rejects,
     totals: Totals,
     size_bytes: int | None,
-    name: str,
+    place: tuple[str, str | None],
     *,
     dry_run: bool,
 ) -> None:
-    async with _ledger(name) as ledger:
+    async with _ledger(*place) as ledger:
         with progress_bar(TextColumn("{task.fields[counts]}")) as bar:
             counter = _counter(bar, size_bytes)
             importing = Importing(ledger, rejects, counter, dry_run, totals)
@@ -260,9 +269,9 @@ async def _post(
 
 
 @asynccontextmanager
-async def _ledger(name: str) -> AsyncIterator[Ledger]:
-    """The ledger of that name. Raises ImportFault if there is none."""
-    async with Ledger.open() as default:
+async def _ledger(name: str, principal: str | None) -> AsyncIterator[Ledger]:
+    """The ledger of that name, as written by a principal. Raises ImportFault if there is none."""
+    async with Ledger.open(principal=principal) as default:
         ledger = await default.ledger(name)
         if ledger is None:
             raise ImportFault(f"There is no ledger {name}.")
@@ -306,9 +315,16 @@ def _form_of_history(file: Path | None, form: Format | None) -> Format:
     return form or Format.NDJSON
 
 
-def _import_history(file: str, form: Format, name: str, *, as_json: bool, dry_run: bool) -> None:
+def _import_history(
+    file: str,
+    form: Format,
+    place: tuple[str, str | None],
+    *,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
     async def run() -> Counts:
-        async with _ledger(name) as ledger:
+        async with _ledger(*place) as ledger:
             return await import_history(ledger, source, form, dry_run=dry_run)
 
     with _opened(file) as source:

@@ -41,16 +41,21 @@ def tune_process() -> None:
 
 
 async def keep_consuming(
-    runtime: Runtime, address: Address, instance: str, report: Callable[[int], None]
+    runtime: Runtime,
+    address: Address,
+    instance: str,
+    report: Callable[[int], None],
+    principal_id: int = 0,
 ) -> None:
     """Consume until cancelled. `instance` is the same after a restart, and no other process's.
 
-    `report` gets the number of commands of each batch that was answered.
+    `report` gets the number of commands of each batch that was answered. `principal_id` is who they
+    are written by.
     """
     pause_s, faults = FIRST_PAUSE_S, 0
     while True:
         try:
-            async with _consuming(runtime, address, instance) as consuming:
+            async with _consuming(runtime, address, instance, principal_id) as consuming:
                 async for number in consuming.batches():
                     report(number)
                     pause_s, faults = FIRST_PAUSE_S, 0
@@ -64,7 +69,7 @@ async def keep_consuming(
 
 @asynccontextmanager
 async def _consuming(
-    runtime: Runtime, address: Address, instance: str
+    runtime: Runtime, address: Address, instance: str, principal_id: int
 ) -> AsyncIterator["_Consuming"]:
     remarks = Remarks()
     commands, answers, dead = Topics.of(address.prefix)
@@ -77,7 +82,7 @@ async def _consuming(
         except KafkaException as error:
             raise _fault(address, error, remarks) from error
         try:
-            yield _Consuming(Posting(runtime), source, sink, reader, writer)
+            yield _Consuming(Posting(runtime, principal_id), source, sink, reader, writer)
         except KafkaException as error:
             raise _fault(address, error, remarks) from error
         finally:

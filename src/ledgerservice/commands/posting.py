@@ -52,9 +52,10 @@ class Posting:
     `named`, `prepared` and `results_of` only compute, so other threads may call them meanwhile.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, principal_id: int = 0) -> None:
         self._runtime = runtime
-        self._plain = Call(runtime, (), _nothing, DEFAULT_LEDGER, False, EVERYONE)
+        caller = msgspec.structs.replace(EVERYONE, principal_id=principal_id)
+        self._plain = Call(runtime, (), _nothing, DEFAULT_LEDGER, False, caller)
 
     async def ledgers(self, names: Iterable[str]) -> dict[str, int | None]:
         """The ids of ledgers by their names. While the database is away they are waited for."""
@@ -117,7 +118,11 @@ class Posting:
     async def _post(self, ledger: int, items: Sequence[Any]) -> list[Decided]:
         """The outcomes of instructions. The keys make it harmless to post them again."""
         pause_s = FIRST_PAUSE_S
-        group = Group([tuple(i) if isinstance(i, list) else i for i in items], ledger=ledger)
+        group = Group(
+            [tuple(i) if isinstance(i, list) else i for i in items],
+            ledger=ledger,
+            principal_id=self._plain.caller.principal_id,
+        )
         while True:
             try:
                 return list(await self._runtime.movements.post(group))  # type: ignore[arg-type]

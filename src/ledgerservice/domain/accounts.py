@@ -55,6 +55,7 @@ class Opening(msgspec.Struct, frozen=True, gc=False):
     dry_run: bool = False
     metadata: str | None = None
     origin: Origin = Origin.CALLER
+    principal_id: int = 0
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +71,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     ledger: int = 1
     metadata: str | None = None
     origin: int = Origin.CALLER
+    principal_id: int = 0
     replayed: bool = False
 
 

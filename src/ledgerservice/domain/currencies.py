@@ -21,6 +21,7 @@ class CurrencyRequest(msgspec.Struct, frozen=True, gc=False):
     exponent: int
     name: str
     dry_run: bool = False
+    principal_id: int = 0
 
 
 class Currency(msgspec.Struct, frozen=True, gc=False):

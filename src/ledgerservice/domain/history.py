@@ -171,7 +171,9 @@ def named_accounts(record: PastTransaction) -> Iterator[int]:
 class Continuation:
     """The ids of a history's accounts and transactions in the ledger that it is imported into."""
 
-    def __init__(self, salts: Iterator[bytes]) -> None:
+    def __init__(self, salts: Iterator[bytes], principal_id: int = 0) -> None:
+        """`principal_id` is who imports the history: those who made it are of another ledger."""
+        self._principal_id = principal_id
         self.accounts: dict[int, int] = {}
         self.exponents: dict[int, int] = {}
         self._transactions: dict[int, tuple[int, int]] = {}
@@ -235,6 +237,7 @@ class Continuation:
             self._refusal(record.refusal, states),
             extra,
             origin,
+            self._principal_id,
         )
 
     def _entry(self, past: PastEntry, states: Mapping[int, AccountState], number: int) -> Entry:

@@ -280,13 +280,15 @@ class Group(msgspec.Struct, frozen=True, gc=False):
     """Instructions of one call: each stands alone, or, if `linked`, all are posted or none.
 
     A tuple among them is a linked group of its own. `dry_run`: report the answers and write
-    nothing.
+    nothing. `principal_id` is who makes them, 0 if it is not known. It is no part of a request: a
+    repeat by another principal gets the original answer.
     """
 
     movements: Sequence[Instruction | tuple[Instruction, ...]]
     linked: bool = False
     ledger: int = 1
     dry_run: bool = False
+    principal_id: int = 0
 
     def instructions(self) -> Sequence[Instruction]:
         """All of them, in order."""

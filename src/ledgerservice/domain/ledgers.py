@@ -15,6 +15,7 @@ class LedgerRequest(msgspec.Struct, frozen=True, gc=False):
 
     name: str
     dry_run: bool = False
+    principal_id: int = 0
 
 
 class LedgerRecord(msgspec.Struct, frozen=True, gc=False):

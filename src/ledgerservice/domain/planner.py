@@ -132,6 +132,7 @@ class _Batch:
         self._records = dict(earlier)
         self._ids = ids
         self._salts = salts
+        self._principal_id = 0
         self.transactions: list[Transaction] = []
 
     def release_expired(self) -> None:
@@ -142,6 +143,7 @@ class _Batch:
 
     def decide_group(self, group: Group) -> Outcomes:
         """Decide each instruction by itself, or, if they are linked, all or none."""
+        self._principal_id = group.principal_id
         if group.linked:
             return self._decide_linked(group.instructions())
         decide = self._decide_movement  # most are movements
@@ -239,6 +241,8 @@ class _Batch:
             (own.move(number, change), other.move(number, -change)) if refusal is None else (),
             refusal,
             None if detail is None else self._extra(movement, detail, (own,)),
+            CALLER,
+            self._principal_id,
         )
         self.transactions.append(transaction)
         self._records[account.id, CALLER, movement.key] = transaction
@@ -266,6 +270,7 @@ class _Batch:
             draft.refusal,
             self._extra_of_draft(instruction, draft),
             Origin(key[1]),
+            self._principal_id,
         )
         self.state.apply(transaction)
         self.transactions.append(transaction)

@@ -177,6 +177,7 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     refusal: Refusal | None = None
     extra: Extra | None = None
     origin: Origin = Origin.CALLER
+    principal_id: int = 0
 
     @property
     def status(self) -> Status:

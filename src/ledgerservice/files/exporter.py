@@ -50,7 +50,7 @@ SELECT e.transaction_id, e.recorded_at, coalesce(d.effective_at, e.recorded_at) 
                  HAVING 2 = (SELECT count(DISTINCT account_id) FROM ledger.entries
                              WHERE ledger_id = e.ledger_id
                                AND transaction_id = e.transaction_id))) AS counterparty_id,
-       d.parent_id, t.origin, t.idempotency_key, d.description, d.reference,
+       d.parent_id, t.origin, t.principal_id, t.idempotency_key, d.description, d.reference,
        d.metadata::text AS metadata
 FROM ledger.entries e
 JOIN ledger.transactions t ON t.ledger_id = e.ledger_id AND t.id = e.transaction_id
@@ -77,6 +77,7 @@ COLUMNS = (
     "counterparty_id",
     "parent_id",
     "origin",
+    "principal_id",
     "idempotency_key",
     "description",
     "reference",

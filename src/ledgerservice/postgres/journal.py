@@ -55,6 +55,7 @@ Encode = Callable[[Iterable[Any]], bytes]
 ENCODERS: dict[str, Encode] = {
     "bigint": array,
     "bigint?": optional_array,
+    "integer": array,
     "smallint": array,
     "boolean": array,
     "text": text_array,

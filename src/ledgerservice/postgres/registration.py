@@ -23,13 +23,15 @@ OPEN_ACCOUNTS = """
 WITH requested AS MATERIALIZED (
     SELECT DISTINCT ON (ledger_id, origin, key, owner, currency, reference) *
     FROM unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::text[],
-                $7::text[])
+                $7::text[], $8::integer[])
         WITH ORDINALITY
-        AS requested (ledger_id, owner, currency, reference, origin, key, metadata, place)
+        AS requested (ledger_id, owner, currency, reference, origin, key, metadata, principal_id,
+                      place)
     ORDER BY ledger_id, origin, key, owner, currency, reference, place
 ), opened AS (
-    INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, origin, idempotency_key)
-    SELECT w.ledger_id, w.owner, w.currency, w.reference, w.origin, w.key
+    INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, origin, idempotency_key,
+                                 principal_id)
+    SELECT w.ledger_id, w.owner, w.currency, w.reference, w.origin, w.key, w.principal_id
     FROM requested w JOIN ledger.currencies c ON c.code = w.currency
     ORDER BY w.place
     ON CONFLICT DO NOTHING
@@ -50,7 +52,8 @@ SELECT id FROM opened
 FIND_OPENED = """
 SELECT a.id, a.owner, a.currency, a.exponent, a.reference, a.idempotency_key, a.created_at,
        a.ledger_id, (SELECT metadata::text FROM ledger.account_details d
-                     WHERE d.ledger_id = a.ledger_id AND d.account_id = a.id), a.origin
+                     WHERE d.ledger_id = a.ledger_id AND d.account_id = a.id), a.origin,
+       a.principal_id
 FROM (
     SELECT a.*
     FROM unnest($1::integer[], $2::smallint[], $3::text[]) AS requested (ledger_id, origin, key)
@@ -77,9 +80,10 @@ FROM ledger.currencies c WHERE c.code = ANY ($1::text[])
 
 # Looked up first: a conflict would use up a number, and there are 31,768 of them.
 ADD_CURRENCIES = """
-INSERT INTO ledger.currencies (code, exponent, name)
-SELECT requested.code, requested.exponent, requested.name
-FROM unnest($1::text[], $2::smallint[], $3::text[]) AS requested (code, exponent, name)
+INSERT INTO ledger.currencies (code, exponent, name, principal_id)
+SELECT requested.code, requested.exponent, requested.name, requested.principal_id
+FROM unnest($1::text[], $2::smallint[], $3::text[], $4::integer[])
+    AS requested (code, exponent, name, principal_id)
 WHERE NOT EXISTS (SELECT FROM ledger.currencies c WHERE c.code = requested.code)
 ORDER BY requested.code ON CONFLICT (code) DO NOTHING RETURNING code
 """
@@ -89,8 +93,9 @@ SELECT code, exponent, name FROM ledger.currencies WHERE code = ANY ($1::text[])
 """
 
 ADD_LEDGERS = """
-INSERT INTO ledger.ledgers (name)
-SELECT requested.name FROM unnest($1::text[]) AS requested (name)
+INSERT INTO ledger.ledgers (name, principal_id)
+SELECT requested.name, requested.principal_id
+FROM unnest($1::text[], $2::integer[]) AS requested (name, principal_id)
 WHERE NOT EXISTS (SELECT FROM ledger.ledgers l WHERE l.name = requested.name)
 ORDER BY requested.name ON CONFLICT (name) DO NOTHING RETURNING name
 """
@@ -147,7 +152,8 @@ def opening_requests(openings: Sequence[Opening]) -> tuple[Request, Request]:
     owners = text_array(opening.owner for opening in openings)
     currencies = text_array(opening.currency for opening in openings)
     metadata = text_array(opening.metadata for opening in openings)
-    parameters = [ledgers, owners, currencies, references, origins, keys, metadata]
+    principals = array(opening.principal_id for opening in openings)
+    parameters = [ledgers, owners, currencies, references, origins, keys, metadata, principals]
     return (
         Request(OPEN_ACCOUNTS, parameters),
         Request(FIND_OPENED, [ledgers, origins, keys, references]),
@@ -176,7 +182,8 @@ async def _preview_account(wire: Wire, opening: Opening) -> Opened | Rejected:
 
 def _preview(opening: Opening, exponent: int, now: Any, number: int) -> Opened:
     named = opening.owner, opening.currency, exponent, opening.reference, opening.key
-    return Opened(number, *named, now, opening.ledger, opening.metadata, opening.origin)
+    facts = opening.metadata, opening.origin, opening.principal_id
+    return Opened(number, *named, now, opening.ledger, *facts)
 
 
 async def _add_currencies(
@@ -185,9 +192,10 @@ async def _add_currencies(
     codes = text_array(currency.code for currency in requests)
     exponents = array(currency.exponent for currency in requests)
     names = text_array(currency.name for currency in requests)
+    principals = array(currency.principal_id for currency in requests)
     new_codes, rows = await _commit(
         wire,
-        Request(ADD_CURRENCIES, [codes, exponents, names]),
+        Request(ADD_CURRENCIES, [codes, exponents, names, principals]),
         Request(FIND_CURRENCIES, [codes]),
     )
     return answer_currencies(requests, [Currency(*row) for row in rows], new_codes)
@@ -203,8 +211,9 @@ async def _preview_currency(wire: Wire, request: CurrencyRequest) -> Currency | 
 
 async def _add_ledgers(wire: Wire, requests: Sequence[LedgerRequest]) -> list[LedgerRecord]:
     names = text_array(ledger.name for ledger in requests)
+    principals = array(ledger.principal_id for ledger in requests)
     new_names, rows = await _commit(
-        wire, Request(ADD_LEDGERS, [names]), Request(FIND_LEDGERS, [names])
+        wire, Request(ADD_LEDGERS, [names, principals]), Request(FIND_LEDGERS, [names])
     )
     return answer_ledgers(requests, [LedgerRecord(*row) for row in rows], new_names)
 

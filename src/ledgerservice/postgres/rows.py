@@ -43,6 +43,7 @@ class TransactionRow(NamedTuple):
     deciding_version: int | None
     deciding_available: int | None
     deciding_balance: int | None
+    principal_id: int
 
 
 _EXPRESSIONS = {"key": "t.idempotency_key", "currency": "a.currency", "exponent": "a.exponent"}
@@ -167,6 +168,7 @@ def _transaction_of(
         _refusal_of(row),
         extra,
         Origin(row.origin),
+        row.principal_id,
     )
 
 
@@ -229,6 +231,7 @@ WRITTEN = {
     "deciding_version": "bigint?",
     "deciding_available": "bigint?",
     "deciding_balance": "bigint?",
+    "principal_id": "integer",
 }
 _NOT_DECLINED = (None,) * 5
 
@@ -251,7 +254,7 @@ def values_of(t: Transaction) -> tuple[Any, ...]:
         )
     facts = int(t.origin), t.renderer, "f" if t.extra is None else "t", t.key
     accounts = t.account_id, t.counterparty_id, t.amount
-    return (t.id, int(t.kind), int(t.status), *accounts, *seqs, *facts, *decided)
+    return (t.id, int(t.kind), int(t.status), *accounts, *seqs, *facts, *decided, t.principal_id)
 
 
 # A batch of plain movements that were all posted, as most are, has no other values in the other
@@ -266,6 +269,7 @@ PLAIN_WRITTEN = {
     "account_seq": "bigint",
     "counterparty_seq": "bigint",
     "idempotency_key": "text",
+    "principal_id": "integer",
 }
 PLAIN_CONSTANTS = {"status": int(Status.POSTED), "renderer": RENDERER}
 """All other columns have their defaults: the caller's origin, no details, no decline."""
@@ -280,7 +284,7 @@ def plain_values_of(t: Transaction) -> tuple[Any, ...]:
     """The values of PLAIN_WRITTEN, in its order."""
     own, other = t.entries
     accounts = t.account_id, t.counterparty_id, t.amount
-    return (t.id, int(t.kind), *accounts, own.seq, other.seq, t.key)
+    return (t.id, int(t.kind), *accounts, own.seq, other.seq, t.key, t.principal_id)
 
 
 WRITTEN_ENTRY = {
@@ -309,7 +313,7 @@ def copied_plain(head: str, transactions: Iterable[Transaction]) -> Iterator[str
         key = t.key.replace("\\", "\\\\")
         yield (
             f"{head}{t.id}\t{_KINDS[t.kind]}\t{t.account_id}\t{t.counterparty_id}\t{t.amount}"
-            f"\t{own.seq}\t{other.seq}\t{key}\n"
+            f"\t{own.seq}\t{other.seq}\t{key}\t{t.principal_id}\n"
         )
 
 

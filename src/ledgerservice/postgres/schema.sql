@@ -1076,15 +1076,15 @@ SELECT setval('ledger.transaction_id', 901);
 -- runs with its rights calls them.
 GRANT USAGE ON SCHEMA ledger TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {role};
-GRANT INSERT (name) ON ledger.ledgers TO {role};
-GRANT INSERT (code, exponent, name) ON ledger.currencies TO {role};
-GRANT INSERT (ledger_id, owner, currency, reference, origin, idempotency_key)
+GRANT INSERT (name, principal_id) ON ledger.ledgers TO {role};
+GRANT INSERT (code, exponent, name, principal_id) ON ledger.currencies TO {role};
+GRANT INSERT (ledger_id, owner, currency, reference, origin, idempotency_key, principal_id)
     ON ledger.accounts TO {role};
 GRANT UPDATE (row_lock) ON ledger.accounts TO {role};
 GRANT INSERT (ledger_id, id, kind, status, account_id, counterparty_id, amount, recorded_at,
               account_seq, counterparty_seq, deciding_account_id, deciding_version,
               deciding_available, deciding_balance, origin, renderer, has_details,
-              idempotency_key, decline_reason)
+              idempotency_key, decline_reason, principal_id)
     ON ledger.transactions TO {role};
 GRANT INSERT ON ledger.entries, ledger.details, ledger.policies, ledger.dated_entries,
     ledger.account_details TO {role};

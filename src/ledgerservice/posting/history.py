@@ -59,6 +59,7 @@ async def import_history(
     parts: Iterable[Part],
     *,
     dry_run: bool = False,
+    principal_id: int = 0,
 ) -> Counts:
     """Import accounts and transactions into an empty ledger; the currencies exist already.
 
@@ -66,7 +67,7 @@ async def import_history(
     """
     wire = await connect()
     try:
-        importing = _Importing(wire, ledger)
+        importing = _Importing(wire, ledger, principal_id)
         await importing.begin(currencies)
         for part in parts:
             await importing.add(part)
@@ -114,10 +115,11 @@ def _must_come_before(one: PastTransaction) -> bool:
 class _Importing:
     """A history that is being imported on one connection."""
 
-    def __init__(self, wire: Wire, ledger: int) -> None:
+    def __init__(self, wire: Wire, ledger: int, principal_id: int) -> None:
         self._wire = wire
         self._ledger = ledger
-        self._continuation = Continuation(salts())
+        self._principal_id = principal_id
+        self._continuation = Continuation(salts(), principal_id)
         self.counts = Counts(0, 0)
 
     async def begin(self, currencies: Iterable[PastCurrency]) -> None:
@@ -174,6 +176,7 @@ class _Importing:
             self._ledger,
             metadata=past.metadata,
             origin=origin,
+            principal_id=self._principal_id,
         )
 
     async def _record(self, records: list[PastTransaction]) -> None:

@@ -202,6 +202,9 @@ OriginName = Annotated[
     Literal["caller", "expiry", "capture", "execution"],
     Meta(description="Who made the request: a caller, or the service for what is due."),
 ]
+PrincipalId = Annotated[
+    int, Meta(description="The principal whose key it was; 0 if there was none.", examples=[0])
+]
 TransactionType = Annotated[
     str,
     Meta(extra_json_schema={"x-name": "TransactionType", "enum": [kind.name for kind in Kind]}),

@@ -192,7 +192,8 @@ def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
         for item, refusal in zip(items, refusals, strict=True)
         if refusal is None
     ]
-    group = Group(instructions, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
+    facts = call.ledger, call.dry_run, call.caller.principal_id
+    group = Group(instructions, False, *facts)  # type: ignore[arg-type]
     return _answers(refusals, call.runtime.movements.enter(group) if instructions else None)
 
 
@@ -227,7 +228,8 @@ async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
             raise invalid("movements", "items of an atomic batch cannot link further items")
         if (refusal := _batch_failed(index, item)) is not None:
             raise refusal
-    group = Group(items, linked=True, ledger=call.ledger, dry_run=call.dry_run)  # type: ignore[arg-type]
+    facts = call.ledger, call.dry_run, call.caller.principal_id
+    group = Group(items, True, *facts)  # type: ignore[arg-type]
     outcomes = await call.runtime.movements.post(group)
     if isinstance(outcomes, Failed):
         raise _failed(outcomes)

@@ -57,7 +57,7 @@ def check_force(call: Call, instruction: Instruction) -> None:
 
 
 async def _posted(call: Call, instruction: Instruction) -> Reply:
-    group = Group((instruction,), ledger=call.ledger, dry_run=call.dry_run)
+    group = Group((instruction,), False, call.ledger, call.dry_run, call.caller.principal_id)
     (outcome,) = await call.runtime.movements.post(group)  # type: ignore[misc]
     if isinstance(outcome, Rejected):
         raise rejection(outcome)

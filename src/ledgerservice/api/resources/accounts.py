@@ -32,6 +32,7 @@ from ledgerservice.api.http.fields import (
     JsonObject,
     Metadata,
     OriginName,
+    PrincipalId,
     Text,
     TimestampText,
 )
@@ -93,6 +94,7 @@ class Account(Answer, kw_only=True):
     frozen: FrozenName | None
     closed: bool
     created_at: TimestampText
+    principal_id: PrincipalId | None
     as_of: TimestampText | UnsetType = UNSET
     final: (
         Annotated[bool, Meta(description="Nothing more can be recorded by `as_of`.")] | UnsetType
@@ -176,6 +178,7 @@ async def open_account(request: Request) -> Response:
         call.dry_run,
         body.metadata,
         origin,
+        call.caller.principal_id,
     )
     outcome = await call.runtime.openings.post(opening)
     if isinstance(outcome, Rejected):

@@ -53,7 +53,8 @@ async def add_currency(request: Request) -> Response:
     """
     call = call_of(request)
     body = await body_of(call, AddCurrency)
-    new = CurrencyRequest(body.code, body.exponent, body.name, dry_run=call.dry_run)
+    facts = body.code, body.exponent, body.name
+    new = CurrencyRequest(*facts, call.dry_run, call.caller.principal_id)
     outcome = await call.runtime.currencies.post(new)
     if isinstance(outcome, Rejected):
         raise rejection(outcome)

@@ -54,7 +54,9 @@ async def add_ledger(request: Request) -> Response:
     """
     call = call_of(request)
     body = await body_of(call, AddLedger)
-    outcome = await call.runtime.ledgers.post(LedgerRequest(body.name, dry_run=call.dry_run))
+    outcome = await call.runtime.ledgers.post(
+        LedgerRequest(body.name, call.dry_run, call.caller.principal_id)
+    )
     return created(Ledger.of_row(outcome), replayed=outcome.replayed)
 
 

@@ -130,9 +130,10 @@ def _read(call: Call, raw: Raw) -> Opening | ProblemError:
     if len(item) > limit:
         return ProblemError("body_too_large", max_bytes=limit)
     try:
-        return read_account(fields_of(item), call.ledger, dry_run=call.dry_run)
+        opening = read_account(fields_of(item), call.ledger, dry_run=call.dry_run)
     except ProblemError as refused:
         return refused.bare()
+    return msgspec.structs.replace(opening, principal_id=call.caller.principal_id)
 
 
 def read_account(fields: dict[str, Any], ledger: int, *, dry_run: bool = False) -> Opening:

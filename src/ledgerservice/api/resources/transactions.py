@@ -15,7 +15,7 @@ from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.calendar import By
 from ledgerservice.api.http.call import id_of, json_response, reader_of
-from ledgerservice.api.http.fields import OriginName
+from ledgerservice.api.http.fields import OriginName, PrincipalId
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, PeriodFilters, filter_values, listing
 from ledgerservice.api.http.parameters import (
@@ -55,6 +55,7 @@ class Transaction(Posted, kw_only=True):
     account_id: int
     idempotency_key: str
     origin: OriginName
+    principal_id: PrincipalId
     code: Annotated[str, Meta(description="Why it was declined.")] | UnsetType = UNSET
     decided_on: DecidedOn | UnsetType = UNSET
     reversed_by: list[int] | UnsetType = UNSET
@@ -67,6 +68,7 @@ class Transaction(Posted, kw_only=True):
             "account_id": transaction.account_id,
             "idempotency_key": transaction.key,
             "origin": transaction.origin.name.lower(),
+            "principal_id": transaction.principal_id,
             **_children(children),
         }
         if transaction.refusal is None:

@@ -38,6 +38,7 @@ class AccountView(msgspec.Struct, frozen=True):
     restricted: int
     created_at: datetime
     metadata: str | None = None
+    principal_id: int | None = None
 
 
 class NamedAccount(msgspec.Struct, frozen=True):

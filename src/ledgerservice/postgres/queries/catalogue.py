@@ -8,7 +8,7 @@ from sqlalchemy import ARRAY, Integer, bindparam, func, select
 
 from ledgerservice.postgres.queries.structs import columns, find_all, find_one
 from ledgerservice.postgres.reader import Reader
-from ledgerservice.postgres.tables import currencies, ledgers, secrets
+from ledgerservice.postgres.tables import currencies, ledgers, principals, secrets
 
 
 class CurrencyView(msgspec.Struct, frozen=True):
@@ -50,7 +50,16 @@ LIST_SOME_LEDGERS = LIST_LEDGERS.where(
     ledgers.c.ledger_id == func.any(bindparam("ids", type_=ARRAY(Integer)))
 )
 
+FIND_PRINCIPAL = select(principals.c.id).where(
+    principals.c.name == bindparam("name"), principals.c.disabled_at.is_(None)
+)
 CURSOR_SECRET = select(secrets.c.secret).where(secrets.c.name == "cursors")
+
+
+async def find_principal(reader: Reader, name: str) -> int | None:
+    """The id of the principal of this name, or None if there is none or it is disabled."""
+    rows = await reader.rows(FIND_PRINCIPAL, name=name)
+    return int(rows[0][0]) if rows else None
 
 
 async def find_currency(reader: Reader, code: str) -> CurrencyView | None:
