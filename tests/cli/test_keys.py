@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ledgerservice.access import keys
 from ledgerservice.postgres.connections import Database
+from tests.access.made import make_key
 from tests.databases import connect, url_text
-from tests.processes import cli
+from tests.processes import cli, serving
 
 
 @pytest.fixture
@@ -95,3 +97,22 @@ def test_a_key_of_one_ledger(run, database: Database) -> None:
     assert [grant["ledger"] for grant in view["grants"]] == ["acme", "other"]
     assert view["kind"] == "person"
     assert view["grants"][0]["scopes"][-2:] == ["events:read", "deposit"]
+
+
+def test_commands_on_accounts_send_their_key(database: Database, tmp_path: Path) -> None:
+    """At a service; with the database itself they need none, but count as the key's principal."""
+    key, url = make_key(database, "clerk"), url_text(database)
+    file = tmp_path / "key"
+    file.write_text(f"{key}\n")
+    with serving(DATABASE_URL=url) as service:
+        at = ("accounts", "--url", service.base)
+        nowhere = {"LEDGER_DATA_FOLDER": "/nowhere"}
+        refused = cli(*at, **nowhere)
+        assert refused.returncode == 1 and "code key_missing" in refused.stderr
+        wrong = cli(*at, LEDGER_API_KEY=key[:-1] + "_", **nowhere)
+        assert wrong.returncode == 1 and "code key_invalid" in wrong.stderr
+        assert key[:-1] not in wrong.stderr
+        assert cli(*at, LEDGER_API_KEY=key, **nowhere).returncode == 0
+        assert cli(*at, LEDGER_API_KEY_FILE=str(file), **nowhere).returncode == 0
+        assert cli("accounts", DATABASE_URL=url).returncode == 0
+        assert cli("accounts", DATABASE_URL=url, LEDGER_API_KEY=key).returncode == 0
