@@ -82,6 +82,14 @@ class Settings(BaseSettings):
         default=False,
         description="Listen without TLS on an address that other machines reach.",
     )
+    tls_cert: Path | None = Field(
+        default=None, description="Certificate chain in PEM. With it `serve` speaks TLS only."
+    )
+    tls_key: Path | None = Field(default=None, description="Private key of LEDGER_TLS_CERT.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="Certificates in PEM; clients must have one that these have signed.",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
     metrics_port: int | None = Field(
         default=None,

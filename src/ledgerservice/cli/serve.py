@@ -24,6 +24,7 @@ from ledgerservice.api.http.connections import raise_descriptor_limit
 from ledgerservice.api.http.protocol import BoundedHttp, connections_of
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.cli.publish import publishing_beside
+from ledgerservice.cli.tls import tls_options
 from ledgerservice.errors import CannotListen, CannotServe, ConfigurationError
 from ledgerservice.installation import command
 from ledgerservice.postgres.access.principals import has_keys
@@ -52,6 +53,7 @@ def serve(
     settings = Settings.load().model_copy(update=overrides)
     check_addresses(settings)
     _check_plaintext(settings)
+    tls = tls_options(settings)
     raise_descriptor_limit()
     _on_stop_signals(_exit)
     # Before PostgreSQL is started, because a port in use is found at once.
@@ -67,7 +69,7 @@ def serve(
         _listen(sockets, settings)
         ready = partial(_announce, settings, sockets[0].getsockname()[1], as_json=as_json)
         try:
-            _run(_configuration(application, settings, workers), sockets, ready)
+            _run(_configuration(application, settings, workers, tls), sockets, ready)
         except SystemExit:
             # uvicorn has printed in one line why it could not start.
             raise _failed(as_json=as_json) from None
@@ -75,12 +77,14 @@ def serve(
 
 def _check_plaintext(settings: Settings) -> None:
     """Raise ConfigurationError if keys would go over a network without TLS."""
-    if settings.host not in LOOPBACK_NAMES and not settings.allow_plaintext:
-        raise ConfigurationError(
-            f"{settings.host} is not a loopback address, and the service does not speak TLS: keys "
-            "and amounts could be read on their way. Listen on 127.0.0.1 behind a proxy that "
-            "speaks TLS, or set LEDGER_ALLOW_PLAINTEXT=true where the network itself is private."
-        )
+    if settings.host in LOOPBACK_NAMES or settings.allow_plaintext or settings.tls_cert:
+        return
+    raise ConfigurationError(
+        f"{settings.host} is not a loopback address, and there is no TLS: keys and amounts could "
+        "be read on their way. Set LEDGER_TLS_CERT and LEDGER_TLS_KEY, or listen on 127.0.0.1 "
+        "behind a proxy that speaks TLS, or set LEDGER_ALLOW_PLAINTEXT=true where the network is "
+        "private."
+    )
 
 
 def _check_keys(database: Database) -> None:
@@ -175,7 +179,9 @@ def _cannot_listen(error: OSError, settings: Settings) -> CannotListen:
     )
 
 
-def _configuration(application: Service | str, settings: Settings, workers: int) -> uvicorn.Config:
+def _configuration(
+    application: Service | str, settings: Settings, workers: int, tls: dict[str, Any]
+) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         factory=workers > 1,
@@ -190,6 +196,7 @@ def _configuration(application: Service | str, settings: Settings, workers: int)
         log_level="warning",
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,
+        **tls,
     )
 
 
@@ -245,7 +252,8 @@ def _drain_before_exit(service: Service) -> None:
 
 def _announce(settings: Settings, port: int, *, as_json: bool) -> None:
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
-    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if settings.tls_cert else "http"
+    base = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     report(
         f"[bold green]The ledger is ready on {base}[/]  ·  docs: [link]{base}/docs[/link]",
         as_json=as_json,
