@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -100,6 +100,17 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(
         default="127.0.0.1", description="Address of the listener for Prometheus."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the log: text or json."
+    )
+    log_requests: Literal["off", "errors", "all"] = Field(
+        default="errors",
+        description="Requests that have a line in the log: off, errors (status 500 and above, and "
+        "slow ones), all.",
+    )
+    log_slow_s: float = Field(
+        default=1.0, gt=0, description="A request that takes longer is slow, for the log."
     )
     auto_migrate: bool = Field(default=True, description="Create or update the schema at start-up.")
     allow_unsafe_durability: bool = Field(

@@ -30,7 +30,7 @@ from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import Runtime, posting, reading_keys, running
 from ledgerservice.settings import Settings
-from ledgerservice.telemetry import exporter
+from ledgerservice.telemetry import exporter, logs, requests
 from ledgerservice.telemetry.exchanges import CURRENT
 
 SWITCH_S = 0.0005
@@ -105,6 +105,8 @@ class Service:
         """Start the runtime. Raises LedgerError."""
         database = self._database
         settings = database.settings if database else Settings.load()
+        logs.configure_unless_done(settings.log_format)
+        requests.CHOICE.choose(settings.log_requests, settings.log_slow_s)
         self._end_metrics = exporter.listen(settings, __version__)
         self._life = life = AsyncExitStack()
         state = self.api.state
@@ -194,6 +196,8 @@ def _find_ledger(inner: App, state: State) -> App:
     ) -> None:
         try:
             scope = await _on_ledger(state.runtime, scope, name, path)
+            if (exchange := CURRENT.get()) is not None:
+                exchange.ledger = name
         except Exception as error:  # noqa: BLE001  (every request is answered)
             await _send(send, problem_of(error))
             return

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from ledgerservice import __version__
 from ledgerservice.cli.output import print_fault
 from ledgerservice.errors import LedgerError
 from ledgerservice.installation import DOCUMENTATION, command
+from ledgerservice.telemetry import logs
 
 __all__ = ["app", "main"]
 
@@ -75,8 +77,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point. A LedgerError is printed as one line, or as JSON, with exit code 1."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Before the settings are read, because that can fail.
+    logs.configure(os.environ.get("LEDGER_LOG_FORMAT", logs.TEXT))
     try:
         app()
     except LedgerError as error:
@@ -84,6 +86,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        logging.shutdown()  # with the numbers of repeated lines
 
 
 def _print_version(requested: bool) -> None:

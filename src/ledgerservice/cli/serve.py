@@ -31,6 +31,7 @@ from ledgerservice.postgres.access.principals import has_keys
 from ledgerservice.postgres.connections import Database, explained
 from ledgerservice.runtime import check_addresses, started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
+from ledgerservice.telemetry import logs
 
 STOP_GRACE_S = 5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -193,6 +194,7 @@ def _configuration(
         proxy_headers=False,
         server_header=False,
         access_log=False,
+        log_config=None,
         log_level="warning",
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,
@@ -267,6 +269,7 @@ def _announce(settings: Settings, port: int, *, as_json: bool) -> None:
 def worker() -> Service:
     """The service in one of several processes. It ends when its parent process ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    logs.configure(Settings.load().log_format)
     service = Service()
     _drain_before_exit(service)
     return service

@@ -19,6 +19,7 @@ from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 
 from ledgerservice.postgres.schema import SCHEMA, in_schema
+from ledgerservice.telemetry.logs import without_quoted
 
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[bytes | None]
@@ -79,13 +80,13 @@ def _quoted(value: str | None) -> str:
 
 
 def without_values(error: psycopg.Error) -> psycopg.Error:
-    """The error, with only the server's first line as its text.
+    """The error, with only the server's first line as its text, without the values in it.
 
     DETAIL and CONTEXT repeat whole rows, with owners and metadata, and the text gets into logs.
     `error.diag` keeps them.
     """
     if error.diag.message_primary is not None:
-        error.args = (error.diag.message_primary,)
+        error.args = (without_quoted(error.sqlstate, error.diag.message_primary),)
     return error
 
 

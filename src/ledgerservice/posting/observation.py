@@ -14,6 +14,7 @@ from ledgerservice.posting.poster import Poster
 from ledgerservice.posting.sampling import keep_sampling
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry import metrics
+from ledgerservice.telemetry.logs import flush_repeats
 
 TICK_S = 0.5
 
@@ -62,9 +63,10 @@ def _read_disk(stack: ExitStack, settings: Settings) -> None:
 
 
 async def _keep_ticking() -> None:
-    """Measure how late the event loop is. A timer of its own thread would measure the GIL."""
+    """Measure how late the event loop is, and let the log write what is due."""
     time = asyncio.get_running_loop().time
     while True:
         due_s = time() + TICK_S
         await asyncio.sleep(TICK_S)
         metrics.LOOP_LAG.observe(max(0.0, time() - due_s))
+        flush_repeats()

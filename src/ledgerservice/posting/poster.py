@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import psycopg
@@ -25,7 +25,8 @@ from tenacity import (
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable, UnfitConnection
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.telemetry import metrics
-from ledgerservice.telemetry.batches import RUNNING, BatchClock
+from ledgerservice.telemetry.batches import COMMIT, RUNNING, BatchClock
+from ledgerservice.telemetry.exchanges import CURRENT
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,23 @@ class Limits:
 
 
 class _Waiting(Generic[Request, Answer]):
-    __slots__ = ("answer", "entered_s", "request", "weight")
+    __slots__ = ("answer", "clock", "entered_s", "request", "weight")
 
     def __init__(self, request: Request, answer: asyncio.Future[Answer], weight: int) -> None:
         self.request = request
         self.answer = answer
         self.weight = weight
-        self.entered_s = monotonic()
+        self.entered_s = perf_counter()
+        self.clock: BatchClock | None = None
+        """That of its batch, when the request is answered."""
+
+    def times(self) -> dict[str, float]:
+        """The milliseconds in the queue and in the COMMIT."""
+        if self.clock is None:
+            return {}
+        commit_s = self.clock.duration_s(COMMIT)
+        queued_s = self.clock.began_s - self.entered_s
+        return {"queue_ms": round(queued_s * 1000, 1), "commit_ms": round(commit_s * 1000, 1)}
 
 
 class _Deadlines:
@@ -123,6 +134,7 @@ class Poster(Generic[Request, Answer]):
         self._arrived = asyncio.Event()
         self._ended = asyncio.Event()
         self._wire: Wire | None = None
+        self._clock: BatchClock | None = None
         self._retrying = AsyncRetrying(
             retry=retry_if_exception(is_passing),
             stop=stop_after_delay(limits.deadline_s),
@@ -151,6 +163,8 @@ class Poster(Generic[Request, Answer]):
         if self._idle:
             self._wake()
         self._deadlines.add(answer)
+        if (exchange := CURRENT.get()) is not None:
+            exchange.place = waiting
         return answer
 
     def check_room(self) -> None:
@@ -165,7 +179,7 @@ class Poster(Generic[Request, Answer]):
     def waiting_s(self) -> float:
         """How long the oldest of them has waited. Another thread may call it."""
         try:
-            return monotonic() - self._queue[0].entered_s
+            return perf_counter() - self._queue[0].entered_s
         except IndexError:
             return 0.0
 
@@ -238,9 +252,11 @@ class Poster(Generic[Request, Answer]):
                 await self._answer_batch(waiting[:half])
                 await self._answer_batch(waiting[half:])
             else:
-                self._loop.call_soon_threadsafe(_fail, batch, self._fault(error, len(batch)))
+                self._loop.call_soon_threadsafe(
+                    _fail, batch, self._fault(error, len(batch)), self._clock
+                )
             return
-        self._loop.call_soon_threadsafe(_answer, batch, answers)
+        self._loop.call_soon_threadsafe(_answer, batch, answers, self._clock)
 
     async def _post(self, requests: list[Request]) -> list[Answer]:
         """Run the batch; after a temporary fault run it again, on a new connection.
@@ -267,7 +283,7 @@ class Poster(Generic[Request, Answer]):
             raise
 
     async def _timed(self, wire: Wire, requests: list[Request]) -> list[Answer]:
-        clock = BatchClock()
+        clock = self._clock = BatchClock()
         RUNNING.set(clock)
         answers = await self._work(wire, requests)
         metrics.BATCH_REQUESTS.observe(len(requests), self.name)
@@ -297,14 +313,20 @@ class Poster(Generic[Request, Answer]):
         return InternalFault()
 
 
-def _answer(batch: list[_Waiting[Request, Answer]], answers: list[Answer]) -> None:
+def _answer(
+    batch: list[_Waiting[Request, Answer]], answers: list[Answer], clock: BatchClock | None
+) -> None:
     for waiting, answer in zip(batch, answers, strict=True):
+        waiting.clock = clock
         if not waiting.answer.done():
             waiting.answer.set_result(answer)
 
 
-def _fail(batch: list[_Waiting[Request, Answer]], fault: Exception) -> None:
+def _fail(
+    batch: list[_Waiting[Request, Answer]], fault: Exception, clock: BatchClock | None
+) -> None:
     for waiting in batch:
+        waiting.clock = clock
         if not waiting.answer.done():
             waiting.answer.set_exception(fault)
 

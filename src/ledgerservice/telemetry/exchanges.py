@@ -1,16 +1,16 @@
-"""The HTTP request that the running task answers, as it is counted and logged."""
+"""The HTTP request that the running task answers, as it is counted, logged and traced."""
 
 from contextvars import ContextVar
 from itertools import count
 from secrets import token_hex
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from ledgerservice.telemetry.metrics import REFUSALS, REQUESTS
 
 UNROUTED = "none"
 """The route of a request that was refused before a route was found, or that has none."""
-METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
+_METHODS = {name: name for name in ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")}
 
 _PREFIX = token_hex(6)
 _numbers = count(1)
@@ -21,6 +21,13 @@ def new_request_id() -> str:
     return f"{_PREFIX}-{next(_numbers):x}"
 
 
+class Place(Protocol):
+    """The place of a request in a queue, when its batch has been answered."""
+
+    def times(self) -> dict[str, float]:
+        """Milliseconds by the names of log fields."""
+
+
 class Exchange:
     """A request and its answer. `scope` is the ASGI scope in which a router has put the route."""
 
@@ -28,9 +35,11 @@ class Exchange:
         "began_s",
         "code",
         "is_audited",
+        "key_id",
         "ledger",
         "ledger_id",
         "method",
+        "place",
         "request_id",
         "route",
         "scope",
@@ -40,22 +49,29 @@ class Exchange:
     def __init__(self, request_id: str, method: str) -> None:
         self.request_id = request_id
         self.method = method
-        self.began_s = perf_counter()
         self.status = 0
         """0 until the answer begins."""
         self.route: str | None = None
         self.scope: dict[str, Any] | None = None
         self.ledger: str | None = None
+        """The ledger's name, if the path names one that exists."""
         self.ledger_id: int | None = None
         self.is_audited = False
         """Whether an instruction of its body has to be in the audit log."""
         self.code: str | None = None
+        self.key_id: str | None = None
+        self.place: Place | None = None
+        self.began_s = perf_counter()
 
-    def count(self) -> None:
-        """Count the request, which is answered now."""
-        method = self.method if self.method in METHODS else "other"
+    def count(self) -> float:
+        """Count the request, which is answered now; return how long it took, in seconds."""
         duration_s = perf_counter() - self.began_s
-        REQUESTS.observe(duration_s, method, self.template(), self.status)
+        REQUESTS.observe(duration_s, self.known_method(), self.template(), self.status)
+        return duration_s
+
+    def known_method(self) -> str:
+        """The method, or `other`: a caller can send any word."""
+        return _METHODS.get(self.method, "other")
 
     def template(self) -> str:
         """The path as the route declares it, without a slash at the end."""

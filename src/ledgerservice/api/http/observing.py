@@ -1,30 +1,52 @@
-"""Counts and times every request. The outermost layer of the application."""
+"""Counts, times and logs every request, and names it. The outermost layer of the application."""
+
+import re
+from collections.abc import Iterable
 
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledgerservice.api.http.auditing import DENIED, refuse
+from ledgerservice.telemetry import requests
 from ledgerservice.telemetry.exchanges import CURRENT, Exchange, new_request_id
 from ledgerservice.telemetry.metrics import IN_FLIGHT
 
+REQUEST_ID = b"x-request-id"
+_is_sane = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's X-Request-Id, if it is short and harmless, or a new one."""
+    for name, value in headers:
+        if name == REQUEST_ID:
+            return value.decode() if _is_sane(value) else new_request_id()
+    return new_request_id()
+
 
 def observe(inner: ASGIApp, state: State) -> ASGIApp:
-    """Observes what passes through this layer. Callers that are refused are in the audit log."""
+    """Observes what passes through this layer. Every answer has the X-Request-Id. Callers that are
+    refused are in the audit log.
+    """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(new_request_id(), scope["method"])
+        exchange = Exchange(request_id_of(scope["headers"]), scope["method"])
         CURRENT.set(exchange)
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
+                named = REQUEST_ID, exchange.request_id.encode()
+                message["headers"] = [*message.get("headers", ()), named]
             await send(message)
 
+        IN_FLIGHT.number += 1
         try:
-            with IN_FLIGHT:
-                await inner(scope, receive, send_on)
+            await inner(scope, receive, send_on)
         finally:
-            exchange.count()
+            IN_FLIGHT.number -= 1
+            duration_s = exchange.count()
+            if requests.CHOICE.has_line(exchange, duration_s):
+                requests.write(exchange, duration_s)
             if exchange.status in DENIED:
                 refuse(state.runtime, scope, exchange)
 

@@ -14,6 +14,7 @@ from ledgerservice.api.http.connections import Connections
 from ledgerservice.api.http.head import BOUNDED, MAX_HEAD_BYTES
 from ledgerservice.api.http.problems import problem, problem_reply
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.exchanges import new_request_id
 
 MAX_WAITING_REQUESTS = 256
 CONTINUE = b"HTTP/1.1 100 "
@@ -96,6 +97,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.bounds.refuse()
         status, body, headers = problem("overloaded")
         headers["content-length"] = str(len(body))
+        headers["x-request-id"] = new_request_id()
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
