@@ -112,6 +112,11 @@ class Settings(BaseSettings):
     log_slow_s: float = Field(
         default=1.0, gt=0, description="A request that takes longer is slow, for the log."
     )
+    traces_url: SecretStr | None = Field(
+        default=None,
+        description="URL that spans of requests with a sampled traceparent are sent to, by OTLP "
+        "over HTTP: http://127.0.0.1:4318/v1/traces.",
+    )
     auto_migrate: bool = Field(default=True, description="Create or update the schema at start-up.")
     allow_unsafe_durability: bool = Field(
         default=False,

@@ -30,7 +30,7 @@ from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import Runtime, posting, reading_keys, running
 from ledgerservice.settings import Settings
-from ledgerservice.telemetry import exporter, logs, requests
+from ledgerservice.telemetry import exporter, logs, requests, traces
 from ledgerservice.telemetry.exchanges import CURRENT
 
 SWITCH_S = 0.0005
@@ -72,7 +72,6 @@ class Service:
         self._database = database
         self._is_trusted = is_trusted
         self._life: AsyncExitStack | None = None
-        self._end_metrics: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI call."""
@@ -107,10 +106,11 @@ class Service:
         settings = database.settings if database else Settings.load()
         logs.configure_unless_done(settings.log_format)
         requests.CHOICE.choose(settings.log_requests, settings.log_slow_s)
-        self._end_metrics = exporter.listen(settings, __version__)
         self._life = life = AsyncExitStack()
         state = self.api.state
         try:
+            life.callback(exporter.listen(settings, __version__))
+            life.callback(traces.start(settings, __version__))
             state.runtime = await life.enter_async_context(
                 posting(database) if database else running(settings)
             )
@@ -141,7 +141,6 @@ class Service:
     async def stop(self) -> None:
         """Stop the runtime when all requests are answered."""
         assert self._life is not None
-        self._end_metrics()
         await self._life.aclose()
 
 

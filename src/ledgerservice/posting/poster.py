@@ -24,7 +24,7 @@ from tenacity import (
 
 from ledgerservice.errors import InternalFault, Overloaded, Unavailable, UnfitConnection
 from ledgerservice.postgres.pipeline import Wire
-from ledgerservice.telemetry import metrics
+from ledgerservice.telemetry import metrics, traces
 from ledgerservice.telemetry.batches import COMMIT, RUNNING, BatchClock
 from ledgerservice.telemetry.exchanges import CURRENT
 
@@ -50,13 +50,14 @@ class Limits:
 
 
 class _Waiting(Generic[Request, Answer]):
-    __slots__ = ("answer", "clock", "entered_s", "request", "weight")
+    __slots__ = ("answer", "clock", "entered_s", "request", "span", "weight")
 
     def __init__(self, request: Request, answer: asyncio.Future[Answer], weight: int) -> None:
         self.request = request
         self.answer = answer
         self.weight = weight
         self.entered_s = perf_counter()
+        self.span: Any = None
         self.clock: BatchClock | None = None
         """That of its batch, when the request is answered."""
 
@@ -164,7 +165,7 @@ class Poster(Generic[Request, Answer]):
             self._wake()
         self._deadlines.add(answer)
         if (exchange := CURRENT.get()) is not None:
-            exchange.place = waiting
+            exchange.place, waiting.span = waiting, exchange.span
         return answer
 
     def check_room(self) -> None:
@@ -252,11 +253,10 @@ class Poster(Generic[Request, Answer]):
                 await self._answer_batch(waiting[:half])
                 await self._answer_batch(waiting[half:])
             else:
-                self._loop.call_soon_threadsafe(
-                    _fail, batch, self._fault(error, len(batch)), self._clock
-                )
+                fault = self._fault(error, len(batch))
+                self._loop.call_soon_threadsafe(self._fail, batch, fault, self._clock)
             return
-        self._loop.call_soon_threadsafe(_answer, batch, answers, self._clock)
+        self._loop.call_soon_threadsafe(self._answer, batch, answers, self._clock)
 
     async def _post(self, requests: list[Request]) -> list[Answer]:
         """Run the batch; after a temporary fault run it again, on a new connection.
@@ -285,15 +285,42 @@ class Poster(Generic[Request, Answer]):
     async def _timed(self, wire: Wire, requests: list[Request]) -> list[Answer]:
         clock = self._clock = BatchClock()
         RUNNING.set(clock)
-        answers = await self._work(wire, requests)
+        try:
+            answers = await self._work(wire, requests)
+        finally:
+            clock.ended_s = perf_counter()
         metrics.BATCH_REQUESTS.observe(len(requests), self.name)
-        metrics.BATCH_DURATION.observe(perf_counter() - clock.began_s, self.name)
+        metrics.BATCH_DURATION.observe(clock.ended_s - clock.began_s, self.name)
         return answers
 
     async def _disconnect(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
             await wire.close()
+
+    def _answer(
+        self,
+        batch: list[_Waiting[Request, Answer]],
+        answers: list[Answer],
+        clock: BatchClock | None,
+    ) -> None:
+        for waiting, answer in zip(batch, answers, strict=True):
+            waiting.clock = clock
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+        traces.batch_done(clock, self.name, len(batch), (one.span for one in batch))
+
+    def _fail(
+        self,
+        batch: list[_Waiting[Request, Answer]],
+        fault: Exception,
+        clock: BatchClock | None,
+    ) -> None:
+        for waiting in batch:
+            waiting.clock = clock
+            if not waiting.answer.done():
+                waiting.answer.set_exception(fault)
+        traces.batch_done(clock, self.name, len(batch), (one.span for one in batch))
 
     def _note_retry(self, state: RetryCallState) -> None:
         assert state.outcome is not None
@@ -311,24 +338,6 @@ class Poster(Generic[Request, Answer]):
             return Unavailable()
         log.error("a batch of %d failed", requests, exc_info=error)
         return InternalFault()
-
-
-def _answer(
-    batch: list[_Waiting[Request, Answer]], answers: list[Answer], clock: BatchClock | None
-) -> None:
-    for waiting, answer in zip(batch, answers, strict=True):
-        waiting.clock = clock
-        if not waiting.answer.done():
-            waiting.answer.set_result(answer)
-
-
-def _fail(
-    batch: list[_Waiting[Request, Answer]], fault: Exception, clock: BatchClock | None
-) -> None:
-    for waiting in batch:
-        waiting.clock = clock
-        if not waiting.answer.done():
-            waiting.answer.set_exception(fault)
 
 
 PASSING_STATES = frozenset({"25P03", "25006"})  # frozen too long in a transaction; a standby

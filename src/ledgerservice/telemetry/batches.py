@@ -11,10 +11,10 @@ LOCK, PLAN, WRITE, COMMIT = "lock", "plan", "write", "commit"
 class BatchClock:
     """The phases of a batch as they end: names with their times, in seconds of `perf_counter`."""
 
-    __slots__ = ("began_s", "last_s", "phases")
+    __slots__ = ("began_s", "ended_s", "last_s", "phases")
 
     def __init__(self) -> None:
-        self.began_s = self.last_s = perf_counter()
+        self.began_s = self.last_s = self.ended_s = perf_counter()
         self.phases: list[tuple[str, float, float]] = []
 
     def end(self, phase: str) -> None:

@@ -43,6 +43,7 @@ class Exchange:
         "request_id",
         "route",
         "scope",
+        "span",
         "status",
     )
 
@@ -61,6 +62,8 @@ class Exchange:
         self.code: str | None = None
         self.key_id: str | None = None
         self.place: Place | None = None
+        self.span: Any = None
+        """The span, if the caller samples the request."""
         self.began_s = perf_counter()
 
     def count(self) -> float:

@@ -1,4 +1,4 @@
-"""Counts, times and logs every request, and names it. The outermost layer of the application."""
+"""Counts, times, traces and logs every request, and names it: the application's outermost layer."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledgerservice.api.http.auditing import DENIED, refuse
-from ledgerservice.telemetry import requests
+from ledgerservice.telemetry import requests, traces
 from ledgerservice.telemetry.exchanges import CURRENT, Exchange, new_request_id
 from ledgerservice.telemetry.metrics import IN_FLIGHT
 
@@ -31,6 +31,7 @@ def observe(inner: ASGIApp, state: State) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(request_id_of(scope["headers"]), scope["method"])
         CURRENT.set(exchange)
+        traces.begin(exchange, scope["headers"])
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -45,6 +46,7 @@ def observe(inner: ASGIApp, state: State) -> ASGIApp:
         finally:
             IN_FLIGHT.number -= 1
             duration_s = exchange.count()
+            traces.end(exchange)
             if requests.CHOICE.has_line(exchange, duration_s):
                 requests.write(exchange, duration_s)
             if exchange.status in DENIED:
