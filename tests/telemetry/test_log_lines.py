@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from ledgerservice.access import keys
 from ledgerservice.postgres.connections import Database
+from tests.access.made import bearer, make_key
 from tests.databases import connect, url_text
 from tests.processes import (
     ROOT,
@@ -24,6 +26,7 @@ from tests.processes import (
     serving,
     wait_for,
 )
+from tests.telemetry.scraping import families
 
 TEXT_LINE = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR): .+ logger=\S+"
@@ -84,7 +87,6 @@ def test_a_line_has_what_is_known_of_a_request(database: Database, tmp_path: Pat
         assert (declined["status"], declined["code"]) == (400, "insufficient_funds")
         [missing] = of_route(lines, "/accounts/{account_id}")
         assert (missing["ledger"], missing["code"]) == ("second", "account_not_found")
-        assert "queue_ms" not in missing
 
 
 IDS = {
@@ -207,3 +209,24 @@ def test_the_log_is_the_same_under_other_programs(
     assert not [line for line in logged if "canary-5d2c" in line]
     requests = [json.loads(line) for line in logged if '"event":"request"' in line]
     assert [line for line in requests if line["route"] == "/accounts"]
+
+
+def test_a_key_is_named_by_its_id(database: Database, tmp_path: Path) -> None:
+    values = {"LEDGER_LOG_REQUESTS": "all", "LEDGER_METRICS_PORT": str(free_port())}
+    key = make_key(database, "tests")
+    secret = key.rpartition("_")[2]
+    with logging_as_json(database, tmp_path, **values) as (service, lines):
+        assert service.client.get("/accounts", headers=bearer(key)).status_code == 200
+        assert service.client.get("/accounts").status_code == 401
+        assert service.client.get("/accounts", headers=bearer(key[:-1])).status_code == 401
+        port = int(values["LEDGER_METRICS_PORT"])
+        results = {
+            sample.labels["result"]: sample.value
+            for sample in families(port)["ledger_authentications_total"].samples
+        }
+        assert (results["key"], results["key_missing"] >= 1) == (1, True)
+        assert sum(results.values()) - results["key_missing"] == 2
+    with_key, without, refused = of_route(lines, "/accounts")
+    assert with_key["key_id"] and with_key["key_id"] == keys.id_of(key)
+    assert "key_id" not in without and "key_id" not in refused
+    assert secret not in (tmp_path / "log").read_text()

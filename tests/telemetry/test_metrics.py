@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from ledgerservice.postgres.connections import Database
-from tests.databases import connect, url_text
+from tests.databases import connect, url_text, waiting_for_a_lock
 from tests.feed.receiver import receiving
 from tests.processes import cli, free_port, serving, wait_for
 from tests.telemetry.scraping import families, scraped, value
@@ -89,7 +89,9 @@ def test_a_queue_behind_a_lock_and_a_cancelled_statement(database: Database) -> 
         other.execute("SELECT pg_current_xact_id()")
         with ThreadPoolExecutor(4) as threads:
             bodies = [deposit(account, f"{n}") for n in range(4)]
-            answers = threads.map(lambda body: service.post("/deposit/", body), bodies)
+            answers = [threads.submit(service.post, "/deposit/", bodies[0])]
+            assert wait_for(lambda: waiting_for_a_lock(database))
+            answers += [threads.submit(service.post, "/deposit/", body) for body in bodies[1:]]
             assert wait_for(lambda: value(port, "ledger_queue_requests", queue="movements") > 0)
             assert wait_for(lambda: value(port, "ledger_queue_age_seconds") > 0.2)
             assert wait_for(lambda: value(port, "ledger_requests_in_flight") >= 4)
@@ -99,7 +101,7 @@ def test_a_queue_behind_a_lock_and_a_cancelled_statement(database: Database) -> 
             retried = "ledger_batch_retries_total"
             assert wait_for(lambda: value(port, retried, sqlstate="57014") == 1)
             other.rollback()
-            assert {answer.status_code for answer in answers} == {200}
+            assert {answer.result().status_code for answer in answers} == {200}
         assert value(port, "ledger_queue_age_seconds") == 0
         assert wait_for(lambda: value(port, "ledger_oldest_transaction_seconds") == 0, 20)
 

@@ -31,7 +31,7 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import Runtime, posting, reading_keys, running
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry import exporter, logs, requests, traces
-from ledgerservice.telemetry.exchanges import CURRENT
+from ledgerservice.telemetry.exchanges import CURRENT, note_caller
 
 SWITCH_S = 0.0005
 
@@ -172,7 +172,8 @@ def _authenticate(inner: App, state: State) -> App:
         nonlocal find
         if find is None:
             find = state.authentication.caller_of
-        scope[CALLER] = find(scope)
+        scope[CALLER] = caller = find(scope)
+        note_caller(caller.key_id, caller.refusal)
         return inner(scope, receive, send)
 
     return answer

@@ -31,7 +31,7 @@ from ledgerservice.postgres.access.principals import has_keys
 from ledgerservice.postgres.connections import Database, explained
 from ledgerservice.runtime import check_addresses, started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
-from ledgerservice.telemetry import logs
+from ledgerservice.telemetry import logs, supervisor
 
 STOP_GRACE_S = 5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -241,6 +241,7 @@ def _drain_before_exit(service: Service) -> None:
     loop = asyncio.get_running_loop()
 
     def drain(number: int, frame: FrameType | None) -> None:
+        supervisor.notify(supervisor.STOPPING)
         if service.is_draining or not wait_s:
             service.is_draining = True
             exit_now(number, frame)
@@ -264,6 +265,7 @@ def _announce(settings: Settings, port: int, *, as_json: bool) -> None:
         docs=f"{base}/docs",
         database="embedded" if settings.database_url is None else "own",
     )
+    supervisor.notify(supervisor.READY)
 
 
 def worker() -> Service:

@@ -6,7 +6,7 @@ from secrets import token_hex
 from time import perf_counter
 from typing import Any, Protocol
 
-from ledgerservice.telemetry.metrics import REFUSALS, REQUESTS
+from ledgerservice.telemetry.metrics import AUTHENTICATIONS, REFUSALS, REQUESTS
 
 UNROUTED = "none"
 """The route of a request that was refused before a route was found, or that has none."""
@@ -87,6 +87,13 @@ class Exchange:
 
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+def note_caller(key_id: str, refusal: str | None) -> None:
+    """Count who sends the task's request: a key, nobody by name, or one that is refused."""
+    AUTHENTICATIONS.add(1, refusal or ("key" if key_id else "open"))
+    if key_id and (exchange := CURRENT.get()) is not None:
+        exchange.key_id = key_id
 
 
 def note_refusal(code: str) -> None:

@@ -25,6 +25,12 @@ REFUSALS = Counter(
     "code",
 )
 
+AUTHENTICATIONS = Counter(
+    "ledger_authentications_total",
+    "Requests by what their key is: key, open without keys, or the code of the refusal.",
+    "result",
+)
+
 # The write path.
 QUEUE_REQUESTS = Gauge(
     "ledger_queue_requests", "Requests that wait for a batch, in movements.", "queue"
