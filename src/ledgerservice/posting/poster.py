@@ -244,6 +244,7 @@ class Poster(Generic[Request, Answer]):
         return batch
 
     async def _answer_batch(self, batch: list[_Waiting[Request, Answer]]) -> None:
+        self._clock = None  # a batch that finds no connection has none
         try:
             answers = await self._post([one.request for one in batch])
         except Exception as error:  # noqa: BLE001  (the writer must outlive every fault)
