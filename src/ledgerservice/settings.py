@@ -66,6 +66,11 @@ class Settings(BaseSettings):
         default=None,
         description="Folder of the PostgreSQL programs that the embedded server runs.",
     )
+    scratch_url: SecretStr | None = Field(
+        default=None,
+        description="Server on which `backup --verify` makes a database, and removes it. By "
+        "default an embedded server in a temporary folder.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     allowed_hosts: str | None = Field(
         default=None,

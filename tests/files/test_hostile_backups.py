@@ -2,27 +2,36 @@
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from ledgerservice.errors import BackupError, BackupNotSound
-from ledgerservice.files.archive import MANIFEST
 from ledgerservice.files.backup import backup
 from ledgerservice.files.restore import checked_file, restore
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.migrations.versions import base
 from ledgerservice.postgres.verification import Violation
 from tests.databases import connect, empty_database, url_text
+from tests.files.doctoring import (
+    closed,
+    encrypted,
+    opened,
+    with_byte_flipped,
+    with_changed_rows,
+    with_manifest,
+    with_member_twice,
+    with_more,
+    with_record,
+    with_rows,
+    with_table_named,
+    with_totals,
+)
 from tests.postgres.breaking import post_whole
 from tests.processes import cli
 
-Manifest = dict[str, Any]
-Members = dict[str, bytes]
 EVIL = 'accounts"; CREATE TABLE public.evil (); --'
 
 
@@ -42,87 +51,6 @@ def good(new_database: Callable[..., Database]) -> bytes:
 @pytest.fixture
 def empty(new_database: Callable[..., Database]) -> Database:
     return empty_database(new_database(), "empty")
-
-
-def opened(content: bytes) -> tuple[Manifest, Members]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    return msgspec.json.decode(members.pop(MANIFEST)), members
-
-
-def closed(manifest: Manifest, members: Members, *more: tuple[str, bytes]) -> bytes:
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in [*members.items(), *more]:
-            archive.writestr(name, content)
-        archive.writestr(MANIFEST, msgspec.json.encode(manifest))
-    return target.getvalue()
-
-
-def with_manifest(good: bytes, **changes: Any) -> bytes:
-    manifest, members = opened(good)
-    return closed(manifest | changes, members)
-
-
-def with_more(good: bytes, name: str, content: bytes = b"DROP TABLE x") -> bytes:
-    manifest, members = opened(good)
-    return closed(manifest, members, (name, content))
-
-
-def with_rows(good: bytes, table: str, *replacements: tuple[bytes, bytes]) -> bytes:
-    """Other rows, with a manifest that agrees with them."""
-    manifest, members = opened(good)
-    rows = members[f"tables/{table}.copy"]
-    for before, after in replacements:
-        assert before in rows
-        rows = rows.replace(before, after, 1)
-    members[f"tables/{table}.copy"] = rows
-    record = {"size_bytes": len(rows), "sha256": hashlib.sha256(rows).hexdigest()}
-    manifest["tables"][table] |= record
-    return closed(manifest, members)
-
-
-def with_record(good: bytes, table: str, **changes: Any) -> bytes:
-    manifest, members = opened(good)
-    manifest["tables"][table] |= changes
-    return closed(manifest, members)
-
-
-def with_changed_rows(good: bytes) -> bytes:
-    """The same size, another balance, and the manifest as it was."""
-    manifest, members = opened(good)
-    before = members["tables/accounts.copy"]
-    members["tables/accounts.copy"] = before.replace(b"\t0\t0\t", b"\t9\t0\t", 1)
-    assert members["tables/accounts.copy"] != before
-    return closed(manifest, members)
-
-
-def with_table_named(good: bytes, name: str) -> bytes:
-    manifest, members = opened(good)
-    manifest["tables"][name] = manifest["tables"].pop("accounts")
-    members[f"tables/{name}.copy"] = members.pop("tables/accounts.copy")
-    return closed(manifest, members)
-
-
-def with_member_twice(good: bytes) -> bytes:
-    with pytest.warns(UserWarning, match="Duplicate name"):
-        return with_more(good, "tables/accounts.copy")
-
-
-def with_byte_flipped(good: bytes) -> bytes:
-    middle = len(good) // 3
-    return good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
-
-
-def encrypted(good: bytes) -> bytes:
-    """With the flag that says so, in both headers of each member."""
-    content = bytearray(good)
-    for signature, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
-        at = content.find(signature)
-        while at >= 0:
-            content[at + place] |= 1
-            at = content.find(signature, at + 4)
-    return bytes(content)
 
 
 NOT_COMPLETE = "not a complete backup"
@@ -148,8 +76,11 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a checksum that is none": (lambda good: with_record(good, "accounts", sha256="0"), "sha256"),
     "columns that are none": (lambda good: with_record(good, "accounts", columns=[1]), "columns"),
     "an unknown field": (lambda good: with_manifest(good, sql="DROP TABLE x"), "unknown field"),
-    "a later format": (lambda good: with_manifest(good, format=2), "reads 1. Use a newer one"),
+    "a later format": (lambda good: with_manifest(good, format=3), "up to 2. Use a newer one"),
     "a large manifest": (lambda good: with_manifest(good, x="x" * 2**21), "too large"),
+    "a number of rows": (
+        lambda good: with_record(good, "entries", rows=7), r"Table entries has \d+ rows"),
+    "a manifest without totals": (lambda good: with_manifest(good, totals=None), "no totals"),
     "an unknown revision": (lambda good: with_manifest(good, revision="9999"), "revision '9999'"),
 }  # fmt: skip
 
@@ -187,8 +118,6 @@ BAD_ROWS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a sequence out of its bounds": (
         lambda good: with_manifest(good, sequences=opened(good)[0]["sequences"] | {
             "currency_number": {"last_value": 2**40, "is_called": True}}), "out of bounds"),
-    "a number of rows": (
-        lambda good: with_record(good, "entries", rows=7), r"Table entries has \d+ rows"),
     "rows behind the end of the data": (
         lambda good: with_rows(good, "ledgers", (b"1\tdefault", b"\\.\n1\tdefault")), "ledgers"),
     "a text for a number": (
@@ -205,6 +134,10 @@ BAD_ROWS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "secrets_pkey"),
     "zero bytes": (lambda good: with_rows(good, "secrets", (b"cursors", b"cur\0ors")), "secrets"),
     "not UTF-8": (lambda good: with_rows(good, "secrets", (b"cursors", b"cur\xffors")), "secrets"),
+    "another last transaction": (
+        lambda good: with_totals(good, last_transaction_id=7), "last transaction is .* says 7"),
+    "another trial balance": (
+        lambda good: with_totals(good, trial_balance=[]), "trial balance is not that"),
     "an older revision's columns": (
         lambda good: with_record(
             with_manifest(good, revision=base.revision), "ledgers", columns=["ledger_id", "x"]),

@@ -1,12 +1,14 @@
 """The commands backup and restore."""
 
 import io
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, cast
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.filesize import decimal
@@ -17,7 +19,8 @@ from ledgerservice.cli.output import AsJson, keep_output_for_file, report
 from ledgerservice.errors import BackupError, BackupNotSound
 from ledgerservice.files.backup import Report as Progressing
 from ledgerservice.files.backup import backup as write_backup
-from ledgerservice.files.backup import new_file, writable
+from ledgerservice.files.backup import new_file, read_back, writable
+from ledgerservice.files.drill import Proof, prove
 from ledgerservice.files.restore import checked_file
 from ledgerservice.files.restore import restore as load_backup
 from ledgerservice.postgres import migrations
@@ -32,12 +35,24 @@ def backup(
     file: Annotated[
         str, typer.Argument(help="The file to write; it must not exist. - for standard output.")
     ],
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Restore FILE into a scratch server instead, and compare it."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the whole ledger to FILE. The service may keep running.
 
     FILE holds the secrets of the ledger too: who has it can read everything.
+
+    With --verify nothing is written: FILE is restored into a scratch server, which is removed
+    again. Exit code 1 if anything differs.
     """
+    if verify:
+        _drill(Path(file), as_json=as_json)
+        return
     if file == STANDARD_OUTPUT:
         keep_output_for_file()
         if sys.stdout.isatty():
@@ -50,9 +65,41 @@ def backup(
     path = Path(file)
     with _progress() as progress, new_file(path) as target:
         _write(target, progress)
+        read_back(target)
     size = path.stat().st_size
     text = f"Wrote the backup to {escape(file)} ({size:,} bytes)."
     _report_backup(text, file, size, as_json=as_json)
+
+
+def _drill(file: Path, *, as_json: bool) -> None:
+    # So that the scratch server is removed; by itself the signal would end the process at once.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with _progress() as progress, explained(), _shown_violations(as_json=as_json):
+        proof = prove(Settings.load(), file, progress)
+    facts = proof._asdict() | {**_totals(proof)}
+    report(_proven(file, proof), as_json=as_json, file=file, holds=True, **facts)
+
+
+def _totals(proof: Proof) -> dict[str, Any]:
+    return {} if proof.totals is None else {"totals": msgspec.to_builtins(proof.totals)}
+
+
+def _proven(file: Path, proof: Proof) -> str:
+    """What was proven, as text for a person."""
+    lines = [f"{escape(str(file))} is a backup: {proof.tables} tables, {proof.rows:,} rows."]
+    if proof.totals is not None:
+        lines.append(f"Last transaction {proof.totals.last_transaction_id}. Trial balance:")
+        lines += [
+            f"  ledger {one.ledger_id}, {one.currency}: {one.accounts} accounts, "
+            f"debit {one.debit}, credit {one.credit}, held {one.held} minor units"
+            for one in proof.totals.trial_balance
+            if one.debit != "0" or one.credit != "0"
+        ]
+    lines.append(
+        f"Every row is the same, and all invariants hold. The ledger was back after "
+        f"{proof.rto_s:.1f} s (RTO)."
+    )
+    return "\n".join(lines)
 
 
 def _report_backup(text: str, file: str, size_bytes: int, *, as_json: bool) -> None:
@@ -98,22 +145,29 @@ def restore(
     The file is checked before the database is touched. It is restored completely, or not at all.
     """
     settings = Settings.load()
+    with (
+        _shown_violations(as_json=as_json),
+        _progress() as progress,
+        checked_file(file, progress) as archive,
+        opened_database(settings) as (database, _),
+        explained(),
+    ):
+        check_server(database.of_owner())
+        load_backup(database, archive, progress)
+    text = f"Restored {escape(str(file))}. All invariants hold."
+    facts = {"file": file, "size_bytes": file.stat().st_size, "revision": migrations.HEAD}
+    report(text, as_json=as_json, **facts, holds=True)
+
+
+@contextmanager
+def _shown_violations(*, as_json: bool) -> Iterator[None]:
+    """Print the violations of a backup, which are a part of the problem in JSON."""
     try:
-        with (
-            _progress() as progress,
-            checked_file(file, progress) as archive,
-            opened_database(settings) as (database, _),
-            explained(),
-        ):
-            check_server(database.of_owner())
-            load_backup(database, archive, progress)
+        yield
     except BackupNotSound as fault:
         if not as_json:
             print(*fault.violations, sep="\n")
         raise
-    text = f"Restored {escape(str(file))}. All invariants hold."
-    facts = {"file": file, "size_bytes": file.stat().st_size, "revision": migrations.HEAD}
-    report(text, as_json=as_json, **facts, holds=True)
 
 
 @contextmanager

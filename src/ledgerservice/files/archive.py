@@ -18,12 +18,15 @@ import msgspec
 
 from ledgerservice.errors import BackupError
 
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = range(1, FORMAT + 1)
+"""Format 1 has no `Totals`."""
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT_BYTES = 2**20
 CHUNK_BYTES = 2**18
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Sum = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,40}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -43,11 +46,33 @@ class SequenceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_called: bool
 
 
+class TrialBalance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The accounts of a ledger in a currency: their number, and sums in minor units as text.
+
+    `credit` is the sum of the positive balances, `debit` that of the negative ones, without sign.
+    """
+
+    ledger_id: int
+    currency: str
+    accounts: Count
+    debit: Sum
+    credit: Sum
+    held: Sum
+
+
+class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a ledger amounts to: its last transaction id (0: none), and its trial balance."""
+
+    last_transaction_id: Count
+    trial_balance: tuple[TrialBalance, ...]
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a backup holds, and where it comes from.
 
     `revision` is the one of the schema, `server_version` PostgreSQL's server_version_num.
-    `system_identifier` names the cluster, if the user was allowed to read it.
+    `system_identifier` names the cluster, if the user was allowed to read it. `totals` are of the
+    same snapshot as the rows.
     """
 
     format: int
@@ -57,6 +82,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     system_identifier: str | None
     tables: dict[str, TableRecord]
     sequences: dict[str, SequenceRecord]
+    totals: Totals | None = None
 
 
 class _AnyManifest(msgspec.Struct):
@@ -115,15 +141,18 @@ class Archive:
         return sum(table.size_bytes for table in self.manifest.tables.values())
 
     def read(self, table: str) -> Iterator[bytes]:
-        """The rows of a table, in chunks. After the last one their size and SHA-256 are checked."""
-        record = self.manifest.tables[table]
+        """The rows of a table, in chunks. After the last their number and SHA-256 are checked."""
+        record, rows = self.manifest.tables[table], 0
         digest = hashlib.sha256()
         with _readable(), self._zip.open(member(table)) as source:
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
+                rows += chunk.count(b"\n")  # in a value it is written as two other characters
                 yield chunk
         if digest.hexdigest() != record.sha256:
             raise BackupError(f"The rows of table {table} are not those of the manifest: SHA-256.")
+        if rows != record.rows:
+            raise BackupError(f"Table {table} has {rows} rows; the manifest says {record.rows}.")
 
     def _check_members(self) -> None:
         sizes = {member(name): table.size_bytes for name, table in self.manifest.tables.items()}
@@ -143,9 +172,14 @@ def _manifest(archive: zipfile.ZipFile) -> Manifest:
     if len(content) > MANIFEST_LIMIT_BYTES:
         raise BackupError(f"Its {MANIFEST} is too large.")
     number = msgspec.json.decode(content, type=_AnyManifest).format
-    if number != FORMAT:
-        raise BackupError(f"Its format is {number}; this release reads {FORMAT}. Use a newer one.")
-    return msgspec.json.decode(content, type=Manifest)
+    if number not in READABLE_FORMATS:
+        raise BackupError(
+            f"Its format is {number}; this release reads up to {FORMAT}. Use a newer one."
+        )
+    manifest = msgspec.json.decode(content, type=Manifest)
+    if number > 1 and manifest.totals is None:
+        raise BackupError("Its manifest has no totals.")
+    return manifest
 
 
 # What zipfile raises for files that are damaged, or made to deceive it.

@@ -1,7 +1,7 @@
 """Backup: every row of the ledger, in one snapshot, into an archive."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,9 +14,12 @@ from ledgerservice.errors import BackupError
 from ledgerservice.files.archive import (
     CHUNK_BYTES,
     FORMAT,
+    Archive,
     Manifest,
     SequenceRecord,
     TableRecord,
+    Totals,
+    TrialBalance,
     Writer,
 )
 from ledgerservice.postgres import contents, migrations, tables
@@ -36,9 +39,9 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     if path.exists():
         raise BackupError(f"{path} exists already; choose another name.")
     with writable(part):
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with writable(part), os.fdopen(descriptor, "wb") as target:
+        with writable(part), os.fdopen(descriptor, "w+b") as target:
             yield target
             target.flush()
             os.fsync(target.fileno())
@@ -60,6 +63,27 @@ def writable(name: Path | str) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise BackupError(f"{name}: {error.strerror or error}.") from None
+
+
+def _forget_pages(descriptor: int) -> None:
+    """Let the next read come from the disk instead of memory."""
+    if hasattr(os, "posix_fadvise"):  # macOS has none
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_back(file: IO[bytes]) -> None:
+    """Read a backup that was written to `file` back from the disk.
+
+    Raises BackupError if it is not whole, or not as its manifest says.
+    """
+    file.flush()
+    os.fsync(file.fileno())
+    _forget_pages(file.fileno())
+    file.seek(0)
+    archive = Archive(file)
+    for table in archive.manifest.tables:
+        for _ in archive.read(table):
+            pass
 
 
 def _flush_folder(folder: Path) -> None:
@@ -86,7 +110,8 @@ def backup(engine: Engine, schema: str, target: IO[bytes], report: Report) -> No
             version, started_at = connection.execute(_FACTS).one()
             # A sequence has no snapshot. Read last, it is ahead of every row.
             states, system = _sequences(connection, schema), _system_identifier(connection)
-            writer.finish(Manifest(FORMAT, revision, version, started_at, system, records, states))
+            facts = FORMAT, revision, version, started_at, system, records, states
+            writer.finish(Manifest(*facts, totals(connection)))
 
 
 def _lock(connection: Connection, schema: str) -> list[str]:
@@ -130,16 +155,23 @@ def _write(
             report("Writing", done + min(size, limit), total)
 
         with driver(connection).cursor() as cursor:
-            chunks = _rows(cursor, _copy_statement(schema, name, table), progress)
+            chunks = _rows(cursor, copy_statement(schema, name, table.columns), progress)
             size_bytes, sha256 = writer.write(name, chunks)
             yield name, TableRecord(table.columns, cursor.rowcount, size_bytes, sha256)
         done += table.size_bytes
 
 
-def _copy_statement(schema: str, name: str, table: StoredTable) -> sql.Composed:
-    columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+def copy_statement(schema: str, name: str, columns: Sequence[str]) -> sql.Composed:
+    """The COPY that sends the rows of a table."""
+    listed = sql.SQL(", ").join(map(sql.Identifier, columns))
     source = sql.Identifier(schema, name)
-    return sql.SQL("COPY (SELECT {} FROM ONLY {}) TO STDOUT").format(columns, source)
+    return sql.SQL("COPY (SELECT {} FROM ONLY {}) TO STDOUT").format(listed, source)
+
+
+def totals(connection: Connection) -> Totals:
+    """What the ledger in the connection's snapshot amounts to."""
+    rows = contents.trial_balance(connection)
+    return Totals(contents.last_transaction_id(connection), tuple(TrialBalance(*r) for r in rows))
 
 
 def _rows(

@@ -1,7 +1,7 @@
 """Restore: an archive's rows, loaded by our own statements into a schema that we made."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from ledgerservice.errors import BackupError, BackupNotSound
 from ledgerservice.files.archive import Archive, TableRecord
-from ledgerservice.files.backup import Report
+from ledgerservice.files.backup import Report, totals
 from ledgerservice.postgres import contents, migrations
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.contents import Trigger, driver
@@ -43,11 +43,21 @@ def checked_file(path: Path, report: Report) -> Iterator[Archive]:
         yield archive
 
 
-def restore(database: Database, archive: Archive, report: Report) -> None:
+def _nothing_more(_connection: Connection) -> None:
+    pass
+
+
+def restore(
+    database: Database,
+    archive: Archive,
+    report: Report,
+    loaded: Callable[[Connection], None] = _nothing_more,
+) -> None:
     """Load an archive into a database without a ledger, bring it up to date, and verify it.
 
-    One database transaction: it is restored completely, or not at all. Raises BackupError, and
-    BackupNotSound with the violations if the ledger in the archive does not hold.
+    One database transaction: it is restored completely, or not at all. `loaded` is called in it
+    when the rows are as in the archive. Raises BackupError, and BackupNotSound with the violations
+    if the ledger in the archive does not hold.
     """
     settings = database.settings
     schema, role = settings.schema_name, settings.service_role or None
@@ -62,10 +72,12 @@ def restore(database: Database, archive: Archive, report: Report) -> None:
         _check_names(connection, archive)
         with _refusals(), _without_triggers(connection, schema), _without_indexes(connection):
             _load(connection, schema, archive, report)
+        loaded(connection)
         migrations.bring_up_to_date(connection, role, schema, database.login)
         _pause_webhooks(connection, schema)
         _analyze(connection, schema)
         _verify(connection, schema, report)
+        _check_totals(connection, archive)
 
 
 def _check_names(connection: Connection, archive: Archive) -> None:
@@ -150,6 +162,18 @@ def _load(connection: Connection, schema: str, archive: Archive, report: Report)
         values = (sql.Identifier(schema, name).as_string(), state.last_value, state.is_called)
         driver(connection).execute("SELECT setval(%s::regclass, %s, %s)", values)
         _raise_sequence(connection, schema, name)
+
+
+def _check_totals(connection: Connection, archive: Archive) -> None:
+    expected, present = archive.manifest.totals, totals(connection)
+    if expected in {None, present}:
+        return
+    if expected.last_transaction_id != present.last_transaction_id:
+        raise BackupError(
+            f"Its last transaction is {present.last_transaction_id}; the manifest says "
+            f"{expected.last_transaction_id}."
+        )
+    raise BackupError("Its trial balance is not that of the manifest.")
 
 
 def _copy_statement(schema: str, name: str, record: TableRecord) -> sql.Composed:

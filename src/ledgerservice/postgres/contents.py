@@ -56,6 +56,18 @@ def plain_indexes(connection: Connection) -> list[tuple[str, str]]:
     return [(row.name, row.definition) for row in connection.execute(_INDEXES)]
 
 
+def last_transaction_id(connection: Connection) -> int:
+    """The largest id of a transaction; 0 if there is none."""
+    return int(connection.scalar(_LAST_TRANSACTION_ID) or 0)
+
+
+def trial_balance(connection: Connection) -> list[tuple[Any, ...]]:
+    """Of each ledger and currency: ids, the number of accounts, and the sums of their negative and
+    positive balances and of what is held, as text.
+    """
+    return [tuple(row) for row in connection.execute(_TRIAL_BALANCE)]
+
+
 def is_empty(connection: Connection) -> bool:
     """Whether there is no schema, or one with nothing in it."""
     return not connection.scalar(_OCCUPIED)
@@ -91,6 +103,17 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
 WHERE c.relnamespace = 'ledger'::regnamespace
   AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)
 ORDER BY 1
+""")
+_LAST_TRANSACTION_ID = text("""
+SELECT max(last.id) FROM ledger.ledgers l
+CROSS JOIN LATERAL (
+    SELECT id FROM ledger.transactions
+    WHERE ledger_id = l.ledger_id ORDER BY ledger_id DESC, id DESC LIMIT 1) last
+""")
+_TRIAL_BALANCE = text("""
+SELECT ledger_id, currency, count(*), sum(greatest(-balance, 0))::text,
+       sum(greatest(balance, 0))::text, sum(held)::text
+FROM ledger.accounts GROUP BY ledger_id, currency ORDER BY ledger_id, currency
 """)
 _OCCUPIED = text("""
 SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('ledger'))
