@@ -50,6 +50,7 @@ from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.urls import parse_url, without_environment
+from ledgerservice.postgres.verification.watching import Watch
 from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.due import keep_sweeping
 from ledgerservice.posting.frozen import keep_ending_frozen
@@ -142,6 +143,8 @@ class Runtime:
     """Sends the tests of webhooks."""
     audit: AuditLog
     history: History | None = None
+    verification: Watch | None = None
+    """What is known of the invariants; None if LEDGER_VERIFY_INTERVAL_S is 0."""
     cursor_key: bytes = b""
     cache: Balances | None = None
     ledger_ids: dict[str, int] = field(default_factory=dict)
@@ -224,7 +227,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     if settings.cache is not None:
         cache = Balances(settings.cache.get_secret_value(), connect)
     history = History(settings.history.get_secret_value()) if settings.history else None
-    with _another_loop() as writers:
+    with _another_loop() as writers, _verifying(database) as verification:
         batches = MovementBatch()
         movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
         openings = Poster(connect, open_accounts, limits, writer_loop=writers, name="accounts")
@@ -250,7 +253,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             parts = settings, *posters, reader, budget, probe, connect, feed, sender, audit
             queues = {poster.name: poster for poster in (*posters, records)}
             async with observed(database, engine, queues, budget):
-                yield Runtime(*parts, history=history, cursor_key=key, cache=cache)
+                yield Runtime(*parts, history, verification, key, cache)
         finally:
             if cache is not None:
                 await cache.close()
@@ -295,6 +298,26 @@ def _another_loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def _verifying(database: Database) -> Iterator[Watch | None]:
+    """Verifies all the time, in a thread of its own, if no other process does so."""
+    settings = database.settings
+    if not settings.verify_interval_s:
+        yield None
+        return
+    watch = Watch(database.service_engine(), settings.schema_name, settings.verify_progress)
+    stop = threading.Event()
+    arguments = stop, settings.verify_interval_s
+    thread = threading.Thread(target=watch.run, args=arguments, name="verify", daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        stop.set()
+        watch.interrupt()
+        thread.join()
 
 
 @contextmanager

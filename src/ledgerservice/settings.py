@@ -252,6 +252,17 @@ class Settings(BaseSettings):
     sweep_interval_s: float = Field(
         default=1.0, gt=0, description="Interval at which due holds and schedules are posted."
     )
+    verify_interval_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="Interval at which one process of the service verifies what is new, and goes "
+        "on with verifying everything. 0: off.",
+    )
+    verify_progress: Path | None = Field(
+        default=None,
+        description="File that keeps how far the verification is. Without it a pass over "
+        "everything begins when the service starts.",
+    )
     connect_timeout_s: int = Field(
         default=5, ge=1, description="Time limit for connecting to the database."
     )

@@ -254,8 +254,9 @@ def test_a_used_ledger_that_nobody_broke_has_no_violations(used):
 @pytest.mark.parametrize("case", BROKEN.values(), ids=BROKEN.keys())
 def test_verify_names_the_broken_invariant(used, case, small_steps, monkeypatch):
     if small_steps:  # so that the violation is in one of many ranges
-        monkeypatch.setattr(verifier, "ACCOUNTS_A_STEP", 2)
-        monkeypatch.setattr(verifier, "TRANSACTIONS_A_STEP", 3)
+        for name, size in ((verifier.ACCOUNTS, 2), (verifier.TRANSACTIONS, 3)):
+            smaller = verifier.PARTS[name]._replace(size=size)
+            monkeypatch.setitem(verifier.PARTS, name, smaller)
     statements, expected = case
     found = violations(used, *statements)
     for start in expected:

@@ -76,7 +76,14 @@ class Database:
 
     def login_engine(self) -> Engine:
         """Connections as the login, before it takes the service's role."""
-        pinned = session.owner_session(durable=self._durable)
+        return self._engine(session.owner_session(durable=self._durable))
+
+    def service_engine(self) -> Engine:
+        """Connections with the rights of the service and without its time limits, for `verify`."""
+        as_role = {} if self.role is None else {"role": self.role}
+        return self._engine({**session.owner_session(durable=self._durable), **as_role})
+
+    def _engine(self, pinned: dict[str, str]) -> Engine:
         arguments = {
             "connect_timeout": self.settings.connect_timeout_s,
             "client_encoding": "utf8",

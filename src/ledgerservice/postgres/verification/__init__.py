@@ -5,7 +5,7 @@ snapshot, range by range of ids, so that memory stays flat and progress can be s
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -62,7 +62,8 @@ def _options(header: str) -> str:
     return ";".join(f"{name}={value}" for name, value in settings)
 
 
-def _guards(schema: str) -> dict[str, Any]:
+def guards(schema: str) -> dict[str, Any]:
+    """The parameters of the checks of CATALOGUE."""
     return {
         "schema": schema,
         "bodies": [in_schema(body, schema) for _, _, body in _FUNCTIONS],
@@ -93,9 +94,16 @@ def verify(
     with _connected(source) as connection:
         steps = _steps(connection, schema)
         for done, (check, values) in enumerate(steps, start=1):
-            for where, what in connection.execute(text(check.query), values).yield_per(1_000):
-                yield Violation(check.invariant, where, what)
+            yield from find_violations(connection, check, values)
             progress(done, len(steps))
+
+
+def find_violations(
+    connection: Connection, check: Check, values: Mapping[str, Any]
+) -> Iterator[Violation]:
+    """The violations that one check finds."""
+    for where, what in connection.execute(text(check.query), values).yield_per(1_000):
+        yield Violation(check.invariant, where, what)
 
 
 @contextmanager
@@ -109,24 +117,38 @@ def _connected(source: Engine | Connection) -> Iterator[Connection]:
 
 
 def _steps(connection: Connection, schema: str) -> list[Step]:
-    steps: list[Step] = [(check, _guards(schema)) for check in WHOLE]
-    for (ledger,) in connection.execute(_LEDGERS).all():
-        for checks, end, size in (
-            (BY_ACCOUNT, _END_OF_ACCOUNTS, ACCOUNTS_A_STEP),
-            (BY_TRANSACTION, _END_OF_TRANSACTIONS, TRANSACTIONS_A_STEP),
-        ):
-            ranges = _ranges(connection, end, ledger, size)
-            steps += [(check, bounds) for bounds in ranges for check in checks]
+    steps: list[Step] = [(check, guards(schema)) for check in WHOLE]
+    for ledger in list_ledgers(connection):
+        for part in PARTS.values():
+            low = SMALLEST
+            while low <= BIGGEST:
+                bounds = part.next_range(connection, ledger, low)
+                steps += [(check, bounds) for check in part.checks]
+                low = bounds["high"] + 1
     return steps
 
 
-def _ranges(connection: Connection, end: TextClause, ledger: int, size: int) -> list[Bounds]:
-    """All ids there could be, in ranges that hold `size` rows each."""
-    ranges: list[Bounds] = []
-    low: int | None = SMALLEST
-    while low is not None:
+def list_ledgers(connection: Connection) -> list[int]:
+    """The ids of all ledgers, in order."""
+    return [ledger for (ledger,) in connection.execute(_LEDGERS)]
+
+
+class Part(NamedTuple):
+    """Rows that are verified in ranges of `size` by their ids, and their checks."""
+
+    checks: Sequence[Check]
+    end: TextClause
+    size: int
+
+    def next_range(self, connection: Connection, ledger: int, low: int) -> Bounds:
+        """The ids from `low` on that hold `size` rows, or all further ids that there could be."""
         values = {"ledger": ledger, "low": low}
-        after = connection.scalar(end, {**values, "size": size})
-        ranges.append({**values, "high": BIGGEST if after is None else after - 1})
-        low = after
-    return ranges
+        after = connection.scalar(self.end, {**values, "size": self.size})
+        return {**values, "high": BIGGEST if after is None else after - 1}
+
+
+ACCOUNTS, TRANSACTIONS = "accounts", "transactions"
+PARTS = {
+    ACCOUNTS: Part(BY_ACCOUNT, _END_OF_ACCOUNTS, ACCOUNTS_A_STEP),
+    TRANSACTIONS: Part(BY_TRANSACTION, _END_OF_TRANSACTIONS, TRANSACTIONS_A_STEP),
+}

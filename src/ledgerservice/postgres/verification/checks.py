@@ -44,16 +44,45 @@ class Check:
         self.query = query.format(**_VALUES)
 
 
-# Each is run once.
-WHOLE = [
-    Check(
-        1,
+# What a transaction did to an account together obeys the policy that was in effect then. What takes
+# available below the floor does it by a force that is written down; what raises it may.
+OBEYS_POLICY = """
+        SELECT 'account ' || e.account_id || ', ledger ' || e.ledger_id || ', seq ' || e.seq,
+               CASE WHEN e.amount < e.held_change AND e.balance - e.held < e.floor
+                         AND e.lowest IS DISTINCT FROM e.balance - e.held
+                    THEN 'available ' || e.balance - e.held || ' is below the floor ' || e.floor
+                    WHEN e.amount > 0 AND e.balance > e.ceiling
+                    THEN 'balance ' || e.balance || ' is above the ceiling ' || e.ceiling
+                    ELSE 'it is an entry that the account was frozen for' END
+        FROM (
+            SELECT e.*, coalesce(p.floor, 0) AS floor, p.ceiling,
+                   coalesce(p.restricted, 0) AS restricted,
+                   CASE WHEN p.transaction_id = e.transaction_id THEN p.lowest END AS lowest
+            FROM (
+                SELECT DISTINCT ON (account_id, transaction_id)
+                       ledger_id, account_id, transaction_id, seq, balance, held,
+                       sum(amount) OVER together AS amount,
+                       sum(held_change) OVER together AS held_change,
+                       bool_or(amount < 0 OR held_change > 0) OVER together AS debited,
+                       bool_or(amount > 0) OVER together AS credited
+                FROM THE_ENTRIES
+                WINDOW together AS (PARTITION BY account_id, transaction_id)
+                ORDER BY account_id, transaction_id, seq DESC
+            ) e
+            LEFT JOIN LATERAL (
+                SELECT * FROM ledger.policies p
+                WHERE p.ledger_id = e.ledger_id AND p.account_id = e.account_id AND p.seq <= e.seq
+                ORDER BY p.seq DESC LIMIT 1) p ON true
+        ) e
+        WHERE e.amount < e.held_change AND e.balance - e.held < e.floor
+              AND e.lowest IS DISTINCT FROM e.balance - e.held
+           OR e.amount > 0 AND e.balance > e.ceiling
+           OR e.restricted & {NO_DEBITS} > 0 AND e.debited
+           OR e.restricted & {NO_CREDITS} > 0 AND e.credited
         """
-        SELECT 'ledger ' || ledger_id || ', currency ' || currency,
-               'all balances together are ' || sum(balance) || ', not 0'
-        FROM ledger.accounts GROUP BY ledger_id, currency HAVING sum(balance) <> 0
-        """,
-    ),
+
+# Each is run once, and reads the catalogue and a few rows.
+CATALOGUE = [
     Check(
         5,
         """
@@ -132,6 +161,17 @@ WHOLE = [
                           WHERE a.ledger_id = l.ledger_id AND a.id = -c.number)
         """,
     ),
+]
+# Each is run once, and reads every account or every entry.
+BOOKS = [
+    Check(
+        1,
+        """
+        SELECT 'ledger ' || ledger_id || ', currency ' || currency,
+               'all balances together are ' || sum(balance) || ', not 0'
+        FROM ledger.accounts GROUP BY ledger_id, currency HAVING sum(balance) <> 0
+        """,
+    ),
     Check(
         5,
         """
@@ -158,6 +198,7 @@ WHOLE = [
         """,
     ),
 ]
+WHOLE = [*CATALOGUE, *BOOKS]
 
 # Each is run for every ledger's every range of account ids, :low to :high.
 BY_ACCOUNT = [
@@ -187,7 +228,8 @@ BY_ACCOUNT = [
            OR recorded_at < recorded_before OR transaction_id < transaction_before
         """,
     ),
-    # Of accounts whose policy never changed: the floor is 0, and nothing else bounds them.
+    # Of accounts whose policy never changed: the floor is 0, and nothing else bounds them. The next
+    # check is for the others.
     Check(
         3,
         """
@@ -200,47 +242,14 @@ BY_ACCOUNT = [
                           WHERE p.ledger_id = e.ledger_id AND p.account_id = e.account_id)
         """,
     ),
-    # Of the others: what a transaction did to the account together obeys the policy that was in
-    # effect then. What takes available below the floor does it by a force that is written down;
-    # what raises it may.
     Check(
         3,
-        """
-        SELECT 'account ' || e.account_id || ', ledger ' || e.ledger_id || ', seq ' || e.seq,
-               CASE WHEN e.amount < e.held_change AND e.balance - e.held < e.floor
-                         AND e.lowest IS DISTINCT FROM e.balance - e.held
-                    THEN 'available ' || e.balance - e.held || ' is below the floor ' || e.floor
-                    WHEN e.amount > 0 AND e.balance > e.ceiling
-                    THEN 'balance ' || e.balance || ' is above the ceiling ' || e.ceiling
-                    ELSE 'it is an entry that the account was frozen for' END
-        FROM (
-            SELECT e.*, coalesce(p.floor, 0) AS floor, p.ceiling,
-                   coalesce(p.restricted, 0) AS restricted,
-                   CASE WHEN p.transaction_id = e.transaction_id THEN p.lowest END AS lowest
-            FROM (
-                SELECT DISTINCT ON (account_id, transaction_id)
-                       ledger_id, account_id, transaction_id, seq, balance, held,
-                       sum(amount) OVER together AS amount,
-                       sum(held_change) OVER together AS held_change,
-                       bool_or(amount < 0 OR held_change > 0) OVER together AS debited,
-                       bool_or(amount > 0) OVER together AS credited
-                FROM (SELECT DISTINCT ledger_id, account_id FROM ledger.policies
-                      WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high) a
-                JOIN ledger.entries USING (ledger_id, account_id)
-                WINDOW together AS (PARTITION BY account_id, transaction_id)
-                ORDER BY account_id, transaction_id, seq DESC
-            ) e
-            LEFT JOIN LATERAL (
-                SELECT * FROM ledger.policies p
-                WHERE p.ledger_id = e.ledger_id AND p.account_id = e.account_id AND p.seq <= e.seq
-                ORDER BY p.seq DESC LIMIT 1) p ON true
-        ) e
-        WHERE e.amount < e.held_change AND e.balance - e.held < e.floor
-              AND e.lowest IS DISTINCT FROM e.balance - e.held
-           OR e.amount > 0 AND e.balance > e.ceiling
-           OR e.restricted & {NO_DEBITS} > 0 AND e.debited
-           OR e.restricted & {NO_CREDITS} > 0 AND e.credited
-        """,
+        OBEYS_POLICY.replace(
+            "THE_ENTRIES",
+            """(SELECT DISTINCT ledger_id, account_id FROM ledger.policies
+                WHERE ledger_id = :ledger AND account_id BETWEEN :low AND :high) a
+               JOIN ledger.entries USING (ledger_id, account_id)""",
+        ),
     ),
     Check(
         3,
