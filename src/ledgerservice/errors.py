@@ -110,6 +110,10 @@ class BackupError(LedgerError):
     """The backup or restore did not finish."""
 
 
+class ArchiveError(BackupError):
+    """The archive of the server cannot be used for this."""
+
+
 class BackupNotSound(BackupError):
     """The ledger in the backup violates invariants. Nothing was restored."""
 

@@ -16,6 +16,7 @@ from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_name
 from ledgerservice.domain.transactions import Outcomes, Rejected
+from ledgerservice.embedded.data import DataSource, empty_data
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import ConfigurationError, PrincipalUnknown
 from ledgerservice.feed import balances
@@ -67,11 +68,15 @@ OPENINGS_AT_ONCE = 1_000  # of one request, in a queue that others use too
 
 @contextmanager
 def opened_database(
-    settings: Settings, *, create: bool = True
+    settings: Settings,
+    *,
+    create: bool = True,
+    source: DataSource = empty_data,
 ) -> Iterator[tuple[Database, EmbeddedServer | None]]:
     """The database of `settings`. The embedded server runs until the context is left.
 
-    Without `create` a data folder without a database raises EmbeddedServerError.
+    Without `create` a data folder without a database raises EmbeddedServerError. `source` makes the
+    data of an embedded server that has none, instead of an empty database.
     """
     if settings.database_url is not None:
         url = parse_url(settings.database_url.get_secret_value())
@@ -80,7 +85,7 @@ def opened_database(
     if settings.owner_url is not None:
         raise ConfigurationError("LEDGER_OWNER_URL is set, but DATABASE_URL is not.")
     binaries = settings.postgres_bin or bundled_binaries()
-    server = EmbeddedServer(settings.data_folder, binaries, log.info, create=create)
+    server = EmbeddedServer(settings.data_folder, binaries, log.info, create=create, source=source)
     with server as embedded:
         owner, login = map(without_environment, map(parse_url, (embedded.url, embedded.login_url)))
         if not settings.service_role:

@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": ("data", "verify"),
     "backup": ("backup", "backup"),
     "restore": ("backup", "restore"),
+    "archive": ("archive", "archive"),
     "import": ("files", "import_file"),
     "export": ("files", "export_file"),
     "publish": ("publish", "publish"),

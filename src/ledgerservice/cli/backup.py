@@ -16,11 +16,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ledgerservice.cli.output import AsJson, keep_output_for_file, report
+from ledgerservice.domain.timestamps import parse_timestamp
 from ledgerservice.errors import BackupError, BackupNotSound
 from ledgerservice.files.backup import Report as Progressing
 from ledgerservice.files.backup import backup as write_backup
 from ledgerservice.files.backup import new_file, read_back, writable
 from ledgerservice.files.drill import Proof, prove
+from ledgerservice.files.recovery import recover
 from ledgerservice.files.restore import checked_file
 from ledgerservice.files.restore import restore as load_backup
 from ledgerservice.postgres import migrations
@@ -72,12 +74,36 @@ def backup(
 
 
 def _drill(file: Path, *, as_json: bool) -> None:
-    # So that the scratch server is removed; by itself the signal would end the process at once.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with _progress() as progress, explained(), _shown_violations(as_json=as_json):
-        proof = prove(Settings.load(), file, progress)
+    with (
+        _progress() as progress,
+        _ending(progress) as ending,
+        explained(),
+        _shown_violations(as_json=as_json),
+    ):
+        proof = prove(Settings.load(), file, ending)
     facts = proof._asdict() | {**_totals(proof)}
     report(_proven(file, proof), as_json=as_json, file=file, holds=True, **facts)
+
+
+@contextmanager
+def _ending(progress: Progressing) -> Iterator[Progressing]:
+    """Make SIGTERM raise SystemExit, so that the scratch server is removed.
+
+    What a handler raises while Python forks is lost. Then the next report of progress raises it.
+    """
+    signals: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        signals.append(number)
+        sys.exit(128 + number)
+
+    def show(step: str, done: int, total: int) -> None:
+        if signals:
+            sys.exit(128 + signals[0])
+        progress(step, done, total)
+
+    signal.signal(signal.SIGTERM, end)
+    yield show
 
 
 def _totals(proof: Proof) -> dict[str, Any]:
@@ -136,15 +162,26 @@ def _write(target: IO[bytes], progress: Progressing) -> None:
 
 def restore(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A file that `backup` wrote.")
+        Path,
+        typer.Argument(exists=True, help="A file that `backup` wrote, or an archive's folder."),
     ],
+    until: Annotated[
+        str | None,
+        typer.Option(help="The time to restore of an archive, as 2026-01-31T12:00:00Z. [its end]"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Restore a backup into a database without a ledger, update its schema, and verify it.
 
     The file is checked before the database is touched. It is restored completely, or not at all.
+    The folder of an archive becomes a new embedded server, as the ledger was at a time.
     """
     settings = Settings.load()
+    if file.is_dir():
+        _recover(settings, file, until, as_json=as_json)
+        return
+    if until is not None:
+        raise BackupError("A backup is of one time; --until is for the folder of an archive.")
     with (
         _shown_violations(as_json=as_json),
         _progress() as progress,
@@ -157,6 +194,21 @@ def restore(
     text = f"Restored {escape(str(file))}. All invariants hold."
     facts = {"file": file, "size_bytes": file.stat().st_size, "revision": migrations.HEAD}
     report(text, as_json=as_json, **facts, holds=True)
+
+
+def _recover(settings: Settings, folder: Path, until: str | None, *, as_json: bool) -> None:
+    try:
+        timestamp = None if until is None else parse_timestamp(until)
+    except ValueError as error:
+        raise BackupError(f"--until is not a valid timestamp: {error}") from None
+    with _shown_violations(as_json=as_json), explained():
+        recovered = recover(settings, folder, timestamp)
+    text = (
+        f"Restored {escape(str(folder))} up to transaction {recovered.last_transaction_id}, "
+        f"recorded at {recovered.last_recorded_at}. All invariants hold. A new epoch of the feed "
+        f"has begun: {recovered.epoch}. It took {recovered.rto_s:.1f} s."
+    )
+    report(text, as_json=as_json, file=folder, holds=True, **recovered._asdict())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 SUPERUSER = "postgres"
 LOGIN = "ledgerservice_login"
+DATABASE = "ledger"
 PORT = 5432  # Only a part of the name of the socket; TCP is off.
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 

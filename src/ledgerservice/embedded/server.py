@@ -24,14 +24,14 @@ from typing import Self
 from urllib.parse import quote
 
 from ledgerservice.embedded.configuration import (
+    DATABASE,
     FIXED_SETTINGS,
     LOGIN,
     PORT,
     SOCKET_NAME,
     SUPERUSER,
-    configuration,
-    initdb_options,
 )
+from ledgerservice.embedded.data import DataSource, empty_data
 from ledgerservice.embedded.programs import (
     Account,
     Programs,
@@ -48,8 +48,6 @@ from ledgerservice.installation import command
 __all__ = ["EmbeddedServer", "bundled_binaries"]
 
 log = logging.getLogger(__name__)
-
-DATABASE = "ledger"
 
 SOCKET_PATH_LIMIT_BYTES = 103  # macOS; Linux allows 107.
 LOG_LIMIT_BYTES = 10_000_000
@@ -77,13 +75,15 @@ class EmbeddedServer:
         announce: Callable[[str], None] = lambda _line: None,
         *,
         create: bool = True,
+        source: DataSource = empty_data,
     ) -> None:
         """`binaries` is the folder of PostgreSQL's programs; None means those of the wheel.
 
         `announce` is called with a line for the user when a step takes long. Without `create` the
-        start fails if the folder has no database yet.
+        start fails if the folder has no database yet. `source` makes the data of a new one.
         """
         self._create = create
+        self._source = source
         self._folder = Path(os.path.realpath(data_folder))
         self._data = self._folder / "postgres"
         self._log_file = self._folder / "server.log"
@@ -141,6 +141,10 @@ class EmbeddedServer:
         except BaseException:
             self.stop()
             raise
+
+    def client_programs(self) -> Programs:
+        """PostgreSQL's programs, as the user that the server runs as. The server must run."""
+        return self._reachable_programs(os.open(os.devnull, os.O_RDONLY))
 
     def check(self) -> None:
         """Restart a server that died, or take it over from an owner that ended.
@@ -248,7 +252,7 @@ class EmbeddedServer:
         major = programs.major()
         if not (self._data / "PG_VERSION").exists():
             self._announce(f"Creating the database in {self._data}.")
-            _create_data(programs, self._data, major)
+            _create_data(programs, self._data, self._source)
         _require_same_major(self._data, major)
         _make_private(self._socket_folder, self._account)
         for leftover in self._socket_folder.glob(f"{SOCKET_NAME}*"):
@@ -350,7 +354,7 @@ def _recorded_pid(data: Path) -> int | None:
     return abs(int(first)) if re.fullmatch(r"-?\d+", first) else None
 
 
-def _create_data(programs: Programs, data: Path, major: int) -> None:
+def _create_data(programs: Programs, data: Path, source: DataSource) -> None:
     """Create the data in another folder and rename that, so `data` is complete or missing."""
     if data.exists() and any(data.iterdir()):
         raise EmbeddedServerError(f"{data} contains files, but is not a PostgreSQL database.")
@@ -358,10 +362,7 @@ def _create_data(programs: Programs, data: Path, major: int) -> None:
     if new.exists():
         shutil.rmtree(new)
     _make_private(new, programs.account)
-    programs.run(["initdb", "-D", os.fspath(new), *initdb_options(major)], new)
-    _append(new / "postgresql.conf", configuration(new))
-    single = ["postgres", "--single", "-D", os.fspath(new), "-c", "exit_on_error=on", "template1"]
-    programs.run(single, new, f"CREATE DATABASE {DATABASE}\n")
+    source(programs, new)
     new.rename(data)
     _sync(data.parent)
 
@@ -438,13 +439,6 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _append(path: Path, text: str) -> None:
-    with open(path, "a", opener=_open_no_link) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

@@ -40,6 +40,7 @@ SELECT $1::integer, $2::bigint, $3::bigint, $4::bigint, $5::bigint, coalesce((
         ORDER BY ledger_id DESC, id DESC LIMIT 1) old), 0)
 ON CONFLICT DO NOTHING
 """
+SECONDS = "SELECT extract(epoch FROM clock_timestamp() - timestamptz '2026-01-01')::bigint"
 LOCK_EPOCHS = "SELECT pg_advisory_xact_lock(2020069)"
 BEGIN, COMMIT = "BEGIN", "COMMIT"
 
@@ -82,6 +83,23 @@ async def current_epoch(wire: Wire, witness: Witness | None = None) -> Epoch:
     if known is None or known.place != place or await _is_missing(wire, witness):
         known = await _move(wire, witness)
     return known.epoch
+
+
+async def recovered_epoch(wire: Wire) -> Epoch:
+    """Begin an epoch after a recovery to an earlier time, whatever is there.
+
+    What was lost can have begun epochs that are not known here. So the number is the seconds since
+    2026, which no epoch had before.
+    """
+    await wire.exchange(Request(BEGIN), Request(LOCK_EPOCHS))
+    known, place = await _look(wire)
+    [clock] = await wire.exchange(Request(SECONDS))
+    epoch = max(_next(known, place, proven=False), int(clock.rows[0][0]))
+    await wire.exchange(Request(ADD_EPOCH, [number(value) for value in (epoch, *place)]))
+    begun, _ = await _look(wire)
+    await wire.exchange(Request(COMMIT))
+    assert begun is not None
+    return begun.epoch
 
 
 async def confirmed_epoch(wire: Wire, witness: Witness | None) -> int | None:
