@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -59,6 +60,7 @@ from ledgerservice.posting.movements import MovementBatch, weight_of
 from ledgerservice.posting.observation import observed
 from ledgerservice.posting.poster import Limits, Poster
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.metrics import VERIFY_PROGRESS, VERIFY_SUCCESS, VERIFY_VIOLATIONS
 
 log = logging.getLogger(__name__)
 
@@ -318,7 +320,13 @@ def _verifying(database: Database) -> Iterator[Watch | None]:
     thread = threading.Thread(target=watch.run, args=arguments, name="verify", daemon=True)
     thread.start()
     try:
-        yield watch
+        with (
+            # Until everything has been verified there is no time to show.
+            VERIFY_SUCCESS.reading(lambda: watch.last_success_s or math.nan),
+            VERIFY_VIOLATIONS.reading(lambda: watch.violations),
+            VERIFY_PROGRESS.reading(lambda: watch.pass_ratio),
+        ):
+            yield watch
     finally:
         stop.set()
         watch.interrupt()

@@ -20,6 +20,7 @@ from tests.postgres.breaking import post_whole, violations
 from tests.postgres.costs.rows import rows_read
 from tests.postings import deposit, post
 from tests.processes import cli, serving, wait_for
+from tests.telemetry.scraping import scraped, value
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,18 @@ def test_one_process_of_a_service_verifies(
             assert second.get("/health/ready").status_code == 200
     assert "ERROR" in logs[0].read_text()
     assert "could not verify" not in logs[0].read_text() + logs[1].read_text()
+
+
+def test_the_metrics_have_what_is_known(new_database: Callable[..., Database]) -> None:
+    database = new_database()
+    post_whole(database)
+    names = [f"ledger_verify_{name}" for name in (
+        "last_success_timestamp_seconds", "violations", "progress_ratio")]  # fmt: skip
+    with scraped(database, LEDGER_VERIFY_INTERVAL_S="0.2") as (_, port):
+        assert wait_for(lambda: value(port, names[0]) > 0, 60)
+        assert [value(port, name) for name in names[1:]] == [0, 1]
+        administer(database.url, "ALTER TABLE ledger.entries DISABLE TRIGGER USER")
+        assert wait_for(lambda: value(port, names[1]) > 0, 60)
 
 
 def holders(database: Database) -> int:

@@ -45,7 +45,7 @@ def verify(
 ) -> None:
     """Check every invariant over the whole database. Exit code 1 if one is violated.
 
-    With --progress only what is new is checked, and everything once a day. With --watch both are
+    With --progress only what is new is checked, and everything twice a day. With --watch both are
     done again and again, every LEDGER_VERIFY_INTERVAL_S.
     """
     if watch or progress_file is not None:

@@ -1,9 +1,9 @@
 """Verifying all the time: what is new at once, and everything in passes, range by range.
 
 A pass reads every row and every guard, as `verify` does, but each range in a snapshot of its own.
-It rests three times as long as it works, and the next one begins a day after it began. Between its
-ranges, at every interval, the guards and the new transactions are verified. What these read depends
-on the number of new transactions, not on that of all.
+It rests three times as long as it works, and the next one begins half a day after it began. Between
+its ranges, at every interval, the guards and the new transactions are verified. What these read
+depends on the number of new transactions, not on that of all.
 
 Transaction ids do not commit in order. So new transactions are verified when they are seen, and
 once more when they have been there for longer than a database transaction of the service can be
@@ -49,7 +49,7 @@ from ledgerservice.postgres.verification.recent_checks import BY_NEW_TRANSACTION
 log = logging.getLogger(__name__)
 
 SETTLED_AFTER_S = 600.0  # as in epochs
-PASS_EVERY_S = 86_400.0
+PASS_EVERY_S = 43_200.0  # so that one begins and ends within a day
 REST = 3.0  # times the work
 
 NEW = [*BY_NEW_TRANSACTION, *PARTS[TRANSACTIONS].checks]
