@@ -19,7 +19,7 @@ from ledgerservice.api.http.authentication import CALLER, Authentication, caller
 from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
 from ledgerservice.api.http.documentation import ASSETS
 from ledgerservice.api.http.head import HeadCheck
-from ledgerservice.api.http.observing import name_route, observe
+from ledgerservice.api.http.observing import name_route, note_answer, observe
 from ledgerservice.api.http.openapi import Handler
 from ledgerservice.api.http.problems import ProblemError, Reply, problem, problem_of
 from ledgerservice.api.movements.forms import FORMS, Form
@@ -335,7 +335,8 @@ def _sending(send: Send, added: list[Header]) -> Send:
         if message["type"] == "http.response.start":
             headers = message.get("headers", ())
             names = {name for name, _ in headers}
-            message["headers"] = [*headers, *(header for header in added if header[0] not in names)]
+            more = [header for header in added if header[0] not in names]
+            message["headers"] = [*headers, *more, *note_answer(message["status"])]
         await send(message)
 
     return send_with
@@ -367,5 +368,6 @@ async def _send(send: Send, reply: Reply) -> None:
     status, body, headers = reply
     headers["content-length"] = str(len(body))
     raw = [(name.encode(), value.encode()) for name, value in headers.items()] + PRIVATE
+    raw += note_answer(status)
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from starlette.datastructures import State
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ledgerservice.api.http.auditing import DENIED, refuse
 from ledgerservice.telemetry import requests, traces
@@ -23,9 +23,22 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return new_request_id()
 
 
+def note_answer(status: int) -> list[tuple[bytes, bytes]]:
+    """The task's request is answered with this status; return the headers that name it.
+
+    Called where answers begin, and not in a wrapper of `send`, which costs a microsecond.
+    """
+    exchange = CURRENT.get()
+    if exchange is None:
+        return []
+    exchange.status = status
+    return [(REQUEST_ID, exchange.request_id.encode())]
+
+
 def observe(inner: ASGIApp, state: State) -> ASGIApp:
-    """Observes what passes through this layer. Every answer has the X-Request-Id. Callers that are
-    refused are in the audit log.
+    """Observes what passes through this layer. What answers calls `note_answer`.
+
+    Callers that are refused are in the audit log.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,16 +46,9 @@ def observe(inner: ASGIApp, state: State) -> ASGIApp:
         CURRENT.set(exchange)
         traces.begin(exchange, scope["headers"])
 
-        async def send_on(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-                named = REQUEST_ID, exchange.request_id.encode()
-                message["headers"] = [*message.get("headers", ()), named]
-            await send(message)
-
         IN_FLIGHT.number += 1
         try:
-            await inner(scope, receive, send_on)
+            await inner(scope, receive, send)
         finally:
             IN_FLIGHT.number -= 1
             duration_s = exchange.count()
