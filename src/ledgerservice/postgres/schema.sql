@@ -1113,4 +1113,4 @@ GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currenc
     ledger.ledger_id TO {role};
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.ledger_id TO {role};
 GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.refuse_table,
-    ledger.next_change_id TO {role};
+    ledger.next_change_id, ledger.audit_digest TO {role};
