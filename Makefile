@@ -45,10 +45,15 @@ checker: $(VENV)/.dev
 	LEDGER_SEARCHES=80 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile \
 	    -k all_access_paths tests/postgres/costs/test_query_costs.py tests/postgres/costs/test_account_costs.py
 
+# Requests of one tenant that name what is another's.
+TENANTS := $(BIN)/python -m pytest -q --timeout 0 tests/access/test_tenants.py
+
 proof: checker
+	LEDGER_TENANT_REQUESTS=100000 $(TENANTS)
 	$(BIN)/python -m tests.proof $(PROOF_ARGS)
 
 proof-long: checker
+	LEDGER_TENANT_REQUESTS=1000000 $(TENANTS)
 	$(BIN)/python -m tests.proof --minutes $$(($(PROOF_HOURS) * 60)) --totals docs/proof.md $(PROOF_ARGS)
 
 # With DATABASE_URL the service on that server beside the embedded one, in turns.
