@@ -1,6 +1,7 @@
 """An epoch ends when the journal may have lost something that a reader has passed."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -17,10 +18,16 @@ from ledgerservice.postgres.epochs import Witness, current_epoch, witness_of
 from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.urls import parse_url
-from tests.databases import connect, settings_for_tests, without_guards
+from tests.databases import (
+    connect,
+    empty_database,
+    settings_for_tests,
+    url_text,
+    without_guards,
+)
 from tests.engines.stores import events_of
 from tests.postings import deposit, open_accounts, post
-from tests.processes import wait_for
+from tests.processes import cli, wait_for
 from tests.proof.servers import cluster
 from tests.proof.servers.cluster import PostgreSQL
 
@@ -189,3 +196,17 @@ async def _read_again(feed: Feed, after: Position) -> list[Event]:
             if chunk.events:
                 return chunk.events
         await asyncio.sleep(0.1)
+
+
+def test_a_restored_backup_begins_an_epoch_that_its_original_has_not(
+    used: tuple[Database, list[Event]], tmp_path: Path
+) -> None:
+    """The original may have begun epochs after the backup, which the backup cannot know."""
+    database, _ = used
+    file = tmp_path / "ledger.backup"
+    assert cli("backup", str(file), DATABASE_URL=url_text(database)).returncode == 0
+    copy = empty_database(database, f"restored_{os.getpid()}")
+    done = cli("restore", str(file), DATABASE_URL=url_text(copy))
+    assert done.returncode == 0, done.stderr
+    assert epoch_of(database) == 1
+    assert epoch_of(copy) > 10_000_000

@@ -58,7 +58,7 @@ def send(service: RunningService) -> list[bytes]:
 
 
 def rows(database: Database) -> dict[str, list[str]]:
-    """All rows of all tables as text, and the state of each sequence."""
+    """All rows of all tables as text, and the state of each sequence. A restore begins an epoch."""
     schema = database.settings.schema_name
     with database.owner_engine().connect() as connection:
         columns = dict.fromkeys(contents.stored_tables(connection), "t.*")
@@ -68,6 +68,7 @@ def rows(database: Database) -> dict[str, list[str]]:
         return {
             name: sorted(row for (row,) in owner.execute(query.format(what, name)))
             for name, what in columns.items()
+            if name != "epochs"
         }
 
 
@@ -451,7 +452,8 @@ def test_the_manifest_describes_the_backup(server: Servers, saved: BackUp) -> No
     assert manifest.server_version // 10_000 == EMBEDDED
     assert manifest.system_identifier is not None
     tables = {name: len(lines) for name, lines in old.rows.items() if name not in NUMBERED}
-    assert {name: table.rows for name, table in manifest.tables.items()} == tables
+    recorded = {name: table.rows for name, table in manifest.tables.items() if name != "epochs"}
+    assert recorded == tables
 
 
 KEYS = """

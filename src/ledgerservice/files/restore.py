@@ -11,11 +11,12 @@ from psycopg import sql
 from sqlalchemy import Connection
 
 from ledgerservice.errors import BackupError, BackupNotSound
-from ledgerservice.files.archive import Archive, TableRecord
+from ledgerservice.files.archive import Archive, TableRecord, Totals
 from ledgerservice.files.backup import Report, totals
 from ledgerservice.postgres import contents, migrations
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.contents import Trigger, driver
+from ledgerservice.postgres.epochs import RECOVER_EPOCH
 from ledgerservice.postgres.verification import verify
 
 SHOWN_VIOLATIONS = 20
@@ -55,7 +56,8 @@ def restore(
 ) -> None:
     """Load an archive into a database without a ledger, bring it up to date, and verify it.
 
-    One database transaction: it is restored completely, or not at all. `loaded` is called in it
+    One database transaction: it is restored completely, or not at all. A new epoch of the feed
+    begins, because what was recorded after the backup is not there. `loaded` is called in it
     when the rows are as in the archive. Raises BackupError, and BackupNotSound with the violations
     if the ledger in the archive does not hold.
     """
@@ -73,11 +75,13 @@ def restore(
         with _refusals(), _without_triggers(connection, schema), _without_indexes(connection):
             _load(connection, schema, archive, report)
         loaded(connection)
+        loaded_totals = totals(connection)  # a migration may add accounts
         migrations.bring_up_to_date(connection, role, schema, database.login)
         _pause_webhooks(connection, schema)
+        connection.exec_driver_sql(RECOVER_EPOCH)
         _analyze(connection, schema)
         _verify(connection, schema, report)
-        _check_totals(connection, archive)
+        _check_totals(loaded_totals, archive)
 
 
 def _check_names(connection: Connection, archive: Archive) -> None:
@@ -164,8 +168,8 @@ def _load(connection: Connection, schema: str, archive: Archive, report: Report)
         _raise_sequence(connection, schema, name)
 
 
-def _check_totals(connection: Connection, archive: Archive) -> None:
-    expected, present = archive.manifest.totals, totals(connection)
+def _check_totals(present: Totals, archive: Archive) -> None:
+    expected = archive.manifest.totals
     if expected in {None, present}:
         return
     if expected.last_transaction_id != present.last_transaction_id:

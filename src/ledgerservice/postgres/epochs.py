@@ -26,10 +26,11 @@ FROM ledger.epochs ORDER BY epoch DESC, begun_at DESC LIMIT 1
 # The readers of an epoch that has ended compare from the last row that was recorded ten minutes
 # before the last of all: longer than a transaction of the service can be open. What was committed
 # before it, and lost, would have been open for as long.
-ADD_EPOCH = """
+_INSERT = """
 INSERT INTO ledger.epochs
     (epoch, system_identifier, timeline, database_id, journal_id, compare_from)
-SELECT $1::integer, $2::bigint, $3::bigint, $4::bigint, $5::bigint, coalesce((
+"""
+_COMPARE_FROM = """coalesce((
     SELECT max(old.id) FROM ledger.ledgers l
     CROSS JOIN LATERAL (
         SELECT recorded_at FROM ledger.transactions
@@ -37,10 +38,20 @@ SELECT $1::integer, $2::bigint, $3::bigint, $4::bigint, $5::bigint, coalesce((
     CROSS JOIN LATERAL (
         SELECT id FROM ledger.transactions
         WHERE ledger_id = l.ledger_id AND recorded_at < last.recorded_at - interval '10 minutes'
-        ORDER BY ledger_id DESC, id DESC LIMIT 1) old), 0)
+        ORDER BY ledger_id DESC, id DESC LIMIT 1) old), 0)"""
+ADD_EPOCH = f"""{_INSERT}
+SELECT $1::integer, $2::bigint, $3::bigint, $4::bigint, $5::bigint, {_COMPARE_FROM}
 ON CONFLICT DO NOTHING
 """
-SECONDS = "SELECT extract(epoch FROM clock_timestamp() - timestamptz '2026-01-01')::bigint"
+# What was lost can have begun epochs that are not known here. So the number is the seconds since
+# 2026, which no epoch had before.
+RECOVER_EPOCH = f"""{_INSERT}
+SELECT greatest(
+           extract(epoch FROM clock_timestamp() - timestamptz '2026-01-01')::integer,
+           (SELECT coalesce(max(epoch), 0) + 1 FROM ledger.epochs)),
+       system_identifier, timeline, database_id, journal_id, {_COMPARE_FROM}
+FROM ({PLACE}) place
+"""
 LOCK_EPOCHS = "SELECT pg_advisory_xact_lock(2020069)"
 BEGIN, COMMIT = "BEGIN", "COMMIT"
 
@@ -86,16 +97,8 @@ async def current_epoch(wire: Wire, witness: Witness | None = None) -> Epoch:
 
 
 async def recovered_epoch(wire: Wire) -> Epoch:
-    """Begin an epoch after a recovery to an earlier time, whatever is there.
-
-    What was lost can have begun epochs that are not known here. So the number is the seconds since
-    2026, which no epoch had before.
-    """
-    await wire.exchange(Request(BEGIN), Request(LOCK_EPOCHS))
-    known, place = await _look(wire)
-    [clock] = await wire.exchange(Request(SECONDS))
-    epoch = max(_next(known, place, proven=False), int(clock.rows[0][0]))
-    await wire.exchange(Request(ADD_EPOCH, [number(value) for value in (epoch, *place)]))
+    """Begin an epoch after a recovery to an earlier time, whatever is there."""
+    await wire.exchange(Request(BEGIN), Request(LOCK_EPOCHS), Request(RECOVER_EPOCH))
     begun, _ = await _look(wire)
     await wire.exchange(Request(COMMIT))
     assert begun is not None
