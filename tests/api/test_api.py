@@ -38,6 +38,7 @@ def test_an_account_is_opened_empty(service):
         "id": account["id"], "owner": "Alice", "currency": "INR", "reference": None,
         "metadata": None, "balance": "0.00", "held": "0.00", "available": "0.00", "version": 0,
         "status": "active", "floor": "0.00", "ceiling": None, "frozen": None, "closed": False,
+        "principal_id": 0,
     }  # fmt: skip
     assert service.get(f"/accounts/{account['id']}").content == answer.content
 
@@ -264,6 +265,7 @@ def test_the_outcome_of_a_key_can_be_asked_for(service, alice):
     looked_up = service.get(f"/transactions/{posted['transaction_id']}").json()
     assert found == looked_up
     more = {"account_id": alice, "idempotency_key": "a/b c?d#", "origin": "caller"}
+    more |= {"principal_id": 0}
     assert posted | more == found
     unknown = service.get(f"/accounts/{alice}/keys/never")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "key_not_found")

@@ -179,7 +179,11 @@ def test_other_methods_are_refused(service: RunningService, path: str, slash: st
         assert allowed == ROUTES[path]
 
 
-@pytest.mark.parametrize("path", [path for path in ROUTES if "HEAD" in ROUTES[path]])
+# Each reading of the audit log adds to it.
+SAME_TWICE = [path for path in ROUTES if "HEAD" in ROUTES[path] and not path.endswith("/audit")]
+
+
+@pytest.mark.parametrize("path", SAME_TWICE)
 def test_head_says_what_get_would_say(service: RunningService, path: str) -> None:
     for slash in ("", "/"):
         got, head_only = service.get(path + slash), service.client.head(path + slash)
