@@ -85,6 +85,11 @@ class ReadModels:
                 command, env=environment(DATABASE_URL=self._url), stdout=log, stderr=log
             )
 
+    def _revive(self, store: Store) -> None:
+        """Start a publisher again that has ended, because there was no database when it began."""
+        if self._publishers[store.url].poll() is not None:
+            self._publish(store)
+
     def _stop(self) -> None:
         for process in self._publishers.values():
             process.kill()
@@ -110,6 +115,7 @@ class ReadModels:
         for store in self.stores:
 
             def is_equal(store: Store = store) -> bool:
+                self._revive(store)
                 return not differences(database, store.state())
 
             if not wait_for(is_equal, EQUAL_LIMIT_S, 0.5):
