@@ -150,8 +150,6 @@ class Runtime:
     """Sends the tests of webhooks."""
     audit: AuditLog
     history: History | None = None
-    verification: Watch | None = None
-    """What is known of the invariants; None if LEDGER_VERIFY_INTERVAL_S is 0."""
     cursor_key: bytes = b""
     cache: Balances | None = None
     ledger_ids: dict[str, int] = field(default_factory=dict)
@@ -234,7 +232,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     if settings.cache is not None:
         cache = Balances(settings.cache.get_secret_value(), connect)
     history = History(settings.history.get_secret_value()) if settings.history else None
-    with _another_loop() as writers, _verifying(database) as verification:
+    with _another_loop() as writers, _verifying(database):
         batches = MovementBatch()
         movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
         openings = Poster(connect, open_accounts, limits, writer_loop=writers, name="accounts")
@@ -260,7 +258,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             parts = settings, *posters, reader, budget, probe, connect, feed, sender, audit
             queues = {poster.name: poster for poster in (*posters, records)}
             async with observed(database, engine, queues, budget):
-                yield Runtime(*parts, history, verification, key, cache)
+                yield Runtime(*parts, history, key, cache)
         finally:
             if cache is not None:
                 await cache.close()
@@ -308,11 +306,11 @@ def _another_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @contextmanager
-def _verifying(database: Database) -> Iterator[Watch | None]:
+def _verifying(database: Database) -> Iterator[None]:
     """Verifies all the time, in a thread of its own, if no other process does so."""
     settings = database.settings
     if not settings.verify_interval_s:
-        yield None
+        yield
         return
     watch = Watch(database.service_engine(), settings.schema_name, settings.verify_progress)
     stop = threading.Event()
@@ -326,7 +324,7 @@ def _verifying(database: Database) -> Iterator[Watch | None]:
             VERIFY_VIOLATIONS.reading(lambda: watch.violations),
             VERIFY_PROGRESS.reading(lambda: watch.pass_ratio),
         ):
-            yield watch
+            yield
     finally:
         stop.set()
         watch.interrupt()

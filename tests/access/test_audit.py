@@ -110,6 +110,7 @@ def test_items_of_batches_and_lines_of_streams_are_there(world: World) -> None:
     line = json.dumps(policy | {"idempotency_key": "b2"}).encode() + b"\n"
     kind = {"Content-Type": "application/x-ndjson"}
     world.service.client.post("/batches/", content=line, headers=world.admin | kind)
+    assert wait_for(lambda: len(records(world, action="post_batch")) == count + 1)
     deposit = {"type": "DEPOSIT", "account_id": account, "amount": "1", "idempotency_key": "b3"}
     world.service.post("/batches/", {"movements": [deposit]}, **world.admin)
     assert len(records(world, action="post_batch")) == count + 1
@@ -155,6 +156,28 @@ def test_a_caller_without_the_scope_is_there(world: World) -> None:
     [record] = records(world, subject=f"/accounts/{account}", status=403)
     assert (record["code"], record["ledger_id"]) == ("scope_missing", 1)
     assert record["principal_id"] > 0
+
+
+def test_an_item_that_its_caller_may_not_send_is_there(world: World) -> None:
+    """In a batch, and in a stream, whose answers are 200."""
+    account = opened(world)
+    policy = {"type": "POLICY", "account_id": account, "ceiling": "9", "actor": "a", "reason": "r",
+              "idempotency_key": "i"}  # fmt: skip
+    before = sum(one["repeats"] for one in records(world, action="POST /batches"))
+    batch = world.service.post("/batches/", {"movements": [policy]}, **world.poster).json()
+    assert [one["status"] for one in batch["results"]] == [403]
+    assert wait_for(lambda: bool(records(world, action="POST /batches")))
+    [record, *_] = records(world, action="POST /batches")
+    assert (record["status"], record["code"], record["ledger_id"]) == (403, "scope_missing", 1)
+    assert record["principal_id"] > 0 and before == 0
+
+
+def test_a_dry_run_changes_nothing_and_is_not_there(world: World) -> None:
+    account, before = opened(world), len(records(world))
+    body = {"actor": "me", "reason": "so", "floor": "-5", "idempotency_key": "p"}
+    path = f"/accounts/{account}?dry_run=true"
+    assert world.service.client.patch(path, json=body, headers=world.admin).status_code == 200
+    assert len(records(world)) == before
 
 
 def test_the_log_is_read_by_ledger_and_reading_it_is_recorded(world: World) -> None:

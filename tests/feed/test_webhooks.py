@@ -162,7 +162,7 @@ def test_a_dead_endpoint_stops_no_other_and_gets_everything_later(service, recei
     add(service, other)
     ids = pay(service, service.open(), 30)
     assert delivered(other, ids)
-    assert len(receiver.got()) < 10  # one after the other, the dead one would have got 20 first
+    assert len(receiver.got()) < 20  # one after the other, the dead one would have got 20 first
     receiver.answers()
     assert delivered(receiver, ids, 60)
     assert wait_for(lambda: webhook(service, slow)["waiting"] == 0)

@@ -47,7 +47,7 @@ class AuditLog:
         before = self._repeats.get(kind)
         if before is None:
             self._repeats[kind] = msgspec.structs.replace(record, event=new_event(), repeats=0)
-            self._add_later(record)
+            self.add_later(record)
         else:
             self._repeats[kind] = msgspec.structs.replace(before, repeats=before.repeats + 1)
 
@@ -66,9 +66,10 @@ class AuditLog:
         counted, self._repeats = self._repeats, {}
         for record in counted.values():
             if record.repeats:
-                self._add_later(record)
+                self.add_later(record)
 
-    def _add_later(self, record: AuditRecord) -> None:
+    def add_later(self, record: AuditRecord) -> None:
+        """Add a record without waiting for it. A failure is logged."""
         task = asyncio.create_task(self._try_to_add(record))
         self._adding.add(task)
         task.add_done_callback(self._adding.discard)
@@ -78,7 +79,7 @@ class AuditLog:
             await self._post(record)
         except LedgerError as error:
             name = type(error).__name__
-            log.warning("a refusal of %s is not in the audit log: %s", record.action, name)
+            log.warning("a record of %s is not in the audit log: %s", record.action, name)
 
 
 def new_event() -> str:

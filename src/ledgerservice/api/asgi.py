@@ -197,7 +197,7 @@ def _find_ledger(inner: App, state: State) -> App:
         try:
             scope = await _on_ledger(state.runtime, scope, name, path)
             if (exchange := CURRENT.get()) is not None:
-                exchange.ledger = name
+                exchange.ledger, exchange.ledger_id = name, scope[LEDGER]
         except Exception as error:  # noqa: BLE001  (every request is answered)
             await _send(send, problem_of(error))
             return
@@ -212,8 +212,6 @@ async def _on_ledger(runtime: Runtime, scope: Scope, name: str, path: str) -> Sc
     if ledger is None:
         raise ProblemError("ledger_not_found")
     _, slash, inner = scope["raw_path"].partition(b"?")[0][len(b"/ledgers/") :].partition(b"/")
-    if (exchange := CURRENT.get()) is not None:
-        exchange.ledger_id = ledger
     if not slash:  # the slash was percent-encoded
         raise ProblemError("not_found")
     outside = scope.get("root_path", "") + f"/ledgers/{name}"

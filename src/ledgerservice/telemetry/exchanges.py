@@ -34,6 +34,7 @@ class Exchange:
     __slots__ = (
         "began_s",
         "code",
+        "denial",
         "is_audited",
         "key_id",
         "ledger",
@@ -60,6 +61,8 @@ class Exchange:
         self.is_audited = False
         """Whether an instruction of its body has to be in the audit log."""
         self.code: str | None = None
+        self.denial: str | None = None
+        """Why its caller was refused, as a whole or for one of its items."""
         self.key_id: str | None = None
         self.place: Place | None = None
         self.span: Any = None
@@ -94,6 +97,13 @@ def note_caller(key_id: str, refusal: str | None) -> None:
     AUTHENTICATIONS.add(1, refusal or ("key" if key_id else "open"))
     if key_id and (exchange := CURRENT.get()) is not None:
         exchange.key_id = key_id
+
+
+def note_denial(code: str) -> None:
+    """Keep that the caller of the task's request may not do what it, or an item of it, says."""
+    exchange = CURRENT.get()
+    if exchange is not None:
+        exchange.denial = code
 
 
 def note_refusal(code: str) -> None:

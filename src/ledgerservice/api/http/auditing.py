@@ -16,7 +16,7 @@ from starlette.types import Scope as AsgiScope
 from ledgerservice.access.audit import new_event
 from ledgerservice.access.scopes import POLICIES, Scope
 from ledgerservice.api.http.authentication import caller_of
-from ledgerservice.api.http.call import LEDGER, runtime_of
+from ledgerservice.api.http.call import A_DRY_RUN, ledger_of, runtime_of
 from ledgerservice.api.http.problems import CATALOGUE, ProblemError
 from ledgerservice.domain.audit import AuditRecord
 from ledgerservice.domain.instructions import Instruction, PolicyChange, Reversal
@@ -35,7 +35,8 @@ AUDITED = int(
 DENIED = frozenset({401, 403})
 SECRETS = frozenset({"secret"})
 """Members of answers that are not recorded."""
-MAX_DETAIL_CHARACTERS = 10_000
+MAX_DETAIL_BYTES = 10_000
+"""Of a larger answer, as to a batch, nothing is recorded but its status."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -48,18 +49,27 @@ def is_audited(method: str, scopes: int) -> bool:
 
 async def audited(request: Request, action: str, handler: Handler, *, is_sure: bool) -> Response:
     """The handler's answer, which is in the audit log by then if it has to be: always, or because
-    an instruction of its body says so.
+    an instruction of its body says so. A dry run changes nothing, and is not.
     """
+    if request.scope["query_string"] == A_DRY_RUN:
+        return await handler(request)
     try:
         response = await handler(request)
     except ProblemError as error:
         status = CATALOGUE[error.code].status.value
         if status not in DENIED and (is_sure or is_marked()):
-            await add(request, action, status, error.code)
+            await _add(request, action, status, error.code, None)
         raise
     if is_sure or is_marked():
-        await add(request, action, response.status_code, None, _detail(request, response))
+        await _add(request, action, response.status_code, None, _detail(request, response))
     return response
+
+
+def add_stream(request: Request, action: str) -> None:
+    """Record a stream that has such an instruction. Its lines have been answered one by one."""
+    if is_marked():
+        record = _record(request.scope, action, 200, None, ledger_of(request), None)
+        runtime_of(request).audit.add_later(record)
 
 
 def mark(instruction: Instruction) -> None:
@@ -75,21 +85,24 @@ def is_marked() -> bool:
     return exchange is not None and exchange.is_audited
 
 
-async def add(
-    request: Request, action: str, status: int, code: str | None, detail: str | None = None
+async def _add(
+    request: Request, action: str, status: int, code: str | None, detail: str | None
 ) -> None:
-    """Add the record of a request. It is durable then. Raises LedgerError."""
-    ledger = request.scope.get(LEDGER, DEFAULT_LEDGER)
-    record = _record(request.scope, action, status, code, ledger_id=ledger, detail=detail)
+    record = _record(request.scope, action, status, code, ledger_of(request), detail)
     await runtime_of(request).audit.add(record)
 
 
 def refuse(runtime: Runtime, scope: AsgiScope, exchange: Exchange) -> None:
-    """Record that a caller was refused."""
+    """Record that a caller was refused, or one of the items of its request."""
     action = f"{exchange.method} {exchange.template()}"
     status, code = exchange.status, exchange.code
+    if exchange.denial is not None:
+        code = exchange.denial
+        status = CATALOGUE[code].status.value
+    if status not in DENIED:  # a ledger that does not exist for the caller
+        return
     ledger = None if status == 401 else exchange.ledger_id or DEFAULT_LEDGER
-    runtime.audit.refuse(_record(scope, action, status, code, ledger_id=ledger, detail=None))
+    runtime.audit.refuse(_record(scope, action, status, code, ledger, None))
 
 
 def _record(
@@ -97,7 +110,6 @@ def _record(
     action: str,
     status: int,
     code: str | None,
-    *,
     ledger_id: int | None,
     detail: str | None,
 ) -> AuditRecord:
@@ -127,9 +139,10 @@ def _detail(request: Request, response: Response) -> str | None:
     if request.method in {"GET", "HEAD"}:
         query = str(request.query_params)
         return msgspec.json.encode({"query": query}).decode() if query else None
+    if len(response.body) > MAX_DETAIL_BYTES:
+        return None
     after = msgspec.json.decode(response.body) if response.body else None
     if isinstance(after, dict):
         after = {name: value for name, value in after.items() if name not in SECRETS}
     before = getattr(request.state, "audit_before", None)
-    text = msgspec.json.encode({"before": before, "after": after}).decode()
-    return text if len(text) <= MAX_DETAIL_CHARACTERS else None
+    return msgspec.json.encode({"before": before, "after": after}).decode()

@@ -14,6 +14,7 @@ from ledgerservice.access.grants import EVERYONE, STRANGER, Caller, Need, denial
 from ledgerservice.access.registry import Registry
 from ledgerservice.access.scopes import names_of
 from ledgerservice.api.http.problems import ProblemError
+from ledgerservice.telemetry.exchanges import note_denial
 
 CALLER = "ledgerservice.caller"
 """The entry of a request's scope with its `Caller`."""
@@ -91,7 +92,8 @@ def authorize(caller: Caller, ledger: int, need: Need) -> None:
 
 
 def denied(code: str, scopes: int) -> ProblemError:
-    """A refusal of the caller. `scopes`: one of these is missing."""
+    """A refusal of the caller. `scopes`: one of these is missing. It gets into the audit log."""
+    note_denial(code)
     if code != "scope_missing":
         return ProblemError(code)
     return ProblemError(code, scope=" ".join(names_of(scopes)))

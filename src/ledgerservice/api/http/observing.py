@@ -55,7 +55,7 @@ def observe(inner: ASGIApp, state: State) -> ASGIApp:
             traces.end(exchange)
             if requests.CHOICE.has_line(exchange, duration_s):
                 requests.write(exchange, duration_s)
-            if exchange.status in DENIED:
+            if exchange.status in DENIED or exchange.denial is not None:
                 refuse(state.runtime, scope, exchange)
 
     return answer

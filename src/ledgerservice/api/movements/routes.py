@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import POSTING
-from ledgerservice.api.http.auditing import add, is_marked, note_before
+from ledgerservice.api.http.auditing import add_stream, note_before
 from ledgerservice.api.http.authentication import caller_now
 from ledgerservice.api.http.call import Call, call_of, id_of, media_type, reader_of, response
 from ledgerservice.api.http.openapi import (
@@ -147,8 +147,7 @@ class _Stream(Response):
         try:
             await batches.post_stream(self._call, partial(caller_now, self._request), send)
         finally:
-            if is_marked():
-                await add(self._request, "post_batch", 200, None)
+            add_stream(self._request, "post_batch")
 
 
 @post(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -223,17 +224,17 @@ class TestResult(Answer):
 _EXAMPLE = {"url": "https://hooks.example/ledger", "types": ["transaction.posted"]}
 
 
-@post(
-    router,
+_changes = partial(post, router, parameters=(), headers={}, need=Need(Scope.WEBHOOKS))
+"""Declares a route that changes webhooks. Such requests have no idempotency key."""
+
+
+@_changes(
     "/webhooks",
     Webhook,
     body_schema(AddWebhook, {"payments": _EXAMPLE}),
     status=201,
     refusals=(404, 408, 409, 410, 413, 415, 422, 503),
-    parameters=(),
-    headers={},
     links={"get_webhook": {"webhook_id": "id"}},
-    need=Need(Scope.WEBHOOKS),
 )
 async def add_webhook(request: Request) -> Response:
     """Add an endpoint.
@@ -276,15 +277,11 @@ async def list_webhooks(request: Request) -> Response:
     return await listing(request, Paging, int, read)
 
 
-@post(
-    router,
+@_changes(
     "/webhooks/{webhook_id}/secret",
     Webhook,
     body_schema(RotateSecret, {"rotation": {"overlap_s": OVERLAP_S}}),
     refusals=WRITES,
-    parameters=(),
-    headers={},
-    need=Need(Scope.WEBHOOKS),
 )
 async def rotate_secret(request: Request) -> Response:
     """Replace the secret of an endpoint.
@@ -301,15 +298,11 @@ async def rotate_secret(request: Request) -> Response:
     return await _answer(request, _id(request), secret)
 
 
-@post(
-    router,
+@_changes(
     "/webhooks/{webhook_id}/replay",
     Webhook,
     body_schema(ReplayEvents, {"dead_letters": {"dead_letters": True}}),
     refusals=(404, 408, 410, 413, 415, 422, 503),
-    parameters=(),
-    headers={},
-    need=Need(Scope.WEBHOOKS),
 )
 async def replay_events(request: Request) -> Response:
     """Deliver events again: all after a position, or the dead letters.
@@ -326,15 +319,11 @@ async def replay_events(request: Request) -> Response:
     return await _answer(request, _id(request))
 
 
-@post(
-    router,
+@_changes(
     "/webhooks/{webhook_id}/test",
     TestResult,
     body_schema(TestWebhook, {"hello": {"message": "hello"}}),
     refusals=WRITES,
-    parameters=(),
-    headers={},
-    need=Need(Scope.WEBHOOKS),
 )
 async def test_webhook(request: Request) -> Response:
     """Send an event of type `webhook.test` now, whatever the state, and return what came of it."""
@@ -378,16 +367,12 @@ async def get_webhook(request: Request) -> Response:
     return await _answer(request, _id(request))
 
 
-@post(
-    router,
+@_changes(
     "/webhooks/{webhook_id}",
     Webhook,
     body_schema(ChangeWebhook, {"resume": {"state": "active"}}),
     method="PATCH",
     refusals=WRITES,
-    parameters=(),
-    headers={},
-    need=Need(Scope.WEBHOOKS),
 )
 async def change_webhook(request: Request) -> Response:
     """Change an endpoint: its URL, its types or its state.
@@ -404,16 +389,12 @@ async def change_webhook(request: Request) -> Response:
     return await _answer(request, _id(request))
 
 
-@post(
-    router,
+@_changes(
     "/webhooks/{webhook_id}",
     Webhook,
     {},
     method="DELETE",
     refusals=(404, 422, 503),
-    parameters=(),
-    headers={},
-    need=Need(Scope.WEBHOOKS),
 )
 async def remove_webhook(request: Request) -> Response:
     """Remove an endpoint, with its secrets, its dead letters and its log."""
