@@ -98,12 +98,17 @@ class Ledger:
         async with running(settings) as runtime:
             yield cls(runtime, principal_id=await runtime.principal_id(principal))
 
-    async def add_currency(self, code: str, exponent: int, name: str) -> Currency | Rejected:
+    async def add_currency(
+        self, code: str, exponent: int, name: str, *, own: bool = False
+    ) -> Currency | Rejected:
         """Add a currency; the same again is harmless, another of the code is rejected.
 
-        Raises InvalidField if a value is not valid: see `ledgerservice.domain.currencies`.
+        `own`: only this ledger gets it. Raises InvalidField if a value is not valid: see
+        `ledgerservice.domain.currencies`.
         """
-        currency = CurrencyRequest(code, exponent, name, principal_id=self._principal_id)
+        ledger = self._ledger if own else None
+        facts = code, exponent, name, False, self._principal_id
+        currency = CurrencyRequest(*facts, ledger)
         if (fault := currencies.fault_of(currency)) is not None:
             raise fault
         return await self._runtime.currencies.post(currency)

@@ -30,7 +30,9 @@ from ledgerservice.domain.instructions import (
 from ledgerservice.domain.transactions import Outcome, Recorded, Transaction
 from ledgerservice.posting.due import instruction_for
 
-CURRENCIES = ("USD", "USD", "USD", "EUR", "EUR")
+OWN = "TOKENS"
+"""A unit of the ledger alone."""
+CURRENCIES = ("USD", "USD", "USD", OWN, OWN)
 SOON = timedelta(milliseconds=30)
 KINDS = (
     "deposit",
@@ -79,6 +81,7 @@ class Life:
         self.keys = iter(range(10**6))
 
     async def open(self) -> None:
+        await self.ledger.add_currency(OWN, 2, "Tökens", own=True)
         for number, currency in enumerate(CURRENCIES):
             reference = f"acc-{number}" if number % 2 else None
             metadata = '{"a": {"b":1.0}}' if number == 3 else None
@@ -184,7 +187,7 @@ class Life:
             usd, eur = self.accounts[0], self.accounts[3]
             legs = (Leg(usd, "-100"), Leg(self.accounts[1], "100"), Leg(eur, "90.5"),
                     Leg(self.accounts[4], "-90.5"))  # fmt: skip
-            return General(legs, key, Exchange("USD", "EUR", "0.905", eur), detail)
+            return General(legs, key, Exchange("USD", OWN, "0.905", eur), detail)
         return General(legs, key, None, detail)
 
     def _long(
@@ -253,11 +256,13 @@ def _has_two_customers(one: Transaction) -> bool:
     return one.kind is Kind.TRANSFER and len(accounts) == 2 and min(accounts) > 0
 
 
-# What is kept, without ids and times of recording: accounts and transactions by their rank.
+# What is kept, without ids and times of recording: accounts and transactions by their rank,
+# external accounts by that of their currency.
 
 KEPT = """
 WITH a AS (
-    SELECT *, CASE WHEN id < 0 THEN id ELSE rank() OVER (ORDER BY sign(id), id) + 1000 END AS rank
+    SELECT *, CASE WHEN id < 0 THEN -rank() OVER (ORDER BY sign(id), currency)
+              ELSE rank() OVER (ORDER BY sign(id), id) + 1000 END AS rank
     FROM ledger.accounts WHERE ledger_id = %(ledger)s
 ), t AS (
     SELECT *, rank() OVER (ORDER BY recorded_at, id) AS rank

@@ -255,9 +255,17 @@ def test_a_backup_of_the_base_revision_is_brought_up_to_date(
         " VALUES ('USD', 1, 2, 'US Dollar'), ('INR', 2, 2, 'Indian Rupee')",
     )
     # Only a release of that revision posts into it; what this one adds is taken away again.
-    administer(old.url, "ALTER TABLE ledger.details ADD COLUMN request json")
+    administer(
+        old.url,
+        "ALTER TABLE ledger.details ADD COLUMN request json",
+        "ALTER TABLE ledger.currencies ADD COLUMN ledger_id integer",
+    )
     post_whole(old)
-    administer(old.url, "ALTER TABLE ledger.details DROP COLUMN request")
+    administer(
+        old.url,
+        "ALTER TABLE ledger.details DROP COLUMN request",
+        "ALTER TABLE ledger.currencies DROP COLUMN ledger_id",
+    )
     back_up(old, tmp_path / "ledger.backup")
     done = cli("restore", str(tmp_path / "ledger.backup"), **values(restored))
     assert done.returncode == 0, done.stderr

@@ -130,7 +130,9 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         written = {c for t, p, c in rows if (t, p) == ("transactions", "INSERT")}
         assert "principal_id" in written and "posted_by" not in written
         added = {(p, c) for t, p, c in rows if t == "currencies"}
-        assert added == {("INSERT", c) for c in ("code", "exponent", "name", "principal_id")}
+        assert added == {
+            ("INSERT", c) for c in ("code", "exponent", "name", "principal_id", "ledger_id")
+        }
         for table, derived in {
             "holds": {"remaining", "captured", "capture_tried_at", "ends_at"},
             "schedules": {"settled_by"},

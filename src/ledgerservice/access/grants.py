@@ -54,11 +54,12 @@ class Need(msgspec.Struct, frozen=True):
     """What an operation requires of its caller: at least one of `scopes`, if there are any.
 
     `place`: on the ledger of the request, or on all ledgers because the operation concerns all of
-    them, or nowhere: any valid key will do. `is_open`: no key is required.
+    them, or nowhere: any valid key will do. `named`: on the ledger that the path names, or on all
+    ledgers if it names none. `is_open`: no key is required.
     """
 
     scopes: int = 0
-    place: Literal["ledger", "everywhere", "nowhere"] = "ledger"
+    place: Literal["ledger", "everywhere", "named", "nowhere"] = "ledger"
     is_open: bool = False
 
     def __post_init__(self) -> None:
@@ -75,15 +76,19 @@ def everywhere(scopes: int) -> Need:
     return Need(scopes, "everywhere")
 
 
-def denial(caller: Caller, ledger: int, need: Need) -> Denial | None:
-    """Why a caller may not do what has this need, or None if it may."""
+def denial(caller: Caller, ledger: int, need: Need, *, is_named: bool = True) -> Denial | None:
+    """Why a caller may not do what has this need, or None if it may.
+
+    `is_named`: the path names the ledger.
+    """
     if need.is_open:
         return None
     if caller.refusal is not None:
         return caller.refusal
     if need.place == "nowhere":
         return None
-    scopes = caller.everywhere if need.place == "everywhere" else caller.scopes_on(ledger)
+    on_all = need.place == "everywhere" or (need.place == "named" and not is_named)
+    scopes = caller.everywhere if on_all else caller.scopes_on(ledger)
     if scopes & need.scopes:
         return None
-    return "scope_missing" if need.place == "everywhere" or scopes else "ledger_not_found"
+    return "scope_missing" if on_all or scopes else "ledger_not_found"

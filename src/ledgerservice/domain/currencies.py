@@ -15,13 +15,17 @@ _is_code = re.compile(CODE_PATTERN, re.ASCII).fullmatch
 
 
 class CurrencyRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request for a currency: its code, its decimals, which never change, and its name."""
+    """A request for a currency: its code, its decimals, which never change, and its name.
+
+    `ledger` is the id of the only ledger that will have it; None: all have it.
+    """
 
     code: str
     exponent: int
     name: str
     dry_run: bool = False
     principal_id: int = 0
+    ledger: int | None = None
 
 
 class Currency(msgspec.Struct, frozen=True, gc=False):
@@ -30,6 +34,7 @@ class Currency(msgspec.Struct, frozen=True, gc=False):
     code: str
     exponent: int
     name: str
+    ledger: int | None = None
     replayed: bool = False
 
 

@@ -51,12 +51,13 @@ class Header(Record, tag="HISTORY"):
 
 
 class PastCurrency(Record, tag="CURRENCY"):
-    """A currency. The id of its external account is `-number`."""
+    """A currency. The id of its external account is `-number`. `own`: only this ledger has it."""
 
     code: str
     number: int
     exponent: int
     name: str
+    own: bool = False
 
 
 class PastAccount(Record, tag="ACCOUNT"):

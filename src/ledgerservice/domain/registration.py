@@ -29,22 +29,37 @@ def answer_ledgers(
     return answers
 
 
+CurrencyName = tuple[str, int | None]
+"""The code of a currency, and the ledger that alone has it, or None."""
+
+
 def answer_currencies(
-    requests: Iterable[CurrencyRequest], currencies: Iterable[Currency], new_codes: Iterable[str]
+    requests: Iterable[CurrencyRequest],
+    currencies: Iterable[Currency],
+    new_names: Iterable[CurrencyName],
 ) -> list[Currency | Rejected]:
-    """The answers to `requests`, in order. `currencies` has their codes; `new_codes` are new."""
-    by_code = {currency.code: currency for currency in currencies}
-    unanswered = set(new_codes)
+    """The answers to `requests`, in order. `currencies` are all that have their codes.
+
+    A unit of a ledger may be requested where all ledgers have the same one. A currency of all
+    ledgers is rejected where one of them has a unit of the same code.
+    """
+    by_name = {(one.code, one.ledger): one for one in currencies}
+    unanswered = set(new_names)
     answers: list[Currency | Rejected] = []
     for request in requests:
-        currency = by_code[request.code]
-        if (currency.exponent, currency.name) != (request.exponent, request.name):
+        name = request.code, request.ledger
+        currency = by_name.get(name) or by_name.get((request.code, None))
+        if currency is None or _terms(currency) != _terms(request):
             answers.append(Rejected(Rejection.CURRENCY_TAKEN))
         else:
-            replayed = request.code not in unanswered
-            unanswered.discard(request.code)
+            replayed = name not in unanswered
+            unanswered.discard(name)
             answers.append(msgspec.structs.replace(currency, replayed=replayed))
     return answers
+
+
+def _terms(currency: Currency | CurrencyRequest) -> tuple[int, str]:
+    return currency.exponent, currency.name
 
 
 def answer_openings(

@@ -72,7 +72,7 @@ async def import_history(
     try:
         currencies = lines.currencies()
         for one in currencies if not dry_run else ():
-            added = await ledger.add_currency(one.code, one.exponent, one.name)
+            added = await ledger.add_currency(one.code, one.exponent, one.name, own=one.own)
             if not isinstance(added, Currency):
                 raise ImportFault(f"Currency {one.code} exists with other decimals or name.")
         parts = parts_of(lines.records())

@@ -46,8 +46,8 @@ LEFT JOIN LATERAL (
 ORDER BY a.change_id LIMIT $4
 """
 LIST_CURRENCIES = """
-SELECT change_id, code, exponent, name FROM ledger.currencies
-WHERE change_id > $2 AND change_id <= $3 AND $1::integer = ANY ($4::integer[])
+SELECT change_id, coalesce(ledger_id, $1), code, exponent, name FROM ledger.currencies
+WHERE change_id > $2 AND change_id <= $3 AND coalesce(ledger_id, $1) = ANY ($4::integer[])
 ORDER BY change_id LIMIT $5
 """
 LIST_LEDGERS = """
@@ -58,7 +58,7 @@ ORDER BY change_id LIMIT $4
 FIND_LAST = """
 SELECT greatest(max(t.id), max(a.change_id), max(l.change_id) FILTER (WHERE l.change_id <= $2),
     (SELECT max(change_id) FROM ledger.currencies
-     WHERE change_id <= $2 AND $3::integer = ANY ($1::integer[])))
+     WHERE change_id <= $2 AND coalesce(ledger_id, $3) = ANY ($1::integer[])))
 FROM unnest($1::integer[]) AS listed (ledger_id)
 JOIN ledger.ledgers l ON l.ledger_id = listed.ledger_id
 LEFT JOIN LATERAL (
@@ -132,8 +132,8 @@ async def list_changes(
 ) -> list[Recorded]:
     """The first `rows` changes of the ledgers with an id in (after, until], by id.
 
-    Currencies belong to no ledger; they are listed with the default ledger. `until` is not above
-    the safe id.
+    Currencies that all ledgers have are listed with the default ledger. `until` is not above the
+    safe id.
     """
     listed = array(ledgers)
     values = [listed, number(after), number(until), number(rows)]
@@ -146,7 +146,7 @@ async def list_changes(
     )
     changes = [
         *(Recorded(row[0], row[1], OpenedAccount(*row)) for row in accounts.rows),
-        *(Recorded(row[0], DEFAULT_LEDGER, AddedCurrency(*row)) for row in currencies.rows),
+        *(Recorded(row[0], row[1], AddedCurrency(row[0], *row[2:])) for row in currencies.rows),
         *(Recorded(row[0], row[1], AddedLedger(*row)) for row in added.rows),
     ]
     last = _last_id(transactions.rows, changes, rows)

@@ -14,7 +14,15 @@ from ledgerservice.domain.registration import answer_currencies, answer_ledgers,
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.postgres.journal import BEGIN, WRITE_BARRIER, commit
 from ledgerservice.postgres.locking import TAKE_XID
-from ledgerservice.postgres.pipeline import Request, Rows, Wire, array, text_array
+from ledgerservice.postgres.pipeline import (
+    Request,
+    Rows,
+    Wire,
+    array,
+    number,
+    optional_array,
+    text_array,
+)
 
 # An unknown currency joins nothing. Of two requests with one key the first opens the account, and
 # its metadata is the account's. They are put together by sorting: a join whose plan was made for
@@ -32,7 +40,8 @@ WITH requested AS MATERIALIZED (
     INSERT INTO ledger.accounts (ledger_id, owner, currency, reference, origin, idempotency_key,
                                  principal_id)
     SELECT w.ledger_id, w.owner, w.currency, w.reference, w.origin, w.key, w.principal_id
-    FROM requested w JOIN ledger.currencies c ON c.code = w.currency
+    FROM requested w JOIN ledger.currencies c
+        ON c.code = w.currency AND (c.ledger_id IS NULL OR c.ledger_id = w.ledger_id)
     ORDER BY w.place
     ON CONFLICT DO NOTHING
     RETURNING ledger_id, id, owner, currency, reference, origin, idempotency_key AS key
@@ -75,21 +84,28 @@ FROM (
 PREVIEW_ACCOUNT = """
 SELECT c.exponent, clock_timestamp(),
        (SELECT last_value + is_called::integer FROM ledger.account_id)
-FROM ledger.currencies c WHERE c.code = ANY ($1::text[])
+FROM ledger.currencies c
+WHERE c.code = ANY ($1::text[]) AND (c.ledger_id IS NULL OR c.ledger_id = $2)
 """
 
 # Looked up first: a conflict would use up a number, and there are 31,768 of them.
 ADD_CURRENCIES = """
-INSERT INTO ledger.currencies (code, exponent, name, principal_id)
-SELECT requested.code, requested.exponent, requested.name, requested.principal_id
-FROM unnest($1::text[], $2::smallint[], $3::text[], $4::integer[])
-    AS requested (code, exponent, name, principal_id)
-WHERE NOT EXISTS (SELECT FROM ledger.currencies c WHERE c.code = requested.code)
-ORDER BY requested.code ON CONFLICT (code) DO NOTHING RETURNING code
+INSERT INTO ledger.currencies (code, exponent, name, principal_id, ledger_id)
+SELECT requested.code, requested.exponent, requested.name, requested.principal_id,
+       requested.ledger_id
+FROM unnest($1::text[], $2::smallint[], $3::text[], $4::integer[], $5::integer[])
+    AS requested (code, exponent, name, principal_id, ledger_id)
+WHERE NOT EXISTS (
+    SELECT FROM ledger.currencies c
+    WHERE c.code = requested.code
+      AND (c.ledger_id IS NULL OR requested.ledger_id IS NULL
+           OR c.ledger_id = requested.ledger_id))
+ORDER BY requested.code, requested.ledger_id ON CONFLICT (code, ledger_id) DO NOTHING
+RETURNING code, ledger_id
 """
 
 FIND_CURRENCIES = """
-SELECT code, exponent, name FROM ledger.currencies WHERE code = ANY ($1::text[])
+SELECT code, exponent, name, ledger_id FROM ledger.currencies WHERE code = ANY ($1::text[])
 """
 
 ADD_LEDGERS = """
@@ -113,7 +129,7 @@ async def open_accounts(wire: Wire, openings: list[Opening]) -> list[Opened | Re
 
 
 async def add_currencies(wire: Wire, requests: list[CurrencyRequest]) -> list[Currency | Rejected]:
-    """The answers to `requests`, in order, durable. All ledgers share the currencies."""
+    """The answers to `requests`, in order, durable."""
     return await _by_dry_run(requests, wire, _add_currencies, _preview_currency)
 
 
@@ -134,16 +150,16 @@ async def _by_dry_run(
     return [await preview(wire, one) if one.dry_run else next(written) for one in requests]
 
 
-async def _commit(wire: Wire, write: Request, find: Request) -> tuple[list[Any], Rows]:
-    """Write, find, commit: the first column of the new rows, and the rows that were found."""
+async def _commit(wire: Wire, write: Request, find: Request) -> tuple[Rows, Rows]:
+    """Write, find, commit: the new rows, and the rows that were found."""
     steps = [Request(BEGIN), Request(TAKE_XID), write, find, Request(WRITE_BARRIER)]
     _, _, new, found, _ = await commit(wire, *steps)
-    return [row[0] for row in new.rows], found.rows
+    return new.rows, found.rows
 
 
 async def _open_accounts(wire: Wire, openings: Sequence[Opening]) -> list[Opened | Rejected]:
-    new_ids, rows = await _commit(wire, *opening_requests(openings))
-    return answer_openings(openings, [Opened(*row) for row in rows], new_ids)
+    new, rows = await _commit(wire, *opening_requests(openings))
+    return answer_openings(openings, [Opened(*row) for row in rows], [row[0] for row in new])
 
 
 def opening_requests(openings: Sequence[Opening]) -> tuple[Request, Request]:
@@ -172,7 +188,7 @@ def _names(openings: Sequence[Opening]) -> tuple[bytes, bytes, bytes, bytes]:
 async def _preview_account(wire: Wire, opening: Opening) -> Opened | Rejected:
     found, currency = await wire.exchange(
         Request(FIND_OPENED, list(_names([opening]))),
-        Request(PREVIEW_ACCOUNT, [text_array([opening.currency])]),
+        Request(PREVIEW_ACCOUNT, [text_array([opening.currency]), number(opening.ledger)]),
     )
     accounts = [Opened(*row) for row in found.rows]
     new = [] if accounts else [_preview(opening, *row) for row in currency.rows]
@@ -189,33 +205,48 @@ def _preview(opening: Opening, exponent: int, now: Any, number: int) -> Opened:
 async def _add_currencies(
     wire: Wire, requests: Sequence[CurrencyRequest]
 ) -> list[Currency | Rejected]:
+    """Those of all ledgers first: a unit of a ledger gives way to one of the same code."""
+    answers: dict[int, Currency | Rejected] = {}
+    for is_own in (False, True):
+        places = [i for i, one in enumerate(requests) if (one.ledger is not None) is is_own]
+        if places:
+            added = await _add_alike(wire, [requests[place] for place in places])
+            answers.update(zip(places, added, strict=True))
+    return [answers[place] for place in range(len(requests))]
+
+
+async def _add_alike(wire: Wire, requests: Sequence[CurrencyRequest]) -> list[Currency | Rejected]:
     codes = text_array(currency.code for currency in requests)
     exponents = array(currency.exponent for currency in requests)
     names = text_array(currency.name for currency in requests)
     principals = array(currency.principal_id for currency in requests)
-    new_codes, rows = await _commit(
+    ledgers = optional_array(currency.ledger for currency in requests)
+    new_names, rows = await _commit(
         wire,
-        Request(ADD_CURRENCIES, [codes, exponents, names, principals]),
+        Request(ADD_CURRENCIES, [codes, exponents, names, principals, ledgers]),
         Request(FIND_CURRENCIES, [codes]),
     )
-    return answer_currencies(requests, [Currency(*row) for row in rows], new_codes)
+    return answer_currencies(requests, [Currency(*row) for row in rows], new_names)
 
 
 async def _preview_currency(wire: Wire, request: CurrencyRequest) -> Currency | Rejected:
     (found,) = await wire.exchange(Request(FIND_CURRENCIES, [text_array([request.code])]))
     currencies = [Currency(*row) for row in found.rows]
-    new = [] if currencies else [Currency(request.code, request.exponent, request.name)]
-    [answer] = answer_currencies([request], currencies + new, [currency.code for currency in new])
+    is_taken = any(one.ledger is None or request.ledger in {None, one.ledger} for one in currencies)
+    facts = request.code, request.exponent, request.name, request.ledger
+    new = [] if is_taken else [Currency(*facts)]
+    names = [(one.code, one.ledger) for one in new]
+    [answer] = answer_currencies([request], currencies + new, names)
     return answer
 
 
 async def _add_ledgers(wire: Wire, requests: Sequence[LedgerRequest]) -> list[LedgerRecord]:
     names = text_array(ledger.name for ledger in requests)
     principals = array(ledger.principal_id for ledger in requests)
-    new_names, rows = await _commit(
+    new, rows = await _commit(
         wire, Request(ADD_LEDGERS, [names, principals]), Request(FIND_LEDGERS, [names])
     )
-    return answer_ledgers(requests, [LedgerRecord(*row) for row in rows], new_names)
+    return answer_ledgers(requests, [LedgerRecord(*row) for row in rows], [row[0] for row in new])
 
 
 async def _preview_ledger(wire: Wire, request: LedgerRequest) -> LedgerRecord:

@@ -38,10 +38,12 @@ CREATE TABLE ledger.ledgers (
 );
 
 -- Currencies of ISO 4217 have its numbers, except USD and INR, which have 1 and 2; all others have
--- numbers from 1000 on. A currency is never changed: an amount would mean something else.
+-- numbers from 1000 on. A currency is never changed: an amount would mean something else. ledger_id
+-- is that of the only ledger that has it, NULL if all have it. Ledgers may have units of the same
+-- code, but no ledger sees two.
 CREATE SEQUENCE ledger.currency_number AS smallint MINVALUE 1000;
 CREATE TABLE ledger.currencies (
-    code         text     PRIMARY KEY CHECK (code ~ '^[A-Z][A-Z0-9]{0,15}$'),
+    code         text     NOT NULL CHECK (code ~ '^[A-Z][A-Z0-9]{0,15}$'),
     number       smallint NOT NULL UNIQUE DEFAULT nextval('ledger.currency_number')
                           CHECK (number > 0),
     exponent     smallint NOT NULL CHECK (exponent BETWEEN 0 AND 12),
@@ -49,6 +51,9 @@ CREATE TABLE ledger.currencies (
     change_id    bigint   NOT NULL DEFAULT ledger.next_change_id(),
     principal_id integer  NOT NULL DEFAULT 0,
     origin       smallint NOT NULL DEFAULT 0,
+    ledger_id    integer  REFERENCES ledger.ledgers,
+    CONSTRAINT currencies_code_key UNIQUE NULLS NOT DISTINCT (code, ledger_id),
+    CONSTRAINT currencies_number_code_key UNIQUE (number, code),
     CONSTRAINT currencies_name_length CHECK (length(name) BETWEEN 1 AND 255)
 );
 
@@ -74,16 +79,18 @@ CREATE TABLE ledger.accounts (
     last_recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     principal_id     integer     NOT NULL DEFAULT 0,
-    currency_number  smallint    NOT NULL REFERENCES ledger.currencies (number),
+    currency_number  smallint    NOT NULL,
     exponent         smallint    NOT NULL,
     restricted       smallint    NOT NULL DEFAULT 0,
     origin           smallint    NOT NULL DEFAULT 0,
     row_lock         boolean     NOT NULL DEFAULT false,
-    currency         text        NOT NULL REFERENCES ledger.currencies (code),
+    currency         text        NOT NULL,
     owner            text        NOT NULL,
     reference        text,
     idempotency_key  text,
     PRIMARY KEY (ledger_id, id),
+    CONSTRAINT accounts_currency_fkey FOREIGN KEY (currency_number, currency)
+        REFERENCES ledger.currencies (number, code),
     CONSTRAINT accounts_available_above_floor CHECK (balance - held >= least(floor, below_floor)),
     CONSTRAINT accounts_balance_limit CHECK (abs(balance) <= 1000000000000000000),
     CONSTRAINT accounts_held_not_negative CHECK (held >= 0),
@@ -519,7 +526,8 @@ BEGIN
         PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
     END IF;
     SELECT c.number, c.exponent INTO NEW.currency_number, NEW.exponent
-    FROM ledger.currencies c WHERE c.code = NEW.currency;
+    FROM ledger.currencies c
+    WHERE c.code = NEW.currency AND (c.ledger_id IS NULL OR c.ledger_id = NEW.ledger_id);
     IF NOT FOUND THEN
         PERFORM ledger.refuse('accounts_currency', format('no currency %s', NEW.currency));
     END IF;
@@ -534,9 +542,10 @@ END $$;
 CREATE TRIGGER accounts_open BEFORE INSERT ON ledger.accounts
     FOR EACH ROW EXECUTE FUNCTION ledger.open_account();
 
--- Every ledger has an external account for every currency, as soon as both exist. Only the new rows
--- are combined: the hundredth ledger took 0.2 s when all were. The lock lets a ledger and a currency
--- that are added at the same time see each other.
+-- Every ledger has an external account for each of its currencies, as soon as both exist. Only the
+-- new rows are combined: the hundredth ledger took 0.2 s when all were. The lock lets a ledger and a
+-- currency that are added at the same time see each other. A currency of all ledgers and a unit of
+-- one that has the same code cannot both be added; whoever comes second may try again, and finds it.
 CREATE FUNCTION ledger.open_external_accounts() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -548,11 +557,18 @@ BEGIN
         INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
         SELECT l.ledger_id, -c.number, 'external', c.code, NULL
         FROM new_rows l CROSS JOIN ledger.currencies c
+        WHERE c.ledger_id IS NULL
         ON CONFLICT DO NOTHING;
     ELSE
+        IF EXISTS (SELECT FROM new_rows n JOIN ledger.currencies c ON c.code = n.code
+                   WHERE (c.ledger_id IS NULL) <> (n.ledger_id IS NULL)) THEN
+            RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+                CONSTRAINT = 'currencies_code_key',
+                MESSAGE = 'another ledger, or all ledgers, have a currency of this code';
+        END IF;
         INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
         SELECT l.ledger_id, -c.number, 'external', c.code, NULL
-        FROM ledger.ledgers l CROSS JOIN new_rows c
+        FROM ledger.ledgers l JOIN new_rows c ON c.ledger_id IS NULL OR c.ledger_id = l.ledger_id
         ON CONFLICT DO NOTHING;
     END IF;
     RETURN NULL;
@@ -1077,7 +1093,7 @@ SELECT setval('ledger.transaction_id', 901);
 GRANT USAGE ON SCHEMA ledger TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {role};
 GRANT INSERT (name, principal_id) ON ledger.ledgers TO {role};
-GRANT INSERT (code, exponent, name, principal_id) ON ledger.currencies TO {role};
+GRANT INSERT (code, exponent, name, principal_id, ledger_id) ON ledger.currencies TO {role};
 GRANT INSERT (ledger_id, owner, currency, reference, origin, idempotency_key, principal_id)
     ON ledger.accounts TO {role};
 GRANT UPDATE (row_lock) ON ledger.accounts TO {role};

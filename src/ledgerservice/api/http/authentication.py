@@ -84,9 +84,9 @@ def caller_of(scope: Scope) -> Caller:
     return caller
 
 
-def authorize(caller: Caller, ledger: int, need: Need) -> None:
+def authorize(caller: Caller, ledger: int, need: Need, *, is_named: bool = True) -> None:
     """Raise ProblemError if the caller may not do what has this need."""
-    code = denial(caller, ledger, need)
+    code = denial(caller, ledger, need, is_named=is_named)
     if code is not None:
         raise denied(code, need.scopes)
 

@@ -174,7 +174,8 @@ def _guarded(handler: Handler, method: str, name: str, need: Need) -> Handler:
     @wraps(handler)
     async def guarded(request: Request) -> Any:
         scope = request.scope
-        authorize(caller_of(scope), scope.get(LEDGER, DEFAULT_LEDGER), need)
+        is_named = LEDGER in scope
+        authorize(caller_of(scope), scope.get(LEDGER, DEFAULT_LEDGER), need, is_named=is_named)
         return await answer(request)
 
     return guarded
@@ -190,8 +191,9 @@ def _security(need: Need) -> dict[str, Any]:
 
 def _said_of(need: Need) -> str:
     names = " or ".join(f"`{name}`" for name in names_of(need.scopes))
-    place = " on all ledgers" if need.place == "everywhere" else ""
-    return f"\n\nScope: {names}{place}." if names else ""
+    place = {"everywhere": " on all ledgers", "named": "; without a ledger in the path, on all"}
+    place_of = place.get(need.place, "")
+    return f"\n\nScope: {names}{place_of}." if names else ""
 
 
 def _undeclared(path: str, method: str) -> list[tuple[str, str]]:

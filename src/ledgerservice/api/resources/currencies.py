@@ -1,13 +1,23 @@
 """Currencies."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from ledgerservice.access.grants import ANY_KEY, everywhere
+from ledgerservice.access.grants import ANY_KEY, Need
 from ledgerservice.access.scopes import Scope
+from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.bodies import Body, body_of
-from ledgerservice.api.http.call import call_of, created, json_response, reader_of
+from ledgerservice.api.http.call import (
+    LEDGER,
+    call_of,
+    created,
+    json_response,
+    ledger_of,
+    runtime_of,
+)
 from ledgerservice.api.http.fields import Answer, Exponent, Text
 from ledgerservice.api.http.openapi import DRY_RUN, body_schema, get, post
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
@@ -15,16 +25,21 @@ from ledgerservice.api.http.problems import ProblemError, rejection
 from ledgerservice.domain.currencies import CODE_PATTERN, CurrencyRequest, is_code
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.postgres.queries import catalogue
+from ledgerservice.postgres.reader import Reader
 
 router = APIRouter(tags=["currencies"])
 
 
 class Currency(Answer):
-    """A currency: its code, the number of decimals of its amounts, and its name."""
+    """A currency: its code, the number of decimals of its amounts, and its name.
+
+    `own`: only the ledger in the path has it.
+    """
 
     code: str
     exponent: int
     name: str
+    own: bool
 
 
 class AddCurrency(Body):
@@ -44,21 +59,39 @@ class AddCurrency(Body):
     refusals=(408, 409, 413, 415, 422, 503),
     parameters=(DRY_RUN,),
     links={"get_currency": {"code": "code"}},
-    need=everywhere(Scope.CURRENCIES_WRITE),
+    need=Need(Scope.CURRENCIES_WRITE, "named"),
 )
 async def add_currency(request: Request) -> Response:
     """Add a currency, or a unit of the caller's own.
 
+    With a ledger in the path only this ledger gets it. Without one all ledgers get it.
+
     The code is the key, so a repeat has no effect.
     """
-    call = call_of(request)
+    call, ledger = call_of(request), request.scope.get(LEDGER)
     body = await body_of(call, AddCurrency)
     facts = body.code, body.exponent, body.name
-    new = CurrencyRequest(*facts, call.dry_run, call.caller.principal_id)
+    new = CurrencyRequest(*facts, call.dry_run, call.caller.principal_id, ledger)
     outcome = await call.runtime.currencies.post(new)
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
-    return created(Currency.of_row(outcome), replayed=outcome.replayed)
+    return created(_shown(outcome, outcome.ledger), replayed=outcome.replayed)
+
+
+def _shown(row: Any, ledger: int | None) -> Currency:
+    return Currency(row.code, row.exponent, row.name, ledger is not None)
+
+
+_NO_LEDGER = 0
+
+
+def _reader_for(request: Request) -> Reader:
+    """A reader that sees the units of the ledger in the path, if the caller may know the ledger.
+
+    Any key may list currencies, also one that has no right on the default ledger.
+    """
+    is_known = caller_of(request.scope).scopes_on(ledger_of(request))
+    return runtime_of(request).reader.of(ledger_of(request) if is_known else _NO_LEDGER)
 
 
 @get(router, "/currencies/", list[Currency], Paging, need=ANY_KEY)
@@ -66,8 +99,10 @@ async def list_currencies(request: Request) -> Response:
     """Currencies by code."""
 
     async def read(filters: Paging, after: int | None) -> Page:
-        rows = await catalogue.list_currencies(reader_of(request), filters.limit + 1, after or 0)
-        return first_rows(rows, filters.limit, Currency.of_row, lambda last: last.number)
+        rows = await catalogue.list_currencies(_reader_for(request), filters.limit + 1, after or 0)
+        return first_rows(
+            rows, filters.limit, lambda row: _shown(row, row.ledger_id), lambda last: last.number
+        )
 
     return await listing(request, Paging, int, read)
 
@@ -78,7 +113,7 @@ async def get_currency(request: Request) -> Response:
     code = request.path_params["code"]
     currency = None
     if is_code(code):
-        currency = await catalogue.find_currency(reader_of(request), code)
+        currency = await catalogue.find_currency(_reader_for(request), code)
     if currency is None:
         raise ProblemError("currency_not_found")
-    return json_response(Currency.of_row(currency))
+    return json_response(_shown(currency, currency.ledger_id))

@@ -197,10 +197,13 @@ def _iso_4217() -> list[dict[str, object]]:
     ]
 
 
-# A currency that exists stays as it is: its exponent never changes.
+# A currency that exists stays as it is: its exponent never changes. A code that became one of ISO
+# 4217 after a ledger had taken it for a unit of its own stays with this ledger.
 _ADD_CURRENCY = text(
     f"INSERT INTO {SCHEMA}.currencies (code, number, exponent, name, change_id, origin)"
-    " VALUES (:code, :number, :exponent, :name, :change_id, :origin) ON CONFLICT DO NOTHING"
+    " SELECT :code, :number, :exponent, :name, :change_id, :origin"
+    f" WHERE NOT EXISTS (SELECT FROM {SCHEMA}.currencies WHERE code = :code)"
+    " ON CONFLICT DO NOTHING"
 )
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")

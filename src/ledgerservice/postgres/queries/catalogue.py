@@ -12,12 +12,16 @@ from ledgerservice.postgres.tables import currencies, ledgers, principals, secre
 
 
 class CurrencyView(msgspec.Struct, frozen=True):
-    """A currency. `-number` is the id of its external account in each ledger."""
+    """A currency. `-number` is the id of its external account in each ledger that has it.
+
+    `ledger_id` is that of the only ledger that has it; None: all have it.
+    """
 
     code: str
     exponent: int
     name: str
     number: int
+    ledger_id: int | None
 
 
 class LedgerView(msgspec.Struct, frozen=True):
@@ -29,12 +33,13 @@ class LedgerView(msgspec.Struct, frozen=True):
 
 
 _CURRENCIES = select(*columns(CurrencyView, currencies))
-FIND_CURRENCY = _CURRENCIES.where(currencies.c.code == bindparam("code"))
+_VISIBLE = currencies.c.ledger_id.is_(None) | (currencies.c.ledger_id == bindparam("ledger"))
+FIND_CURRENCY = _CURRENCIES.where(currencies.c.code == bindparam("code"), _VISIBLE)
 _last_code = (
     select(currencies.c.code).where(currencies.c.number == bindparam("after")).scalar_subquery()
 )
 LIST_CURRENCIES = (
-    _CURRENCIES.where(currencies.c.code > func.coalesce(_last_code, ""))
+    _CURRENCIES.where(currencies.c.code > func.coalesce(_last_code, ""), _VISIBLE)
     .order_by(currencies.c.code)
     .limit(bindparam("rows"))
 )
@@ -63,12 +68,12 @@ async def find_principal(reader: Reader, name: str) -> int | None:
 
 
 async def find_currency(reader: Reader, code: str) -> CurrencyView | None:
-    """The currency with this code, or None."""
+    """The currency of the ledger with this code, or None."""
     return await find_one(reader, CurrencyView, FIND_CURRENCY, code=code)
 
 
 async def list_currencies(reader: Reader, rows: int, after: int = 0) -> list[CurrencyView]:
-    """Up to `rows` currencies ordered by code, after the currency with the number `after`."""
+    """Up to `rows` currencies of the ledger by code, after the currency with the number `after`."""
     return await find_all(reader, CurrencyView, LIST_CURRENCIES, rows=rows, after=after)
 
 

@@ -19,9 +19,11 @@ from ledgerservice.domain.transactions import DeclineReason, HoldTerms, Schedule
 ROWS_AT_ONCE = 2_000
 
 LIST_CURRENCIES = text("""
-SELECT c.code, c.number, c.exponent, c.name FROM ledger.currencies c
+SELECT c.code, c.number, c.exponent, c.name, c.ledger_id IS NOT NULL AS own
+FROM ledger.currencies c
 WHERE EXISTS (SELECT FROM ledger.accounts a
-              WHERE a.ledger_id = :ledger AND a.id > 0 AND a.currency = c.code)
+              WHERE a.ledger_id = :ledger AND a.id > 0 AND a.currency = c.code
+                AND a.currency_number = c.number)
 ORDER BY c.number
 """)
 

@@ -156,7 +156,8 @@ CATALOGUE = [
         5,
         """
         SELECT 'ledger ' || l.ledger_id || ', currency ' || c.code, 'it has no external account'
-        FROM ledger.ledgers l CROSS JOIN ledger.currencies c
+        FROM ledger.ledgers l
+        JOIN ledger.currencies c ON c.ledger_id IS NULL OR c.ledger_id = l.ledger_id
         WHERE NOT EXISTS (SELECT FROM ledger.accounts a
                           WHERE a.ledger_id = l.ledger_id AND a.id = -c.number)
         """,
