@@ -263,6 +263,11 @@ class Settings(BaseSettings):
         description="File that keeps how far the verification is. Without it a pass over "
         "everything begins when the service starts.",
     )
+    backup_results: Path | None = Field(
+        default=None,
+        description="Folder in which backups and drills keep their last results, for the metrics. "
+        "By default `backups` in the data folder of the embedded server.",
+    )
     connect_timeout_s: int = Field(
         default=5, ge=1, description="Time limit for connecting to the database."
     )
@@ -272,6 +277,14 @@ class Settings(BaseSettings):
         """The names and addresses that a request's Host may have, without ports."""
         further = {name.strip().lower() for name in (self.allowed_hosts or "").split(",")}
         return (LOOPBACK_NAMES | {self.host.lower()} | further) - UNSPECIFIED_ADDRESSES
+
+    @property
+    def results_folder(self) -> Path | None:
+        """Where backups and drills keep their results; None if there is no place for them."""
+        if self.backup_results is not None:
+            return self.backup_results
+        is_embedded = self.database_url is None and self.data_folder.is_dir()
+        return self.data_folder / "backups" if is_embedded else None
 
     @field_validator("force_token", "api_key")
     @classmethod

@@ -147,6 +147,7 @@ def _latency(name: str, labels: str) -> Case:
     return Case(_buckets(name, labels, slow=True), _buckets(name, labels, slow=False))
 
 
+SUCCESS = "ledger_backup_last_success_timestamp_seconds"
 FDS = 'process_max_fds{job="ledger"}'
 CASES = {
     "LedgerDown": steady('up{job="ledger"}', 0, 1),
@@ -180,6 +181,14 @@ CASES = {
     ),
     "LedgerViolations": steady("ledger_verify_violations", 1, 0),
     "LedgerVerifyOld": steady("ledger_verify_last_success_timestamp_seconds", -90_000, 0),
+    "LedgerBackupOld": steady(f'{SUCCESS}{{kind="backup"}}', -95_000, 0),
+    "LedgerBackupFailed": steady('ledger_backup_failed{kind="drill"}', 1, 0),
+    "LedgerDrillOld": steady(f'{SUCCESS}{{kind="archive_drill"}}', -700_000, 0),
+    "LedgerArchiveStopped": steady('ledger_wal_archive_active{archive="archive_command"}', 0, 1),
+    "LedgerArchiveLagging": steady('ledger_wal_archive_lag_seconds{archive="slot"}', 400, 60),
+    "LedgerEpochChanged": Case(
+        {"ledger_feed_epoch": "1+0x70 2+0x50"}, {"ledger_feed_epoch": "2+0x120"}
+    ),
     "LedgerVersionsMixed": Case(
         {f'ledger_build_info{{version="{version}"}}': "1+0x120" for version in "12"},
         {'ledger_build_info{version="1"}': "1+0x120"},

@@ -17,6 +17,7 @@ from ledgerservice.files.recovery import Drill, drill
 from ledgerservice.postgres.connections import Database, explained
 from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.backups import ARCHIVE_DRILL, BASE, kept_result
 
 LOOK_S = 0.3
 
@@ -44,10 +45,11 @@ def archive(
     is made when there is none. With --verify the archive is restored and verified, and the time
     that this took (RTO) and what it lacked (RPO) are printed.
     """
+    settings = Settings.load()
     if verify:
-        _report_drill(folder, as_json=as_json)
+        _report_drill(settings, folder, as_json=as_json)
         return
-    existing = opened_database(Settings.load(), create=False)
+    existing = opened_database(settings, create=False)
     with existing as (database, embedded), explained():
         if embedded is None:
             raise ArchiveError("DATABASE_URL is set. Use pgBackRest or barman for your own server.")
@@ -55,9 +57,9 @@ def archive(
         target.make()
         _configure(database)
         if add is not None:
-            _report_base(target.add_base(embedded.url, add), as_json=as_json)
+            _add_base(settings, target, embedded, add, as_json=as_json)
             return
-        _receive(target, embedded, as_json=as_json)
+        _receive(settings, target, embedded, as_json=as_json)
 
 
 def _configure(database: Database) -> None:
@@ -71,7 +73,9 @@ def _configure(database: Database) -> None:
         connection.exec_driver_sql("SELECT pg_reload_conf()")
 
 
-def _receive(target: ServerArchive, embedded: EmbeddedServer, *, as_json: bool) -> None:
+def _receive(
+    settings: Settings, target: ServerArchive, embedded: EmbeddedServer, *, as_json: bool
+) -> None:
     """Receive until SIGINT or SIGTERM. The server is taken over if its owner ends."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -79,7 +83,7 @@ def _receive(target: ServerArchive, embedded: EmbeddedServer, *, as_json: bool) 
     receiver = Receiver(target, embedded.url)
     try:
         if not target.bases():
-            _report_base(target.add_base(embedded.url, FULL), as_json=as_json)
+            _add_base(settings, target, embedded, FULL, as_json=as_json)
         report(f"Archiving to {escape(str(target.folder))}.", as_json=as_json, status="archiving")
         while not stop.wait(LOOK_S):
             embedded.check()
@@ -88,13 +92,18 @@ def _receive(target: ServerArchive, embedded: EmbeddedServer, *, as_json: bool) 
         receiver.stop()
 
 
-def _report_base(base: Path, *, as_json: bool) -> None:
+def _add_base(
+    settings: Settings, target: ServerArchive, embedded: EmbeddedServer, kind: str, *, as_json: bool
+) -> None:
+    with kept_result(settings.results_folder, BASE):
+        base = target.add_base(embedded.url, kind)
     report(f"Added the base backup {escape(base.name)}.", as_json=as_json, base=base.name)
 
 
-def _report_drill(folder: Path, *, as_json: bool) -> None:
-    with explained():
-        proof: Drill = drill(Settings.load(), folder)
+def _report_drill(settings: Settings, folder: Path, *, as_json: bool) -> None:
+    with kept_result(settings.results_folder, ARCHIVE_DRILL) as result, explained():
+        proof: Drill = drill(settings, folder)
+        result.duration_s, result.rpo_s = proof.rto_s, proof.rpo_s
     text = (
         f"{escape(str(folder))} restores: {proof.bases} base backups, last transaction "
         f"{proof.recovered.last_transaction_id}. All invariants hold. The ledger was back after "

@@ -29,6 +29,7 @@ from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import check_server, explained
 from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.backups import BACKUP, DRILL, kept_result
 
 STANDARD_OUTPUT = "-"
 
@@ -52,35 +53,43 @@ def backup(
     With --verify nothing is written: FILE is restored into a scratch server, which is removed
     again. Exit code 1 if anything differs.
     """
+    settings = Settings.load()
     if verify:
-        _drill(Path(file), as_json=as_json)
+        _drill(settings, Path(file), as_json=as_json)
         return
+    with kept_result(settings.results_folder, BACKUP):
+        _back_up(settings, file, as_json=as_json)
+
+
+def _back_up(settings: Settings, file: str, *, as_json: bool) -> None:
     if file == STANDARD_OUTPUT:
         keep_output_for_file()
         if sys.stdout.isatty():
             raise BackupError("Standard output is a terminal; send it to a file.")
         counted = _Counted(sys.stdout.buffer)
         with _progress() as progress, writable("standard output"):
-            _write(cast("IO[bytes]", counted), progress)
+            _write(settings, cast("IO[bytes]", counted), progress)
         _report_backup("", file, counted.size_bytes, as_json=as_json)
         return
     path = Path(file)
     with _progress() as progress, new_file(path) as target:
-        _write(target, progress)
+        _write(settings, target, progress)
         read_back(target)
     size = path.stat().st_size
     text = f"Wrote the backup to {escape(file)} ({size:,} bytes)."
     _report_backup(text, file, size, as_json=as_json)
 
 
-def _drill(file: Path, *, as_json: bool) -> None:
+def _drill(settings: Settings, file: Path, *, as_json: bool) -> None:
     with (
+        kept_result(settings.results_folder, DRILL) as result,
         _progress() as progress,
         _ending(progress) as ending,
         explained(),
         _shown_violations(as_json=as_json),
     ):
-        proof = prove(Settings.load(), file, ending)
+        proof = prove(settings, file, ending)
+        result.duration_s = proof.rto_s
     facts = proof._asdict() | {**_totals(proof)}
     report(_proven(file, proof), as_json=as_json, file=file, holds=True, **facts)
 
@@ -154,8 +163,8 @@ class _Counted(io.RawIOBase):
         self._target.flush()
 
 
-def _write(target: IO[bytes], progress: Progressing) -> None:
-    with opened_database(Settings.load(), create=False) as (database, _), explained():
+def _write(settings: Settings, target: IO[bytes], progress: Progressing) -> None:
+    with opened_database(settings, create=False) as (database, _), explained():
         write_backup(database.owner_engine(), database.settings.schema_name, target, progress)
         target.flush()
 

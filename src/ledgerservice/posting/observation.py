@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledgerservice.postgres.connections import Database
 from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.poster import Poster
-from ledgerservice.posting.sampling import keep_sampling
+from ledgerservice.posting.sampling import SAMPLE_S, keep_sampling
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry import metrics
+from ledgerservice.telemetry.backups import show_results
 from ledgerservice.telemetry.logs import flush_repeats
 
 TICK_S = 0.5
@@ -39,6 +40,7 @@ async def observed(
         tasks = [asyncio.create_task(_keep_ticking())]
         if settings.metrics_port is not None:
             tasks.append(asyncio.create_task(keep_sampling(database.connect_writer)))
+            tasks.append(asyncio.create_task(_keep_showing_backups(settings)))
         try:
             yield
         finally:
@@ -60,6 +62,12 @@ def _read_disk(stack: ExitStack, settings: Settings) -> None:
     folder = settings.data_folder
     stack.enter_context(metrics.DISK_FREE.reading(lambda: disk_usage(folder).free))
     stack.enter_context(metrics.DISK_SIZE.reading(lambda: disk_usage(folder).total))
+
+
+async def _keep_showing_backups(settings: Settings) -> None:
+    while True:
+        show_results(settings.results_folder)
+        await asyncio.sleep(SAMPLE_S)
 
 
 async def _keep_ticking() -> None:

@@ -10,6 +10,7 @@ import psycopg
 
 from ledgerservice.errors import LedgerError
 from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.posting.archives import LIST_ARCHIVES, Archives
 from ledgerservice.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ SELECT
         (SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity
          WHERE backend_xid IS NOT NULL),
         (SELECT max(extract(epoch FROM clock_timestamp() - prepared)) FROM pg_prepared_xacts)
-    )::float8
+    )::float8,
+    (SELECT max(epoch) FROM ledger.epochs)
 """
 SIZE = """
 SELECT pg_database_size(current_database()), current_setting('server_version'),
@@ -70,10 +72,12 @@ async def keep_sampling(connect: Callable[[], Awaitable[Wire]]) -> None:
 
 async def _sample(wire: Wire) -> None:
     """Sample until the connection fails."""
-    oldest, sized_s = _Oldest(), float("-inf")
+    oldest, archives, sized_s = _Oldest(), Archives(), float("-inf")
     while True:
-        [sample] = await wire.exchange(Request(SAMPLE))
-        [(oldest_xid, age_s)] = sample.rows
+        sample, listed = await wire.exchange(Request(SAMPLE), Request(LIST_ARCHIVES))
+        [(oldest_xid, age_s, epoch)] = sample.rows
+        metrics.FEED_EPOCH.values = {} if epoch is None else {(): epoch}
+        archives.show(listed.rows)
         metrics.OLDEST_TRANSACTION.set(max(age_s, oldest.age_s(oldest_xid)))
         if monotonic() - sized_s >= SIZE_S:
             sized_s = monotonic()

@@ -91,6 +91,7 @@ FEED_ACTIVE = Gauge(
     "ledger_feed_reader_active", "1 in the process that reads for a target.", "reader"
 )
 FEED_FAILURES = Counter("ledger_feed_failures_total", "Times that a reader stopped.", "reader")
+FEED_EPOCH = Gauge("ledger_feed_epoch", "The epoch of the feed that began last.")
 OLDEST_TRANSACTION = Gauge(
     "ledger_oldest_transaction_seconds",
     "Age of the oldest open database transaction with an xid, which holds the feed back.",
@@ -129,6 +130,30 @@ VERIFY_SUCCESS = Gauge(
 )
 VERIFY_VIOLATIONS = Gauge("ledger_verify_violations", "Violations of invariants that stand.")
 VERIFY_PROGRESS = Gauge("ledger_verify_progress_ratio", "The part of the present run that is done.")
+
+# Backups, by kind: backup, drill, base, archive_drill. Read from the files that the commands keep.
+BACKUP_SUCCESS = Gauge(
+    "ledger_backup_last_success_timestamp_seconds", "When a backup or drill succeeded.", "kind"
+)
+BACKUP_FAILED = Gauge("ledger_backup_failed", "1 if the last run failed, else 0.", "kind")
+BACKUP_DURATION = Gauge(
+    "ledger_backup_duration_seconds", "Time of the last success; of a drill the RTO.", "kind"
+)
+ARCHIVE_RPO = Gauge("ledger_archive_rpo_seconds", "What the archive lacked in its last drill.")
+
+# The archives of the write-ahead log: archive_command, and each physical replication slot.
+ARCHIVE_ACTIVE = Gauge(
+    "ledger_wal_archive_active", "1 if the archive takes the log, else 0.", "archive"
+)
+ARCHIVE_POSITION = Gauge(
+    "ledger_wal_archive_position_bytes", "The end of what the archive has of the log.", "archive"
+)
+ARCHIVE_LAG_BYTES = Gauge(
+    "ledger_wal_archive_lag_bytes", "What the archive lacks of the log.", "archive"
+)
+ARCHIVE_LAG = Gauge(
+    "ledger_wal_archive_lag_seconds", "How long the oldest part of it has been missing.", "archive"
+)
 
 METRICS: tuple[Metric, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)

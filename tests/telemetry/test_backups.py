@@ -1,0 +1,129 @@
+"""What a service shows of backups, drills and archives: the real commands, on a real server."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ledgerservice.embedded.archive import SLOT
+from ledgerservice.embedded.server import EmbeddedServer
+from tests.processes import ROOT, cli, environment, free_port, serving, wait_for
+from tests.telemetry.scraping import families, value
+
+SUCCESS, FAILED = "ledger_backup_last_success_timestamp_seconds", "ledger_backup_failed"
+ACTIVE, LAG = "ledger_wal_archive_active", "ledger_wal_archive_lag_seconds"
+LAG_BYTES = "ledger_wal_archive_lag_bytes"
+POSITION = "ledger_wal_archive_position_bytes"
+
+
+@pytest.fixture
+def data(workspace: Path) -> Path:
+    return workspace / "data"
+
+
+def kinds(port: int, name: str) -> dict[str, float]:
+    """The samples of a metric by their one label."""
+    return {
+        label: sample.value
+        for sample in families(port)[name].samples
+        for label in sample.labels.values()
+    }
+
+
+@contextmanager
+def archiving(data: Path, folder: Path) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ledgerservice", "archive", str(folder), "--json"],
+        env=environment(LEDGER_DATA_FOLDER=str(data)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert b"base" in process.stdout.readline()
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def test_backups_and_drills_show_their_last_results(workspace: Path, data: Path) -> None:
+    port, values = free_port(), {"LEDGER_DATA_FOLDER": str(data)}
+    file = str(workspace / "ledger.backup")
+    with serving(LEDGER_METRICS_PORT=str(port), **values) as service:
+        service.open(balance="5")
+        assert (kinds(port, SUCCESS), kinds(port, FAILED)) == ({}, {})
+        assert cli("backup", file, **values).returncode == 0
+        assert cli("backup", file, "--verify", **values).returncode == 0
+        assert wait_for(lambda: kinds(port, FAILED) == {"backup": 0, "drill": 0}, 20)
+        first = kinds(port, SUCCESS)
+        assert min(kinds(port, "ledger_backup_duration_seconds").values()) > 0
+        assert cli("backup", file, **values).returncode == 1  # the file exists
+        Path(file).write_bytes(b"damaged")
+        assert cli("backup", file, "--verify", **values).returncode == 1
+        assert wait_for(lambda: kinds(port, FAILED) == {"backup": 1, "drill": 1}, 20)
+        assert kinds(port, SUCCESS) == first
+
+
+def test_a_backup_does_not_fail_because_its_result_is_not_kept(
+    workspace: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    values = {
+        "LEDGER_DATA_FOLDER": str(data),
+        "LEDGER_BACKUP_RESULTS": str(tmp_path / "file" / "folder"),
+    }
+    with serving(**values):
+        done = cli("backup", str(workspace / "ledger.backup"), **values)
+    assert (done.returncode, "result is not kept" in done.stderr) == (0, True), done
+
+
+def test_an_archive_shows_how_far_it_is(workspace: Path, data: Path) -> None:
+    port, folder = free_port(), workspace / "archive"
+    with serving(LEDGER_DATA_FOLDER=str(data), LEDGER_METRICS_PORT=str(port)) as service:
+        account = service.open(balance="5")
+        with archiving(data, folder):
+            assert wait_for(lambda: kinds(port, ACTIVE) == {SLOT: 1}, 20)
+            assert wait_for(lambda: kinds(port, LAG)[SLOT] == 0, 20)
+            assert kinds(port, POSITION)[SLOT] > 0
+            done = cli("archive", str(folder), "--verify", LEDGER_DATA_FOLDER=str(data))
+            assert done.returncode == 0, done.stdout
+        assert wait_for(lambda: kinds(port, ACTIVE) == {SLOT: 0}, 20)
+        service.send("/deposit/", account_id=account, amount="1")
+        assert wait_for(lambda: kinds(port, LAG)[SLOT] > 0, 20)
+        assert kinds(port, LAG_BYTES)[SLOT] > 0
+        assert kinds(port, FAILED) == {"base": 0, "archive_drill": 0}
+        assert value(port, "ledger_archive_rpo_seconds") == 0
+        service.get("/events")
+        assert wait_for(lambda: value(port, "ledger_feed_epoch") == 1, 20)
+
+
+def test_archive_command_shows_whether_it_gets_on(data: Path) -> None:
+    port, values = free_port(), {"LEDGER_DATA_FOLDER": str(data)}
+    with serving(**values) as service:
+        account = service.open(balance="5")
+        ask(data, "ALTER SYSTEM SET archive_mode = 'on'")
+        ask(data, "ALTER SYSTEM SET archive_command = 'false'")
+    with serving(LEDGER_METRICS_PORT=str(port), **values) as service:
+        service.send("/deposit/", account_id=account, amount="1")
+        ask(data, "SELECT pg_switch_wal()")
+        assert wait_for(lambda: kinds(port, ACTIVE) == {"archive_command": 0}, 30)
+        assert wait_for(lambda: kinds(port, LAG)["archive_command"] > 0, 20)
+        ask(data, "ALTER SYSTEM SET archive_command = 'true'")
+        ask(data, "SELECT pg_reload_conf()")
+        assert wait_for(lambda: kinds(port, ACTIVE) == {"archive_command": 1}, 90)
+        assert wait_for(lambda: kinds(port, LAG)["archive_command"] == 0, 20)
+        assert kinds(port, LAG_BYTES)["archive_command"] < 2 * 16 * 2**20
+        # What an idle server writes to its log is no transaction.
+        ask(data, "CHECKPOINT")
+        assert wait_for(lambda: kinds(port, LAG)["archive_command"] == 0, 20)
+
+
+def ask(data: Path, statement: str) -> None:
+    with psycopg.connect(EmbeddedServer(data).url, autocommit=True) as connection:
+        connection.execute(statement)
