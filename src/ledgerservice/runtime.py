@@ -318,17 +318,24 @@ def _verifying(database: Database) -> Iterator[None]:
     thread = threading.Thread(target=watch.run, args=arguments, name="verify", daemon=True)
     thread.start()
     try:
-        with (
-            # Until everything has been verified there is no time to show.
-            VERIFY_SUCCESS.reading(lambda: watch.last_success_s or math.nan),
-            VERIFY_VIOLATIONS.reading(lambda: watch.violations),
-            VERIFY_PROGRESS.reading(lambda: watch.pass_ratio),
-        ):
+        with shown(watch):
             yield
     finally:
         stop.set()
         watch.interrupt()
         thread.join()
+
+
+@contextmanager
+def shown(watch: Watch) -> Iterator[None]:
+    """Let the metrics show how far a verification is."""
+    with (
+        # Until everything has been verified there is no time to show.
+        VERIFY_SUCCESS.reading(lambda: watch.last_success_s or math.nan),
+        VERIFY_VIOLATIONS.reading(lambda: watch.violations),
+        VERIFY_PROGRESS.reading(lambda: watch.pass_ratio),
+    ):
+        yield
 
 
 @contextmanager

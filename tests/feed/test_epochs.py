@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,14 @@ from ledgerservice.postgres.urls import parse_url
 from tests.databases import (
     connect,
     empty_database,
-    settings_for_tests,
     url_text,
     without_guards,
 )
 from tests.engines.stores import events_of
 from tests.postings import deposit, open_accounts, post
 from tests.processes import cli, wait_for
-from tests.proof.servers import cluster
 from tests.proof.servers.cluster import PostgreSQL
-
-START_LIMIT_S = 60.0
+from tests.replicas import START_LIMIT_S, ledger_on, primary_and_standby
 
 
 def on_wire(database: Database, work: Callable[[Wire], Awaitable[Any]]) -> Any:
@@ -113,34 +110,6 @@ def test_the_id_to_compare_from_is_older_than_a_transaction_can_be(
 
 
 # A real promotion.
-
-
-@contextmanager
-def primary_and_standby(folder: Path, *, synchronous: bool) -> Iterator[tuple[PostgreSQL, ...]]:
-    with ExitStack() as stack:
-        cluster.create(folder / "primary")
-        primary = PostgreSQL(folder / "primary", folder / "primary.log")
-        stack.callback(primary.kill)
-        primary.start()
-        primary.ask(f"CREATE DATABASE {cluster.DATABASE}")
-        cluster.make_folder(folder / "standby")
-        cluster.run_program(
-            "pg_basebackup", "-D", str(folder / "standby"), "-R", "-c", "fast", "-X", "stream",
-            "-d", f"host=127.0.0.1 port={primary.port} user=postgres",
-        )  # fmt: skip
-        standby = PostgreSQL(folder / "standby", folder / "standby.log")
-        stack.callback(standby.kill)
-        standby.start()
-        if synchronous:
-            primary.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            primary.ask("SELECT pg_reload_conf()")
-            query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
-            assert wait_for(lambda: bool(primary.ask(query)), START_LIMIT_S)
-        yield primary, standby
-
-
-def ledger_on(server: PostgreSQL) -> Database:
-    return Database(parse_url(server.url), settings_for_tests())
 
 
 @pytest.mark.parametrize("loses", [False, True], ids=["all is there", "the last is lost"])

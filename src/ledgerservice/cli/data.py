@@ -11,13 +11,15 @@ import typer
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 
+from ledgerservice import __version__
 from ledgerservice.cli.output import AsJson, progress_bar, report
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import Database, check_server, explained
 from ledgerservice.postgres.verification import verify as find_violations
 from ledgerservice.postgres.verification.watching import Watch
-from ledgerservice.runtime import opened_database, upgrade
+from ledgerservice.runtime import opened_database, shown, upgrade
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.exporter import listening
 
 SHOWN_VIOLATIONS = 1_000
 DEFAULT_INTERVAL_S = 60.0
@@ -71,7 +73,7 @@ def _continue(file: Path | None, *, watch: bool, as_json: bool) -> None:
         verification = Watch(database.owner_engine(), database.settings.schema_name, file)
         try:
             if watch:
-                _run(verification, database.settings.verify_interval_s or DEFAULT_INTERVAL_S)
+                _run(verification, database.settings)
             else:
                 verification.verify_new()
                 if verification.pass_is_due:
@@ -83,7 +85,7 @@ def _continue(file: Path | None, *, watch: bool, as_json: bool) -> None:
     _conclude(verification.violations, as_json=as_json, position=verification.position)
 
 
-def _run(verification: Watch, interval_s: float) -> None:
+def _run(verification: Watch, settings: Settings) -> None:
     """Verify until SIGINT or SIGTERM."""
     stop = threading.Event()
 
@@ -93,7 +95,8 @@ def _run(verification: Watch, interval_s: float) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    verification.run(stop, interval_s)
+    with listening(settings, __version__), shown(verification):
+        verification.run(stop, settings.verify_interval_s or DEFAULT_INTERVAL_S)
 
 
 def _conclude(count: int, *, as_json: bool, **facts: int) -> None:
