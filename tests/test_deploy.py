@@ -14,7 +14,7 @@ import yaml
 
 from ledgerservice.api.resources.health import router
 from ledgerservice.postgres.connections import Database
-from ledgerservice.settings import Settings
+from ledgerservice.settings import SUFFIX, Settings, _secrets
 from tests.databases import url_text
 from tests.processes import ROOT, RunningService, free_port, serving, wait_for
 
@@ -24,12 +24,13 @@ VARIABLES = {
     str(field.validation_alias or f"LEDGER_{name.upper()}")
     for name, field in Settings.model_fields.items()
 }
+SECRETS = {name + SUFFIX for name in _secrets(Settings)}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_the_unit_is_valid_and_locked_down(tmp_path: Path) -> None:
-    text = (DEPLOY / "ledgerservice.service").read_text()
-    unit = tmp_path / "ledgerservice.service"
+    text = (DEPLOY / "ledgerservice@.service").read_text()
+    unit = tmp_path / "ledgerservice@8000.service"
     unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
     verified = run("systemd-analyze", "verify", str(unit))
     assert "ledgerservice" not in verified.stderr
@@ -37,7 +38,7 @@ def test_the_unit_is_valid_and_locked_down(tmp_path: Path) -> None:
     level = re.search(r"exposure level for \S+: ([\d.]+)", rated)
     assert level is not None
     assert float(level[1]) < 2.5
-    assert set(re.findall(r"Environment=(\w+)=", text)) <= VARIABLES
+    assert set(re.findall(r"Environment=(\w+)=", text)) <= VARIABLES | SECRETS
 
 
 def run(*command: str) -> "subprocess.CompletedProcess[str]":
@@ -59,6 +60,8 @@ def behind_nginx(service: RunningService, tmp_path: Path) -> Iterator[httpx.Clie
     port = free_port()
     ours = (DEPLOY / "nginx.conf").read_text()
     ours = ours.replace("127.0.0.1:8000", service.base.removeprefix("http://"))
+    # The other process is being replaced: nothing listens there, and nobody notices.
+    ours = ours.replace("127.0.0.1:8001", f"127.0.0.1:{free_port()}")
     ours = ours.replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
     ours = re.sub(r"\n *ssl_\w+ .*", "", ours).replace("ledger.example.com", "localhost")
     folders = "".join(
@@ -113,7 +116,12 @@ def test_the_manifests_name_what_is_there() -> None:
     assert set(found["Secret"]["stringData"]) <= VARIABLES
     pod = found["Deployment"]["spec"]["template"]["spec"]
     [ledger] = pod["containers"]
-    assert {variable["name"] for variable in ledger["env"]} <= VARIABLES
+    assert {variable["name"] for variable in ledger["env"]} <= VARIABLES | SECRETS
+    values = {variable["name"]: variable["value"] for variable in ledger["env"]}
+    [mount] = [one for one in ledger["volumeMounts"] if one["name"] == "url"]
+    [item] = next(one for one in pod["volumes"] if one["name"] == "url")["secret"]["items"]
+    assert values["DATABASE_URL_FILE"] == f"{mount['mountPath']}/{item['path']}"
+    assert item["key"] == "DATABASE_URL"
     probes = [
         ledger[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")
     ]
