@@ -102,6 +102,12 @@ class SchemaUnknown(LedgerError):
     """
 
 
+class SchemaLocked(LedgerError):
+    """The migration needs a lock on a table that another session has held for ten minutes. End that
+    session (see pg_locks and pg_stat_activity), and run the migration again.
+    """
+
+
 class SchemaForeign(LedgerError):
     """The schema in the database is not this service's. Name another one in LEDGER_SCHEMA."""
 

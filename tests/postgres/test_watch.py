@@ -13,6 +13,7 @@ from sqlalchemy import event
 from ledgerservice.domain.instructions import PolicyChange
 from ledgerservice.postgres import verification as verifier
 from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.migrations import HEAD
 from ledgerservice.postgres.verification import verify, watching
 from ledgerservice.postgres.verification.watching import Watch
 from tests.databases import administer, connect, url_text, without_guards
@@ -204,6 +205,27 @@ def test_the_file_of_another_journal_is_not_believed(
     other.verify_new()
     assert other.pass_is_due
     assert "everything is verified again" in caplog.text
+
+
+NEWER = """
+COMMENT ON TABLE ledger.alembic_version IS 'compatible: 9999_newer {head}';
+UPDATE ledger.alembic_version SET version_num = '9999_newer';
+ALTER TABLE ledger.entries DISABLE TRIGGER entries_immutable
+"""
+
+
+def test_the_guards_of_a_newer_release_are_not_known(
+    ledger: Database, watches: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As for a process that serves on after the schema has moved. It is no success either."""
+    with connect(ledger) as owner:
+        owner.execute(NEWER.format(head=HEAD))
+    watch = watches(ledger)
+    assert watch.verify_new() == watch.verify_all() == list(verify(ledger.owner_engine())) == []
+    assert "guards are not verified" in caplog.text
+    assert watch.last_success_s == 0
+    doctor(ledger, "UPDATE ledger.accounts SET balance = balance + 1 WHERE id = 1")
+    assert watch.verify_all() != []
 
 
 def fill(database: Database, first: int, last: int) -> None:

@@ -2,23 +2,29 @@
 
 A release serves a database at its own revision, and at a newer one that is compatible with it. So
 a rolling upgrade may migrate while processes of the release before it still serve. Each revision
-says in `compatible` whether that release can go on. The database keeps the result as a comment on
-alembic_version: its revision, and those before it whose releases may serve it.
+says in `compatible` whether that release can go on: True, False, or the oldest revision whose
+release can, if it takes away what only older ones used. The database keeps the result as a comment
+on alembic_version: its revision, and those before it whose releases may serve it.
+
+A revision is a transaction of its own, with what belongs to it. Its locks are short (`online`).
 """
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import iso4217
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, TextClause, text
 
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.errors import SchemaForeign, SchemaMissing, SchemaUnknown
 from ledgerservice.installation import command as command_line
 from ledgerservice.postgres import roles
+from ledgerservice.postgres.migrations.online import patiently
 from ledgerservice.postgres.pipeline import Request
 from ledgerservice.postgres.schema import FUNCTIONS_SQL, SCHEMA, SCHEMA_SQL
 
@@ -27,10 +33,18 @@ log = logging.getLogger(__name__)
 MIGRATION_LOCK = 0x1ED6E2  # any constant that other programs on the database do not lock
 
 
-def _config(connection: Connection | None = None, schema: str = SCHEMA) -> Config:
+Applied = Callable[[Connection, str], None]
+"""Called in the transaction of each revision that was reached, with its name."""
+
+
+def _config(
+    connection: Connection | None = None, schema: str = SCHEMA, applied: Applied | None = None
+) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes |= {"connection": connection, "schema": schema}
+    in_transaction = connection is not None and connection.in_transaction()
+    config.attributes |= {"connection": connection, "schema": schema, "applied": applied}
+    config.attributes["in_transaction"] = in_transaction
     return config
 
 
@@ -100,44 +114,87 @@ def upgrade(
     `role` is the service's, None if it has none, and `login` the member of it that the service
     connects as, None if that is the engine's own user. Both are made if they are missing.
 
-    One database transaction under an advisory lock, so that processes that start together migrate
-    once. Raises SchemaUnknown.
+    Each revision is a database transaction, all of them under an advisory lock, so that processes
+    that start together migrate once. Raises SchemaUnknown and SchemaLocked.
     """
-    with engine.begin() as connection:
-        lock(connection)
-        return bring_up_to_date(connection, role, schema, login)
+    with engine.connect() as connection, _locked(connection):
+
+        def bring() -> bool:
+            is_older = _is_older(connection)
+            connection.commit()
+            if is_older:
+                _migrate(connection, schema, lambda: _provide(connection, role, login, again=True))
+            else:
+                _provide(connection, role, login, again=False)
+            connection.commit()
+            return is_older
+
+        return patiently(connection, bring)
 
 
-def lock(connection: Connection) -> None:
-    """Keep other processes from migrating this database, until the transaction ends."""
-    if not connection.scalar(_TRY_LOCK, {"key": MIGRATION_LOCK}):
+def lock(
+    connection: Connection, attempt: TextClause | None = None, wait: TextClause | None = None
+) -> None:
+    """Keep other processes from migrating this database, by default until the transaction ends."""
+    if not connection.scalar(_TRY_LOCK if attempt is None else attempt, {"key": MIGRATION_LOCK}):
         log.warning("waiting for another process that migrates this database")
-        connection.execute(_LOCK, {"key": MIGRATION_LOCK})
+        connection.execute(_LOCK if wait is None else wait, {"key": MIGRATION_LOCK})
+
+
+@contextmanager
+def _locked(connection: Connection) -> Iterator[None]:
+    """Meanwhile no other process migrates this database."""
+    lock(connection, _TRY_SESSION_LOCK, _SESSION_LOCK)
+    connection.commit()
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.execute(_UNLOCK, {"key": MIGRATION_LOCK})
+        connection.commit()
+
+
+def _is_older(connection: Connection) -> bool:
+    """Whether the schema is to be brought up to date. Raises as `check`."""
+    try:
+        check(connection)
+    except SchemaMissing:
+        return True
+    return False
 
 
 def bring_up_to_date(
     connection: Connection, role: str | None, schema: str, login: roles.Login | None
 ) -> bool:
-    """`upgrade`, in the connection's transaction, which has taken the `lock`."""
-    try:
-        check(connection)
-        migrated = False
-    except SchemaMissing:
-        _migrate(connection, schema)
-        migrated = True
+    """`upgrade`, all of it in the connection's transaction, which has taken the `lock`.
+
+    It is for a database that nobody else uses, as in a restore: locks are kept until its end.
+    """
+    is_older = _is_older(connection)
+    if is_older:
+        _migrate(connection, schema, lambda: _provide(connection, role, login, again=True))
+    else:
+        _provide(connection, role, login, again=False)
+    return is_older
+
+
+def _provide(
+    connection: Connection, role: str | None, login: roles.Login | None, *, again: bool
+) -> None:
     if connection.scalar(_IS_PUBLIC):
         connection.execute(_REVOKE)
     if role is not None:
-        roles.provide(connection, role, login, again=migrated)
-    return migrated
+        roles.provide(connection, role, login, again=again)
 
 
-def _migrate(connection: Connection, schema: str) -> None:
-    if revision(connection) is None:
-        create(connection, schema)
-    else:
-        _alter(connection, schema, HEAD)
+def _migrate(connection: Connection, schema: str, finish: Callable[[], None]) -> None:
+    """Bring an older schema, or none, to the head, and `finish` in the last transaction."""
+    if revision(connection) is not None:
+        _alter(connection, schema, HEAD, finish)
+        return
+    create(connection, schema)
     connection.execute(_ADD_CURRENCY, _iso_4217())
+    finish()
 
 
 def create(connection: Connection, schema: str, at_revision: str = HEAD) -> None:
@@ -154,28 +211,44 @@ def create(connection: Connection, schema: str, at_revision: str = HEAD) -> None
         return
     # The driver takes the whole script at once; it has no parameters.
     connection.exec_driver_sql(SCHEMA_SQL.replace("%", "%%"))
-    command.stamp(_config(connection, schema), HEAD)
-    _record_compatible(connection)
+    command.stamp(_config(connection, schema, _record_compatible), HEAD)
 
 
-def _alter(connection: Connection, schema: str, to_revision: str) -> None:
-    command.upgrade(_config(connection, schema), to_revision)
-    if to_revision == HEAD:
-        # A revision alters tables and triggers. The functions' text stands in `schema.sql` alone.
-        for function in FUNCTIONS_SQL:
-            connection.exec_driver_sql(function.replace("%", "%%"))
-        _record_compatible(connection)
+def _alter(
+    connection: Connection,
+    schema: str,
+    to_revision: str,
+    finish: Callable[[], None] = lambda: None,
+) -> None:
+    def applied(connection: Connection, at_revision: str) -> None:
+        _record_compatible(connection, at_revision)
+        if at_revision == HEAD:
+            # A revision alters tables and triggers. The functions' text is in `schema.sql` alone.
+            for function in FUNCTIONS_SQL:
+                connection.exec_driver_sql(function.replace("%", "%%"))
+            connection.execute(_ADD_CURRENCY, _iso_4217())
+            finish()
+
+    command.upgrade(_config(connection, schema, applied), to_revision)
 
 
-def _record_compatible(connection: Connection) -> None:
-    """Name the head, and the revisions before it down to one that is not compatible."""
-    revisions = []
-    for script in _scripts.walk_revisions():
-        revisions.append(script.revision)
-        if not getattr(script.module, "compatible", False):
-            break
-    names = COMPATIBLE + " ".join(revisions)
+def _record_compatible(connection: Connection, at_revision: str) -> None:
+    """Name a revision, and those before it whose releases may serve it."""
+    names = COMPATIBLE + " ".join(_served(at_revision))
     connection.exec_driver_sql(f"COMMENT ON TABLE {SCHEMA}.alembic_version IS '{names}'")
+
+
+def _served(at_revision: str) -> list[str]:
+    """The revisions whose releases may serve a schema: back to the last one that bars others."""
+    revisions: list[str] = []
+    oldest: set[object] = set()
+    for script in _scripts.walk_revisions(head=at_revision):
+        revisions.append(script.revision)
+        compatible = getattr(script.module, "compatible", False)
+        oldest.add(script.revision if compatible is False else compatible)
+        if script.revision in oldest:
+            break
+    return revisions
 
 
 USD_AND_INR = {"USD": 1, "INR": 2}
@@ -207,6 +280,9 @@ _ADD_CURRENCY = text(
 )
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+_TRY_SESSION_LOCK = text("SELECT pg_try_advisory_lock(:key)")
+_SESSION_LOCK = text("SELECT pg_advisory_lock(:key)")
+_UNLOCK = text("SELECT pg_advisory_unlock(:key)")
 # An empty schema may have been made for us.
 _IS_OURS = text(
     f"SELECT to_regclass('{SCHEMA}.transactions') IS NOT NULL"

@@ -1,14 +1,22 @@
 """${message}"""
 
-from ledgerservice.migrations.revisions import refuse_downgrade, run_sql_of
+from alembic import op
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
-downgrade = refuse_downgrade
+compatible = True
+
+STATEMENTS = """
+"""
 
 
 def upgrade() -> None:
-    """See the SQL file beside this one."""
-    run_sql_of(__file__)
+    """Say what it adds, and why a process of the release before can go on."""
+    op.get_bind().exec_driver_sql(STATEMENTS)
+
+
+def downgrade() -> None:
+    """A ledger is not downgraded."""
+    raise NotImplementedError("restore a backup instead")

@@ -1,10 +1,9 @@
 """An index of the times at which transactions take effect, for lists by them.
 
-Only details with an `effective_at` are in it: other transactions cost nothing. The table takes no
-writes while the index is built.
+Only details with an `effective_at` are in it: other transactions cost nothing.
 """
 
-from alembic import op
+from ledgerservice.postgres.migrations.online import create_index
 
 revision = "0005_details_effective"
 down_revision = "0004_positions"
@@ -12,15 +11,14 @@ branch_labels = None
 depends_on = None
 compatible = True
 
-CREATE_INDEX = """
-CREATE INDEX details_effective ON ledger.details (ledger_id, effective_at, transaction_id)
-    WHERE effective_at IS NOT NULL
-"""
+DEFINITION = """
+ON ledger.details (ledger_id, effective_at, transaction_id) WHERE effective_at IS NOT NULL
+""".strip()
 
 
 def upgrade() -> None:
     """Make the index."""
-    op.get_bind().exec_driver_sql(CREATE_INDEX)
+    create_index("details_effective", DEFINITION)
 
 
 def downgrade() -> None:

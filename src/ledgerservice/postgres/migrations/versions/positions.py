@@ -6,6 +6,7 @@ process of the release before does neither, so it must not write beside one of t
 
 from alembic import op
 
+from ledgerservice.postgres.migrations.online import create_index
 from ledgerservice.postgres.schema import FUNCTIONS_SQL
 
 revision = "0004_positions"
@@ -19,7 +20,6 @@ compatible = False
 STATEMENTS = """
 ALTER TABLE ledger.ledgers ALTER change_id SET DEFAULT ledger.next_change_id();
 ALTER TABLE ledger.currencies ALTER change_id SET DEFAULT ledger.next_change_id();
-CREATE INDEX accounts_change ON ledger.accounts (ledger_id, change_id) WHERE id > 0;
 CREATE TABLE ledger.epochs (
     epoch             integer     NOT NULL,
     system_identifier bigint      NOT NULL,
@@ -38,6 +38,7 @@ ALTER TABLE ledger.epochs ENABLE ALWAYS TRIGGER epochs_permanent
 
 def upgrade() -> None:
     """Add the epochs of the feed, and the order of accounts in it."""
+    create_index("accounts_change", "ON ledger.accounts (ledger_id, change_id) WHERE id > 0")
     op.get_bind().exec_driver_sql(NEXT_CHANGE_ID.replace("%", "%%"))
     op.get_bind().exec_driver_sql(STATEMENTS)
 

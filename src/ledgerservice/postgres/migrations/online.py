@@ -1,0 +1,79 @@
+"""How the schema moves under processes that serve: short locks, and long work without any.
+
+A statement that waits for a lock on a table keeps everybody behind it waiting too. So a migration
+waits for a part of a second only, gives up what it has, and tries again. What reads a whole table
+is done outside of a transaction, by statements that let others write meanwhile.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from alembic import op
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from ledgerservice.errors import SchemaLocked
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_MS = 300
+PAUSE_S = 1.0
+GIVE_UP_S = 600.0
+
+
+def patiently(connection: Connection, work: Callable[[], T]) -> T:
+    """What `work` returns, which is begun again while others hold a lock that it needs.
+
+    Raises SchemaLocked after GIVE_UP_S.
+    """
+    connection.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+    connection.commit()
+    end_s = time.monotonic() + GIVE_UP_S
+    while True:
+        try:
+            return work()
+        except OperationalError as error:
+            connection.rollback()
+            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+                raise
+            if time.monotonic() > end_s:
+                raise SchemaLocked from error
+        log.warning("another session holds a lock that the migration needs; trying again")
+        time.sleep(PAUSE_S)
+
+
+def run_outside(*statements: str) -> None:
+    """Run statements of a revision that may take long, each by itself and without a transaction.
+
+    They must be such that others read and write meanwhile, and that can be run again. What the
+    revision did before is committed. In a restore, where nobody else is, they run in its
+    transaction, without CONCURRENTLY.
+    """
+    context = op.get_context()
+    assert context.environment_context is not None
+    if context.environment_context.config.attributes["in_transaction"]:
+        for statement in statements:
+            op.get_bind().exec_driver_sql(statement.replace(" CONCURRENTLY", ""))
+        return
+    with context.autocommit_block():
+        connection = op.get_bind()
+        # They wait for transactions that are open, and nobody waits for them.
+        connection.exec_driver_sql("SET lock_timeout = 0")
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+        connection.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+
+
+def create_index(name: str, definition: str) -> None:
+    """Make the index `name` of the ledger's schema; `definition` begins with ON or UNIQUE ON."""
+    unique = "UNIQUE " * definition.startswith("UNIQUE ")
+    run_outside(
+        # A try that was ended has left one that is not valid.
+        f"DROP INDEX CONCURRENTLY IF EXISTS ledger.{name}",
+        f"CREATE {unique}INDEX CONCURRENTLY {name} {definition.removeprefix('UNIQUE ')}",
+    )

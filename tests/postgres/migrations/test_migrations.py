@@ -1,0 +1,189 @@
+"""The schema moves under processes that serve: whom its revisions lock out, and for how long."""
+
+import itertools
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from ledgerservice.errors import SchemaLocked
+from ledgerservice.postgres import migrations
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.migrations import HEAD, create, online, upgrade
+from ledgerservice.postgres.schema import SCHEMA
+from tests.databases import ROLE, connect, empty_database, without_guards
+from tests.postgres.migrations.locks import Locks, watched
+from tests.processes import wait_for
+
+SCRIPTS = ScriptDirectory(str(Path(migrations.__file__).parent))
+REVISIONS = [script.revision for script in SCRIPTS.walk_revisions()][::-1]
+ROWS = """
+INSERT INTO ledger.currencies (code, number, exponent, name) VALUES ('USD', 1, 2, 'US Dollar');
+INSERT INTO ledger.transactions (ledger_id, id, kind, status, account_id, amount, recorded_at,
+    renderer, idempotency_key, account_seq, counterparty_id, counterparty_seq)
+SELECT 1, n, 1, 1, 1, 1, now(), 1, n::text, n, -1, n FROM generate_series(1, 50) n;
+INSERT INTO ledger.details (ledger_id, transaction_id, digest, description)
+SELECT 1, n, sha256(''), 'text' FROM generate_series(1, 50) n
+"""
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def at(database: Database) -> Callable[[str], Database]:
+    """Makes a database with some rows, at a revision."""
+
+    def make(revision: str) -> Database:
+        older = empty_database(database, f"at_{next(_numbers)}")
+        with older.owner_engine().begin() as connection:
+            create(connection, SCHEMA, revision)
+        with connect(older) as owner, without_guards(owner):
+            owner.execute(ROWS)
+        return older
+
+    return make
+
+
+def test_no_revision_locks_anybody_out_for_long(at: Callable[[str], Database]) -> None:
+    """Each is run by itself; a fault names the table."""
+    engine = at(REVISIONS[0]).owner_engine()
+    faults = {}
+    for revision in REVISIONS[1:]:
+        with watched(engine) as locks, engine.connect() as connection:
+            migrations._alter(connection, SCHEMA, revision)
+            connection.commit()
+        if locks.faults:
+            faults[revision] = locks.faults
+    assert faults == {}
+
+
+LONG = {
+    "CREATE INDEX i ON ledger.transactions (amount)": "transactions is read while",
+    "ALTER TABLE ledger.transactions ADD CHECK (amount >= 0)": "transactions is read while",
+    "ALTER TABLE ledger.transactions ALTER amount TYPE numeric": "transactions is written anew",
+    "ALTER TABLE ledger.details ADD n float8 DEFAULT random()": "details is written anew",
+    "ALTER TABLE ledger.details ADD n int, ADD FOREIGN KEY (ledger_id, transaction_id)"
+    " REFERENCES ledger.transactions": "details is read while",
+    "ALTER TABLE ledger.details ADD CONSTRAINT c CHECK (transaction_id > 0) NOT VALID;"
+    " ALTER TABLE ledger.details VALIDATE CONSTRAINT c": "details is read while",
+    "UPDATE ledger.details SET description = 'a'": "rows of details are changed",
+    "LOCK TABLE ledger.accounts; SELECT count(*) FROM ledger.accounts": "accounts is read while",
+}
+SHORT = [
+    "ALTER TABLE ledger.details ADD n int",
+    "ALTER TABLE ledger.details ADD n int NOT NULL DEFAULT 0",
+    "ALTER TABLE ledger.details ADD CONSTRAINT c CHECK (transaction_id > 0) NOT VALID",
+    "ALTER TABLE ledger.transactions DROP COLUMN amount CASCADE",
+    "CREATE TABLE ledger.t (ledger_id int PRIMARY KEY REFERENCES ledger.ledgers)",
+    "CREATE TABLE ledger.t (n int); CREATE INDEX i ON ledger.t (n); UPDATE ledger.t SET n = 1",
+]
+
+
+def judged(database: Database, statement: str, level: str) -> Locks:
+    engine = database.owner_engine()
+    with watched(engine) as locks, engine.connect() as connection:
+        as_told: Connection = connection.execution_options(isolation_level=level)
+        as_told.exec_driver_sql(statement)
+        as_told.commit()
+    return locks
+
+
+@pytest.mark.parametrize(("statement", "fault"), LONG.items())
+def test_a_long_lock_is_found(at: Callable[[str], Database], statement: str, fault: str) -> None:
+    database = at(REVISIONS[1])
+    with connect(database) as owner:
+        owner.execute("ALTER TABLE ledger.details DISABLE TRIGGER USER")
+    assert fault in " ".join(judged(database, statement, "READ COMMITTED").faults)
+
+
+def test_a_short_lock_is_not_found(at: Callable[[str], Database]) -> None:
+    for number, statement in enumerate(SHORT):
+        database = at(REVISIONS[number % 3])
+        assert judged(database, statement, "READ COMMITTED").faults == [], statement
+
+
+def test_outside_of_a_transaction_only_what_is_made_for_it_may_run(
+    at: Callable[[str], Database],
+) -> None:
+    database = at(HEAD)
+    concurrent = "CREATE INDEX CONCURRENTLY i ON ledger.transactions (amount)"
+    assert judged(database, concurrent, "AUTOCOMMIT").faults == []
+    for statement in ("CREATE INDEX j ON ledger.details (reference)", "DELETE FROM ledger.details"):
+        with connect(database) as owner:
+            owner.execute("ALTER TABLE ledger.details DISABLE TRIGGER USER")
+        assert judged(database, statement, "AUTOCOMMIT").faults != []
+
+
+def test_a_migration_waits_for_a_lock_and_nobody_waits_for_it(
+    at: Callable[[str], Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A transaction holds what 0007 needs, as a backup or an import does; others write on."""
+    older = at("0006_webhooks")
+    done: list[bool] = []
+    thread = threading.Thread(target=lambda: done.append(upgrade(older.owner_engine(), ROLE)))
+    with connect(older) as holder, connect(older) as writer:
+        writer.execute("SET statement_timeout = '20s'")
+        with holder.transaction():
+            holder.execute("LOCK TABLE ledger.ledgers IN ROW EXCLUSIVE MODE")
+            thread.start()
+            for _ in range(3):
+                caplog.clear()
+                assert wait_for(lambda: "another session holds a lock" in caplog.text, 30)
+                writer.execute("BEGIN; LOCK TABLE ledger.ledgers IN ROW EXCLUSIVE MODE; COMMIT")
+            assert done == []
+        thread.join(60)
+    assert done == [True]
+
+
+def test_a_migration_gives_up(
+    at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "GIVE_UP_S", -1.0)
+    older = at("0006_webhooks")
+    with connect(older) as holder, holder.transaction():
+        holder.execute("LOCK TABLE ledger.ledgers IN ROW EXCLUSIVE MODE")
+        with pytest.raises(SchemaLocked, match="End that session"):
+            upgrade(older.owner_engine(), ROLE)
+    assert upgrade(older.owner_engine(), ROLE)
+    assert not upgrade(older.owner_engine(), ROLE)
+
+
+def test_an_index_that_was_left_unfinished_is_made_again(at: Callable[[str], Database]) -> None:
+    older = at("0004_positions")
+    with connect(older) as owner:
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            owner.execute(
+                "CREATE UNIQUE INDEX CONCURRENTLY details_effective ON ledger.details (description)"
+            )
+        assert upgrade(older.owner_engine(), ROLE)
+        query = "SELECT indisvalid, indisunique FROM pg_index WHERE indexrelid = %s::regclass"
+        assert owner.execute(query, ["ledger.details_effective"]).fetchall() == [(True, False)]
+
+
+def test_a_schema_says_at_each_revision_which_releases_it_bears(
+    at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = at("0006_webhooks")
+    engine = older.owner_engine()
+    with engine.connect() as connection:
+        migrations._alter(connection, SCHEMA, "0007_access")
+        connection.commit()
+    assert comment_of(older).startswith("compatible: 0007_access 0006_webhooks ")
+    module = migrations._scripts.get_revision(HEAD).module
+    monkeypatch.setattr(module, "compatible", "0007_access")
+    assert upgrade(engine, ROLE)
+    served = comment_of(older).removeprefix("compatible: ").split()
+    assert (served[0], served[-1]) == (HEAD, "0007_access")
+    monkeypatch.setattr(module, "compatible", False)
+    assert migrations._served(HEAD) == [HEAD]
+
+
+def comment_of(database: Database) -> str:
+    with connect(database) as owner:
+        query = "SELECT obj_description('ledger.alembic_version'::regclass, 'pg_class')"
+        [(text,)] = owner.execute(query).fetchall()
+        return str(text)
