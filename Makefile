@@ -13,7 +13,7 @@ PROOF_HOURS ?= 2
 CORES   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 
-.PHONY: serve demo verify test test-long quick check checker proof proof-long bench bench-against bench-growth bench-bombs bench-feed bench-soak lock
+.PHONY: serve demo verify test test-long quick check checker proof proof-long proof-upgrade bench bench-against bench-growth bench-bombs bench-feed bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -55,6 +55,11 @@ proof: checker
 proof-long: checker
 	LEDGER_TENANT_REQUESTS=1000000 $(TENANTS)
 	$(BIN)/python -m tests.proof --minutes $$(($(PROOF_HOURS) * 60)) --totals docs/proof.md $(PROOF_ARGS)
+
+# The release before and this one together, and the schema between them. By default the release
+# before is the last tag: make proof-upgrade BASE=v1.2.0
+proof-upgrade: $(VENV)/.dev
+	$(BIN)/python -m tests.proof.upgrade $(if $(BASE),--base $(BASE)) $(PROOF_ARGS)
 
 # With DATABASE_URL the service on that server beside the embedded one, in turns.
 bench: $(VENV)/.dev

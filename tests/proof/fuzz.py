@@ -132,7 +132,7 @@ def _plain(data: bytes) -> dict[str, Any]:
     return dict(fields)
 
 
-def service(base: str, pid: int) -> Callable[[bytes], None]:
+def service(base: str, pid: int, key: str) -> Callable[[bytes], None]:
     """A target that sends what it is given; the first byte says what it is."""
     url = urlsplit(base)
     address = (url.hostname or "", url.port or 80)
@@ -140,7 +140,7 @@ def service(base: str, pid: int) -> Callable[[bytes], None]:
 
     def send(data: bytes) -> None:
         kind = (data[0] if data else 0) % (RAW + 1)
-        request = data[1:] if kind == RAW else _request(kind, data[1:])
+        request = data[1:] if kind == RAW else _request(kind, data[1:], key)
         began_s, before_s = time.monotonic(), _cpu_s(process)
         answer = _exchange(address, request)
         took_s, cpu_s = time.monotonic() - began_s, _cpu_s(process) - before_s
@@ -158,9 +158,10 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _request(kind: int, body: bytes) -> bytes:
+def _request(kind: int, body: bytes, key: str) -> bytes:
     media_type = "application/x-ndjson" if kind == LINES else "application/json"
     head = f"POST {PATHS[kind]} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
     return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -187,10 +188,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="what was found interesting")
     parser.add_argument("--seed", type=int, default=random.randrange(1, 2**31))
     parser.add_argument("--base", default="http://127.0.0.1:8000")
+    parser.add_argument("--key", default="", help="of the service")
     parser.add_argument("--pid", type=int, default=0, help="of the service")
     options = parser.parse_args()
     known: dict[str, Callable[[bytes], None]] = {"amounts": amounts, "bodies": bodies}
-    target = known.get(options.target) or service(options.base, options.pid)
+    target = known.get(options.target) or service(options.base, options.pid, options.key)
     corpus = {"amounts": AMOUNTS, "bodies": [*BODIES, BATCH]}.get(options.target, REQUESTS)
     options.folder.mkdir(exist_ok=True)
     for number, data in enumerate(corpus):

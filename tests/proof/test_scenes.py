@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from tests.proof.checker import check
@@ -255,11 +256,15 @@ def test_a_read_counts_what_has_expired_long_ago() -> None:
     assert s.codes()
 
 
-def test_an_internal_error_is_a_violation() -> None:
+FAILURES = {500: "internal_error", 401: "key_invalid", 403: "scope_missing"}
+
+
+@pytest.mark.parametrize(("status", "code"), FAILURES.items())
+def test_an_answer_that_no_fault_explains_is_a_violation(status: int, code: str) -> None:
     s = Scene()
     s.go("deposit", 1, 100)
     deposit = s.case.attempts[-1]
-    s.case.attempts.append(Attempt("c", 0, deposit.request, 1, 500, {"code": "internal_error"}))
+    s.case.attempts.append(Attempt("c", 0, deposit.request, 1, status, {"code": code}))
     assert s.codes()
 
 

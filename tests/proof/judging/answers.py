@@ -159,6 +159,8 @@ def nothing_failed(case: Case) -> Found:
     for attempt in case.attempts:
         if attempt.status == 500:
             yield "internal_error", f"{attempt.client}'s {attempt.request.kind}"
+        if attempt.status in (401, 403):  # the key is valid all the time, and may do everything
+            yield "key_refused", f"{attempt.client}'s {attempt.request.kind}"
 
 
 def all_is_resolved(case: Case) -> Found:

@@ -46,11 +46,21 @@ ACTIONS = {
 }
 
 
+def headers_of(key: str) -> dict[str, str]:
+    """What every request sends."""
+    return {**FORCING, **({"Authorization": f"Bearer {key}"} if key else {})}
+
+
 class Load:
     """Clients against services that come and go; `bases` may change at any moment."""
 
-    def __init__(self, folder: Path, bases: Sequence[str], clients: int, seed: int) -> None:
+    def __init__(
+        self, folder: Path, bases: Sequence[str], clients: int, seed: int, key: str = ""
+    ) -> None:
+        """`key`: what each request sends; without one the services must be open."""
         self.bases = list(bases)
+        self.headers = headers_of(key)
+        self.patience_s: tuple[float, ...] = (0.3, 1.0, 3.0, 8.0)
         self.vanish_rate = 0.0
         self.vanished = 0
         self._folder = folder
@@ -87,11 +97,11 @@ class Load:
         name = f"client{number:02}"
         recorder = Recorder(self._folder, name)
         counter = 0
-        async with httpx.AsyncClient(headers=FORCING) as http:
+        async with httpx.AsyncClient(headers=self.headers) as http:
             caller = Caller(http, recorder, self, random.Random(f"{name}/{self._seed}"))
             while not self._stopping:
                 counter += 1
-                caller.patience_s = chance.choice([0.3, 1.0, 3.0, 8.0])
+                caller.patience_s = chance.choice(self.patience_s)
                 step = chance.choices(list(ACTIONS), list(ACTIONS.values()))[0]
                 await self._step(step, f"{name}-{counter}", caller, chance)
         recorder.close()
@@ -252,20 +262,20 @@ def _item(number: int, result: dict[str, object]) -> tuple[int, int, bytes, bool
     return number, status, msgspec.json.encode(result["body"]), bool(replayed)
 
 
-def fund(folder: Path, base: str) -> None:
+def fund(folder: Path, base: str, key: str = "") -> None:
     """Open the accounts, and put a little money into those it is to move between."""
-    with httpx.Client(base_url=base, timeout=30) as http:
+    with httpx.Client(base_url=base, timeout=30, headers=headers_of(key)) as http:
         for number in OPENED:
             currency = "INR" if number in RUPEES else "USD"
             body = {"owner": f"owner {number}", "currency": currency}
             answer = http.post("/accounts/", json=body, headers={"Idempotency-Key": f"{number}"})
             assert answer.json()["id"] == number, answer.text
-    asyncio.run(_fund(folder, base))
+    asyncio.run(_fund(folder, base, key))
 
 
-async def _fund(folder: Path, base: str) -> None:
+async def _fund(folder: Path, base: str, key: str) -> None:
     recorder = Recorder(folder, "funding")
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(headers=headers_of(key)) as http:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         for number in range(1, ACCOUNTS + 1):
             await caller.move(Request("deposit", number, None, FUNDS, "funding"))
@@ -274,19 +284,19 @@ async def _fund(folder: Path, base: str) -> None:
     recorder.close()
 
 
-def resolve(folder: Path, base: str, limit_s: float) -> float:
+def resolve(folder: Path, base: str, limit_s: float, key: str = "") -> float:
     """Send what is unknown again until it is known. The seconds it took.
 
     Then read everything once more. What is still unknown after `limit_s` the checker names.
     """
     began_s = time.monotonic()
-    asyncio.run(_resolve(folder, base, began_s + limit_s))
+    asyncio.run(_resolve(folder, base, began_s + limit_s, key))
     return time.monotonic() - began_s
 
 
-async def _resolve(folder: Path, base: str, end_s: float) -> None:
+async def _resolve(folder: Path, base: str, end_s: float, key: str) -> None:
     recorder = Recorder(folder, "resolver")
-    async with httpx.AsyncClient(headers=FORCING) as http:
+    async with httpx.AsyncClient(headers=headers_of(key)) as http:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         caller.patience_s = 10
         while (groups := open_groups(history.read(folder))) and time.monotonic() < end_s:

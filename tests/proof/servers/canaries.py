@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
+from sqlalchemy import Connection
 
 from ledgerservice import cli
 from ledgerservice.domain import planner
 from ledgerservice.domain.instructions import Capture
 from ledgerservice.domain.rules import RULES
 from ledgerservice.feed import publisher
-from ledgerservice.postgres import journal, locking
+from ledgerservice.postgres import journal, locking, migrations
 from ledgerservice.postgres.pipeline import Request, Wire
 
 
@@ -112,6 +113,28 @@ def position_first() -> None:
     module.call = call_twice
 
 
+def _in_the_head(statements: str) -> None:
+    """The head does more, in its transaction, and says that the release before can go on."""
+    record = migrations._record_compatible
+
+    def run_and_record(connection: Connection, at_revision: str) -> None:
+        if at_revision == migrations.HEAD:
+            connection.exec_driver_sql(statements)
+        record(connection, at_revision)
+
+    migrations._record_compatible = run_and_record
+
+
+def column_dropped() -> None:
+    """A migration takes a column away that the release before writes."""
+    _in_the_head("ALTER TABLE ledger.details DROP COLUMN request")
+
+
+def table_locked() -> None:
+    """A migration keeps a table locked."""
+    _in_the_head("LOCK TABLE ledger.accounts; SELECT pg_sleep(4)")
+
+
 PATCHES: dict[str, Callable[[], None]] = {
     "keys_not_unique": keys_not_unique,
     "answer_before_commit": answer_before_commit,
@@ -119,6 +142,8 @@ PATCHES: dict[str, Callable[[], None]] = {
     "final_ignored": final_ignored,
     "groups_torn": groups_torn,
     "position_first": position_first,
+    "column_dropped": column_dropped,
+    "table_locked": table_locked,
 }
 
 if __name__ == "__main__":

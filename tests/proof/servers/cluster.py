@@ -11,7 +11,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +21,8 @@ import psutil
 import psycopg
 
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
-from tests.processes import ROOT, free_port, wait_for
+from tests.processes import free_port, wait_for
+from tests.proof.servers.releases import THIS, Release
 
 BINARIES = bundled_binaries()
 START_LIMIT_S = 90.0
@@ -337,19 +337,25 @@ class Service:
     """One process of the service, on a port that it keeps over restarts."""
 
     def __init__(
-        self, database_url: str, log: Path, program: Sequence[str], **environment: str
+        self,
+        database_url: str,
+        log: Path,
+        program: Sequence[str],
+        release: Release = THIS,
+        **environment: str,
     ) -> None:
         """`program`: the module to run, and what it is told before `serve`."""
-        self._program = [sys.executable, "-m", *program]
+        self._program = program
+        self.release = release
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("LEDGER_")},
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
             **SERVICE,
             "DATABASE_URL": database_url,
             **environment,
         }
+        self.environment = THIS.environment(self.environment)
         if not database_url:
             del self.environment["DATABASE_URL"]
         self._log = log
@@ -358,9 +364,9 @@ class Service:
     def start(self, *, ready: bool = True) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._program, "serve", "--port", str(self.port)],
-                env=self.environment,
-                cwd=ROOT,
+                self.release.command(*self._program, "serve", "--port", str(self.port)),
+                env=self.release.environment(self.environment),
+                cwd=self.release.root,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -372,8 +378,17 @@ class Service:
         return wait_for(self.ready, limit_s)
 
     def ready(self) -> bool:
+        return self._answers("/health/ready")
+
+    def takes(self, key: str) -> bool:
+        """Whether it answers a request that has the key; empty: that has none."""
+        return self._answers("/accounts/?limit=1", key)
+
+    def _answers(self, path: str, key: str = "") -> bool:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        request = urllib.request.Request(f"{self.base}{path}", headers=headers)
         try:
-            with urllib.request.urlopen(f"{self.base}/health/ready", timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=5) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -393,10 +408,17 @@ class Service:
 
     def stop(self) -> None:
         """SIGTERM: what was asked for is answered first."""
+        self.begin_stop()
+        self.await_end()
+
+    def begin_stop(self) -> None:
         if self.alive():
             self.send(signal.SIGCONT)
             self.send(signal.SIGTERM)
-            assert self.process is not None
+
+    def await_end(self) -> None:
+        """Wait until it has ended by itself, or kill it."""
+        if self.process is not None:
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:

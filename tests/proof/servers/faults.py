@@ -326,7 +326,7 @@ def be_hostile(setup: Setup, chance: random.Random, seconds: float) -> int:
     process = psutil.Process(service.process.pid)
     before = process.memory_info().rss
     command = [sys.executable, "-m", "tests.proof.fuzz", "service", "--base", service.base]
-    command += ["--pid", str(process.pid)]
+    command += ["--pid", str(process.pid), "--key", setup.key]
     command += ["--runs", "-1", "--seconds", str(max(1, round(seconds)))]
     command += [
         "--seed",

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Set
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,7 @@ from tests.proof.servers.cluster import (
 )
 from tests.proof.servers.proxy import Proxy
 from tests.proof.servers.read_models import ReadModels
+from tests.proof.servers.releases import THIS, Release
 
 PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED, READ_MODELS = (
     "proxy",
@@ -50,6 +52,8 @@ class Setup:
     standby: PostgreSQL | None = None
     read_models: ReadModels | None = None
     within: list[str]
+    key: str = ""
+    """What a client may do everything with; empty if the services are open."""
 
     def __init__(
         self,
@@ -58,8 +62,18 @@ class Setup:
         parts: Set[str],
         seed: int,
         canary: str = "",
+        *,
+        release: Release = THIS,
+        drain_s: float = 0.0,
+        has_keys: bool = True,
     ) -> None:
+        """`release` is the one that serves, and `drain_s` how long after SIGTERM it goes on.
+
+        Without keys it is open to this machine.
+        """
+        self._has_keys = has_keys
         self.folder = folder
+        self._release, self._drain_s = release, drain_s
         self._broken = CANARIES.get(canary)
         self._program = ["ledgerservice"]
         if self._broken is not None and self._broken.patched:
@@ -91,6 +105,8 @@ class Setup:
                 url,
                 log,
                 self._program,
+                self._release,
+                LEDGER_DRAIN_S=str(self._drain_s),
                 LEDGER_ALLOW_UNSAFE_DURABILITY="true",
                 LEDGER_DATA_FOLDER=str(self.folder / "embedded"),
                 LEDGER_SWEEP_INTERVAL_S=str(self._broken.sweep_s if self._broken else 1.0),
@@ -98,6 +114,8 @@ class Setup:
             self._stack.callback(service.kill)
             service.start()
             self.services.append(service)
+        if self._has_keys:
+            self.key = self._make_key()
         if READ_MODELS in self._parts:
             program = self._program if self._broken else ["ledgerservice"]
             models = ReadModels(self.folder, url, program, random.Random(self._seed))
@@ -106,6 +124,21 @@ class Setup:
             self.postgres.ask(self._broken.statement, DATABASE)
         # What a power cut takes shall be what PostgreSQL did not sync from here on.
         os.sync()
+
+    def _make_key(self) -> str:
+        """The first key, which closes the services; each has noticed when this returns."""
+        command = self._release.command("ledgerservice", "keys", "create", "proof")
+        environment = self._release.environment(self.services[0].environment)
+        done = subprocess.run(
+            [*command, "--role", "admin"],
+            env=environment, cwd=self._release.root, check=True, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        key = done.stdout.strip()
+        for service in self.services:
+            closed = wait_for(lambda one=service: one.takes(key) and not one.takes(""), 30)  # type: ignore[misc]
+            if not closed:
+                raise Broken(f"the service on port {service.port} does not know the key")
+        return key
 
     def _embedded(self) -> str:
         """No URL: the services run a PostgreSQL of their own."""
