@@ -79,6 +79,7 @@ SHORT = [
     "ALTER TABLE ledger.details ADD CONSTRAINT c CHECK (transaction_id > 0) NOT VALID",
     "ALTER TABLE ledger.transactions DROP COLUMN amount CASCADE",
     "CREATE TABLE ledger.t (ledger_id int PRIMARY KEY REFERENCES ledger.ledgers)",
+    "ALTER TABLE ledger.ledgers ADD CHECK (ledger_id > 0)",
     "CREATE TABLE ledger.t (n int); CREATE INDEX i ON ledger.t (n); UPDATE ledger.t SET n = 1",
 ]
 
