@@ -51,8 +51,9 @@ def run_outside(*statements: str) -> None:
     """Run statements of a revision that may take long, each by itself and without a transaction.
 
     They must be such that others read and write meanwhile, and that can be run again. What the
-    revision did before is committed. In a restore, where nobody else is, they run in its
-    transaction, without CONCURRENTLY.
+    revision did before is committed, and is done again if the process ends meanwhile: so a change
+    that cannot be made twice is a revision of its own. In a restore, where nobody else is, the
+    statements run in its transaction, without CONCURRENTLY.
     """
     context = op.get_context()
     assert context.environment_context is not None
