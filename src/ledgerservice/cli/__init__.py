@@ -1,13 +1,15 @@
 """The command line. The module of a command is imported when the command is used."""
 
+import ast
 import importlib
 import logging
 import os
 import sys
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ledgerservice import __version__
 from ledgerservice.cli.output import print_fault
@@ -48,22 +50,44 @@ UNPARSED = {"psql": {"allow_extra_args": True, "ignore_unknown_options": True}}
 
 
 class _Commands(TyperGroup):
-    """The commands, each of which is imported when it is looked up."""
+    """The commands. Only the one that is used is imported: all of them take a second."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  (the base class names it)
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """A command as the help lists it."""
         if cmd_name not in COMMANDS:
             return None
-        module, name = COMMANDS[cmd_name]
-        part = getattr(importlib.import_module(f"ledgerservice.cli.{module}"), name)
-        if isinstance(part, typer.Typer):
-            return typer.main.get_command(part)
-        one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        settings = UNPARSED.get(cmd_name)
-        one.command(cmd_name, context_settings=settings)(part)
-        return typer.main.get_command(one)
+        return TyperCommand(cmd_name, help=_help_of(*COMMANDS[cmd_name]))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is used."""
+        name, listed, arguments = super().resolve_command(ctx, args)
+        return name, listed and _imported(str(name)), arguments
+
+
+def _help_of(module: str, name: str) -> str | None:
+    """What the source of a module says of a command or of a group of commands."""
+    spec = find_spec(f"ledgerservice.cli.{module}")
+    assert spec is not None
+    for node in ast.parse(spec.loader.get_source(spec.name)).body:  # type: ignore[union-attr]
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            options = node.value.keywords  # type: ignore[attr-defined]
+            return str(next(ast.literal_eval(one.value) for one in options if one.arg == "help"))
+    return None
+
+
+def _imported(command_name: str) -> Any:
+    module, name = COMMANDS[command_name]
+    part = getattr(importlib.import_module(f"ledgerservice.cli.{module}"), name)
+    if isinstance(part, typer.Typer):
+        return typer.main.get_command(part)
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    one.command(command_name, context_settings=UNPARSED.get(command_name))(part)
+    return typer.main.get_command(one)
 
 
 app = typer.Typer(
