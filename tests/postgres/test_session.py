@@ -4,8 +4,8 @@ import asyncio
 import os
 import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -98,6 +98,9 @@ SELECT name, current_setting(name) FROM unnest($1::text[]) AS pinned (name) ORDE
 """
 
 
+EACH = OVERRIDDEN | SINCE_17
+
+
 @contextmanager
 def answering(database: Database) -> Iterator[list[str]]:
     with serving(DATABASE_URL=url_text(database)) as service:
@@ -114,14 +117,40 @@ def usual(new_database) -> tuple[list[str], list[Any]]:
     return answers, plans
 
 
-@pytest.mark.parametrize("name", OVERRIDDEN | SINCE_17)
+def possible(operator: Operator, name: str) -> bool:
+    """Whether this server knows the setting and its value."""
+    is_known = name not in SINCE_17 or operator.major >= 17
+    return is_known and (name != "lc_messages" or "de_DE" in LOCALES)
+
+
+@contextmanager
+def hostile(operator: Operator, names: Iterable[str]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(set_everywhere(operator, name, EACH[name]))
+        yield
+
+
+def test_all_settings_together_change_no_answer_and_no_plan(usual, login, operator):
+    """What is pinned is seen in the session itself, and the answers and plans are the usual."""
+    pinned = [name for name in EACH if name not in LEFT and possible(operator, name)]
+    with hostile(operator, pinned), answering(login) as answers:
+        assert answers == usual[0]
+        assert plans_of(login) == usual[1]
+
+
+ALONE = [
+    name if name in LEFT | SINCE_17.keys() else pytest.param(name, marks=pytest.mark.long)
+    for name in EACH
+]
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_a_setting_changes_no_answer_and_no_plan(usual, login, operator, name):
-    value = (OVERRIDDEN | SINCE_17)[name]
-    if name in SINCE_17 and operator.major < 17:
-        pytest.skip("PostgreSQL 17 brought this setting")
-    if name == "lc_messages" and "de_DE" not in LOCALES:
-        pytest.skip("localedef -i de_DE -f UTF-8 de_DE.UTF-8")
-    with set_everywhere(operator, name, value), answering(login) as answers:
+    """None of them needs another one to be harmless."""
+    if not possible(operator, name):
+        pytest.skip("PostgreSQL 17 brought it, or: localedef -i de_DE -f UTF-8 de_DE.UTF-8")
+    with hostile(operator, [name]), answering(login) as answers:
         assert answers == usual[0]
         assert plans_of(login) == usual[1]
 
