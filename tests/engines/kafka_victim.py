@@ -131,6 +131,8 @@ CANARIES = {"apart": take_apart, "anybody": be_anybody}
 if __name__ == "__main__":
     _, Victim.step, *arguments = sys.argv
     setattr(kafka, "Producer", Victim)  # noqa: B010
+    for limit in ("TRANSACTION_S", "COMMIT_S"):  # readers wait for the end of its transaction
+        setattr(kafka, limit, 4)
     KafkaTarget.rows = broker.COMMANDS_AT_ONCE = 50  # so that there are some transactions
     broker.PIECE = 49
     if "CANARY" in os.environ:

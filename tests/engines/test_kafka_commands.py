@@ -25,6 +25,8 @@ pytestmark = pytest.mark.processes
 
 COMMANDS = 170
 LIMIT_S = 90
+SOON = "session.timeout.ms=3000&heartbeat.interval.ms=500"
+"""A consumer that is killed is a member of its group for so long."""
 
 
 class Topics:
@@ -32,7 +34,7 @@ class Topics:
 
     def __init__(self, kafka: Kafka, prefix: str) -> None:
         self.kafka, self.prefix = kafka, prefix
-        self.url = f"kafka://{kafka.address}/{prefix}"
+        self.url = f"kafka://{kafka.address}/{prefix}?{SOON}"
         names = [f"{prefix}.{topic}" for topic in ("commands", "results", "dead")]
         kafka.create(*names, partitions=3, max_message_bytes="4000000")
 
@@ -256,7 +258,7 @@ def test_a_consumer_that_the_group_has_dismissed_answers_nothing(
 ) -> None:
     with outlived(funded, topics, {}):
         topics.send(a_deposit("last"))
-        assert not wait_for(lambda: len(topics.read("results")) > COMMANDS + 1, 15, 0.5)
+        assert not wait_for(lambda: len(topics.read("results")) > COMMANDS + 1, 5, 0.5)
         topics.await_results(COMMANDS + 1)
     assert balances(funded)[0] == (COMMANDS + 1) * 100
 
@@ -282,7 +284,7 @@ def test_commands_wait_while_the_database_is_away(funded: Database, topics: Topi
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
         )
         topics.send(*(a_deposit(f"k{n}") for n in range(1, 51)))
-        assert not wait_for(lambda: len(topics.read("results")) > 1, 5, 0.5)
+        assert not wait_for(lambda: len(topics.read("results")) > 1, 3, 0.5)
         assert topics.read("dead") == []
         administer(elsewhere, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         results = topics.await_results(51)

@@ -202,9 +202,21 @@ def patiently(call: Callable[[], None], limit_s: float) -> None:
         try:
             return call()
         except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > end_s:
+            if not _passes(error.args[0]) or time.monotonic() > end_s:
                 raise
         time.sleep(0.1)
+
+
+def _passes(error: KafkaError) -> bool:
+    return error.retriable() or error.code() in _PASSING
+
+
+_PASSING = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
+"""Answers about a topic that has just been made; the library does not call them retriable."""
 
 
 def produce(producer: Producer, topic: str, **record: Any) -> None:

@@ -33,6 +33,7 @@ from ledgerservice.feed.targets import Published, TargetFault
 
 LAST_OFFSETS = 1_000  # at the end of the positions, among which the last one almost always is
 RECORDS_AT_ONCE = 5_000
+END_WAIT_MS = 10  # of a fetch at the end of a topic, which takes 500 ms otherwise
 
 # `place` is the order in which a reader gets the records of an account, which are of one partition.
 TABLE = """
@@ -95,6 +96,7 @@ def _reader(address: Address, remarks: Remarks) -> Iterator[Consumer]:
         isolation_level="read_committed",
         enable_auto_commit=False,
         enable_partition_eof=True,
+        fetch_wait_max_ms=END_WAIT_MS,
     )
     reader = Consumer(settings)
     try:
