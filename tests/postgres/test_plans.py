@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from ledgerservice.domain.instructions import (
 )
 from ledgerservice.domain.transactions import Failed
 from ledgerservice.postgres import session
+from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Request, Wire
 from ledgerservice.postgres.queries.gathered import (
     AccountRead,
@@ -36,19 +38,12 @@ from tests.postings import deposit, open_accounts
 TABLES = "ledger.accounts, ledger.transactions, ledger.entries, ledger.details, ledger.holds"
 
 
-@pytest.mark.parametrize("sizes", [[1, 8000, 1], [8000, 1], [1000] * 5])
-@pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
-@pytest.mark.parametrize("plans", [session.WRITER_PLANS, {}], ids=["ours", "another"])
-def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
-    database, sizes, analyzed, plans, monkeypatch
-):
-    """A plan made for another size, or for smaller tables, stays in the connection's cache.
-
-    The journal's trigger pins its plans itself, for whoever's session it runs in.
-    """
-    monkeypatch.setattr(session, "WRITER_PLANS", plans)
+@pytest.fixture(scope="module", params=["never", "tiny", "grown"])
+def crowded(request: pytest.FixtureRequest, new_database: Callable[..., Database]) -> Database:
+    """A ledger of 8,002 accounts, and when its tables were analyzed."""
+    database = new_database()
     open_accounts(database, "USD", "USD")
-    if analyzed == "tiny":  # statistics of tiny tables, which then grow
+    if request.param == "tiny":  # statistics of tiny tables, which then grow
         administer(database.url, f"ANALYZE {TABLES}")
 
     async def grow() -> None:
@@ -56,6 +51,24 @@ def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
         openings = [Opening("o", "USD", None, f"more{n}") for n in range(8000)]
         await open_accounts_of(wire, openings)
         await wire.close()
+
+    asyncio.run(grow())
+    if request.param == "grown":
+        administer(database.url, f"ANALYZE {TABLES}")
+    return database
+
+
+@pytest.mark.parametrize("sizes", [[1, 8000, 1], [8000, 1], [1000] * 5])
+@pytest.mark.parametrize("plans", [session.WRITER_PLANS, {}], ids=["ours", "another"])
+def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
+    new_database, crowded, sizes, plans, monkeypatch
+):
+    """A plan made for another size, or for smaller tables, stays in the connection's cache.
+
+    The journal's trigger pins its plans itself, for whoever's session it runs in.
+    """
+    monkeypatch.setattr(session, "WRITER_PLANS", plans)
+    database = new_database(crowded)
 
     async def test() -> None:
         wire, work = await database.connect_writer(), MovementBatch()
@@ -67,9 +80,6 @@ def test_a_batch_of_one_touches_few_rows_after_any_other_batch(
             assert max(rows.values()) < 10 * size + 100, f"batch {step} of {size}: {rows}"
         await wire.close()
 
-    asyncio.run(grow())
-    if analyzed == "grown":
-        administer(database.url, f"ANALYZE {TABLES}")
     asyncio.run(test())
 
 
@@ -103,7 +113,7 @@ def test_gathered_reads_touch_what_they_return(database, analyzed):
         wire = await database.connect_writer()
         for _ in range(6):  # a plan for any values is made
             await read(wire, 2)
-        await grow(3_000, 12)
+        await grow(1_000, 12)
         if analyzed == "grown":
             administer(database.url, f"ANALYZE {TABLES}")
         for accounts in (1, 20, 2, 300):
