@@ -24,4 +24,10 @@ for module in pkgutil.walk_packages(ledgerservice.__path__, "ledgerservice."):
     if not any(name in module.name for name in NOT_IMPORTED):
         importlib.import_module(module.name)
 
+# What a service imports when it starts.
+LATE = ("anyio._backends._asyncio", "encodings.idna", "uvicorn.lifespan.on", "uvicorn.loops.uvloop",
+        "uvicorn.protocols.websockets.auto")  # fmt: skip
+for name in LATE:
+    importlib.import_module(name)
+
 gc.freeze()  # a fork's collections do not copy the pages of what all share

@@ -4,14 +4,14 @@ One contract, one suite: each test runs for each target, on its real server.
 """
 
 import itertools
+import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +19,7 @@ from ledgerservice.feed.targets import Published, Target, TargetFault, target_of
 from ledgerservice.postgres.connections import Database
 from tests.databases import connect, url_text
 from tests.engines.stores import Store, differences, events_of
-from tests.processes import RunningService, environment, serving, wait_for
+from tests.processes import Fork, RunningService, environment, serving, wait_for
 
 LIMIT_S = 240.0
 KEYS = itertools.count()
@@ -33,18 +33,15 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 @contextmanager
-def publishing(database: Database, store: Store) -> Iterator["subprocess.Popen[str]"]:
+def publishing(database: Database, store: Store) -> Iterator[Fork]:
     """`ledgerservice publish` as a process of its own."""
-    command = [sys.executable, "-m", "ledgerservice", "publish", store.url, "--json"]
-    process = subprocess.Popen(
-        command, env=environment(DATABASE_URL=url_text(database)), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    values = environment(DATABASE_URL=url_text(database))
+    process = Fork(["publish", store.url, "--json"], values, Path(os.devnull))
     try:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait(30)
 
 
 def move_money(service: RunningService, number: int, accounts: int = 4) -> None:
