@@ -27,7 +27,8 @@ TEMPLATE = "ledger_template"
 SERVERS = {"server_url", "workspace", "lived_in", "rounds", "stack", "engines"}
 """The fixtures that start a PostgreSQL, or the servers of the read models."""
 ENGINES = "tests/engines/"
-"""The tests below it share servers, so one worker runs them."""
+"""The tests below it share servers: one worker runs those with Kafka, and one the others."""
+WITH_KAFKA = ("kafka", "test_compare")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,10 +64,12 @@ def starts_processes(item: pytest.Item) -> bool:
 
 
 class EnginesTogether(LoadFileScheduling):  # type: ignore[misc]
-    """A file is one worker's; so are all files below `tests/engines`."""
+    """A file is one worker's, and so is what shares the servers of `tests/engines`."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return ENGINES if nodeid.startswith(ENGINES) else super()._split_scope(nodeid)
+        if not nodeid.startswith(ENGINES):
+            return str(super()._split_scope(nodeid))
+        return f"{ENGINES}{any(name in nodeid for name in WITH_KAFKA)}"
 
 
 @pytest.hookimpl(optionalhook=True)
