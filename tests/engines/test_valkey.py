@@ -17,6 +17,7 @@ from ledgerservice.domain.instructions import Kind, Origin
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.balances import Address
 from ledgerservice.feed.targets import Published, TargetFault, target_of, valkey
+from tests import examples
 from tests.engines.servers import Valkey
 from tests.engines.stores import Account, Balance
 from tests.engines.valkey_store import ValkeyStore
@@ -160,7 +161,9 @@ def run(store: ValkeyStore, steps: Sequence[tuple[Any, ...]]) -> list[str]:
 @given(st.lists(STEP, max_size=25))
 @example([("write", 0, 0, 1), ("rebuild",)])
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_versions_never_go_back(valkey: Valkey, steps: list[tuple[Any, ...]]) -> None:
     """Reordered, doubled and zombie writes, rebuilds, lost scripts and lost memory."""

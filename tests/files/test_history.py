@@ -23,6 +23,7 @@ from ledgerservice.domain.transactions import Recorded, Rejected, Rejection
 from ledgerservice.files.history import export_history, import_history
 from ledgerservice.files.options import Format
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
+from tests import examples
 from tests.databases import connect, url_text
 from tests.files.lives import KINDS, Life, kept, steps
 from tests.processes import cli
@@ -221,6 +222,6 @@ def shared(new_database):
 
 
 @given(chosen=steps, form=st.sampled_from(FORMS))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(10), deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_life_is_the_same_in_a_copy(shared, chosen, form):
     asyncio.run(check(shared, [("deposit", 0, 0, 400), ("deposit", 3, 0, 300), *chosen], form))

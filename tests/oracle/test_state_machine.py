@@ -24,13 +24,14 @@ from sqlalchemy import text
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, to_major
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
+from tests import examples
 from tests.databases import url_text
 from tests.oracle.looking_back import LookingBack
 from tests.oracle.model import EXPONENTS, Asked
 from tests.oracle.over_http import FAR, FORCE, OTHER_LEDGER, check_problem
 from tests.processes import serving, sleep_until
 
-EXAMPLES = 40
+EXAMPLES = examples(16)
 STEPS = 30
 
 # Few keys, so that they meet often; not all of them harmless in a path or a COPY.

@@ -8,6 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 
 from ledgerservice.domain.amounts import AMOUNT_PATTERN
+from tests import examples
 from tests.api.routes import API
 from tests.processes import RunningService
 
@@ -140,7 +141,7 @@ def without_wait(case: schemathesis.Case) -> None:
 
 @described.parametrize()
 @settings(
-    max_examples=40,
+    max_examples=examples(16),
     deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=list(HealthCheck),
@@ -169,7 +170,7 @@ def follow(links: Any, service: RunningService) -> set[str]:
 
     Chain.run(
         settings=settings(
-            max_examples=50,
+            max_examples=examples(20),
             stateful_step_count=12,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -1,16 +1,16 @@
 """Counts the rows that the statements of a page read."""
 
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ledgerservice.postgres import search
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.reader import Reader
+from tests import examples
 from tests.databases import connect, without_guards
 
-EXAMPLES = int(os.environ.get("LEDGER_SEARCHES", "30"))
-"""Searches of a property, on each PostgreSQL; `make checker` takes more."""
+EXAMPLES = examples(10)
+"""Searches of a property, on each PostgreSQL."""
 
 
 def fill(database: Database, script: str) -> None:

@@ -22,7 +22,7 @@ from ledgerservice.postgres.queries.transaction_filters import CONDITIONS, value
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter as Filter
 from ledgerservice.postgres.reader import Reader
 from tests.postgres.costs.large import ACCOUNTS, CHOICES, IMPORT, MIX, PAGE, PLACES, at
-from tests.postgres.costs.rows import fill, rows_of_all_pages, rows_of_page, rows_read
+from tests.postgres.costs.rows import EXAMPLES, fill, rows_of_all_pages, rows_of_page, rows_read
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ _CONDITIONS = CONDITIONS | {
 }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(choices, st.sampled_from(sorted(PLACES)), st.sampled_from([1, 5, 60]), st.booleans())
 def test_all_access_paths_find_the_same_page(mixed, chosen, place, rows, ends_early) -> None:
     """Tries of a few rows, compared with a check of all conditions on every transaction. Where the
