@@ -36,9 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 LONGEST = (
-    *("test_canaries", "test_rounds", "engines", "test_readme", "test_session", "test_query_costs"),
-    *("test_plans", "test_cli", "test_health", "test_commands", "test_connections", "test_import"),
-    *("test_backups", "test_roles", "test_clients", "test_account_costs", "test_state_machine"),
+    *("test_canaries", "engines", "test_rounds", "test_effective_costs", "test_generated"),
+    *("test_readme", "test_session", "test_query_costs", "test_plans", "test_verify", "test_cli"),
+    *("test_commands", "test_clients", "test_state_machine", "test_health", "test_connections"),
+    *("test_import", "test_docs", "test_rejects", "test_backups", "test_webhooks", "test_queries"),
+    *("test_history", "test_drill", "test_archive", "test_roles", "test_account_costs"),
 )
 """The files and folders that one worker works at longest, which begin first, in this order."""
 
