@@ -4,6 +4,7 @@ The name of a bound ends with its unit: `_s` (seconds), `_bytes`, `_requests`, `
 """
 
 import difflib
+import ipaddress
 import os
 import re
 import sys
@@ -31,6 +32,7 @@ def default_data_folder() -> Path:
 
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 UNSPECIFIED_ADDRESSES = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  (the name of no host)
 
 
@@ -86,6 +88,11 @@ class Settings(BaseSettings):
     allow_plaintext: bool = Field(
         default=False,
         description="Listen without TLS on an address that other machines reach.",
+    )
+    trusted_proxies: str | None = Field(
+        default=None,
+        description="Addresses and networks of the proxies that end TLS, separated by commas. In "
+        "plain text only these are answered, and whom they name in X-Forwarded-For is the client.",
     )
     tls_cert: Path | None = Field(
         default=None, description="Certificate chain in PEM. With it `serve` speaks TLS only."
@@ -285,6 +292,19 @@ class Settings(BaseSettings):
             return self.backup_results
         is_embedded = self.database_url is None and self.data_folder.is_dir()
         return self.data_folder / "backups" if is_embedded else None
+
+    @property
+    def proxies(self) -> tuple[Network, ...]:
+        """The networks of the proxies that end TLS."""
+        texts = (self.trusted_proxies or "").split(",")
+        return tuple(ipaddress.ip_network(text.strip()) for text in texts if text.strip())
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, text: str | None) -> str | None:
+        for one in filter(str.strip, (text or "").split(",")):
+            ipaddress.ip_network(one.strip())
+        return text
 
     @field_validator("force_token", "api_key")
     @classmethod

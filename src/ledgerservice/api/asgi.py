@@ -18,6 +18,7 @@ from ledgerservice.api.application import create_api
 from ledgerservice.api.http.authentication import CALLER, Authentication, caller_of, denied
 from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
 from ledgerservice.api.http.documentation import ASSETS
+from ledgerservice.api.http.forwarding import Forwarding
 from ledgerservice.api.http.head import HeadCheck
 from ledgerservice.api.http.observing import name_route, note_answer, observe
 from ledgerservice.api.http.openapi import Handler
@@ -120,6 +121,7 @@ class Service:
             raise
         is_open, is_trusted = settings.allow_open, self._is_trusted
         state.authentication = Authentication(registry, is_open, is_trusted)
+        state.forwarding = Forwarding(() if is_trusted else settings.proxies)
         if not (registry.has_keys or is_trusted):
             log.warning(OPEN, command("keys"))
         # The writer's thread waits for this one at each of its steps. With Python's 5 ms a transfer
@@ -299,6 +301,22 @@ def _refuse_line_ends(inner: App, _: State) -> App:
     return answer
 
 
+def _find_client(inner: App, state: State) -> App:
+    """Replaces the address of a proxy by that of its client, if there are trusted proxies."""
+    find: Callable[[Scope], str | None] | None = None
+
+    def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        nonlocal find
+        if find is None:
+            find = state.forwarding.fault
+        code = find(scope)
+        if code is not None:
+            return _send(send, problem(code))
+        return inner(scope, receive, send)
+
+    return answer
+
+
 def _check_head(inner: App, state: State) -> App:
     """Refuses a head that means different things to different readers, and foreign hosts."""
     check: HeadCheck | None = None
@@ -342,6 +360,7 @@ def _sending(send: Send, added: list[Header]) -> Send:
 
 LAYERS = (
     observe,
+    _find_client,
     _check_head,
     _mark_dry_runs,
     _authenticate,

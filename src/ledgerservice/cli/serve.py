@@ -78,13 +78,15 @@ def serve(
 
 def _check_plaintext(settings: Settings) -> None:
     """Raise ConfigurationError if keys would go over a network without TLS."""
-    if settings.host in LOOPBACK_NAMES or settings.allow_plaintext or settings.tls_cert:
+    if settings.host in LOOPBACK_NAMES or settings.tls_cert or settings.proxies:
+        return
+    if settings.allow_plaintext:
         return
     raise ConfigurationError(
         f"{settings.host} is not a loopback address, and there is no TLS: keys and amounts could "
-        "be read on their way. Set LEDGER_TLS_CERT and LEDGER_TLS_KEY, or listen on 127.0.0.1 "
-        "behind a proxy that speaks TLS, or set LEDGER_ALLOW_PLAINTEXT=true where the network is "
-        "private."
+        "be read on their way. Set LEDGER_TLS_CERT and LEDGER_TLS_KEY, or name the proxies that "
+        "speak TLS in LEDGER_TRUSTED_PROXIES, or set LEDGER_ALLOW_PLAINTEXT=true where the network "
+        "is private."
     )
 
 

@@ -129,6 +129,16 @@ CATALOGUE: dict[str, Problem] = {
         "LEDGER_ALLOW_OPEN.",
         HTTPStatus.FORBIDDEN,
     ),
+    "proxy_required": _invalid(
+        "The service takes requests in plain text from its proxies only, which "
+        "LEDGER_TRUSTED_PROXIES names. Send the request to the proxy.",
+        HTTPStatus.FORBIDDEN,
+    ),
+    "forwarded_invalid": _invalid(
+        "The proxy has sent the request on with a Forwarded or X-Forwarded-... header that does "
+        "not name one client by its address, or they name different ones.",
+        HTTPStatus.BAD_REQUEST,
+    ),
     "not_found": _missing("There is no such route; see /docs."),
     "method_not_allowed": _invalid(
         "The route does not support this method.", HTTPStatus.METHOD_NOT_ALLOWED
