@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
 import psycopg
@@ -46,6 +46,7 @@ class Registry:
         self._connect = connect
         self._wire: Wire | None = None
         self._callers: dict[bytes, Caller] = {}
+        self._holders: dict[str, Caller] = {}
         self._known: dict[bytes, Caller] = {}
         self._fresh_until = 0.0
         self._used: set[str] = set()
@@ -69,6 +70,17 @@ class Registry:
         self._used.add(caller.key_id)
         return caller
 
+    def holder_of(self, names: Iterable[str]) -> Caller | None:
+        """Who has a certificate with these names; None if they stand for nobody."""
+        if time.monotonic() > self._fresh_until:
+            return UNREAD
+        holders = [self._holders[name] for name in names if name in self._holders]
+        if len({holder.principal_id for holder in holders}) > 1:
+            return UNKNOWN
+        for holder in holders[:1]:
+            self._used.add(holder.key_id)
+        return holders[0] if holders else None
+
     async def refresh(self) -> None:
         """Read all keys. Raises psycopg's errors, LedgerError, OSError and TimeoutError."""
         begun = time.monotonic()
@@ -82,7 +94,9 @@ class Registry:
             await self.close()
             raise
         self.has_keys, rows = callers_of(result.rows)
-        self._callers = _callers(rows)
+        callers = _callers(rows)
+        self._holders = {one.subject: callers.pop(one.digest) for one in rows if one.subject}
+        self._callers = callers
         self._known = {}
         self._fresh_until = begun + STALE_S
 

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from sqlalchemy import Connection
 
-from ledgerservice.access import keys
+from ledgerservice.access import certificates, keys
 from ledgerservice.access.grants import is_principal_name
 from ledgerservice.access.keys import NewKey
 from ledgerservice.access.scopes import NAMES, SETS, Scope, names_of
@@ -34,6 +34,12 @@ app = typer.Typer(
     help="Make, list, rotate and revoke keys of the API, as the owner of the schema.",
 )
 
+Roles = Annotated[list[str] | None, typer.Option(help=f"A set of scopes: {', '.join(SETS)}.")]
+Scopes = Annotated[list[str] | None, typer.Option(help=f"A scope: {', '.join(NAMES)}.")]
+Ledgers = Annotated[
+    list[str] | None, typer.Option(help="A ledger that it may use. [all, also later ones]")
+]
+IsPerson = Annotated[bool, typer.Option("--person", help="A person, not a service.")]
 Days = Annotated[
     int, typer.Option(min=1, max=MOST_DAYS, help="Days for which the new key is valid.")
 ]
@@ -42,15 +48,11 @@ Days = Annotated[
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="The principal: a service or a person.")],
-    role: Annotated[
-        list[str] | None, typer.Option(help=f"A set of scopes: {', '.join(SETS)}.")
-    ] = None,
-    scope: Annotated[list[str] | None, typer.Option(help=f"A scope: {', '.join(NAMES)}.")] = None,
-    ledger: Annotated[
-        list[str] | None, typer.Option(help="A ledger that it may use. [all, also later ones]")
-    ] = None,
+    role: Roles = None,
+    scope: Scopes = None,
+    ledger: Ledgers = None,
     days: Days = DEFAULT_DAYS,
-    person: Annotated[bool, typer.Option("--person", help="A person, not a service.")] = False,
+    person: IsPerson = False,
     as_json: AsJson = False,
 ) -> None:
     """Add the principal NAME with a key, and print the key, which is shown this once.
@@ -58,17 +60,50 @@ def create(
     The first key closes the service to everyone who has none.
     """
     scopes = _scopes(role or [], scope or [])
-    if not is_principal_name(name):
-        raise KeyFault(f"{name!a} is not a valid name: 1 to 63 letters, digits and @ . _ -")
     with _owned() as connection:
         if principals.is_taken(connection, name):
             raise KeyFault(f"There is a principal {name} already; see keys list and keys rotate.")
-        ledgers = [_ledger(connection, one) for one in dict.fromkeys(ledger or (None,))]
-        kind = "person" if person else "service"
-        number = principals.add_principal(connection, name, kind, scopes, ledgers)
+        number = _principal(connection, name, scopes, ledger or (), is_person=person)
         new, expiry = _add(connection, number, days)
         note(connection, "create_key", f"{new.id} of {name}")
     _print_new(new, expiry, as_json=as_json, principal=name, scopes=names_of(scopes))
+
+
+@app.command()
+def certificate(
+    name: Annotated[str, typer.Argument(help="The principal, which is added if it is new.")],
+    subject: Annotated[
+        str,
+        typer.Option(
+            help="The subject, CN=shop,O=Example, or URI:..., DNS:... or EMAIL:... of it."
+        ),
+    ],
+    role: Roles = None,
+    scope: Scopes = None,
+    ledger: Ledgers = None,
+    days: Days = DEFAULT_DAYS,
+    person: IsPerson = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let certificates with the name SUBJECT, of LEDGER_TLS_CLIENT_CA, stand for a key of NAME.
+
+    For a new principal say what it may do. The same command again renews it.
+    """
+    subject = _subject(subject)
+    scopes = _scopes(role or [], scope or []) if role or scope else None
+    with _owned() as connection:
+        number = principals.principal_id(connection, name)
+        if number is not None and scopes is not None:
+            raise KeyFault(f"There is a principal {name} already, whose rights stay as they are.")
+        if number is None:
+            scopes = scopes or _scopes([], [])
+            number = _principal(connection, name, scopes, ledger or (), is_person=person)
+        _release(connection, subject, number)
+        new, expiry = _add(connection, number, days, subject)
+        note(connection, "certify_key", f"{new.id} of {name}: {subject}")
+    text = f"The key {new.id} is {escape(subject)} and expires at {expiry:%Y-%m-%d %H:%M} UTC."
+    facts = {"subject": subject, "principal": name, "expires_at": expiry}
+    report(text, as_json=as_json, key_id=new.id, **facts)
 
 
 @app.command("list")
@@ -155,14 +190,48 @@ def _ledger(connection: Connection, name: str | None) -> int | None:
     return number
 
 
+def _principal(
+    connection: Connection, name: str, scopes: Scope, ledgers: Sequence[str], *, is_person: bool
+) -> int:
+    """A new principal with these scopes on the ledgers, or on all of them. Raises KeyFault."""
+    if not is_principal_name(name):
+        raise KeyFault(f"{name!a} is not a valid name: 1 to 63 letters, digits and @ . _ -")
+    if principals.is_taken(connection, name):
+        raise KeyFault(f"The principal {name} is disabled.")
+    ids = [_ledger(connection, one) for one in dict.fromkeys(ledgers or (None,))]
+    kind = "person" if is_person else "service"
+    return principals.add_principal(connection, name, kind, scopes, ids)
+
+
+def _subject(text: str) -> str:
+    name = certificates.canonical(text)
+    if name is None:
+        raise KeyFault(f"{text!a} is not a name of a certificate, such as CN=shop,O=Example.")
+    return name
+
+
+def _release(connection: Connection, subject: str, principal: int) -> None:
+    """Revoke the key that a principal has by this subject. Raises KeyFault if it is another's."""
+    holder = principals.holder_of(connection, subject)
+    if holder is None:
+        return
+    key_id, other = holder
+    if other != principal:
+        raise KeyFault(f"{subject} is another principal's, by the key {key_id}: revoke that first.")
+    principals.revoke(connection, key_id)
+
+
 def _id(text: str) -> str:
     """The id of a key, out of an id or a whole key."""
     return keys.id_of(text) or text
 
 
-def _add(connection: Connection, principal: int, days: int) -> tuple[NewKey, datetime]:
+def _add(
+    connection: Connection, principal: int, days: int, subject: str | None = None
+) -> tuple[NewKey, datetime]:
+    """A new key, or with a `subject` a certificate, whose text nobody gets to know."""
     new = keys.make()
-    return new, principals.add_key(connection, new.id, new.digest, principal, days)
+    return new, principals.add_key(connection, new.id, new.digest, principal, days, subject)
 
 
 def _print_new(new: NewKey, expiry: datetime, *, as_json: bool, **facts: Any) -> None:
@@ -184,4 +253,6 @@ def _described(view: KeyView) -> tuple[str, dict[str, Any]]:
         f"{view.id}  [bold]{view.state}[/]  {escape(view.name)}  expires "
         f"{view.expires_at:%Y-%m-%d %H:%M} UTC, last used {view.last_used or 'never'}  {allowed}"
     )
+    if view.subject is not None:
+        text += f"  certificate {escape(view.subject)}"
     return text, msgspec.structs.asdict(view) | {"grants": grants}

@@ -458,7 +458,8 @@ CREATE TABLE ledger.principals (
 );
 
 -- Of a key only the SHA-256 is kept: its secret has 256 random bits, which nobody can guess. A key is
--- valid for a year at most; the further day is for a leap year.
+-- valid for a year at most; the further day is for a leap year. With a subject it is a certificate of a
+-- client, by one of its names, and the digest is no key's.
 CREATE TABLE ledger.api_keys (
     id           text        PRIMARY KEY,
     principal_id integer     NOT NULL REFERENCES ledger.principals,
@@ -467,11 +468,13 @@ CREATE TABLE ledger.api_keys (
     not_before   timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at   timestamptz NOT NULL,
     revoked_at   timestamptz,
+    subject      text,
     CONSTRAINT api_keys_id CHECK (id ~ '^[a-z0-9]{12}$'),
     CONSTRAINT api_keys_digest CHECK (length(digest) = 32),
     CONSTRAINT api_keys_expiry CHECK (expires_at > not_before
                                       AND expires_at <= created_at + interval '8784 hours')
 );
+CREATE UNIQUE INDEX api_keys_subject ON ledger.api_keys (subject) WHERE revoked_at IS NULL;
 
 -- What a principal may do on a ledger; NULL means all ledgers. scopes is a sum of bits, which
 -- access/scopes.py names.

@@ -10,14 +10,19 @@ from functools import lru_cache
 from starlette.requests import Request
 from starlette.types import Scope
 
+from ledgerservice.access.certificates import names_of as names_in
 from ledgerservice.access.grants import EVERYONE, STRANGER, Caller, Need, denial
-from ledgerservice.access.registry import Registry
+from ledgerservice.access.registry import UNKNOWN, Registry
 from ledgerservice.access.scopes import names_of
 from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.telemetry.exchanges import note_denial
 
 CALLER = "ledgerservice.caller"
 """The entry of a request's scope with its `Caller`."""
+
+EXTENSIONS = "extensions"
+TLS = "tls"
+"""The entry of EXTENSIONS that says who the client is (ASGI's extension for TLS)."""
 
 NOT_LOCAL = Caller(refusal="no_keys")
 _FORWARDED = (b"forwarded", b"x-forwarded-")
@@ -43,9 +48,25 @@ class Authentication:
         if registry.has_keys:
             for name, value in scope["headers"]:
                 if name == b"authorization":
-                    return registry.caller_of(value)
-            return EVERYONE if self._is_trusted else STRANGER
+                    caller = registry.caller_of(value)
+                    return self._beside(caller, scope) if EXTENSIONS in scope else caller
+            return self._holder(scope) or (EVERYONE if self._is_trusted else STRANGER)
         return EVERYONE if self._is_open or self._is_trusted else _local_caller(scope)
+
+    def _holder(self, scope: Scope) -> Caller | None:
+        """Who has the certificate of the connection; None if it stands for nobody."""
+        chain = scope.get(EXTENSIONS, {}).get(TLS, {}).get("client_cert_chain")
+        return self._registry.holder_of(names_in(chain[0])) if chain else None
+
+    def _beside(self, caller: Caller, scope: Scope) -> Caller:
+        """Who sends a key. A certificate that stands for another principal makes it not valid."""
+        holder = self._holder(scope)
+        if caller.refusal is None and holder is not None:
+            if holder.refusal is not None:
+                return holder
+            if holder.principal_id != caller.principal_id:
+                return UNKNOWN
+        return caller
 
 
 def _local_caller(scope: Scope) -> Caller:

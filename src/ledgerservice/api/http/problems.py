@@ -110,7 +110,7 @@ CATALOGUE: dict[str, Problem] = {
     ),
     "key_invalid": _invalid(
         "The key in Authorization is not one of the service, or it is not valid yet, has expired "
-        "or was revoked.",
+        "or was revoked; or the client's certificate is another principal's.",
         HTTPStatus.UNAUTHORIZED,
     ),
     "scope_missing": _invalid(

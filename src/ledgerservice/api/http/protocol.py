@@ -5,11 +5,14 @@ socket could make it grow by gigabytes.
 """
 
 import asyncio
+import ssl
 from typing import Any
 
+from cryptography import x509
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ledgerservice.api.http.authentication import EXTENSIONS, TLS
 from ledgerservice.api.http.connections import Connections
 from ledgerservice.api.http.head import BOUNDED, MAX_HEAD_BYTES
 from ledgerservice.api.http.problems import problem, problem_reply
@@ -18,6 +21,7 @@ from ledgerservice.telemetry.exchanges import new_request_id
 
 MAX_WAITING_REQUESTS = 256
 CONTINUE = b"HTTP/1.1 100 "
+TLS_VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
 class _Joined:
@@ -58,6 +62,22 @@ def connections_of(settings: Settings) -> Connections:
     return Connections(settings, f"HTTP/1.1 {status} Busy\r\n{lines}\r\n".encode() + body)
 
 
+def _tls_of(transport: asyncio.Transport) -> dict[str, Any] | None:
+    """ASGI's extension for TLS; None without a certificate of the client, which was verified."""
+    connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    certificate = None if connection is None else connection.getpeercert(binary_form=True)
+    if connection is None or certificate is None:
+        return None
+    return {
+        "server_cert": None,
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate)],
+        "client_cert_name": x509.load_der_x509_certificate(certificate).subject.rfc4514_string(),
+        "client_cert_error": None,
+        "tls_version": TLS_VERSIONS.get(connection.version() or ""),
+        "cipher_suite": None,
+    }
+
+
 class BoundedHttp(HttpToolsProtocol):
     """Ends a connection with too long a head or trailer, or too many requests at once, and one
     that waits for too long.
@@ -66,6 +86,7 @@ class BoundedHttp(HttpToolsProtocol):
     _head_bytes = 0
     _is_further = False
     _is_quiet = False
+    _tls: dict[str, Any] | None = None
 
     def __init__(self, *, bounds: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -73,6 +94,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joined(transport))  # type: ignore[arg-type]
+        self._tls = _tls_of(transport)
         self._is_further = not self.bounds.open(self)
         if self._is_further:
             self.app = self._answer_health
@@ -116,6 +138,8 @@ class BoundedHttp(HttpToolsProtocol):
             raise ValueError("too many requests wait on one connection")
         super().on_message_begin()
         self.scope[BOUNDED] = True  # type: ignore[literal-required]
+        if self._tls is not None:
+            self.scope[EXTENSIONS] = {TLS: self._tls}  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0

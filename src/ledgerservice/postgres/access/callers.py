@@ -14,7 +14,7 @@ LISTEN = Request(f"LISTEN {CHANNEL}")
 READ_CALLERS = Request(
     """
 SELECT EXISTS (SELECT FROM ledger.api_keys), k.digest, k.id, k.principal_id, g.ledger_id, l.name,
-       g.scopes
+       g.scopes, k.subject
 FROM (SELECT) one
 LEFT JOIN (
     ledger.api_keys k
@@ -43,6 +43,7 @@ class CallerRow(msgspec.Struct, frozen=True):
     ledger_id: int | None
     ledger: str | None
     scopes: int | None
+    subject: str | None
 
 
 def callers_of(rows: Rows) -> tuple[bool, list[CallerRow]]:

@@ -22,6 +22,7 @@ class KeyView(msgspec.Struct, frozen=True):
     revoked_at: datetime | None
     last_used: str | None
     state: str
+    subject: str | None
     grants: list[tuple[str | None, int]]
 
 
@@ -34,7 +35,8 @@ SELECT k.id, p.id AS principal_id, p.name, p.kind, k.created_at, k.not_before, k
             WHEN p.disabled_at IS NOT NULL THEN 'disabled'
             WHEN k.expires_at <= clock_timestamp() THEN 'expired'
             WHEN k.not_before > clock_timestamp() THEN 'not yet valid'
-            ELSE 'valid' END AS state
+            ELSE 'valid' END AS state,
+       k.subject
 FROM ledger.api_keys k JOIN ledger.principals p ON p.id = k.principal_id
 ORDER BY k.created_at, k.id
 """
@@ -59,13 +61,17 @@ _ADD_GRANT = text(
 )
 _ADD_KEY = text(
     """
-INSERT INTO ledger.api_keys (id, principal_id, digest, created_at, not_before, expires_at)
-SELECT :id, :principal_id, :digest, now, now, now + :days * interval '24 hours'
+INSERT INTO ledger.api_keys (id, principal_id, digest, created_at, not_before, expires_at, subject)
+SELECT :id, :principal_id, :digest, now, now, now + :days * interval '24 hours', :subject
 FROM clock_timestamp() AS now
 RETURNING expires_at
 """
 )
 _PRINCIPAL_OF = text("SELECT principal_id FROM ledger.api_keys WHERE id = :id FOR UPDATE")
+_CERTIFICATES = text(
+    "SELECT id, principal_id FROM ledger.api_keys WHERE subject = :subject AND revoked_at IS NULL"
+    " FOR UPDATE"
+)
 _SHORTEN = text(
     """
 UPDATE ledger.api_keys
@@ -124,10 +130,19 @@ def add_principal(
 
 
 def add_key(
-    connection: Connection, key_id: str, digest: bytes, principal: int, days: int
+    connection: Connection,
+    key_id: str,
+    digest: bytes,
+    principal: int,
+    days: int,
+    subject: str | None = None,
 ) -> datetime:
-    """Add a key that is valid from now on; returns when it expires."""
+    """Add a key that is valid from now on; returns when it expires.
+
+    With a `subject` it is a certificate with this name.
+    """
     values = {"id": key_id, "digest": digest, "principal_id": principal, "days": days}
+    values |= {"subject": subject}
     expiry: datetime = connection.execute(_ADD_KEY, values).scalar_one()
     connection.execute(_NOTIFY)
     return expiry
@@ -137,6 +152,12 @@ def principal_of(connection: Connection, key_id: str) -> int | None:
     """The principal of a key, or None if there is no such key. Locks the key."""
     number: int | None = connection.scalar(_PRINCIPAL_OF, {"id": key_id})
     return number
+
+
+def holder_of(connection: Connection, subject: str) -> tuple[str, int] | None:
+    """The key and the principal of a name in certificates, unless it was revoked."""
+    row = connection.execute(_CERTIFICATES, {"subject": subject}).one_or_none()
+    return None if row is None else (row.id, row.principal_id)
 
 
 def shorten(connection: Connection, key_id: str, hours: float) -> datetime:
