@@ -1,5 +1,6 @@
 """Certificates for tests, as an authority issues them."""
 
+import ipaddress
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+HERE = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 DAY = timedelta(days=1)
 
 

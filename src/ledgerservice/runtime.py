@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from sqlalchemy import URL
 
@@ -29,6 +30,7 @@ from ledgerservice.feed.targets import targets_of
 from ledgerservice.feed.webhooks.addresses import Guard
 from ledgerservice.feed.webhooks.deliverer import keep_delivering
 from ledgerservice.feed.webhooks.sending import Sender
+from ledgerservice.installation import installing
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.access.audit import add_records
 from ledgerservice.postgres.connections import (
@@ -61,6 +63,9 @@ from ledgerservice.posting.observation import observed
 from ledgerservice.posting.poster import Limits, Poster
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry.metrics import VERIFY_PROGRESS, VERIFY_SUCCESS, VERIFY_VIOLATIONS
+
+if TYPE_CHECKING:
+    from ledgerservice.access.oidc.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -277,18 +282,39 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
 
 
 @asynccontextmanager
-async def reading_keys(runtime: Runtime) -> AsyncIterator[Registry]:
-    """The keys of callers, which are kept up to date meanwhile."""
-    registry = Registry(runtime.connect)
+async def reading_keys(runtime: Runtime, *, with_tokens: bool) -> AsyncIterator[Registry]:
+    """The keys of callers, and of an OpenID provider, which are kept up to date meanwhile.
+
+    The service starts while the provider is away. Raises ConfigurationError.
+    """
+    tokens = _tokens(runtime) if with_tokens else None
+    registry = Registry(runtime.connect, tokens)
     with explained():
         await registry.refresh()
-    refreshing = asyncio.create_task(registry.keep_refreshed())
+    refreshing = [asyncio.create_task(registry.keep_refreshed())]
+    if tokens is not None:
+        refreshing.append(asyncio.create_task(tokens.issuer.keep_refreshed()))
     try:
         yield registry
     finally:
-        refreshing.cancel()
-        await asyncio.gather(refreshing, return_exceptions=True)
+        for task in refreshing:
+            task.cancel()
+        await asyncio.gather(*refreshing, return_exceptions=True)
         await registry.close()
+
+
+def _tokens(runtime: Runtime) -> "Tokens | None":
+    """The tokens that are accepted in place of keys, if there is a provider."""
+    settings = runtime.settings
+    if not (settings.oidc_issuer or settings.oidc_audience or settings.oidc_grants):
+        return None
+    try:
+        from ledgerservice.access.oidc.tokens import Tokens  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError(
+            f"A library for LEDGER_OIDC_ISSUER is missing: {installing('oidc')}"
+        ) from error
+    return Tokens(settings, runtime.connect)
 
 
 @contextmanager

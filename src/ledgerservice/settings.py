@@ -102,6 +102,29 @@ class Settings(BaseSettings):
         default=None,
         description="Certificates in PEM; clients must have one that these have signed.",
     )
+    oidc_issuer: str | None = Field(
+        default=None,
+        description="URL of an OpenID provider, whose tokens are accepted in place of keys.",
+    )
+    oidc_audience: str | None = Field(
+        default=None,
+        description="Names of this service in a token's aud, separated by commas; one is enough.",
+    )
+    oidc_algorithms: str = Field(
+        default="RS256,PS256,ES256,EdDSA",
+        description="Algorithms of signatures that tokens may have, separated by commas.",
+    )
+    oidc_grants: Path | None = Field(
+        default=None, description="File in TOML that says which claims give which scopes."
+    )
+    oidc_refresh_s: float = Field(
+        default=300.0, gt=0, description="Interval at which the provider's keys are fetched."
+    )
+    oidc_stale_s: float = Field(
+        default=3_600.0,
+        gt=0,
+        description="When the provider's keys could not be fetched for this time, tokens get 503.",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
     metrics_port: int | None = Field(
         default=None,

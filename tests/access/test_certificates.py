@@ -1,6 +1,5 @@
 """Certificates of clients that stand for keys."""
 
-import ipaddress
 import json
 import subprocess
 from collections.abc import Iterator
@@ -14,12 +13,11 @@ from cryptography import x509
 from ledgerservice.access.certificates import canonical, names_of
 from ledgerservice.postgres.connections import Database
 from tests.access.made import bearer, make_key
-from tests.certificates import Authority, context
+from tests.certificates import HERE, Authority, context
 from tests.databases import connect, url_text
 from tests.processes import Fork, cli, environment, free_port, wait_for
 
 SPIFFE = "spiffe://example/shop"
-HERE = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_an_account_of_the_owner_s_is_opened_empty_too(used):
 
 ACCESS_WRITES = [
     f"{verb} ledger.{table}{rest}"
-    for table in ("principals", "api_keys", "grants", "key_uses")
+    for table in ("principals", "api_keys", "grants", "key_uses", "oidc_principals")
     for verb, rest in (
         ("INSERT INTO", " DEFAULT VALUES"),
         (
@@ -101,7 +101,10 @@ ACCESS_WRITES = [
         ("DELETE FROM", ""),
         ("TRUNCATE", ""),
     )
-    if (table, verb) != ("key_uses", "INSERT INTO")
+    if (table, verb) not in {("key_uses", "INSERT INTO"), ("oidc_principals", "INSERT INTO")}
+] + [
+    f"INSERT INTO ledger.oidc_principals (issuer, subject, {column}) VALUES ('i', 's', {value})"
+    for column, value in (("id", "1"), ("first_seen", "now()"))
 ]
 
 
@@ -153,7 +156,9 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         chained = {"id", "recorded_at", "digest"}
         columns = set(metadata.tables["ledger.audit"].c.keys()) - chained
         assert of_audit == {("INSERT", column) for column in columns}
-        rows = [row for row in rows if row[0] != "audit"]
+        people = {(p, c) for t, p, c in rows if t == "oidc_principals"}
+        assert people == {("INSERT", "issuer"), ("INSERT", "subject")}
+        rows = [row for row in rows if row[0] not in ("audit", "oidc_principals")]
         tables = {"accounts", "transactions", "currencies", "holds", "schedules", "ledgers"}
         assert {t for t, _, _ in rows} == tables | {"epochs"}
         assert "begun_at" not in {c for t, _, c in rows if t == "epochs"}

@@ -48,6 +48,8 @@ EVERYONE = Caller(everywhere=int(ALL))
 """Whoever uses a service that has no keys and is open to its machine."""
 STRANGER = Caller(refusal="key_missing")
 """Whoever sends no key."""
+NEWCOMER = Caller("newcomer", refusal="unavailable")
+"""Whoever has a valid token of a provider, and no row in the database yet."""
 
 
 class Need(msgspec.Struct, frozen=True):

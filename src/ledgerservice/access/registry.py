@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -18,7 +19,11 @@ from ledgerservice.postgres.access.callers import (
     CallerRow,
     callers_of,
 )
-from ledgerservice.postgres.pipeline import Request, Wire, array
+from ledgerservice.postgres.access.people import ledgers_named
+from ledgerservice.postgres.pipeline import Request, Wire, array, text_array
+
+if TYPE_CHECKING:
+    from ledgerservice.access.oidc.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +35,8 @@ KNOWN_KEYS = 10_000
 DAY_S = 86_400
 
 BEARER = b"bearer "
+TOKEN = b"eyJ"
+"""How a token of an OpenID provider begins."""
 
 UNKNOWN = Caller(refusal="key_invalid")
 UNREAD = Caller(refusal="unavailable")
@@ -38,11 +45,15 @@ UNREAD = Caller(refusal="unavailable")
 class Registry:
     """The valid keys and what each of them may do.
 
-    `has_keys` says whether a key was ever made; without one nobody can be required to send one.
+    `has_keys` says whether a key was ever made, or tokens are accepted; without either nobody can
+    be required to send one.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Wire]]) -> None:
+    def __init__(
+        self, connect: Callable[[], Awaitable[Wire]], tokens: "Tokens | None" = None
+    ) -> None:
         self.has_keys = True
+        self.tokens = tokens
         self._connect = connect
         self._wire: Wire | None = None
         self._callers: dict[bytes, Caller] = {}
@@ -62,13 +73,24 @@ class Registry:
     def _find(self, authorization: bytes) -> Caller:
         if authorization[: len(BEARER)].lower() != BEARER:
             return UNKNOWN
-        caller = self._callers.get(digest_of(authorization[len(BEARER) :].strip(b" ")))
-        if caller is None:
-            return UNKNOWN
-        if len(self._known) < KNOWN_KEYS:
+        text = _credential(authorization)
+        caller: Caller | None
+        if self.tokens is not None and text.startswith(TOKEN):
+            caller = self.tokens.caller_of(text)
+        else:
+            caller = self._callers.get(digest_of(text))
+            if caller is None:
+                return UNKNOWN
+            self._used.add(caller.key_id)
+        if caller.refusal is None and len(self._known) < KNOWN_KEYS:
             self._known[authorization] = caller
-        self._used.add(caller.key_id)
         return caller
+
+    async def introduce(self, authorization: bytes) -> Caller:
+        """Who sends a valid token for the first time: the database gets a row for it."""
+        if self.tokens is not None:
+            await self.tokens.introduce(_credential(authorization))
+        return self.caller_of(authorization)
 
     def holder_of(self, names: Iterable[str]) -> Caller | None:
         """Who has a certificate with these names; None if they stand for nobody."""
@@ -89,16 +111,24 @@ class Registry:
                 if self._wire is None:
                     self._wire = await self._connect()
                     await self._wire.exchange(LISTEN)
-                [result] = await self._wire.exchange(READ_CALLERS)
+                result, *others = await self._wire.exchange(READ_CALLERS, *self._reads())
         except BaseException:
             await self.close()
             raise
         self.has_keys, rows = callers_of(result.rows)
+        if self.tokens is not None:
+            self.has_keys, self.tokens.ledger_ids = True, dict(others[0].rows)
         callers = _callers(rows)
         self._holders = {one.subject: callers.pop(one.digest) for one in rows if one.subject}
         self._callers = callers
         self._known = {}
         self._fresh_until = begun + STALE_S
+
+    def _reads(self) -> list[Request]:
+        """What is read besides the keys: the ledgers that people may have rights on."""
+        if self.tokens is None:
+            return []
+        return [ledgers_named(text_array(self.tokens.ledgers))]
 
     async def keep_refreshed(self) -> None:
         """Read the keys until cancelled. While the database is away it is tried every second."""
@@ -145,6 +175,11 @@ class Registry:
         if wire is not None:
             with suppress(psycopg.Error, OSError):
                 await wire.close()
+
+
+def _credential(authorization: bytes) -> bytes:
+    """The key or the token in a value of Authorization that begins with BEARER."""
+    return authorization[len(BEARER) :].strip(b" ")
 
 
 def _callers(rows: list[CallerRow]) -> dict[bytes, Caller]:

@@ -13,7 +13,7 @@ from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice import __version__
-from ledgerservice.access.grants import Caller
+from ledgerservice.access.grants import NEWCOMER, Caller
 from ledgerservice.api.application import create_api
 from ledgerservice.api.http.authentication import CALLER, Authentication, caller_of, denied
 from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
@@ -115,7 +115,9 @@ class Service:
             state.runtime = await life.enter_async_context(
                 posting(database) if database else running(settings)
             )
-            registry = await life.enter_async_context(reading_keys(state.runtime))
+            registry = await life.enter_async_context(
+                reading_keys(state.runtime, with_tokens=not self._is_trusted)
+            )
         except BaseException:
             await life.aclose()
             raise
@@ -175,8 +177,15 @@ def _authenticate(inner: App, state: State) -> App:
         if find is None:
             find = state.authentication.caller_of
         scope[CALLER] = caller = find(scope)
+        if caller is NEWCOMER:
+            return answer_newcomer(scope, receive, send)
         note_caller(caller.key_id, caller.refusal)
         return inner(scope, receive, send)
+
+    async def answer_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CALLER] = caller = await state.authentication.introduced(scope)
+        note_caller(caller.key_id, caller.refusal)
+        await inner(scope, receive, send)
 
     return answer
 

@@ -20,6 +20,7 @@ from ledgerservice.cli.data import check_schema
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import KeyFault
 from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.people import list_people
 from ledgerservice.postgres.access.principals import KeyView
 from ledgerservice.postgres.connections import explained
 from ledgerservice.runtime import opened_database
@@ -116,6 +117,18 @@ def list_keys(as_json: AsJson = False) -> None:
         report(text, as_json=as_json, **values)
     if not views and not as_json:
         report("There are no keys.", as_json=False)
+
+
+@app.command()
+def people(as_json: AsJson = False) -> None:
+    """List the people who have come with a token of an OpenID provider."""
+    with _owned() as connection:
+        views = list_people(connection)
+    for view in views:
+        text = (
+            f"{view.id}  {escape(view.subject)}  {escape(view.issuer)}  {view.first_seen:%Y-%m-%d}"
+        )
+        report(text, as_json=as_json, **msgspec.structs.asdict(view))
 
 
 @app.command()

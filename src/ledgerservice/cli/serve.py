@@ -93,7 +93,7 @@ def _check_plaintext(settings: Settings) -> None:
 def _check_keys(database: Database) -> None:
     """Raise ConfigurationError if whoever reaches an address of a network could move money."""
     settings = database.settings
-    if settings.host in LOOPBACK_NAMES or settings.allow_open:
+    if settings.host in LOOPBACK_NAMES or settings.allow_open or settings.oidc_issuer:
         return
     with explained(), database.owner_engine().connect() as connection:
         if not has_keys(connection):

@@ -199,7 +199,7 @@ NUMBERED = {
     ),
     "webhook_id": (("webhooks", "id"),),
     "webhook_delivery_id": (("webhook_deliveries", "id"),),
-    "principal_id": (("principals", "id"),),
+    "principal_id": (("principals", "id"), ("oidc_principals", "id")),
     "grant_id": (("grants", "id"),),
 }
 """The columns that get their values from each sequence."""

@@ -488,6 +488,19 @@ CREATE TABLE ledger.grants (
 );
 CREATE INDEX grants_principal ON ledger.grants (principal_id);
 
+-- People whose tokens an OpenID provider has signed. The service adds them, and nothing here gives a
+-- right: what they may do is in their tokens. Ids are those of principals, so that one number names one
+-- of both.
+CREATE TABLE ledger.oidc_principals (
+    id         integer     PRIMARY KEY DEFAULT nextval('ledger.principal_id'),
+    issuer     text        NOT NULL,
+    subject    text        NOT NULL,
+    first_seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT oidc_principals_id CHECK (id > 0),
+    CONSTRAINT oidc_principals_subject CHECK (length(subject) BETWEEN 1 AND 255)
+);
+CREATE UNIQUE INDEX oidc_principals_person ON ledger.oidc_principals (issuer, subject);
+
 -- The days on which a key was used. The service writes a row at most once a day and key.
 CREATE TABLE ledger.key_uses (
     key_id text NOT NULL REFERENCES ledger.api_keys,
@@ -1128,6 +1141,8 @@ GRANT INSERT (event, principal_id, key_id, source, request_id, action, ledger_id
     ON ledger.audit TO {role};
 GRANT USAGE ON SEQUENCE ledger.webhook_id, ledger.webhook_delivery_id TO {role};
 GRANT INSERT ON ledger.key_uses TO {role};
+GRANT INSERT (issuer, subject) ON ledger.oidc_principals TO {role};
+GRANT USAGE ON SEQUENCE ledger.principal_id TO {role};
 GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currency_number,
     ledger.ledger_id TO {role};
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.ledger_id TO {role};

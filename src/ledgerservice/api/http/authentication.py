@@ -53,6 +53,13 @@ class Authentication:
             return self._holder(scope) or (EVERYONE if self._is_trusted else STRANGER)
         return EVERYONE if self._is_open or self._is_trusted else _local_caller(scope)
 
+    async def introduced(self, scope: Scope) -> Caller:
+        """Who sends a request with a token of somebody new, who gets a row in the database."""
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                await self._registry.introduce(value)
+        return self.caller_of(scope)
+
     def _holder(self, scope: Scope) -> Caller | None:
         """Who has the certificate of the connection; None if it stands for nobody."""
         chain = scope.get(EXTENSIONS, {}).get(TLS, {}).get("client_cert_chain")

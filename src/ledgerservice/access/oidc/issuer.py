@@ -1,0 +1,155 @@
+"""The public keys of an OpenID provider, which are fetched in the background only."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import jwt
+import msgspec
+
+from ledgerservice.errors import ConfigurationError
+from ledgerservice.settings import LOOPBACK_NAMES
+
+log = logging.getLogger(__name__)
+
+DISCOVERY = "/.well-known/openid-configuration"
+TIMEOUT_S = 5.0
+MIN_REFRESH_S = 5.0
+"""A key that is not known does not make the keys be fetched again before that time has passed."""
+MAX_BYTES = 262_144
+MAX_KEYS = 100
+KINDS = frozenset({"RSA", "EC", "OKP"})
+
+
+class IssuerFault(Exception):
+    """The provider answered something else than its keys."""
+
+
+class IssuerKey(msgspec.Struct, frozen=True):
+    """A public key, as the cryptography library has it; `algorithm` None: any that fits."""
+
+    key: Any
+    algorithm: str | None
+
+
+class Issuer:
+    """A provider by the URL of its tokens' claim `iss`.
+
+    Keys that are older than `stale_s` are not used: the provider may have withdrawn one.
+    """
+
+    def __init__(self, url: str, refresh_s: float, stale_s: float) -> None:
+        check_url(url)
+        self.url = url
+        self.keys: Mapping[str | None, IssuerKey] = {}
+        self.is_changed = False
+        """Whether the keys have changed since the owner of this object reset it."""
+        self._refresh_s = refresh_s
+        self._stale_s = stale_s
+        self._fetched = -float("inf")
+        self._woken = asyncio.Event()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the keys were not fetched for too long."""
+        return time.monotonic() > self._fetched + self._stale_s
+
+    def wake(self) -> bool:
+        """Have the keys fetched again; False if that was just done."""
+        if time.monotonic() < self._fetched + MIN_REFRESH_S:
+            return False
+        self._woken.set()
+        return True
+
+    async def refresh(self) -> None:
+        """Fetch the keys. Raises IssuerFault, httpx.HTTPError, and ConfigurationError."""
+        begun = time.monotonic()
+        async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+            document = await _fetched(client, self.url.rstrip("/") + DISCOVERY)
+            if document.get("issuer") != self.url:
+                raise ConfigurationError(
+                    f"LEDGER_OIDC_ISSUER is {self.url!a}, and the provider names itself "
+                    f"{document.get('issuer')!a}."
+                )
+            address = str(document.get("jwks_uri"))
+            check_url(address)
+            members = (await _fetched(client, address)).get("keys")
+        keys = _keys_of(members if isinstance(members, list) else [])
+        if not keys:
+            raise IssuerFault("it has no keys")
+        self.is_changed |= keys.keys() != self.keys.keys()
+        self.keys, self._fetched = keys, begun
+
+    async def keep_refreshed(self) -> None:
+        """Fetch the keys until cancelled: regularly, and when `wake` says so."""
+        is_faulty = False
+        while True:
+            self._woken.clear()
+            try:
+                async with asyncio.timeout(TIMEOUT_S * 2):
+                    await self.refresh()
+                is_faulty = False
+            except (IssuerFault, httpx.HTTPError, TimeoutError, ConfigurationError) as error:
+                if not is_faulty:
+                    log.warning("the keys of %s could not be fetched: %s", self.url, error)
+                is_faulty = True
+            await asyncio.sleep(min(MIN_REFRESH_S, self._refresh_s))
+            await self._until_due()
+
+    async def _until_due(self) -> None:
+        """Until the keys are to be fetched. After a failure that is at once."""
+        due_s = self._fetched + self._refresh_s - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, due_s)):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigurationError unless keys that are fetched from there can be trusted."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme != "http" or parts.hostname not in LOOPBACK_NAMES:
+        raise ConfigurationError(f"The provider's address {url!a} is not an https:// URL.")
+
+
+async def _fetched(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    """A JSON object. Raises IssuerFault and httpx.HTTPError."""
+    body = bytearray()
+    async with client.stream("GET", url) as answer:
+        if answer.status_code != 200:
+            raise IssuerFault(f"{url} answers {answer.status_code}")
+        async for piece in answer.aiter_bytes():
+            body += piece
+            if len(body) > MAX_BYTES:
+                raise IssuerFault(f"{url} is too long")
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise IssuerFault(f"{url} is not a JSON object") from None
+
+
+def _keys_of(members: list[Any]) -> dict[str | None, IssuerKey]:
+    """The usable keys by their ids; one without an id is the only one."""
+    keys: dict[str | None, IssuerKey] = {}
+    for member in members[:MAX_KEYS]:
+        if not isinstance(member, dict) or member.get("kty") not in KINDS or "d" in member:
+            continue
+        if member.get("use", "sig") != "sig":
+            continue
+        try:
+            key = jwt.PyJWK(member).key
+        except jwt.PyJWTError:
+            continue
+        keys[member.get("kid")] = IssuerKey(key, member.get("alg"))
+    if len(keys) == 1:
+        keys.setdefault(None, next(iter(keys.values())))
+    elif None in keys:
+        del keys[None]
+    return keys

@@ -1,0 +1,160 @@
+"""Who has sent a token. It is verified once, and remembered by its SHA-256 until it expires."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import jwt
+import psycopg
+
+from ledgerservice.access.grants import NEWCOMER, Caller
+from ledgerservice.access.oidc.claims import Rule, caller_by, read_rules
+from ledgerservice.access.oidc.issuer import Issuer
+from ledgerservice.errors import ConfigurationError, LedgerError
+from ledgerservice.postgres.access.people import find_or_add_person
+from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ASYMMETRIC = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+                        "ES256", "ES384", "ES512", "EdDSA"})  # fmt: skip
+LEEWAY_S = 10
+MAX_TOKEN_BYTES = 16_384
+MAX_TOKENS = 10_000
+MAX_PEOPLE = 10_000
+MAX_SUBJECT = 255
+PATIENCE_S = 5.0
+OPTIONS: Any = {"require": ["exp", "iss", "aud", "sub"], "enforce_minimum_key_length": True}
+
+UNKNOWN = Caller(refusal="key_invalid")
+UNREAD = Caller(refusal="unavailable")
+
+
+class Identity(NamedTuple):
+    """What a token says that is valid."""
+
+    subject: str
+    expires_at: float
+    rules: tuple[Rule, ...]
+
+
+class Tokens:
+    """The tokens of one issuer that this service accepts."""
+
+    def __init__(self, settings: Settings, connect: Callable[[], Awaitable[Wire]]) -> None:
+        """Raises ConfigurationError."""
+        if not (settings.oidc_issuer and settings.oidc_audience and settings.oidc_grants):
+            raise ConfigurationError(
+                "LEDGER_OIDC_ISSUER, LEDGER_OIDC_AUDIENCE and LEDGER_OIDC_GRANTS go together."
+            )
+        self.issuer = Issuer(settings.oidc_issuer, settings.oidc_refresh_s, settings.oidc_stale_s)
+        self.ledger_ids: Mapping[str, int] = {}
+        self._audiences = _texts(settings.oidc_audience)
+        self._algorithms = _checked(_texts(settings.oidc_algorithms))
+        self._rules = read_rules(settings.oidc_grants)
+        self._connect = connect
+        self._verified: dict[bytes, Identity] = {}
+        self._people: dict[str, int] = {}
+        self._adding = asyncio.Lock()
+
+    @property
+    def ledgers(self) -> list[str]:
+        """The names of ledgers that the rules have."""
+        return sorted({name for rule in self._rules for name in rule.ledger or ()})
+
+    def caller_of(self, token: bytes) -> Caller:
+        """Who has sent a token, NEWCOMER, or a caller with a refusal."""
+        identity = self._identity(token)
+        if isinstance(identity, Caller):
+            return identity
+        number = self._people.get(identity.subject)
+        if number is None:
+            return NEWCOMER
+        return caller_by(identity.rules, f"oidc-{number}", number, self.ledger_ids)
+
+    async def introduce(self, token: bytes) -> None:
+        """Give the sender of a token its row, if it has none; a failure is logged."""
+        identity = self._identity(token)
+        if isinstance(identity, Caller):
+            return
+        try:
+            async with asyncio.timeout(PATIENCE_S), self._adding:
+                await self._introduce(identity.subject)
+        except (psycopg.Error, LedgerError, OSError, TimeoutError) as error:
+            log.warning("a person could not be added: %s", type(error).__name__)
+
+    async def _introduce(self, subject: str) -> None:
+        if subject in self._people:
+            return
+        wire = await self._connect()
+        try:
+            number = await find_or_add_person(wire, self.issuer.url, subject)
+        finally:
+            with suppress(psycopg.Error, OSError):
+                await wire.close()
+        if len(self._people) >= MAX_PEOPLE:
+            del self._people[next(iter(self._people))]
+        self._people[subject] = number
+
+    def _identity(self, token: bytes) -> Identity | Caller:
+        if self.issuer.is_stale:
+            self.issuer.wake()
+            return UNREAD
+        if self.issuer.is_changed:
+            self._verified, self.issuer.is_changed = {}, False
+        digest = hashlib.sha256(token).digest()
+        identity = self._verified.get(digest) or self._verify(token)
+        if isinstance(identity, Caller):
+            return identity
+        if identity.expires_at + LEEWAY_S <= time.time():
+            self._verified.pop(digest, None)
+            return UNKNOWN
+        if len(self._verified) >= MAX_TOKENS:
+            del self._verified[next(iter(self._verified))]
+        self._verified[digest] = identity
+        return identity
+
+    def _verify(self, token: bytes) -> Identity | Caller:
+        """What a token says. Nothing of it is believed before its signature is verified."""
+        if len(token) > MAX_TOKEN_BYTES:
+            return UNKNOWN
+        try:
+            key = self.issuer.keys.get(jwt.get_unverified_header(token).get("kid"))
+            if key is None:
+                # The provider may have a new one: whoever sends it again gets the answer.
+                return UNREAD if self.issuer.wake() else UNKNOWN
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=[a for a in self._algorithms if key.algorithm in (None, a)],
+                audience=self._audiences,
+                issuer=self.issuer.url,
+                leeway=LEEWAY_S,
+                options=OPTIONS,
+            )
+            subject, expires_at = claims["sub"], float(claims["exp"])
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+            return UNKNOWN
+        if not subject or len(subject) > MAX_SUBJECT or not subject.isprintable():
+            return UNKNOWN
+        rules = tuple(rule for rule in self._rules if rule.holds(claims))
+        return Identity(subject, expires_at, rules)
+
+
+def _texts(value: str) -> list[str]:
+    return [text.strip() for text in value.split(",") if text.strip()]
+
+
+def _checked(algorithms: list[str]) -> list[str]:
+    """The algorithms; none of them signs with what also verifies. Raises ConfigurationError."""
+    others = [name for name in algorithms if name not in ASYMMETRIC]
+    if others or not algorithms:
+        raise ConfigurationError(
+            f"LEDGER_OIDC_ALGORITHMS may have {', '.join(sorted(ASYMMETRIC))}."
+        )
+    return algorithms
