@@ -81,6 +81,17 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None, description="Key that commands on accounts send to a service."
     )
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Private key (Ed25519, PEM) with which commands on accounts sign what they "
+        "send; of a LEDGER_API_KEY that was made with `--signed-with`.",
+    )
+    signature_max_age_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=3_600,
+        description="A signed request whose signature is older is refused.",
+    )
     allow_open: bool = Field(
         default=False,
         description="Without a key in the database, answer whoever reaches the service.",
@@ -329,7 +340,7 @@ class Settings(BaseSettings):
             ipaddress.ip_network(one.strip())
         return text
 
-    @field_validator("force_token", "api_key")
+    @field_validator("force_token", "api_key", "signing_key")
     @classmethod
     def _none_if_empty(cls, token: SecretStr | None) -> SecretStr | None:
         """An empty variable is no token; an empty header must not allow a forced reversal."""

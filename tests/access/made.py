@@ -11,14 +11,18 @@ from ledgerservice.postgres.connections import Database
 
 
 def make_key(
-    database: Database, name: str, scopes: int = int(ALL), ledgers: Sequence[str | None] = (None,)
+    database: Database,
+    name: str,
+    scopes: int = int(ALL),
+    ledgers: Sequence[str | None] = (None,),
+    public_key: bytes | None = None,
 ) -> str:
     """The text of a new key of a new principal."""
     new = keys.make()
     with database.owner_engine().begin() as owner:
         ids = [None if one is None else principals.ledger_id(owner, one) for one in ledgers]
         number = principals.add_principal(owner, name, "service", scopes, ids)
-        principals.add_key(owner, new.id, new.digest, number, 90)
+        principals.add_key(owner, new.id, new.digest, number, 90, public_key=public_key)
     return new.text
 
 

@@ -1,6 +1,7 @@
 """Every route with every kind of key. The table is made from the application's own routes."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -8,8 +9,10 @@ import pytest
 
 from ledgerservice.access import keys
 from ledgerservice.access.scopes import ALL, NAMES
+from ledgerservice.access.signatures import public_key_of
 from ledgerservice.postgres.connections import Database
 from tests.access.made import add_ledger, alter_key, bearer, make_key
+from tests.access.signing import new_key, signed
 from tests.api.routes import API, DESCRIBED, ROUTES
 from tests.databases import url_text
 from tests.processes import RunningService, serving
@@ -33,10 +36,11 @@ class World(NamedTuple):
     service: RunningService
     keys: dict[str, str]
     database: Database
+    private: Path
 
 
 @pytest.fixture(scope="module")
-def world(new_database: Callable[..., Database]) -> Iterator[World]:
+def world(new_database: Callable[..., Database], tmp_path_factory: Any) -> Iterator[World]:
     database = new_database()
     add_ledger(database, "other")
     made = {name: make_key(database, name) for name in ("expired", "revoked", "too_early")}
@@ -51,16 +55,25 @@ def world(new_database: Callable[..., Database]) -> Iterator[World]:
         made[f"all but {name}"] = make_key(database, f"but.{label}", int(ALL) & ~int(scope))
     made["no posting"] = make_key(database, "no-posting", int(NAMES["audit:read"]))
     made["unknown"] = keys.make().text
+    folder: Path = tmp_path_factory.mktemp("signing")
+    private = new_key(folder, "signer")
+    public_key = public_key_of(private.with_suffix(".pem").read_bytes())
+    made["signed"] = make_key(database, "signed", public_key=public_key)
     with serving(DATABASE_URL=url_text(database)) as service:
-        yield World(service, made, database)
+        yield World(service, made, database, private)
 
 
 def send(world: World, path: str, method: str, key: str | None, prefix: str = "") -> httpx.Response:
-    filled = path.replace("{name}", "default").replace("{code}", "USD").replace("{key}", "k")
-    for name in ("account_id", "transaction_id", "hold_id", "schedule_id", "webhook_id"):
-        filled = filled.replace(f"{{{name}}}", "1")
     headers = {} if key is None else bearer(key)
-    return world.service.client.request(method, prefix + filled, headers=headers)
+    return world.service.client.request(method, prefix + filled(path), headers=headers)
+
+
+def filled(path: str) -> str:
+    """A path with values for its parameters."""
+    path = path.replace("{name}", "default").replace("{code}", "USD").replace("{key}", "k")
+    for name in ("account_id", "transaction_id", "hold_id", "schedule_id", "webhook_id"):
+        path = path.replace(f"{{{name}}}", "1")
+    return path
 
 
 def code_of(answer: httpx.Response) -> Any:
@@ -125,6 +138,34 @@ def test_with_the_scope(world: World, path: str, method: str, prefix: str) -> No
         answer = send(world, path, method, world.keys[f"only {name}"], prefix)
         assert answer.status_code not in (401, 403), (name, answer.text)
         assert answer.status_code < 500 and code_of(answer) != "ledger_not_found"
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(("path", "method"), GUARDED)
+def test_with_a_key_that_requires_signatures(
+    world: World, path: str, method: str, prefix: str
+) -> None:
+    """Not signed, wrongly signed, signed, and replayed."""
+    key = world.keys["signed"]
+    answer = send(world, path, method, key, prefix)
+    assert answer.status_code == 401 and "signature_required" in challenge_of(answer)
+    url = world.service.base + prefix + filled(path)
+    sent, other = (signed(world.private, key, url, method) for _ in range(2))
+    outcomes = [
+        world.service.client.request(method, url, headers=headers)
+        for headers in (
+            sent.headers | {"signature": other.headers["signature"]},
+            sent.headers,
+            sent.headers,
+        )
+    ]
+    assert [one.status_code == 401 for one in outcomes] == [True, False, True]
+    assert "signature_invalid" in challenge_of(outcomes[0])
+    assert "signature_invalid" in challenge_of(outcomes[2])
+
+
+def challenge_of(answer: httpx.Response) -> str:
+    return answer.headers["www-authenticate"]
 
 
 @pytest.mark.parametrize("path", sorted(OPEN))

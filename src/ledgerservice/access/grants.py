@@ -9,7 +9,15 @@ import msgspec
 
 from ledgerservice.access.scopes import ALL
 
-Refusal = Literal["key_missing", "key_invalid", "unavailable", "no_keys", "forwarded_without_keys"]
+Refusal = Literal[
+    "key_missing",
+    "key_invalid",
+    "unavailable",
+    "no_keys",
+    "forwarded_without_keys",
+    "signature_required",
+    "signature_invalid",
+]
 """The code of the problem that a request without a valid caller gets."""
 Denial = Literal["ledger_not_found", "scope_missing"] | Refusal
 
@@ -29,7 +37,8 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who sends a request.
 
     `everywhere` has the scopes on all ledgers, `by_ledger` those on single ledgers, by id, and
-    `ledgers` the ids of these by name. With a `refusal` the request has no valid key.
+    `ledgers` the ids of these by name. With a `refusal` the request has no valid key. `public_key`:
+    each of its requests has a signature of this key, which was verified.
     """
 
     key_id: str = ""
@@ -38,6 +47,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     by_ledger: Mapping[int, int] = NOWHERE
     ledgers: Mapping[str, int] = NO_NAMES
     refusal: Refusal | None = None
+    public_key: bytes | None = None
 
     def scopes_on(self, ledger: int) -> int:
         """The sum of its scopes on a ledger; 0 if the ledger does not exist for this caller."""
@@ -57,12 +67,14 @@ class Need(msgspec.Struct, frozen=True):
 
     `place`: on the ledger of the request, or on all ledgers because the operation concerns all of
     them, or nowhere: any valid key will do. `named`: on the ledger that the path names, or on all
-    ledgers if it names none. `is_open`: no key is required.
+    ledgers if it names none. `is_open`: no key is required. `is_signed`: the request must be
+    signed.
     """
 
     scopes: int = 0
     place: Literal["ledger", "everywhere", "named", "nowhere"] = "ledger"
     is_open: bool = False
+    is_signed: bool = False
 
     def __post_init__(self) -> None:
         # A plain number: the arithmetic of flags takes a microsecond.
@@ -92,5 +104,14 @@ def denial(caller: Caller, ledger: int, need: Need, *, is_named: bool = True) ->
     on_all = need.place == "everywhere" or (need.place == "named" and not is_named)
     scopes = caller.everywhere if on_all else caller.scopes_on(ledger)
     if scopes & need.scopes:
-        return None
+        return signature_denial(caller) if need.is_signed else None
     return "scope_missing" if on_all or scopes else "ledger_not_found"
+
+
+def signature_denial(caller: Caller) -> Denial | None:
+    """Why a caller may not do what must be signed, or None if it may.
+
+    Whoever has a public key has signed the request, or it would have been refused before. Where no
+    key is needed, no signature is.
+    """
+    return "signature_required" if caller.key_id and caller.public_key is None else None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 import psycopg
 
 from ledgerservice.access.grants import Caller
@@ -188,6 +189,10 @@ def _callers(rows: list[CallerRow]) -> dict[bytes, Caller]:
     for row in rows:
         before = callers.get(row.digest) or Caller(row.key_id, row.principal_id)
         callers[row.digest] = _with_grant(before, row)
+    for row in rows:
+        if row.public_key is not None:
+            caller = callers[row.digest]
+            callers[row.digest] = msgspec.structs.replace(caller, public_key=bytes(row.public_key))
     return callers
 
 

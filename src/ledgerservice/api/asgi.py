@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice import __version__
 from ledgerservice.access.grants import NEWCOMER, Caller
+from ledgerservice.access.signatures import Signatures
 from ledgerservice.api.application import create_api
 from ledgerservice.api.http.authentication import CALLER, Authentication, caller_of, denied
 from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
@@ -122,7 +123,8 @@ class Service:
             await life.aclose()
             raise
         is_open, is_trusted = settings.allow_open, self._is_trusted
-        state.authentication = Authentication(registry, is_open, is_trusted)
+        signatures = Signatures(settings.signature_max_age_s)
+        state.authentication = Authentication(registry, signatures, is_open, is_trusted)
         state.forwarding = Forwarding(() if is_trusted else settings.proxies)
         if not (registry.has_keys or is_trusted):
             log.warning(OPEN, command("keys"))
@@ -176,9 +178,12 @@ def _authenticate(inner: App, state: State) -> App:
         nonlocal find
         if find is None:
             find = state.authentication.caller_of
-        scope[CALLER] = caller = find(scope)
+        caller = find(scope)
         if caller is NEWCOMER:
             return answer_newcomer(scope, receive, send)
+        if caller.public_key is not None:
+            caller, receive = state.authentication.signed(caller, scope, receive)
+        scope[CALLER] = caller
         note_caller(caller.key_id, caller.refusal)
         return inner(scope, receive, send)
 

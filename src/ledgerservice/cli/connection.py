@@ -14,8 +14,10 @@ from urllib.parse import quote
 import httpx
 import typer
 
+from ledgerservice.access.keys import id_of
+from ledgerservice.access.signatures import Signer
 from ledgerservice.api.asgi import Service
-from ledgerservice.errors import LedgerError
+from ledgerservice.errors import ConfigurationError, LedgerError
 from ledgerservice.runtime import started
 from ledgerservice.settings import Settings
 
@@ -69,8 +71,8 @@ async def connected(url: str | None) -> AsyncIterator[httpx.AsyncClient]:
             async with _in_process(settings) as client:
                 yield client
         else:
-            key = _key_of(settings)
-            async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, headers=key) as client:
+            options = _credentials(settings)
+            async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, **options) as client:
                 yield client
     except httpx.HTTPError as error:
         raise ServiceUnreachable(f"({type(error).__name__}: {error})") from error
@@ -86,20 +88,33 @@ async def _in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         await service.start()
         try:
             transport = httpx.ASGITransport(service)
-            key = _key_of(settings)
+            options = _credentials(settings)
             async with httpx.AsyncClient(
-                transport=transport, base_url=IN_PROCESS, headers=key
+                transport=transport, base_url=IN_PROCESS, **options
             ) as client:
                 yield client
         finally:
             await service.stop()
 
 
-def _key_of(settings: Settings) -> dict[str, str]:
-    """The header with the key, if there is one. A command that has the database needs none."""
+def _credentials(settings: Settings) -> dict[str, Any]:
+    """A client's options: the header with the key, if there is one, and what signs the requests.
+
+    A command that has the database needs none. Raises ConfigurationError.
+    """
     if settings.api_key is None:
         return {}
-    return {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
+    key = settings.api_key.get_secret_value()
+    options: dict[str, Any] = {"headers": {"Authorization": f"Bearer {key}"}}
+    if settings.signing_key is not None:
+        pem = settings.signing_key.get_secret_value().encode()
+        try:
+            options["auth"] = Signer(id_of(key) or "", pem)
+        except (ValueError, TypeError):
+            raise ConfigurationError(
+                "LEDGER_SIGNING_KEY is not a private key of Ed25519 in PEM, without a password."
+            ) from None
+    return options
 
 
 def body_of(answer: httpx.Response, *, as_json: bool) -> Any:

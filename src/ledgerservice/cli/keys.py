@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +16,7 @@ from ledgerservice.access import certificates, keys
 from ledgerservice.access.grants import is_principal_name
 from ledgerservice.access.keys import NewKey
 from ledgerservice.access.scopes import NAMES, SETS, Scope, names_of
+from ledgerservice.access.signatures import public_key_of
 from ledgerservice.cli.audit import note
 from ledgerservice.cli.data import check_schema
 from ledgerservice.cli.output import AsJson, report
@@ -41,6 +43,10 @@ Ledgers = Annotated[
     list[str] | None, typer.Option(help="A ledger that it may use. [all, also later ones]")
 ]
 IsPerson = Annotated[bool, typer.Option("--person", help="A person, not a service.")]
+SignedWith = Annotated[
+    Path | None,
+    typer.Option(help="Public key (Ed25519, PEM) that must have signed each of its requests."),
+]
 Days = Annotated[
     int, typer.Option(min=1, max=MOST_DAYS, help="Days for which the new key is valid.")
 ]
@@ -54,18 +60,19 @@ def create(
     ledger: Ledgers = None,
     days: Days = DEFAULT_DAYS,
     person: IsPerson = False,
+    signed_with: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
     """Add the principal NAME with a key, and print the key, which is shown this once.
 
     The first key closes the service to everyone who has none.
     """
-    scopes = _scopes(role or [], scope or [])
+    scopes, public_key = _scopes(role or [], scope or []), _public_key(signed_with)
     with _owned() as connection:
         if principals.is_taken(connection, name):
             raise KeyFault(f"There is a principal {name} already; see keys list and keys rotate.")
         number = _principal(connection, name, scopes, ledger or (), is_person=person)
-        new, expiry = _add(connection, number, days)
+        new, expiry = _add(connection, number, days, public_key=public_key)
         note(connection, "create_key", f"{new.id} of {name}")
     _print_new(new, expiry, as_json=as_json, principal=name, scopes=names_of(scopes))
 
@@ -138,18 +145,19 @@ def rotate(
         float, typer.Option(min=0, max=24 * MOST_DAYS, help="Hours for which the old key stays.")
     ] = 24.0,
     days: Days = DEFAULT_DAYS,
+    signed_with: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
     """Make another key for the principal of KEY, and let KEY expire after the overlap.
 
-    KEY may have ended already.
+    KEY may have ended already. The new key requires signatures as KEY does.
     """
-    key_id = _id(key)
+    key_id, public_key = _id(key), _public_key(signed_with)
     with _owned() as connection:
-        principal = principals.principal_of(connection, key_id)
-        if principal is None:
+        old = principals.principal_of(connection, key_id)
+        if old is None:
             raise KeyFault(f"There is no key {key_id}.")
-        new, expiry = _add(connection, principal, days)
+        new, expiry = _add(connection, old[0], days, public_key=public_key or old[1])
         old_expiry = principals.shorten(connection, key_id, overlap)
         note(connection, "rotate_key", f"{key_id} by {new.id}")
     _print_new(new, expiry, as_json=as_json, replaces=key_id, old_expires_at=old_expiry)
@@ -239,12 +247,30 @@ def _id(text: str) -> str:
     return keys.id_of(text) or text
 
 
+def _public_key(file: Path | None) -> bytes | None:
+    """The public key in a file. Raises KeyFault."""
+    if file is None:
+        return None
+    try:
+        public_key = public_key_of(file.read_bytes())
+    except OSError as error:
+        raise KeyFault(f"{file}: {error.strerror}.") from None
+    if public_key is None:
+        raise KeyFault(f"{file} is not a public key of Ed25519 in PEM.")
+    return public_key
+
+
 def _add(
-    connection: Connection, principal: int, days: int, subject: str | None = None
+    connection: Connection,
+    principal: int,
+    days: int,
+    subject: str | None = None,
+    public_key: bytes | None = None,
 ) -> tuple[NewKey, datetime]:
     """A new key, or with a `subject` a certificate, whose text nobody gets to know."""
     new = keys.make()
-    return new, principals.add_key(connection, new.id, new.digest, principal, days, subject)
+    facts = new.id, new.digest, principal, days, subject, public_key
+    return new, principals.add_key(connection, *facts)
 
 
 def _print_new(new: NewKey, expiry: datetime, *, as_json: bool, **facts: Any) -> None:
@@ -268,4 +294,6 @@ def _described(view: KeyView) -> tuple[str, dict[str, Any]]:
     )
     if view.subject is not None:
         text += f"  certificate {escape(view.subject)}"
+    if view.public_key is not None:
+        text += "  requires signatures"
     return text, msgspec.structs.asdict(view) | {"grants": grants}

@@ -459,7 +459,8 @@ CREATE TABLE ledger.principals (
 
 -- Of a key only the SHA-256 is kept: its secret has 256 random bits, which nobody can guess. A key is
 -- valid for a year at most; the further day is for a leap year. With a subject it is a certificate of a
--- client, by one of its names, and the digest is no key's.
+-- client, by one of its names, and the digest is no key's. With a public key (Ed25519) it is valid in
+-- requests only that this key has signed.
 CREATE TABLE ledger.api_keys (
     id           text        PRIMARY KEY,
     principal_id integer     NOT NULL REFERENCES ledger.principals,
@@ -469,10 +470,12 @@ CREATE TABLE ledger.api_keys (
     expires_at   timestamptz NOT NULL,
     revoked_at   timestamptz,
     subject      text,
+    public_key   bytea,
     CONSTRAINT api_keys_id CHECK (id ~ '^[a-z0-9]{12}$'),
     CONSTRAINT api_keys_digest CHECK (length(digest) = 32),
     CONSTRAINT api_keys_expiry CHECK (expires_at > not_before
-                                      AND expires_at <= created_at + interval '8784 hours')
+                                      AND expires_at <= created_at + interval '8784 hours'),
+    CONSTRAINT api_keys_public_key CHECK (length(public_key) = 32)
 );
 CREATE UNIQUE INDEX api_keys_subject ON ledger.api_keys (subject) WHERE revoked_at IS NULL;
 

@@ -40,7 +40,8 @@ def configure(form: str) -> None:
         other.close()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     _quiet_uvicorn()
 
 

@@ -5,15 +5,18 @@ needs (`Need`). Nothing is decided on the text of a path.
 """
 
 import ipaddress
+import re
 from functools import lru_cache
 
 from starlette.requests import Request
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope
 
 from ledgerservice.access.certificates import names_of as names_in
 from ledgerservice.access.grants import EVERYONE, STRANGER, Caller, Need, denial
 from ledgerservice.access.registry import UNKNOWN, Registry
 from ledgerservice.access.scopes import names_of
+from ledgerservice.access.signatures import BodyDigest, Signatures
+from ledgerservice.access.signatures import Message as SignedMessage
 from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.telemetry.exchanges import note_denial
 
@@ -37,8 +40,11 @@ class Authentication:
     the database itself.
     """
 
-    def __init__(self, registry: Registry, is_open: bool, is_trusted: bool) -> None:
+    def __init__(
+        self, registry: Registry, signatures: Signatures, is_open: bool, is_trusted: bool
+    ) -> None:
         self._registry = registry
+        self._signatures = signatures
         self._is_open = is_open
         self._is_trusted = is_trusted
 
@@ -52,6 +58,29 @@ class Authentication:
                     return self._beside(caller, scope) if EXTENSIONS in scope else caller
             return self._holder(scope) or (EVERYONE if self._is_trusted else STRANGER)
         return EVERYONE if self._is_open or self._is_trusted else _local_caller(scope)
+
+    def signed(self, caller: Caller, scope: Scope, receive: Receive) -> tuple[Caller, Receive]:
+        """A caller whose key requires signatures, refused if there is no good one; and its body,
+        which is compared with the signed digest when it is read to its end.
+        """
+        message, body = _message_of(scope), None
+        has_body = any(name in _FRAMING and value != b"0" for name, value in scope["headers"])
+        assert caller.public_key is not None
+        fault = self._signatures.fault(
+            message,
+            caller.key_id,
+            caller.public_key,
+            has_body=has_body,
+            is_repeatable=_is_repeatable(scope),
+        )
+        if fault is None:
+            try:
+                body = _SignedBody(receive, BodyDigest(message.values("content-digest")))
+            except ValueError:
+                fault = "signature_invalid"
+        if body is None:
+            return Caller(caller.key_id, caller.principal_id, refusal=fault), receive
+        return caller, body
 
     async def introduced(self, scope: Scope) -> Caller:
         """Who sends a request with a token of somebody new, who gets a row in the database."""
@@ -74,6 +103,50 @@ class Authentication:
             if holder.principal_id != caller.principal_id:
                 return UNKNOWN
         return caller
+
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_IDEMPOTENT = re.compile(
+    r"(/ledgers/[^/]+)?/(deposit|withdraw|transfer|transactions|holds|accounts/[^/]+"
+    r"|(transactions|holds|schedules)/[^/]+/(reverse|capture|release|cancel))/?"
+)
+"""The routes that take an Idempotency-Key. This decides on nothing but the memory of nonces."""
+
+
+def _is_repeatable(scope: Scope) -> bool:
+    """Whether a request posts an instruction whose key is in the header."""
+    if scope["method"] not in {"POST", "PATCH"} or not _IDEMPOTENT.fullmatch(scope["path"]):
+        return False
+    return any(name == b"idempotency-key" for name, _ in scope["headers"])
+
+
+def _message_of(scope: Scope) -> SignedMessage:
+    """What a signature of a request covers, but its body."""
+    headers = scope["headers"]
+    host = next((value for name, value in headers if name == b"host"), b"")
+    path, query = scope["raw_path"].partition(b"?")[0], scope["query_string"]
+    target = path + (b"?" + query if query else b"")
+    url = f"{scope['scheme']}://{(host + target).decode('latin-1')}"
+    return SignedMessage.of(scope["method"], url, headers)
+
+
+class _SignedBody:
+    """Receives a body, and ends the request if it is not the signed one."""
+
+    def __init__(self, receive: Receive, digest: BodyDigest) -> None:
+        self._receive = receive
+        self._digest = digest
+        self._is_complete = False
+
+    async def __call__(self) -> Message:
+        """ASGI's next message. Raises ProblemError."""
+        message = await self._receive()
+        if message["type"] == "http.request" and not self._is_complete:
+            self._digest.update(message.get("body", b""))
+            self._is_complete = not message.get("more_body", False)
+            if self._is_complete and not self._digest.is_right():
+                raise ProblemError("signature_invalid")
+        return message
 
 
 def _local_caller(scope: Scope) -> Caller:

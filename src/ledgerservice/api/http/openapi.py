@@ -193,7 +193,8 @@ def _said_of(need: Need) -> str:
     names = " or ".join(f"`{name}`" for name in names_of(need.scopes))
     place = {"everywhere": " on all ledgers", "named": "; without a ledger in the path, on all"}
     place_of = place.get(need.place, "")
-    return f"\n\nScope: {names}{place_of}." if names else ""
+    signed = " The request must be signed." if need.is_signed else ""
+    return f"\n\nScope: {names}{place_of}.{signed}" if names else ""
 
 
 def _undeclared(path: str, method: str) -> list[tuple[str, str]]:

@@ -113,6 +113,22 @@ CATALOGUE: dict[str, Problem] = {
         "or was revoked; or the client's certificate is another principal's.",
         HTTPStatus.UNAUTHORIZED,
     ),
+    "signature_required": _invalid(
+        "The key requires signed requests, or the operation does (RFC 9421, Ed25519). An operation "
+        "that requires them needs a key that was made with --signed-with.",
+        HTTPStatus.UNAUTHORIZED,
+    ),
+    "signature_invalid": _invalid(
+        "The signature is not the key's, does not cover enough, or is too old, or its nonce was "
+        "used, or the body is another than the signed one. Sign the request again, with a new "
+        "nonce.",
+        HTTPStatus.UNAUTHORIZED,
+    ),
+    "stream_not_signed": _invalid(
+        "The key requires signed requests, and the lines of a stream cannot be signed before they "
+        "are sent. Send a batch in JSON.",
+        HTTPStatus.FORBIDDEN,
+    ),
     "scope_missing": _invalid(
         "The key does not allow this. It needs one of the scopes in scope, on all ledgers if the "
         "request concerns all of them.",
@@ -384,6 +400,8 @@ def rejection(rejected: Rejected) -> ProblemError:
 _CHALLENGES = {
     "key_missing": "Bearer",
     "key_invalid": 'Bearer error="invalid_token"',
+    "signature_required": 'Bearer error="invalid_token", error_description="signature_required"',
+    "signature_invalid": 'Bearer error="invalid_token", error_description="signature_invalid"',
     "scope_missing": 'Bearer error="insufficient_scope", scope="{scope}"',
 }
 """WWW-Authenticate of refused callers (RFC 6750, section 3)."""

@@ -115,6 +115,12 @@ def refuse_key(call: Call) -> None:
         raise invalid("Idempotency-Key", "is not allowed; each item has its own key")
 
 
+def refuse_signed(call: Call) -> None:
+    """Refuses a stream with a key that requires signatures: its digest is known at its end only."""
+    if call.caller.public_key is not None:
+        raise ProblemError("stream_not_signed")
+
+
 def _read(body: bytes, limit: int) -> _Batch:
     """The batch of a body, its items not yet parsed. Raises ProblemError."""
     if has_too_many_values(body, MAX_BATCH_VALUES):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
+from ledgerservice.access.grants import signature_denial
 from ledgerservice.access.scopes import ALL, POLICIES, Scope
 from ledgerservice.api.http.auditing import mark
 from ledgerservice.api.http.authentication import denied
@@ -43,16 +44,26 @@ _KINDS: dict[type[Instruction], int] = {
 
 def check_scopes(call: Call, instruction: Instruction) -> None:
     """Raise ProblemError if the caller may not give this instruction on its ledger."""
-    if type(instruction) is not Movement:
+    is_plain = type(instruction) is Movement
+    if not is_plain:
         mark(instruction)
     scopes = call.caller.scopes_on(call.ledger)
-    if scopes & _EVERYTHING == _EVERYTHING:
-        return
-    if call.caller.refusal is not None:
-        raise denied(call.caller.refusal, 0)
-    for needed in _needed(instruction):
-        if not scopes & needed:
-            raise denied("scope_missing", needed)
+    if scopes & _EVERYTHING != _EVERYTHING:
+        if call.caller.refusal is not None:
+            raise denied(call.caller.refusal, 0)
+        for needed in _needed(instruction):
+            if not scopes & needed:
+                raise denied("scope_missing", needed)
+    if not is_plain:
+        _check_signed(call, instruction)
+
+
+def _check_signed(call: Call, instruction: Instruction) -> None:
+    """Raise ProblemError if the instruction overdraws by force, and nobody has signed it."""
+    if isinstance(instruction, Reversal) and instruction.force:
+        code = signature_denial(call.caller)
+        if code is not None:
+            raise denied(code, 0)
 
 
 def _needed(instruction: Instruction) -> Iterator[int]:

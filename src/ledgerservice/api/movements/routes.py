@@ -178,6 +178,7 @@ async def post_batch(request: Request) -> Response:
     call = call_of(request)
     batches.refuse_key(call)
     if media_type(request.headers.raw) == batches.NDJSON:
+        batches.refuse_signed(call)
         if call.dry_run:
             return response(*await batches.rehearse_stream(call))
         return _Stream(request, call)

@@ -14,7 +14,7 @@ LISTEN = Request(f"LISTEN {CHANNEL}")
 READ_CALLERS = Request(
     """
 SELECT EXISTS (SELECT FROM ledger.api_keys), k.digest, k.id, k.principal_id, g.ledger_id, l.name,
-       g.scopes, k.subject
+       g.scopes, k.subject, k.public_key
 FROM (SELECT) one
 LEFT JOIN (
     ledger.api_keys k
@@ -44,6 +44,7 @@ class CallerRow(msgspec.Struct, frozen=True):
     ledger: str | None
     scopes: int | None
     subject: str | None
+    public_key: bytes | None
 
 
 def callers_of(rows: Rows) -> tuple[bool, list[CallerRow]]:

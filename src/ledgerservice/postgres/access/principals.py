@@ -23,6 +23,7 @@ class KeyView(msgspec.Struct, frozen=True):
     last_used: str | None
     state: str
     subject: str | None
+    public_key: str | None
     grants: list[tuple[str | None, int]]
 
 
@@ -36,7 +37,7 @@ SELECT k.id, p.id AS principal_id, p.name, p.kind, k.created_at, k.not_before, k
             WHEN k.expires_at <= clock_timestamp() THEN 'expired'
             WHEN k.not_before > clock_timestamp() THEN 'not yet valid'
             ELSE 'valid' END AS state,
-       k.subject
+       k.subject, encode(k.public_key, 'base64') AS public_key
 FROM ledger.api_keys k JOIN ledger.principals p ON p.id = k.principal_id
 ORDER BY k.created_at, k.id
 """
@@ -61,13 +62,17 @@ _ADD_GRANT = text(
 )
 _ADD_KEY = text(
     """
-INSERT INTO ledger.api_keys (id, principal_id, digest, created_at, not_before, expires_at, subject)
-SELECT :id, :principal_id, :digest, now, now, now + :days * interval '24 hours', :subject
+INSERT INTO ledger.api_keys (id, principal_id, digest, created_at, not_before, expires_at, subject,
+                             public_key)
+SELECT :id, :principal_id, :digest, now, now, now + :days * interval '24 hours', :subject,
+       :public_key
 FROM clock_timestamp() AS now
 RETURNING expires_at
 """
 )
-_PRINCIPAL_OF = text("SELECT principal_id FROM ledger.api_keys WHERE id = :id FOR UPDATE")
+_PRINCIPAL_OF = text(
+    "SELECT principal_id, public_key FROM ledger.api_keys WHERE id = :id FOR UPDATE"
+)
 _CERTIFICATES = text(
     "SELECT id, principal_id FROM ledger.api_keys WHERE subject = :subject AND revoked_at IS NULL"
     " FOR UPDATE"
@@ -136,22 +141,23 @@ def add_key(
     principal: int,
     days: int,
     subject: str | None = None,
+    public_key: bytes | None = None,
 ) -> datetime:
     """Add a key that is valid from now on; returns when it expires.
 
-    With a `subject` it is a certificate with this name.
+    With a `subject` it is a certificate with this name; with a `public_key` it requires signatures.
     """
     values = {"id": key_id, "digest": digest, "principal_id": principal, "days": days}
-    values |= {"subject": subject}
+    values |= {"subject": subject, "public_key": public_key}
     expiry: datetime = connection.execute(_ADD_KEY, values).scalar_one()
     connection.execute(_NOTIFY)
     return expiry
 
 
-def principal_of(connection: Connection, key_id: str) -> int | None:
-    """The principal of a key, or None if there is no such key. Locks the key."""
-    number: int | None = connection.scalar(_PRINCIPAL_OF, {"id": key_id})
-    return number
+def principal_of(connection: Connection, key_id: str) -> tuple[int, bytes | None] | None:
+    """The principal of a key and its public key, or None if there is no such key. Locks the key."""
+    row = connection.execute(_PRINCIPAL_OF, {"id": key_id}).one_or_none()
+    return None if row is None else (row.principal_id, row.public_key)
 
 
 def holder_of(connection: Connection, subject: str) -> tuple[str, int] | None:

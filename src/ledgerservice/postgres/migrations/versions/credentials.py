@@ -1,4 +1,4 @@
-"""Keys can be certificates of clients, and people can have tokens of an OpenID provider."""
+"""Keys can be certificates of clients and can require signatures; people can have tokens."""
 
 from alembic import op
 
@@ -9,7 +9,8 @@ depends_on = None
 compatible = True
 
 STATEMENTS = """
-ALTER TABLE ledger.api_keys ADD COLUMN subject text;
+ALTER TABLE ledger.api_keys ADD COLUMN subject text, ADD COLUMN public_key bytea,
+    ADD CONSTRAINT api_keys_public_key CHECK (length(public_key) = 32);
 CREATE UNIQUE INDEX api_keys_subject ON ledger.api_keys (subject) WHERE revoked_at IS NULL;
 CREATE TABLE ledger.oidc_principals (
     id         integer     PRIMARY KEY DEFAULT nextval('ledger.principal_id'),
@@ -24,7 +25,9 @@ CREATE UNIQUE INDEX oidc_principals_person ON ledger.oidc_principals (issuer, su
 
 
 def upgrade() -> None:
-    """Add the column. To a process of the release before, such a key is one that nobody sends."""
+    """Add the columns. To a process of the release before, a certificate is a key that nobody
+    sends, and a key that requires signatures is one that does not.
+    """
     op.get_bind().exec_driver_sql(STATEMENTS)
 
 
