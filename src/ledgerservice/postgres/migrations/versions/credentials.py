@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0013_credentials"
-down_revision = "0010_units"
+revision = "0011_credentials"
+down_revision = "0010_units_validated"
 branch_labels = None
 depends_on = None
 compatible = True
