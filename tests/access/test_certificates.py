@@ -12,8 +12,8 @@ from cryptography import x509
 
 from ledgerservice.access.certificates import canonical, names_of
 from ledgerservice.postgres.connections import Database
+from tests.access.certificates import HERE, Authority, context
 from tests.access.made import bearer, make_key
-from tests.certificates import HERE, Authority, context
 from tests.databases import connect, url_text
 from tests.processes import Fork, cli, environment, free_port, wait_for
 

@@ -12,9 +12,9 @@ import pytest
 
 from ledgerservice.access.oidc.claims import Rule
 from ledgerservice.postgres.connections import Database
+from tests.access.certificates import HERE, Authority
 from tests.access.made import add_ledger, bearer, make_key
 from tests.access.provider import AUDIENCE, Provider, SigningKey, encoded, signed_by_secret
-from tests.certificates import HERE, Authority
 from tests.databases import connect, url_text
 from tests.processes import RunningService, cli, serving, wait_for
 

@@ -1,5 +1,6 @@
 """Webhooks by https, with an authority of one's own; and from a process that only delivers."""
 
+import ipaddress
 import signal
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from ledgerservice.postgres.connections import Database
+from tests.access.certificates import Authority
 from tests.databases import url_text
-from tests.feed.certificates import Authority
 from tests.feed.endpoints import QUICK, Book, add, delivered, pay
 from tests.feed.receiver import Receiver, receiving
 from tests.processes import environment, serving, wait_for
@@ -24,6 +26,16 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
+def _issued(authority: Authority, address: str) -> Path:
+    """A file with a certificate for an address, and its key."""
+    name = x509.IPAddress(ipaddress.ip_address(address))
+    authority.issue(address, f"CN={address}", name)
+    parts = [authority.folder / f"{address}.{suffix}" for suffix in ("pem", "key")]
+    file = authority.folder / f"{address} whole.pem"
+    file.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return file
+
+
 def attempts(service: Book, number: int) -> list[tuple[int | None, str | None]]:
     listed = service.get(f"/webhooks/{number}/deliveries").json()
     return [(one["status"], one["error"]) for one in listed]
@@ -34,7 +46,7 @@ def test_a_receiver_with_a_certificate_of_ones_own_authority(
 ) -> None:
     """The authority in SSL_CERT_FILE is trusted; a certificate for another address is not."""
     values = {"DATABASE_URL": url_text(database), "SSL_CERT_FILE": str(authority.file), **QUICK}
-    good, bad = authority.certificate("127.0.0.1"), authority.certificate("127.0.0.2")
+    good, bad = _issued(authority, "127.0.0.1"), _issued(authority, "127.0.0.2")
     with (
         receiving(tmp_path / "good", good) as receiver,
         receiving(tmp_path / "bad", bad) as other,
@@ -54,7 +66,7 @@ def test_a_receiver_of_an_authority_that_nobody_trusts_gets_nothing(
     database: Database, authority: Authority, tmp_path: Path
 ) -> None:
     with (
-        receiving(tmp_path / "receiver", authority.certificate("127.0.0.1")) as receiver,
+        receiving(tmp_path / "receiver", _issued(authority, "127.0.0.1")) as receiver,
         serving(DATABASE_URL=url_text(database), **QUICK) as running,
     ):
         service = Book(running)
