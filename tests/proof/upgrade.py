@@ -40,7 +40,7 @@ from tests.proof.servers.setup import PROXY, SERVICES, Setup, original
 
 CALLERS = 8
 P99_LIMIT_S = 1.0
-DRAIN_S = 2.0
+DRAIN_S, SETTLE_S = 2.0, 2.0
 RETRIED = {"retry": "same_key"}
 PATIENCE_S = 8.0
 FAULTS: tuple[Fault, ...] = (faults.kill_service, faults.cut_connections, faults.kill_backend)
@@ -78,9 +78,13 @@ class Upgrade:
 
     @contextmanager
     def _step(self, name: str, *, is_calm: bool = True) -> Iterator[None]:
+        # What was sent in a calm step is answered before the first fault, and the other way round.
+        settle_s = 0.0 if is_calm else SETTLE_S
+        time.sleep(settle_s)
         begun_ns = time.monotonic_ns()
         yield
         self.steps.append(Step(name, begun_ns, time.monotonic_ns(), is_calm))
+        time.sleep(settle_s)
 
     def run(self, seconds: float) -> None:
         """Each step takes at least so long."""
