@@ -50,7 +50,7 @@ class Locks:
     def commit(self, connection: Connection) -> None:
         """It is about to end."""
         before, self._tables = self._tables, {}
-        if not before or _is_outside(connection):
+        if not before or is_outside(connection):
             return
         locked = {row[0] for row in _ask(connection, LOCKED)}
         for oid, name, file, reads, writes in _ask(connection, TABLES):
@@ -66,7 +66,7 @@ class Locks:
 
     def execute(self, connection: Connection, statement: str) -> None:
         """A statement is about to run."""
-        if _is_outside(connection) and not OUTSIDE.match(statement):
+        if is_outside(connection) and not OUTSIDE.match(statement):
             self.faults.append(f"outside of a transaction: {statement}")
 
 
@@ -76,7 +76,8 @@ def _ask(connection: Connection, query: str) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _is_outside(connection: Connection) -> bool:
+def is_outside(connection: Connection) -> bool:
+    """Whether what runs is in no transaction."""
     driver: Any = connection.connection.driver_connection
     return bool(driver.autocommit)
 

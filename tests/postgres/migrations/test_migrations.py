@@ -3,12 +3,14 @@
 import itertools
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from ledgerservice.errors import SchemaLocked
 from ledgerservice.postgres import migrations
@@ -16,7 +18,7 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.migrations import HEAD, create, online, upgrade
 from ledgerservice.postgres.schema import SCHEMA
 from tests.databases import ROLE, connect, empty_database, without_guards
-from tests.postgres.migrations.locks import Locks, watched
+from tests.postgres.migrations.locks import Locks, is_outside, watched
 from tests.processes import wait_for
 
 SCRIPTS = ScriptDirectory(str(Path(migrations.__file__).parent))
@@ -163,6 +165,30 @@ def test_an_index_that_was_left_unfinished_is_made_again(at: Callable[[str], Dat
         assert upgrade(older.owner_engine(), ROLE)
         query = "SELECT indisvalid, indisunique FROM pg_index WHERE indexrelid = %s::regclass"
         assert owner.execute(query, ["ledger.details_effective"]).fetchall() == [(True, False)]
+
+
+def test_a_revision_that_was_ended_in_its_middle_is_run_again(
+    at: Callable[[str], Database],
+) -> None:
+    """What runs outside of a transaction leaves the part before it behind."""
+    engine = at(REVISIONS[0]).owner_engine()
+    ended: list[str] = []
+
+    def end(connection: Connection, _c: Any, statement: str, *_: Any) -> None:
+        if is_outside(connection) and statement.startswith(("CREATE", "ALTER")):
+            ended.append(statement)
+            if ended.count(statement) == 1:
+                raise InterruptedError
+
+    event.listen(engine, "before_cursor_execute", end)
+    for revision in REVISIONS[1:]:
+        for _ in range(2):
+            with suppress(InterruptedError), engine.connect() as connection:
+                migrations._alter(connection, SCHEMA, revision)
+                connection.commit()
+    assert len(ended) == 2 * len(set(ended)) > 2
+    with engine.connect() as connection:
+        assert migrations.revision(connection) == HEAD
 
 
 def test_a_schema_says_at_each_revision_which_releases_it_bears(
