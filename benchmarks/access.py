@@ -17,12 +17,14 @@ import psycopg
 import servers
 from ledgerservice.access import keys
 from ledgerservice.access.grants import Caller, Need
+from ledgerservice.access.meters import Meter
 from ledgerservice.access.registry import Registry
 from ledgerservice.access.scopes import ALL, Scope
 from ledgerservice.api.asgi import Service, _authenticate
 from ledgerservice.api.http.authentication import CALLER, Authentication, authorize
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.limits import KeyLimits
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import prepared
 
@@ -53,7 +55,8 @@ def _layer(key: bytes | None) -> float:
     registry = Registry(_nothing)
     registry.has_keys = key is not None
     registry._fresh_until = time.monotonic() + 3_600  # noqa: SLF001
-    caller = Caller("k", 1, int(ALL))
+    limits = KeyLimits(1e9, 10**9, 0.5, 100, 10**12)
+    caller = Caller("k", 1, int(ALL), meter=Meter(limits, 10_000))
     headers = list(HEADERS)
     if key is not None:
         registry._callers = {keys.digest_of(key): caller}  # noqa: SLF001

@@ -159,6 +159,24 @@ class Overloaded(LedgerError):
     """Too many requests are waiting. Nothing was moved. Send the same request again later."""
 
 
+class LimitReached(Overloaded):
+    """A key has used what its limits let it use. Nothing was moved.
+
+    `limit` names it: requests, queue, streams or bytes. `quota` of `unit` (None: requests) may be
+    used in `window_s` seconds, or at once where it is None.
+    """
+
+    def __init__(
+        self, limit: str, retry_after_s: int, quota: int, window_s: int | None, unit: str | None
+    ) -> None:
+        self.limit = limit
+        self.retry_after_s = max(1, retry_after_s)
+        self.quota = quota
+        self.window_s = window_s
+        self.unit = unit
+        super().__init__(limit)
+
+
 class InternalFault(LedgerError):
     """The request met an unexpected fault, which the log describes. Send the same request with
     the same key again; it moves money at most once.

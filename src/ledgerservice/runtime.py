@@ -33,6 +33,7 @@ from ledgerservice.feed.webhooks.sending import Sender
 from ledgerservice.installation import installing
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.access.audit import add_records
+from ledgerservice.postgres.access.limits import KeyLimits
 from ledgerservice.postgres.connections import (
     Database,
     check_same_database,
@@ -287,8 +288,16 @@ async def reading_keys(runtime: Runtime, *, with_tokens: bool) -> AsyncIterator[
 
     The service starts while the provider is away. Raises ConfigurationError.
     """
+    settings = runtime.settings
+    limits = KeyLimits(
+        settings.key_rate,
+        settings.key_burst,
+        settings.key_queue_share,
+        settings.key_streams,
+        settings.key_body_bytes_s,
+    )
     tokens = _tokens(runtime) if with_tokens else None
-    registry = Registry(runtime.connect, tokens)
+    registry = Registry(runtime.connect, tokens, limits, settings.queue_limit_requests)
     with explained():
         await registry.refresh()
     refreshing = [asyncio.create_task(registry.keep_refreshed())]

@@ -220,6 +220,30 @@ class Settings(BaseSettings):
     queue_limit_requests: int = Field(
         default=10_000, ge=1, description="Most writing requests that wait; further ones get 503."
     )
+    key_rate: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Requests a second of a key in a process; further ones get 429. An item of a "
+        "batch counts as one. 0: no limit. `ledgerservice keys limit` sets it for a key.",
+    )
+    key_burst: int = Field(
+        default=0,
+        ge=0,
+        description="Requests of a key that may come at once. 0: those of a second.",
+    )
+    key_queue_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Part of LEDGER_QUEUE_LIMIT_REQUESTS that a key may fill. 0: no limit.",
+    )
+    key_streams: int = Field(
+        default=100, ge=0, description="Streams of a key that are open at once. 0: no limit."
+    )
+    key_body_bytes_s: int = Field(
+        default=0, ge=0, description="Bytes of bodies a second of a key in a process. 0: no limit."
+    )
     batch_limit_requests: int = Field(
         default=4_000, ge=1, le=100_000, description="Most movements in one database transaction."
     )

@@ -59,7 +59,9 @@ def world(new_database: Callable[..., Database], tmp_path_factory: Any) -> Itera
     private = new_key(folder, "signer")
     public_key = public_key_of(private.with_suffix(".pem").read_bytes())
     made["signed"] = make_key(database, "signed", public_key=public_key)
+    made["limited"] = alter_key(database, make_key(database, "limited"), "rate = 1e-6, burst = 1")
     with serving(DATABASE_URL=url_text(database)) as service:
+        service.client.get("/ledgers", headers=bearer(made["limited"]))
         yield World(service, made, database, private)
 
 
@@ -98,6 +100,15 @@ def test_without_a_valid_key(world: World, path: str, method: str, prefix: str) 
         assert answer.status_code == 401, name
         assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
         assert method == "HEAD" or code_of(answer) == "key_invalid"
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(("path", "method"), GUARDED)
+def test_beyond_the_rate_of_the_key(world: World, path: str, method: str, prefix: str) -> None:
+    answer = send(world, path, method, world.keys["limited"], prefix)
+    assert (answer.status_code, "retry-after" in answer.headers) == (429, True)
+    assert answer.headers["ratelimit"].startswith('"requests";r=0;t=')
+    assert method == "HEAD" or code_of(answer) == "rate_limited"
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from ledgerservice.access.meters import UNMETERED, Meter
 from ledgerservice.access.scopes import ALL
 
 Refusal = Literal[
@@ -38,7 +39,8 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
 
     `everywhere` has the scopes on all ledgers, `by_ledger` those on single ledgers, by id, and
     `ledgers` the ids of these by name. With a `refusal` the request has no valid key. `public_key`:
-    each of its requests has a signature of this key, which was verified.
+    each of its requests has a signature of this key, which was verified. `meter` measures what its
+    key uses.
     """
 
     key_id: str = ""
@@ -48,6 +50,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     ledgers: Mapping[str, int] = NO_NAMES
     refusal: Refusal | None = None
     public_key: bytes | None = None
+    meter: Meter = UNMETERED
 
     def scopes_on(self, ledger: int) -> int:
         """The sum of its scopes on a ledger; 0 if the ledger does not exist for this caller."""

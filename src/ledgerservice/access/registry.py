@@ -12,6 +12,7 @@ import psycopg
 
 from ledgerservice.access.grants import Caller
 from ledgerservice.access.keys import digest_of
+from ledgerservice.access.meters import Meter
 from ledgerservice.errors import LedgerError
 from ledgerservice.postgres.access.callers import (
     LISTEN,
@@ -20,6 +21,7 @@ from ledgerservice.postgres.access.callers import (
     CallerRow,
     callers_of,
 )
+from ledgerservice.postgres.access.limits import NO_LIMITS, KeyLimits
 from ledgerservice.postgres.access.people import ledgers_named
 from ledgerservice.postgres.pipeline import Request, Wire, array, text_array
 
@@ -51,8 +53,13 @@ class Registry:
     """
 
     def __init__(
-        self, connect: Callable[[], Awaitable[Wire]], tokens: "Tokens | None" = None
+        self,
+        connect: Callable[[], Awaitable[Wire]],
+        tokens: "Tokens | None" = None,
+        defaults: KeyLimits = NO_LIMITS,
+        queue_requests: int = 0,
     ) -> None:
+        """`defaults` are the limits of keys without their own; the last is the queue's length."""
         self.has_keys = True
         self.tokens = tokens
         self._connect = connect
@@ -63,6 +70,9 @@ class Registry:
         self._fresh_until = 0.0
         self._used: set[str] = set()
         self._written: dict[str, int] = {}
+        self._defaults = defaults
+        self._queue_requests = queue_requests
+        self._meters: dict[str, Meter] = {}
 
     def caller_of(self, authorization: bytes) -> Caller:
         """Who sends a request with this value of Authorization."""
@@ -119,7 +129,8 @@ class Registry:
         self.has_keys, rows = callers_of(result.rows)
         if self.tokens is not None:
             self.has_keys, self.tokens.ledger_ids = True, dict(others[0].rows)
-        callers = _callers(rows)
+        self._meters = self._measure(rows)
+        callers = _callers(rows, self._meters)
         self._holders = {one.subject: callers.pop(one.digest) for one in rows if one.subject}
         self._callers = callers
         self._known = {}
@@ -130,6 +141,17 @@ class Registry:
         if self.tokens is None:
             return []
         return [ledgers_named(text_array(self.tokens.ledgers))]
+
+    def _measure(self, rows: list[CallerRow]) -> dict[str, Meter]:
+        """The meters by the ids of keys. A meter stays while its limits do."""
+        meters = {}
+        for row in rows:
+            limits = row.limits.or_else(self._defaults)
+            before = self._meters.get(row.key_id)
+            if before is None or before.limits != limits:
+                before = Meter(limits, self._queue_requests)
+            meters[row.key_id] = before
+        return meters
 
     async def keep_refreshed(self) -> None:
         """Read the keys until cancelled. While the database is away it is tried every second."""
@@ -183,11 +205,12 @@ def _credential(authorization: bytes) -> bytes:
     return authorization[len(BEARER) :].strip(b" ")
 
 
-def _callers(rows: list[CallerRow]) -> dict[bytes, Caller]:
+def _callers(rows: list[CallerRow], meters: dict[str, Meter]) -> dict[bytes, Caller]:
     """The callers by the digest of their keys."""
     callers: dict[bytes, Caller] = {}
     for row in rows:
-        before = callers.get(row.digest) or Caller(row.key_id, row.principal_id)
+        new = Caller(row.key_id, row.principal_id, meter=meters[row.key_id])
+        before = callers.get(row.digest) or new
         callers[row.digest] = _with_grant(before, row)
     for row in rows:
         if row.public_key is not None:
@@ -198,19 +221,12 @@ def _callers(rows: list[CallerRow]) -> dict[bytes, Caller]:
 
 def _with_grant(caller: Caller, row: CallerRow) -> Caller:
     number, ledger, scopes = row.ledger_id, row.ledger, row.scopes or 0
+    replace = msgspec.structs.replace
     if number is None or ledger is None:
-        return Caller(
-            caller.key_id,
-            caller.principal_id,
-            caller.everywhere | scopes,
-            caller.by_ledger,
-            caller.ledgers,
-        )
+        return replace(caller, everywhere=caller.everywhere | scopes)
     scopes |= caller.by_ledger.get(number, 0)
-    return Caller(
-        caller.key_id,
-        caller.principal_id,
-        caller.everywhere,
-        {**caller.by_ledger, number: scopes},
-        {**caller.ledgers, ledger: number},
+    return replace(
+        caller,
+        by_ledger={**caller.by_ledger, number: scopes},
+        ledgers={**caller.ledgers, ledger: number},
     )

@@ -27,7 +27,7 @@ from ledgerservice.api.http.problems import ProblemError, Reply, problem, proble
 from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import move
 from ledgerservice.api.resources.accounts import get_account, get_history
-from ledgerservice.errors import LedgerError
+from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import Runtime, posting, reading_keys, running
@@ -171,7 +171,9 @@ def _marked(send: Send) -> Send:
 
 
 def _authenticate(inner: App, state: State) -> App:
-    """Finds who sends a request. What it may do is decided where its route is known."""
+    """Finds who sends a request, and counts the request. What the caller may do is decided where
+    its route is known.
+    """
     find: Callable[[Scope], Caller] | None = None
 
     def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -185,6 +187,11 @@ def _authenticate(inner: App, state: State) -> App:
             caller, receive = state.authentication.signed(caller, scope, receive)
         scope[CALLER] = caller
         note_caller(caller.key_id, caller.refusal)
+        if (bucket := caller.meter.requests) is not None:
+            try:
+                bucket.take()
+            except LimitReached as error:
+                return _send(send, problem_of(error))
         return inner(scope, receive, send)
 
     async def answer_newcomer(scope: Scope, receive: Receive, send: Send) -> None:

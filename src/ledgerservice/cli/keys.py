@@ -22,6 +22,7 @@ from ledgerservice.cli.data import check_schema
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import KeyFault
 from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.limits import KeyLimits
 from ledgerservice.postgres.access.people import list_people
 from ledgerservice.postgres.access.principals import KeyView
 from ledgerservice.postgres.connections import explained
@@ -51,6 +52,18 @@ Days = Annotated[
     int, typer.Option(min=1, max=MOST_DAYS, help="Days for which the new key is valid.")
 ]
 
+Rate = Annotated[float | None, typer.Option(min=0, max=1e9, help="Requests a second; 0: no limit.")]
+Burst = Annotated[
+    int | None, typer.Option(min=0, max=10**9, help="Requests at once; 0: those of a second.")
+]
+QueueShare = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Part of the queue of movements; 0: no limit.")
+]
+Streams = Annotated[int | None, typer.Option(min=0, max=10**9, help="Open streams; 0: no limit.")]
+BodyBytes = Annotated[
+    int | None, typer.Option(min=0, max=10**15, help="Bytes of bodies a second; 0: no limit.")
+]
+
 
 @app.command()
 def create(
@@ -61,6 +74,11 @@ def create(
     days: Days = DEFAULT_DAYS,
     person: IsPerson = False,
     signed_with: SignedWith = None,
+    rate: Rate = None,
+    burst: Burst = None,
+    queue_share: QueueShare = None,
+    streams: Streams = None,
+    body_bytes_s: BodyBytes = None,
     as_json: AsJson = False,
 ) -> None:
     """Add the principal NAME with a key, and print the key, which is shown this once.
@@ -73,6 +91,8 @@ def create(
             raise KeyFault(f"There is a principal {name} already; see keys list and keys rotate.")
         number = _principal(connection, name, scopes, ledger or (), is_person=person)
         new, expiry = _add(connection, number, days, public_key=public_key)
+        limits = KeyLimits(rate, burst, queue_share, streams, body_bytes_s)
+        principals.limit(connection, new.id, limits)
         note(connection, "create_key", f"{new.id} of {name}")
     _print_new(new, expiry, as_json=as_json, principal=name, scopes=names_of(scopes))
 
@@ -150,7 +170,8 @@ def rotate(
 ) -> None:
     """Make another key for the principal of KEY, and let KEY expire after the overlap.
 
-    KEY may have ended already. The new key requires signatures as KEY does.
+    KEY may have ended already. The new key has the limits of KEY, and requires signatures as KEY
+    does.
     """
     key_id, public_key = _id(key), _public_key(signed_with)
     with _owned() as connection:
@@ -158,9 +179,40 @@ def rotate(
         if old is None:
             raise KeyFault(f"There is no key {key_id}.")
         new, expiry = _add(connection, old[0], days, public_key=public_key or old[1])
+        limits = principals.limits_of(connection, key_id) or KeyLimits()
+        principals.limit(connection, new.id, limits)
         old_expiry = principals.shorten(connection, key_id, overlap)
         note(connection, "rotate_key", f"{key_id} by {new.id}")
     _print_new(new, expiry, as_json=as_json, replaces=key_id, old_expires_at=old_expiry)
+
+
+@app.command("limit")
+def limit_key(
+    key: Annotated[str, typer.Argument(help="The id of the key, or the key itself.")],
+    rate: Rate = None,
+    burst: Burst = None,
+    queue_share: QueueShare = None,
+    streams: Streams = None,
+    body_bytes_s: BodyBytes = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Others take the defaults of the settings.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set limits of KEY, in each process; 0 is no limit. Those that are not named stay."""
+    key_id = _id(key)
+    new = KeyLimits(rate, burst, queue_share, streams, body_bytes_s)
+    if not reset and new == KeyLimits():
+        raise KeyFault("Name a limit, or --reset.")
+    with _owned() as connection:
+        before = principals.limits_of(connection, key_id)
+        if before is None:
+            raise KeyFault(f"There is no key {key_id}.")
+        limits = new if reset else new.or_else(before)
+        principals.limit(connection, key_id, limits)
+        note(connection, "limit_key", f"{key_id}: {_said(limits)}")
+    text = f"The key {key_id} has the limits: {_said(limits)}."
+    report(text, as_json=as_json, key_id=key_id, limits=limits.given())
 
 
 @app.command()
@@ -177,6 +229,12 @@ def revoke(
     if time is None:
         raise KeyFault(f"There is no key {key_id}.")
     report(f"The key {key_id} is revoked.", as_json=as_json, key_id=key_id, revoked_at=time)
+
+
+def _said(limits: KeyLimits) -> str:
+    """The limits of a key, without those that have the default."""
+    own = {name: value for name, value in limits.given().items() if value is not None}
+    return ", ".join(f"{name} {value or 'unlimited'}" for name, value in own.items()) or "defaults"
 
 
 @contextmanager
@@ -296,4 +354,7 @@ def _described(view: KeyView) -> tuple[str, dict[str, Any]]:
         text += f"  certificate {escape(view.subject)}"
     if view.public_key is not None:
         text += "  requires signatures"
-    return text, msgspec.structs.asdict(view) | {"grants": grants}
+    if view.limits != KeyLimits():
+        text += f"  limits: {_said(view.limits)}"
+    limits = view.limits.given()
+    return text, msgspec.structs.asdict(view) | {"grants": grants, "limits": limits}

@@ -460,7 +460,8 @@ CREATE TABLE ledger.principals (
 -- Of a key only the SHA-256 is kept: its secret has 256 random bits, which nobody can guess. A key is
 -- valid for a year at most; the further day is for a leap year. With a subject it is a certificate of a
 -- client, by one of its names, and the digest is no key's. With a public key (Ed25519) it is valid in
--- requests only that this key has signed.
+-- requests only that this key has signed. Its limits hold in each process; where one is NULL the default
+-- of the settings holds, and 0 is no limit.
 CREATE TABLE ledger.api_keys (
     id           text        PRIMARY KEY,
     principal_id integer     NOT NULL REFERENCES ledger.principals,
@@ -471,11 +472,19 @@ CREATE TABLE ledger.api_keys (
     revoked_at   timestamptz,
     subject      text,
     public_key   bytea,
+    rate         double precision,
+    burst        integer,
+    queue_share  double precision,
+    streams      integer,
+    body_bytes_s bigint,
     CONSTRAINT api_keys_id CHECK (id ~ '^[a-z0-9]{12}$'),
     CONSTRAINT api_keys_digest CHECK (length(digest) = 32),
     CONSTRAINT api_keys_expiry CHECK (expires_at > not_before
                                       AND expires_at <= created_at + interval '8784 hours'),
-    CONSTRAINT api_keys_public_key CHECK (length(public_key) = 32)
+    CONSTRAINT api_keys_public_key CHECK (length(public_key) = 32),
+    CONSTRAINT api_keys_limits CHECK (rate >= 0 AND rate < 'infinity' AND burst >= 0
+                                      AND queue_share >= 0 AND queue_share <= 1
+                                      AND streams >= 0 AND body_bytes_s >= 0)
 );
 CREATE UNIQUE INDEX api_keys_subject ON ledger.api_keys (subject) WHERE revoked_at IS NULL;
 

@@ -25,6 +25,11 @@ REFUSALS = Counter(
     "code",
 )
 
+LIMITED = Counter(
+    "ledger_limited_total",
+    "Requests that a limit of their key refused: requests, queue, streams or bytes.",
+    "limit",
+)
 AUTHENTICATIONS = Counter(
     "ledger_authentications_total",
     "Requests by what their key is: key, open without keys, or the code of the refusal.",

@@ -51,7 +51,11 @@ async def received(call: Call, max_bytes: int) -> bytes:
         raise ProblemError("body_too_large", max_bytes=max_bytes)
     runtime = call.runtime
     limit_s = runtime.settings.body_timeout_s
-    return await _received_in_time(call.receive, max_bytes, limit_s, runtime.body_budget)
+    meter = call.caller.meter
+    meter.take_bytes(0)  # before a body is read that would be refused
+    body = await _received_in_time(call.receive, max_bytes, limit_s, runtime.body_budget)
+    meter.take_bytes(len(body))
+    return body
 
 
 async def _received_in_time(

@@ -144,7 +144,7 @@ def _declare(
     The first line of the handler's docstring is the summary, the rest is the description. Returns
     the handler with the check of its caller, so that whoever calls it by its name is checked too.
     """
-    denials = () if need.is_open else (401, 403)
+    denials = () if need.is_open else (401, 403, 429)
     declared["responses"] = {status: success, **_problems(sorted({*refusals, *denials}))}
     operation = {"parameters": [*_in_path(path), *parameters], **_security(need), **(body or {})}
 

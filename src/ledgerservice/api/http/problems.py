@@ -16,9 +16,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from ledgerservice.api.http.fields import AmountText, TimestampText, TransactionType
 from ledgerservice.domain.transactions import Rejected
-from ledgerservice.errors import Overloaded, Unavailable
+from ledgerservice.errors import LimitReached, Overloaded, Unavailable
 from ledgerservice.installation import command
 from ledgerservice.telemetry.exchanges import note_refusal
+from ledgerservice.telemetry.metrics import LIMITED
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +265,11 @@ CATALOGUE: dict[str, Problem] = {
         "Too many requests or connections are waiting, or their bodies are too large together, or "
         "the service is stopping. Nothing was moved. Send the same request again later."
     ),
+    "rate_limited": _failed(
+        "The key has used what `limit` lets it use. Nothing was moved. Send the same request again "
+        "after the seconds of Retry-After.",
+        HTTPStatus.TOO_MANY_REQUESTS,
+    ),
     "unavailable": _failed(
         "The database did not answer in time. Send the same request again, with the same key: a "
         "movement moves money at most once."
@@ -367,6 +373,10 @@ class ProblemDetails(msgspec.Struct, kw_only=True):
         Annotated[str, Meta(description="A position: up to it nothing has changed.")] | UnsetType
     ) = UNSET
     max_bytes: Annotated[int, Meta(description="The size limit.")] | UnsetType = UNSET
+    limit: (
+        Annotated[str, Meta(description="The limit of the key: requests, queue, streams, bytes.")]
+        | UnsetType
+    ) = UNSET
 
 
 class ProblemError(Exception):
@@ -469,9 +479,34 @@ def problem_of(error: Exception) -> Reply:
     """The answer to a request that ended with `error`. Logs an unexpected error."""
     if isinstance(error, ProblemError):
         return problem(error.code, **error.facts)
+    if isinstance(error, LimitReached):
+        return _limited(error)
     if isinstance(error, Overloaded):
         return problem("overloaded")
     if isinstance(error, Unavailable):
         return problem("unavailable")
     log.error("a request failed", exc_info=error)
     return problem("internal_error")
+
+
+def _limited(error: LimitReached) -> Reply:
+    """With the headers of draft-ietf-httpapi-ratelimit-headers-10."""
+    LIMITED.add(1, error.limit)
+    status, body, headers = problem("rate_limited", limit=error.limit)
+    policy = f'"{error.limit}";q={error.quota}'
+    if error.unit is not None:
+        policy += f';qu="{error.unit}"'
+    if error.window_s is not None:
+        policy += f";w={error.window_s}"
+    wait = str(error.retry_after_s)
+    rest = f'"{error.limit}";r=0;t={wait}'
+    return (
+        status,
+        body,
+        headers
+        | {
+            "retry-after": wait,
+            "ratelimit-policy": policy,
+            "ratelimit": rest,
+        },
+    )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ledgerservice.access.meters import UNMETERED, Meter
 from ledgerservice.errors import LedgerError
 
 log = logging.getLogger(__name__)
@@ -27,15 +28,26 @@ class PiecewiseResponse(Response):
         headers: dict[str, str],
         *,
         ends: bool = True,
+        meter: Meter = UNMETERED,
     ) -> None:
-        """`ends`: the answer has an end, so that it is logged if a client leaves before."""
+        """`ends`: the answer has an end, so that it is logged if a client leaves before; one that
+        has none is counted by the `meter`.
+        """
         super().__init__(media_type=media_type, headers=headers)
         del self.headers["content-length"]
         self._pieces = pieces
         self.ends = ends
+        self._meter = meter
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the answer."""
+        """Sends the answer. Raises LimitReached before it begins."""
+        if self.ends:
+            await self._send(receive, send)
+            return
+        with self._meter.streaming():
+            await self._send(receive, send)
+
+    async def _send(self, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         leaving = asyncio.create_task(_until_gone(receive))

@@ -37,6 +37,7 @@ from ledgerservice.api.movements.answers import answer, decided_on
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.permissions import check_scopes
 from ledgerservice.api.movements.posting import check_force
+from ledgerservice.api.movements.queueing import enter, post
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.errors import Overloaded
@@ -49,6 +50,7 @@ NDJSON = "application/x-ndjson"
 CHUNKS_IN_FLIGHT = 16
 MAX_LINKED = 500  # items of one
 BLANK_LINES = 5  # of a rehearsed body, for each line that it may have
+STEP_S = 1.0
 LINES_AT_ONCE = 2_000  # of a stream, however many arrive together
 
 Item = Instruction | ProblemError | list[Any]
@@ -101,6 +103,7 @@ async def post_batch(call: Call) -> Reply:
     number = sum(len(item) if isinstance(item, list) else 1 for item in items)
     if number > settings.max_batch_movements:
         raise _too_many(settings.max_batch_movements)
+    call.caller.meter.take_items(number)
     if batch.mode == "atomic":
         answers = await _post_linked(call, items)
     else:
@@ -200,7 +203,7 @@ def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
     ]
     facts = call.ledger, call.dry_run, call.caller.principal_id
     group = Group(instructions, False, *facts)  # type: ignore[arg-type]
-    return _answers(refusals, call.runtime.movements.enter(group) if instructions else None)
+    return _answers(refusals, enter(call, group) if instructions else None)
 
 
 async def _answers(
@@ -236,7 +239,7 @@ async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
             raise refusal
     facts = call.ledger, call.dry_run, call.caller.principal_id
     group = Group(items, True, *facts)  # type: ignore[arg-type]
-    outcomes = await call.runtime.movements.post(group)
+    outcomes = await post(call, group)
     if isinstance(outcomes, Failed):
         raise _failed(outcomes)
     return map(answer_of, outcomes)
@@ -310,6 +313,7 @@ async def rehearse_stream(call: Call) -> Reply:
     lines = body.split(b"\n")
     if sum(1 for line in lines if line.strip()) > settings.max_batch_movements:
         raise _too_many(settings.max_batch_movements)
+    call.caller.meter.take_items(len(lines))
     answers = await (await _enter_lines(call, 1, lines))
     return 200, answers, {"content-type": NDJSON}
 
@@ -319,7 +323,8 @@ async def post_stream(call: Call, now: Callable[[], Caller], send: Send) -> None
 
     `now` is the caller as it is now: the lines that come after its key has ended are refused.
 
-    Reading pauses while CHUNKS_IN_FLIGHT chunks are in flight, or while the client does not read.
+    Reading pauses while CHUNKS_IN_FLIGHT chunks are in flight, while the client does not read, and
+    while the limits of its key say so: no line is refused for them.
     """
     headers = [(b"content-type", NDJSON.encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -346,11 +351,13 @@ async def _read_stream(call: Call, now: Callable[[], Caller], chunks: Chunks, sh
     settings = call.runtime.settings
     try:
         while more:
+            await _pay_debt(now)
             async with asyncio.timeout(settings.stream_idle_s):
                 message = await call.receive()
             if message["type"] == "http.disconnect":
                 log_departure()
             call = call._replace(caller=now())
+            call.caller.meter.owe(0, len(message.get("body", b"")))
             body, more = message.get("body", b""), message.get("more_body", False)
             size, fault = len(rest) + len(body), _no_room(share, len(body))
             *lines, rest = (rest + body).split(b"\n")
@@ -361,6 +368,7 @@ async def _read_stream(call: Call, now: Callable[[], Caller], chunks: Chunks, sh
             for start in range(0, len(lines), LINES_AT_ONCE):
                 part = lines[start : start + LINES_AT_ONCE]
                 is_last = start + LINES_AT_ONCE >= len(lines)
+                call.caller.meter.owe(sum(map(bool, map(bytes.strip, part))), 0)
                 answers = await _enter_lines(call, number, part, fault)
                 await chunks.put((asyncio.create_task(answers), taken if is_last else 0))
                 number += len(part)
@@ -369,6 +377,12 @@ async def _read_stream(call: Call, now: Callable[[], Caller], chunks: Chunks, sh
     except Exception:
         log.exception("reading a stream failed")
     await chunks.put(None)
+
+
+async def _pay_debt(now: Callable[[], Caller]) -> None:
+    """Wait until the key of a stream may send more. Its limits may change meanwhile."""
+    while (wait_s := now().meter.debt_s()) > 0:  # noqa: ASYNC110  (time is what it waits for)
+        await asyncio.sleep(min(wait_s, STEP_S))
 
 
 def _no_room(share: Share, number: int) -> Overloaded | None:

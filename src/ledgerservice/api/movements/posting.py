@@ -11,6 +11,7 @@ from ledgerservice.api.movements import parsing
 from ledgerservice.api.movements.answers import answer
 from ledgerservice.api.movements.forms import Form
 from ledgerservice.api.movements.permissions import check_scopes
+from ledgerservice.api.movements.queueing import post
 from ledgerservice.domain.instructions import Group, Instruction, Movement, Reversal
 from ledgerservice.domain.metadata import Number
 from ledgerservice.domain.transactions import Rejected
@@ -58,7 +59,7 @@ def check_force(call: Call, instruction: Instruction) -> None:
 
 async def _posted(call: Call, instruction: Instruction) -> Reply:
     group = Group((instruction,), False, call.ledger, call.dry_run, call.caller.principal_id)
-    (outcome,) = await call.runtime.movements.post(group)  # type: ignore[misc]
+    (outcome,) = await post(call, group)  # type: ignore[misc]
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
     if (refusal := outcome.transaction.refusal) is not None:

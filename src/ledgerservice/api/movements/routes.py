@@ -144,8 +144,10 @@ class _Stream(Response):
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Reads from the connection and writes to it."""
+        now = partial(caller_now, self._request)
         try:
-            await batches.post_stream(self._call, partial(caller_now, self._request), send)
+            with self._call.caller.meter.streaming():
+                await batches.post_stream(self._call, now, send)
         finally:
             add_stream(self._request, "post_batch")
 

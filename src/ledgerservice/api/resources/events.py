@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from ledgerservice.access.grants import Need, denial
 from ledgerservice.access.scopes import Scope
-from ledgerservice.api.http.authentication import caller_now, denied
+from ledgerservice.api.http.authentication import caller_now, caller_of, denied
 from ledgerservice.api.http.call import LEDGER, json_response, runtime_of
 from ledgerservice.api.http.fields import JsonObject
 from ledgerservice.api.http.openapi import get
@@ -141,7 +141,9 @@ async def list_events(request: Request) -> Response:
     if STREAM in request.headers.get("accept", ""):
         await reading.begin()
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return PiecewiseResponse(reading.stream(), STREAM, headers, ends=False)
+        meter = caller_of(request.scope).meter
+        pieces = reading.stream()
+        return PiecewiseResponse(pieces, STREAM, headers, ends=False, meter=meter)
     return json_response(await reading.page())
 
 

@@ -102,6 +102,7 @@ async def _open(call: Call) -> Reply:
     body = await read_body(call, settings.max_batch_bytes)
     turn = call.runtime.turn
     raw_items = _items(body, settings.max_batch_movements)
+    call.caller.meter.take_items(len(raw_items))
     items = await in_turns(turn, partial(_read, call), raw_items)
     openings = [one for one in items if isinstance(one, Opening)]
     outcomes = iter(await call.runtime.open_accounts(openings))

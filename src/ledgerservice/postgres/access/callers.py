@@ -1,7 +1,10 @@
 """The valid keys with their grants, as every process reads them, and the days of their use."""
 
+from typing import Any
+
 import msgspec
 
+from ledgerservice.postgres.access.limits import KeyLimits
 from ledgerservice.postgres.pipeline import Request, Rows
 
 CHANNEL = "ledger_access"
@@ -14,7 +17,8 @@ LISTEN = Request(f"LISTEN {CHANNEL}")
 READ_CALLERS = Request(
     """
 SELECT EXISTS (SELECT FROM ledger.api_keys), k.digest, k.id, k.principal_id, g.ledger_id, l.name,
-       g.scopes, k.subject, k.public_key
+       g.scopes, k.subject, k.public_key, k.rate, k.burst, k.queue_share, k.streams,
+       k.body_bytes_s
 FROM (SELECT) one
 LEFT JOIN (
     ledger.api_keys k
@@ -45,9 +49,14 @@ class CallerRow(msgspec.Struct, frozen=True):
     scopes: int | None
     subject: str | None
     public_key: bytes | None
+    limits: KeyLimits
 
 
 def callers_of(rows: Rows) -> tuple[bool, list[CallerRow]]:
     """Whether there are keys at all, and the valid ones, of the rows of READ_CALLERS."""
-    valid = [CallerRow(bytes(row[1]), *row[2:]) for row in rows if row[1] is not None]
+    valid = [_row(*row[1:9], KeyLimits(*row[9:])) for row in rows if row[1] is not None]
     return bool(rows[0][0]), valid
+
+
+def _row(digest: bytes, *values: Any) -> CallerRow:
+    return CallerRow(bytes(digest), *values)

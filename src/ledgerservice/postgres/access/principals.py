@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from ledgerservice.postgres.access.callers import CHANNEL
+from ledgerservice.postgres.access.limits import KeyLimits
 
 
 class KeyView(msgspec.Struct, frozen=True):
@@ -24,13 +25,15 @@ class KeyView(msgspec.Struct, frozen=True):
     state: str
     subject: str | None
     public_key: str | None
+    limits: KeyLimits
     grants: list[tuple[str | None, int]]
 
 
 _LIST = text(
     """
 SELECT k.id, p.id AS principal_id, p.name, p.kind, k.created_at, k.not_before, k.expires_at,
-       k.revoked_at, (SELECT max(day)::text FROM ledger.key_uses u WHERE u.key_id = k.id)
+       k.revoked_at, k.rate, k.burst, k.queue_share, k.streams, k.body_bytes_s,
+       (SELECT max(day)::text FROM ledger.key_uses u WHERE u.key_id = k.id)
            AS last_used,
        CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked'
             WHEN p.disabled_at IS NOT NULL THEN 'disabled'
@@ -89,6 +92,12 @@ _REVOKE = text(
     "UPDATE ledger.api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp())"
     " WHERE id = :id RETURNING revoked_at"
 )
+_LIMITS = KeyLimits.__struct_fields__
+_LIMIT = text(
+    f"UPDATE ledger.api_keys SET {', '.join(f'{name} = :{name}' for name in _LIMITS)}"
+    " WHERE id = :id"
+)
+_LIMITS_OF = text(f"SELECT {', '.join(_LIMITS)} FROM ledger.api_keys WHERE id = :id FOR UPDATE")
 _NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', '')")
 
 
@@ -102,8 +111,13 @@ def list_keys(connection: Connection) -> list[KeyView]:
     grants: dict[int, list[tuple[str | None, int]]] = {}
     for principal_id, ledger, scopes in connection.execute(_LIST_GRANTS):
         grants.setdefault(principal_id, []).append((ledger, scopes))
-    rows = connection.execute(_LIST).mappings()
-    return [KeyView(**row, grants=grants.get(row["principal_id"], [])) for row in rows]
+    views = []
+    for row in connection.execute(_LIST).mappings():
+        values = dict(row)
+        limits = KeyLimits(**{name: values.pop(name) for name in _LIMITS})
+        granted = grants.get(row["principal_id"], [])
+        views.append(KeyView(**values, limits=limits, grants=granted))
+    return views
 
 
 def principal_id(connection: Connection, name: str) -> int | None:
@@ -164,6 +178,18 @@ def holder_of(connection: Connection, subject: str) -> tuple[str, int] | None:
     """The key and the principal of a name in certificates, unless it was revoked."""
     row = connection.execute(_CERTIFICATES, {"subject": subject}).one_or_none()
     return None if row is None else (row.id, row.principal_id)
+
+
+def limits_of(connection: Connection, key_id: str) -> KeyLimits | None:
+    """The limits of a key, or None if there is no such key. Locks the key."""
+    row = connection.execute(_LIMITS_OF, {"id": key_id}).one_or_none()
+    return None if row is None else KeyLimits(*row)
+
+
+def limit(connection: Connection, key_id: str, limits: KeyLimits) -> None:
+    """Set the limits of a key. Raises SQLAlchemy's IntegrityError if one is negative."""
+    connection.execute(_LIMIT, {"id": key_id, **limits.given()})
+    connection.execute(_NOTIFY)
 
 
 def shorten(connection: Connection, key_id: str, hours: float) -> datetime:
