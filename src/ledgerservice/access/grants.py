@@ -1,12 +1,13 @@
 """A caller, and what it may do: scopes by ledger. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 
+from ledgerservice.access.covering import AccountGrant
 from ledgerservice.access.meters import UNMETERED, Meter
 from ledgerservice.access.scopes import ALL
 
@@ -20,9 +21,10 @@ Refusal = Literal[
     "signature_invalid",
 ]
 """The code of the problem that a request without a valid caller gets."""
-Denial = Literal["ledger_not_found", "scope_missing"] | Refusal
+Denial = Literal["ledger_not_found", "scope_missing", "limited_to_accounts"] | Refusal
 
 NOWHERE: Mapping[int, int] = MappingProxyType({})
+NO_GRANTS: Mapping[int, tuple[AccountGrant, ...]] = MappingProxyType({})
 NO_NAMES: Mapping[str, int] = MappingProxyType({})
 
 
@@ -40,7 +42,8 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     `everywhere` has the scopes on all ledgers, `by_ledger` those on single ledgers, by id, and
     `ledgers` the ids of these by name. With a `refusal` the request has no valid key. `public_key`:
     each of its requests has a signature of this key, which was verified. `meter` measures what its
-    key uses.
+    key uses. `by_accounts` has the grants that are limited to accounts, by the id of their ledger;
+    they are none of the scopes of a ledger.
     """
 
     key_id: str = ""
@@ -51,10 +54,18 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     refusal: Refusal | None = None
     public_key: bytes | None = None
     meter: Meter = UNMETERED
+    by_accounts: Mapping[int, tuple[AccountGrant, ...]] = NO_GRANTS
 
     def scopes_on(self, ledger: int) -> int:
         """The sum of its scopes on a ledger; 0 if the ledger does not exist for this caller."""
         return self.everywhere | self.by_ledger.get(ledger, 0)
+
+    def sees(self, ledger: int, scopes: int) -> frozenset[int] | None:
+        """The accounts that its grants of one of these scopes cover; None: all of the ledger."""
+        if not self.by_accounts or self.scopes_on(ledger) & scopes:
+            return None
+        grants = self.by_accounts.get(ledger, ())
+        return frozenset[int]().union(*(one.accounts for one in grants if one.scopes & scopes))
 
 
 EVERYONE = Caller(everywhere=int(ALL))
@@ -71,13 +82,15 @@ class Need(msgspec.Struct, frozen=True):
     `place`: on the ledger of the request, or on all ledgers because the operation concerns all of
     them, or nowhere: any valid key will do. `named`: on the ledger that the path names, or on all
     ledgers if it names none. `is_open`: no key is required. `is_signed`: the request must be
-    signed.
+    signed. `by_accounts`: a grant that is limited to accounts is enough; whoever declares it checks
+    the accounts.
     """
 
     scopes: int = 0
     place: Literal["ledger", "everywhere", "named", "nowhere"] = "ledger"
     is_open: bool = False
     is_signed: bool = False
+    by_accounts: bool = False
 
     def __post_init__(self) -> None:
         # A plain number: the arithmetic of flags takes a microsecond.
@@ -108,7 +121,15 @@ def denial(caller: Caller, ledger: int, need: Need, *, is_named: bool = True) ->
     scopes = caller.everywhere if on_all else caller.scopes_on(ledger)
     if scopes & need.scopes:
         return signature_denial(caller) if need.is_signed else None
+    if not on_all and ledger in caller.by_accounts:
+        return _denial_by_accounts(caller.by_accounts[ledger], need)
     return "scope_missing" if on_all or scopes else "ledger_not_found"
+
+
+def _denial_by_accounts(grants: Iterable[AccountGrant], need: Need) -> Denial | None:
+    if not any(one.scopes & need.scopes for one in grants):
+        return "scope_missing"
+    return None if need.by_accounts else "limited_to_accounts"
 
 
 def signature_denial(caller: Caller) -> Denial | None:

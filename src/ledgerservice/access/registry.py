@@ -5,11 +5,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
 import psycopg
 
+from ledgerservice.access.covering import AccountGrant
 from ledgerservice.access.grants import Caller
 from ledgerservice.access.keys import digest_of
 from ledgerservice.access.meters import Meter
@@ -222,6 +224,13 @@ def _callers(rows: list[CallerRow], meters: dict[str, Meter]) -> dict[bytes, Cal
 def _with_grant(caller: Caller, row: CallerRow) -> Caller:
     number, ledger, scopes = row.ledger_id, row.ledger, row.scopes or 0
     replace = msgspec.structs.replace
+    if row.accounts is not None and number is not None and ledger is not None:
+        grants = (*caller.by_accounts.get(number, ()), _account_grant(row))
+        return replace(
+            caller,
+            by_accounts={**caller.by_accounts, number: grants},
+            ledgers={**caller.ledgers, ledger: number},
+        )
     if number is None or ledger is None:
         return replace(caller, everywhere=caller.everywhere | scopes)
     scopes |= caller.by_ledger.get(number, 0)
@@ -229,4 +238,15 @@ def _with_grant(caller: Caller, row: CallerRow) -> Caller:
         caller,
         by_ledger={**caller.by_ledger, number: scopes},
         ledgers={**caller.ledgers, ledger: number},
+    )
+
+
+def _account_grant(row: CallerRow) -> AccountGrant:
+    return AccountGrant(
+        row.scopes or 0,
+        frozenset(row.accounts or ()),
+        frozenset(row.debit_from or ()),
+        frozenset(row.credit_to or ()),
+        {code: Decimal(text) for code, text in (row.max_amounts or {}).items()},
+        {int(number): code for number, code in (row.currencies or {}).items()},
     )

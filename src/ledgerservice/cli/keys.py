@@ -20,12 +20,14 @@ from ledgerservice.access.signatures import public_key_of
 from ledgerservice.cli.audit import note
 from ledgerservice.cli.data import check_schema
 from ledgerservice.cli.output import AsJson, report
+from ledgerservice.domain.amounts import is_positive_amount
 from ledgerservice.errors import KeyFault
 from ledgerservice.postgres.access import principals
 from ledgerservice.postgres.access.limits import KeyLimits
 from ledgerservice.postgres.access.people import list_people
-from ledgerservice.postgres.access.principals import KeyView
+from ledgerservice.postgres.access.principals import GrantedAccounts, GrantView, KeyView
 from ledgerservice.postgres.connections import explained
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
 
@@ -52,6 +54,18 @@ Days = Annotated[
     int, typer.Option(min=1, max=MOST_DAYS, help="Days for which the new key is valid.")
 ]
 
+Accounts = Annotated[
+    list[int] | None, typer.Option(help="Only this account of the ledger, shown and moved.")
+]
+DebitFrom = Annotated[
+    list[int] | None, typer.Option(help="Money only out of this account. [--account]")
+]
+CreditTo = Annotated[
+    list[int] | None, typer.Option(help="Money only into this account. [--account]")
+]
+MaxAmount = Annotated[
+    list[str] | None, typer.Option(help="With accounts: the most at a time, as EUR=100.00.")
+]
 Rate = Annotated[float | None, typer.Option(min=0, max=1e9, help="Requests a second; 0: no limit.")]
 Burst = Annotated[
     int | None, typer.Option(min=0, max=10**9, help="Requests at once; 0: those of a second.")
@@ -74,6 +88,10 @@ def create(
     days: Days = DEFAULT_DAYS,
     person: IsPerson = False,
     signed_with: SignedWith = None,
+    account: Accounts = None,
+    debit_from: DebitFrom = None,
+    credit_to: CreditTo = None,
+    max_amount: MaxAmount = None,
     rate: Rate = None,
     burst: Burst = None,
     queue_share: QueueShare = None,
@@ -89,7 +107,8 @@ def create(
     with _owned() as connection:
         if principals.is_taken(connection, name):
             raise KeyFault(f"There is a principal {name} already; see keys list and keys rotate.")
-        number = _principal(connection, name, scopes, ledger or (), is_person=person)
+        limited_to = _limited_to(account, debit_from, credit_to, max_amount)
+        number = _principal(connection, name, scopes, ledger, limited_to, is_person=person)
         new, expiry = _add(connection, number, days, public_key=public_key)
         limits = KeyLimits(rate, burst, queue_share, streams, body_bytes_s)
         principals.limit(connection, new.id, limits)
@@ -125,13 +144,39 @@ def certificate(
             raise KeyFault(f"There is a principal {name} already, whose rights stay as they are.")
         if number is None:
             scopes = scopes or _scopes([], [])
-            number = _principal(connection, name, scopes, ledger or (), is_person=person)
+            number = _principal(connection, name, scopes, ledger, is_person=person)
         _release(connection, subject, number)
         new, expiry = _add(connection, number, days, subject)
         note(connection, "certify_key", f"{new.id} of {name}: {subject}")
     text = f"The key {new.id} is {escape(subject)} and expires at {expiry:%Y-%m-%d %H:%M} UTC."
     facts = {"subject": subject, "principal": name, "expires_at": expiry}
     report(text, as_json=as_json, key_id=new.id, **facts)
+
+
+@app.command()
+def grant(
+    name: Annotated[str, typer.Argument(help="The principal.")],
+    role: Roles = None,
+    scope: Scopes = None,
+    ledger: Ledgers = None,
+    account: Accounts = None,
+    debit_from: DebitFrom = None,
+    credit_to: CreditTo = None,
+    max_amount: MaxAmount = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let the principal NAME do more: the new grant is added to those that it has."""
+    scopes = _scopes(role or [], scope or [])
+    limited_to = _limited_to(account, debit_from, credit_to, max_amount)
+    with _owned() as connection:
+        number = principals.principal_id(connection, name)
+        if number is None:
+            raise KeyFault(f"There is no principal {name!a}.")
+        for one in _ledgers(connection, ledger, limited_to):
+            principals.add_grant(connection, number, one, scopes, limited_to)
+        note(connection, "grant", name)
+    text = f"{name} has the grant."
+    report(escape(text), as_json=as_json, principal=name, scopes=names_of(scopes))
 
 
 @app.command("list")
@@ -259,6 +304,45 @@ def _scopes(roles: Sequence[str], scopes: Sequence[str]) -> Scope:
     return total
 
 
+def _limited_to(
+    accounts: list[int] | None,
+    debit_from: list[int] | None,
+    credit_to: list[int] | None,
+    max_amounts: list[str] | None,
+) -> GrantedAccounts | None:
+    """The accounts of a grant, or None if it is not limited to accounts. Raises KeyFault."""
+    if not (accounts or debit_from or credit_to):
+        if max_amounts:
+            raise KeyFault("--max-amount needs --account, --debit-from or --credit-to.")
+        return None
+    most = dict(_max_amount(one) for one in max_amounts or ()) or None
+    shown = accounts or []
+    return GrantedAccounts(shown, debit_from or shown, credit_to or shown, most)
+
+
+def _max_amount(text: str) -> tuple[str, str]:
+    code, equals, amount = text.partition("=")
+    if not equals or not is_positive_amount(amount):
+        raise KeyFault(f"{text!a} is not a currency and an amount, as EUR=100.00.")
+    return code, amount
+
+
+def _ledgers(
+    connection: Connection, names: list[str] | None, limited_to: GrantedAccounts | None
+) -> list[int | None]:
+    """The ids of the ledgers; None stands for all of them. Raises KeyFault."""
+    if limited_to is None:
+        return [_ledger(connection, one) for one in dict.fromkeys(names or (None,))]
+    if len(names or ()) > 1:
+        raise KeyFault("A grant that is limited to accounts is on one ledger.")
+    ledger = _ledger(connection, names[0]) if names else DEFAULT_LEDGER
+    assert ledger is not None
+    missing = principals.missing_account(connection, ledger, limited_to.all())
+    if missing is not None:
+        raise KeyFault(f"The ledger has no account {missing}.")
+    return [ledger]
+
+
 def _ledger(connection: Connection, name: str | None) -> int | None:
     """The id of a ledger; None stands for all of them."""
     if name is None:
@@ -270,16 +354,22 @@ def _ledger(connection: Connection, name: str | None) -> int | None:
 
 
 def _principal(
-    connection: Connection, name: str, scopes: Scope, ledgers: Sequence[str], *, is_person: bool
+    connection: Connection,
+    name: str,
+    scopes: Scope,
+    ledgers: list[str] | None,
+    limited_to: GrantedAccounts | None = None,
+    *,
+    is_person: bool,
 ) -> int:
     """A new principal with these scopes on the ledgers, or on all of them. Raises KeyFault."""
     if not is_principal_name(name):
         raise KeyFault(f"{name!a} is not a valid name: 1 to 63 letters, digits and @ . _ -")
     if principals.is_taken(connection, name):
         raise KeyFault(f"The principal {name} is disabled.")
-    ids = [_ledger(connection, one) for one in dict.fromkeys(ledgers or (None,))]
+    ids = _ledgers(connection, ledgers, limited_to)
     kind = "person" if is_person else "service"
-    return principals.add_principal(connection, name, kind, scopes, ids)
+    return principals.add_principal(connection, name, kind, scopes, ids, limited_to)
 
 
 def _subject(text: str) -> str:
@@ -342,10 +432,12 @@ def _print_new(new: NewKey, expiry: datetime, *, as_json: bool, **facts: Any) ->
 
 def _described(view: KeyView) -> tuple[str, dict[str, Any]]:
     """A line for a person, and the values for a program."""
-    grants = [{"ledger": name, "scopes": names_of(scopes)} for name, scopes in view.grants]
-    allowed = "; ".join(
-        f"{name or 'all ledgers'}: {' '.join(names_of(scopes))}" for name, scopes in view.grants
-    )
+    grants = [
+        {"ledger": one.ledger, "scopes": names_of(one.scopes)}
+        | ({} if one.limited_to is None else msgspec.structs.asdict(one.limited_to))
+        for one in view.grants
+    ]
+    allowed = "; ".join(map(_allowed, view.grants))
     text = (
         f"{view.id}  [bold]{view.state}[/]  {escape(view.name)}  expires "
         f"{view.expires_at:%Y-%m-%d %H:%M} UTC, last used {view.last_used or 'never'}  {allowed}"
@@ -358,3 +450,11 @@ def _described(view: KeyView) -> tuple[str, dict[str, Any]]:
         text += f"  limits: {_said(view.limits)}"
     limits = view.limits.given()
     return text, msgspec.structs.asdict(view) | {"grants": grants, "limits": limits}
+
+
+def _allowed(grant: GrantView) -> str:
+    text = f"{grant.ledger or 'all ledgers'}: {' '.join(names_of(grant.scopes))}"
+    if grant.limited_to is None:
+        return text
+    limited = msgspec.structs.asdict(grant.limited_to)
+    return f"{text} ({', '.join(f'{name} {value}' for name, value in limited.items() if value)})"

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     Boolean,
@@ -36,6 +37,7 @@ class Xid8(UserDefinedType[int]):
 _TYPES: dict[str, Any] = {
     "smallint": SmallInteger,
     "integer": Integer,
+    "bigint[]": ARRAY(BigInteger),
     "bigint": BigInteger,
     "double precision": Double,
     "boolean": Boolean,
@@ -47,7 +49,7 @@ _TYPES: dict[str, Any] = {
     "xid8": Xid8,
 }
 _TABLE = re.compile(r"CREATE TABLE ledger\.(\w+) \((.*?)\n\)", re.DOTALL)
-_COLUMN = re.compile(rf"^    (\w+) +({'|'.join(_TYPES)})\b", re.MULTILINE)
+_COLUMN = re.compile(rf"^    (\w+) +({'|'.join(map(re.escape, _TYPES))})(?!\w)", re.MULTILINE)
 
 metadata = MetaData(schema=SCHEMA)
 for _name, _body in _TABLE.findall(SCHEMA_SQL):

@@ -192,6 +192,15 @@ def authorize(caller: Caller, ledger: int, need: Need, *, is_named: bool = True)
         raise denied(code, need.scopes)
 
 
+def check_shown(caller: Caller, ledger: int, need: Need, request: Request) -> None:
+    """Raise ProblemError if the grants of a caller do not cover the account of the path: the same
+    as for one that does not exist.
+    """
+    shown = caller.sees(ledger, need.scopes)
+    if shown is not None and request.path_params["account_id"] not in set(map(str, shown)):
+        raise ProblemError("account_not_found")
+
+
 def denied(code: str, scopes: int) -> ProblemError:
     """A refusal of the caller. `scopes`: one of these is missing. It gets into the audit log."""
     note_denial(code)

@@ -14,7 +14,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import names_of
 from ledgerservice.api.http.auditing import audited, is_audited
-from ledgerservice.api.http.authentication import authorize, caller_of
+from ledgerservice.api.http.authentication import authorize, caller_of, check_shown
 from ledgerservice.api.http.call import LEDGER
 from ledgerservice.api.http.pages import Paging
 from ledgerservice.api.http.parameters import Parameters, described
@@ -167,6 +167,7 @@ def _declare(
 def _guarded(handler: Handler, method: str, name: str, need: Need) -> Handler:
     """The handler, for callers who may do what it does; with the audit log."""
     is_sure = is_audited(method, need.scopes)
+    is_of_account = method == "GET" and need.by_accounts
     answer: Handler = partial(audited, action=name, handler=handler, is_sure=is_sure)
     if method == "GET" and not is_sure:
         answer = handler
@@ -174,8 +175,10 @@ def _guarded(handler: Handler, method: str, name: str, need: Need) -> Handler:
     @wraps(handler)
     async def guarded(request: Request) -> Any:
         scope = request.scope
-        is_named = LEDGER in scope
-        authorize(caller_of(scope), scope.get(LEDGER, DEFAULT_LEDGER), need, is_named=is_named)
+        caller, ledger = caller_of(scope), scope.get(LEDGER, DEFAULT_LEDGER)
+        authorize(caller, ledger, need, is_named=LEDGER in scope)
+        if is_of_account and caller.by_accounts:
+            check_shown(caller, ledger, need, request)
         return await answer(request)
 
     return guarded

@@ -265,6 +265,14 @@ CATALOGUE: dict[str, Problem] = {
         "Too many requests or connections are waiting, or their bodies are too large together, or "
         "the service is stopping. Nothing was moved. Send the same request again later."
     ),
+    "limited_to_accounts": _invalid(
+        "The key is limited to accounts of the ledger, and this concerns others too, or builds on "
+        "an earlier transaction.",
+        HTTPStatus.FORBIDDEN,
+    ),
+    "amount_not_granted": _invalid(
+        "The key may not move so much at a time, or not this currency.", HTTPStatus.FORBIDDEN
+    ),
     "rate_limited": _failed(
         "The key has used what `limit` lets it use. Nothing was moved. Send the same request again "
         "after the seconds of Retry-After.",

@@ -23,15 +23,18 @@ from ledgerservice.domain.timestamps import optional_timestamp, timestamp
 
 
 class Entry(msgspec.Struct, gc=False):
-    """The part of one account in a transaction: its amounts, and the account after it."""
+    """The part of one account in a transaction: its amounts, and the account after it.
+
+    Callers whose key is limited to other accounts are not shown the account after it.
+    """
 
     account_id: int
     currency: str
     amount: AmountText
-    balance: AmountText
-    held_change: AmountText
-    held: AmountText
-    version: int
+    balance: AmountText | UnsetType = UNSET
+    held_change: AmountText | UnsetType = UNSET
+    held: AmountText | UnsetType = UNSET
+    version: int | UnsetType = UNSET
 
 
 class Posted(msgspec.Struct, kw_only=True):

@@ -38,6 +38,7 @@ from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.permissions import check_scopes
 from ledgerservice.api.movements.posting import check_force
 from ledgerservice.api.movements.queueing import enter, post
+from ledgerservice.api.movements.showing import shown, shown_problem
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.errors import Overloaded
@@ -109,7 +110,10 @@ async def post_batch(call: Call) -> Reply:
     else:
         answers = await _enter(call, items)
     results = b",".join(await _results(call, Result, range(len(items)), answers))
-    return 200, b'{"results":[%b]}' % results, {"content-type": "application/json"}
+    body = b'{"results":[%b]}' % results
+    if call.caller.by_accounts:
+        body = shown(call, body)
+    return 200, body, {"content-type": "application/json"}
 
 
 def refuse_key(call: Call) -> None:
@@ -241,7 +245,7 @@ async def _post_linked(call: Call, items: Sequence[Item]) -> Iterator[Answer]:
     group = Group(items, True, *facts)  # type: ignore[arg-type]
     outcomes = await post(call, group)
     if isinstance(outcomes, Failed):
-        raise _failed(outcomes)
+        raise shown_problem(call, _failed(outcomes))
     return map(answer_of, outcomes)
 
 
@@ -430,6 +434,8 @@ async def _answer_lines(
         status, body, _ = problem_of(error)
         answers = iter([(status, body, False)] * len(numbers))
     results = await _results(call, LineResult, numbers, answers)
+    if call.caller.by_accounts:
+        results = [shown(call, result) for result in results]
     return b"".join(line + b"\n" for line in results)
 
 

@@ -133,17 +133,26 @@ def _cancel(body: models.CancelSchedule, key: str) -> Cancellation:
 
 
 FORMS = {
-    "deposit": Form(models.Deposit, _movement(Kind.DEPOSIT), Need(Scope.DEPOSIT), Kind.DEPOSIT),
-    "transfer": Form(models.Transfer, _transfer, Need(Scope.TRANSFER), Kind.TRANSFER),
-    "withdraw": Form(
-        models.Withdrawal, _movement(Kind.WITHDRAWAL), Need(Scope.WITHDRAW), Kind.WITHDRAWAL
+    "deposit": Form(
+        models.Deposit, _movement(Kind.DEPOSIT), Need(Scope.DEPOSIT, by_accounts=True), Kind.DEPOSIT
     ),
-    "transaction": Form(models.PostTransaction, _general, Need(Scope.TRANSACTIONS)),
-    "hold": Form(models.PlaceHold, _hold, Need(Scope.HOLDS)),
+    "transfer": Form(
+        models.Transfer, _transfer, Need(Scope.TRANSFER, by_accounts=True), Kind.TRANSFER
+    ),
+    "withdraw": Form(
+        models.Withdrawal,
+        _movement(Kind.WITHDRAWAL),
+        Need(Scope.WITHDRAW, by_accounts=True),
+        Kind.WITHDRAWAL,
+    ),
+    "transaction": Form(
+        models.PostTransaction, _general, Need(Scope.TRANSACTIONS, by_accounts=True)
+    ),
+    "hold": Form(models.PlaceHold, _hold, Need(Scope.HOLDS, by_accounts=True)),
     "capture": Form(models.CaptureHold, _capture, Need(Scope.HOLDS)),
     "release": Form(models.ReleaseHold, _release, Need(Scope.HOLDS)),
     "reverse": Form(models.ReverseTransaction, _reverse, Need(Scope.REVERSALS)),
-    "policy": Form(models.ChangePolicy, _policy, Need(POLICIES)),
+    "policy": Form(models.ChangePolicy, _policy, Need(POLICIES, by_accounts=True)),
     "cancel": Form(models.CancelSchedule, _cancel, Need(Scope.SCHEDULES)),
 }
 

@@ -1,14 +1,16 @@
 """What an instruction needs of its caller beyond its route: the items of a batch have no route."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
 
+from ledgerservice.access.covering import can_judge
 from ledgerservice.access.grants import signature_denial
 from ledgerservice.access.scopes import ALL, POLICIES, Scope
 from ledgerservice.api.http.auditing import mark
 from ledgerservice.api.http.authentication import denied
 from ledgerservice.api.http.call import Call
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
@@ -51,9 +53,9 @@ def check_scopes(call: Call, instruction: Instruction) -> None:
     if scopes & _EVERYTHING != _EVERYTHING:
         if call.caller.refusal is not None:
             raise denied(call.caller.refusal, 0)
-        for needed in _needed(instruction):
-            if not scopes & needed:
-                raise denied("scope_missing", needed)
+        missing = [needed for needed in _needed(instruction) if not scopes & needed]
+        if missing:
+            _check_accounts(call, instruction, missing)
     if not is_plain:
         _check_signed(call, instruction)
 
@@ -64,6 +66,24 @@ def _check_signed(call: Call, instruction: Instruction) -> None:
         code = signature_denial(call.caller)
         if code is not None:
             raise denied(code, 0)
+
+
+def _check_accounts(call: Call, instruction: Instruction, missing: Sequence[int]) -> None:
+    """Raise ProblemError if no grant has all missing scopes and covers all accounts. An account
+    outside the grants does not exist for the caller.
+    """
+    grants = call.caller.by_accounts.get(call.ledger, ())
+    able = [one for one in grants if all(one.scopes & needed for needed in missing)]
+    if not able:
+        raise denied("scope_missing", missing[0])
+    if not can_judge(instruction):
+        raise denied("limited_to_accounts", 0)
+    outside = [one.outside(instruction) for one in able]
+    if None not in outside:
+        raise ProblemError("account_not_found", account_id=outside[0])
+    covering = [one for one, account in zip(able, outside, strict=True) if account is None]
+    if all(one.is_too_much(instruction) for one in covering):
+        raise denied("amount_not_granted", 0)
 
 
 def _needed(instruction: Instruction) -> Iterator[int]:

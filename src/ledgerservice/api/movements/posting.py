@@ -12,6 +12,7 @@ from ledgerservice.api.movements.answers import answer
 from ledgerservice.api.movements.forms import Form
 from ledgerservice.api.movements.permissions import check_scopes
 from ledgerservice.api.movements.queueing import post
+from ledgerservice.api.movements.showing import shown
 from ledgerservice.domain.instructions import Group, Instruction, Movement, Reversal
 from ledgerservice.domain.metadata import Number
 from ledgerservice.domain.transactions import Rejected
@@ -24,7 +25,8 @@ async def move(call: Call, form: Form) -> Reply:
     call.runtime.movements.check_room()  # before a body is read that would be refused
     body = await read_body(call)
     instruction = parsing.read(body, form, key_of(call.headers))
-    if type(instruction) is not Movement or instruction.detail is not None:
+    is_plain = type(instruction) is Movement and instruction.detail is None
+    if not is_plain or call.caller.by_accounts:
         check_scopes(call, instruction)
     return await _posted(call, instruction)
 
@@ -65,4 +67,6 @@ async def _posted(call: Call, instruction: Instruction) -> Reply:
     if (refusal := outcome.transaction.refusal) is not None:
         note_refusal(refusal.reason.value)
     status, body = answer(outcome.transaction)
+    if call.caller.by_accounts:
+        body = shown(call, body)
     return reply(status, body, replayed=outcome.replayed)

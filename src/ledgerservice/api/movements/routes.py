@@ -157,7 +157,7 @@ class _Stream(Response):
     "/batches/",
     batches.Results,
     body_schema(models.Batch, EXAMPLES["batch"]),
-    need=Need(POSTING),
+    need=Need(POSTING, by_accounts=True),
     refusals=(408, 409, 413, 415, 422, 503),
     parameters=(DRY_RUN, FORCE_TOKEN),
     headers={},

@@ -265,7 +265,7 @@ class Reading(Parameters):
     Account,
     Reading,
     links={"get_history": {"account_id": "id"}},
-    need=Need(Scope.ACCOUNTS_READ),
+    need=Need(Scope.ACCOUNTS_READ, by_accounts=True),
 )
 async def get_account(request: Request) -> Response:
     """The account as it is, or as it was at `as_of`.
@@ -399,7 +399,7 @@ class HistoryPaging(Paging):
             "schema": {"type": "string", "enum": ["journal", "store"]},
         }
     },
-    need=Need(Scope.TRANSACTIONS_READ),
+    need=Need(Scope.TRANSACTIONS_READ, by_accounts=True),
 )
 async def get_history(request: Request) -> Response:
     """The entries of an account, newest first.
@@ -464,7 +464,7 @@ class PolicyChange(Answer, kw_only=True):
     "/accounts/{account_id}/policies",
     list[PolicyChange],
     Paging,
-    need=Need(Scope.ACCOUNTS_READ),
+    need=Need(Scope.ACCOUNTS_READ, by_accounts=True),
 )
 async def list_policies(request: Request) -> Response:
     """The changes of an account's limits, newest first: what, when, by whom and why."""

@@ -69,7 +69,13 @@ async def get_hold(request: Request) -> Response:
     return json_response(Hold.of(hold))
 
 
-@get(router, "/accounts/{account_id}/holds", list[Hold], Paging, need=Need(Scope.ACCOUNTS_READ))
+@get(
+    router,
+    "/accounts/{account_id}/holds",
+    list[Hold],
+    Paging,
+    need=Need(Scope.ACCOUNTS_READ, by_accounts=True),
+)
 async def list_holds(request: Request) -> Response:
     """The open holds of an account, by the time at which they end.
 

@@ -66,7 +66,7 @@ async def list_ledgers(request: Request) -> Response:
 
     async def read(filters: Paging, after: int | None) -> Page:
         caller = caller_of(request.scope)
-        own = None if caller.everywhere else [*caller.by_ledger]
+        own = None if caller.everywhere else sorted({*caller.by_ledger, *caller.by_accounts})
         reader, limit = reader_of(request), filters.limit + 1
         rows = await catalogue.list_ledgers(reader, limit, after or 0, own)
         return first_rows(rows, filters.limit, Ledger.of_row, lambda last: last.id)

@@ -71,7 +71,7 @@ async def get_schedule(request: Request) -> Response:
     "/accounts/{account_id}/schedules",
     list[Schedule],
     Paging,
-    need=Need(Scope.ACCOUNTS_READ),
+    need=Need(Scope.ACCOUNTS_READ, by_accounts=True),
 )
 async def list_schedules(request: Request) -> Response:
     """The pending transfers from an account, by the time at which they are to be executed."""

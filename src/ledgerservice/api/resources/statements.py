@@ -95,7 +95,11 @@ class BalanceTime(Parameters):
 
 
 @get(
-    router, "/accounts/{account_id}/balances", Balances, BalanceTime, need=Need(Scope.ACCOUNTS_READ)
+    router,
+    "/accounts/{account_id}/balances",
+    Balances,
+    BalanceTime,
+    need=Need(Scope.ACCOUNTS_READ, by_accounts=True),
 )
 async def get_balances(request: Request) -> Response:
     """The balances of an account as of a timestamp.
@@ -200,7 +204,7 @@ All pages are of one statement, whatever is recorded meanwhile.
     Statement,
     StatementFilters,
     media_types=("text/csv", "text/html"),
-    need=Need(Scope.TRANSACTIONS_READ),
+    need=Need(Scope.TRANSACTIONS_READ, by_accounts=True),
 )
 async def get_statement(request: Request) -> Response:
     """The statement of an account: all that was recorded from `from` on and before `to`.

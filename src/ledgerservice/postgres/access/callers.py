@@ -17,8 +17,13 @@ LISTEN = Request(f"LISTEN {CHANNEL}")
 READ_CALLERS = Request(
     """
 SELECT EXISTS (SELECT FROM ledger.api_keys), k.digest, k.id, k.principal_id, g.ledger_id, l.name,
-       g.scopes, k.subject, k.public_key, k.rate, k.burst, k.queue_share, k.streams,
-       k.body_bytes_s
+       g.scopes, k.subject, k.public_key, g.accounts, g.debit_from, g.credit_to, g.max_amounts, (
+           SELECT json_object_agg(n.id, a.currency)
+           FROM (SELECT DISTINCT unnest(g.accounts || g.debit_from || g.credit_to) AS id) n
+           CROSS JOIN LATERAL (
+               SELECT currency FROM ledger.accounts
+               WHERE ledger_id = g.ledger_id AND id BETWEEN n.id AND n.id ORDER BY id LIMIT 1) a),
+       k.rate, k.burst, k.queue_share, k.streams, k.body_bytes_s
 FROM (SELECT) one
 LEFT JOIN (
     ledger.api_keys k
@@ -39,7 +44,10 @@ ON CONFLICT DO NOTHING
 
 
 class CallerRow(msgspec.Struct, frozen=True):
-    """A valid key, with a grant of its principal, if it has one."""
+    """A valid key, with a grant of its principal, if it has one.
+
+    `currencies` are those of the accounts of the grant, by their ids.
+    """
 
     digest: bytes
     key_id: str
@@ -49,12 +57,17 @@ class CallerRow(msgspec.Struct, frozen=True):
     scopes: int | None
     subject: str | None
     public_key: bytes | None
+    accounts: list[int] | None
+    debit_from: list[int] | None
+    credit_to: list[int] | None
+    max_amounts: dict[str, str] | None
+    currencies: dict[str, str] | None
     limits: KeyLimits
 
 
 def callers_of(rows: Rows) -> tuple[bool, list[CallerRow]]:
     """Whether there are keys at all, and the valid ones, of the rows of READ_CALLERS."""
-    valid = [_row(*row[1:9], KeyLimits(*row[9:])) for row in rows if row[1] is not None]
+    valid = [_row(*row[1:14], KeyLimits(*row[14:])) for row in rows if row[1] is not None]
     return bool(rows[0][0]), valid
 
 

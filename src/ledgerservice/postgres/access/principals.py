@@ -10,8 +10,29 @@ from ledgerservice.postgres.access.callers import CHANNEL
 from ledgerservice.postgres.access.limits import KeyLimits
 
 
+class GrantedAccounts(msgspec.Struct, frozen=True):
+    """The accounts that a grant is limited to, and the largest amounts by currency, as texts."""
+
+    accounts: list[int]
+    debit_from: list[int]
+    credit_to: list[int]
+    max_amounts: dict[str, str] | None = None
+
+    def all(self) -> set[int]:
+        """Every account that it names."""
+        return {*self.accounts, *self.debit_from, *self.credit_to}
+
+
+class GrantView(msgspec.Struct, frozen=True):
+    """A grant on a ledger, by its name, or on all (None)."""
+
+    ledger: str | None
+    scopes: int
+    limited_to: GrantedAccounts | None
+
+
 class KeyView(msgspec.Struct, frozen=True):
-    """A key as `keys list` shows it. `grants` are pairs of a ledger's name, or None, and scopes."""
+    """A key as `keys list` shows it. `grants` are those of its principal."""
 
     id: str
     principal_id: int
@@ -26,7 +47,7 @@ class KeyView(msgspec.Struct, frozen=True):
     subject: str | None
     public_key: str | None
     limits: KeyLimits
-    grants: list[tuple[str | None, int]]
+    grants: list[GrantView]
 
 
 _LIST = text(
@@ -47,7 +68,7 @@ ORDER BY k.created_at, k.id
 )
 _LIST_GRANTS = text(
     """
-SELECT g.principal_id, l.name, g.scopes
+SELECT g.principal_id, l.name, g.scopes, g.accounts, g.debit_from, g.credit_to, g.max_amounts
 FROM ledger.grants g LEFT JOIN ledger.ledgers l ON l.ledger_id = g.ledger_id
 ORDER BY g.id
 """
@@ -60,8 +81,10 @@ _ADD_PRINCIPAL = text(
     "INSERT INTO ledger.principals (name, kind) VALUES (:name, :kind) RETURNING id"
 )
 _ADD_GRANT = text(
-    "INSERT INTO ledger.grants (principal_id, ledger_id, scopes)"
-    " VALUES (:principal_id, :ledger_id, :scopes)"
+    "INSERT INTO ledger.grants"
+    " (principal_id, ledger_id, scopes, accounts, debit_from, credit_to, max_amounts)"
+    " VALUES (:principal_id, :ledger_id, :scopes, :accounts, :debit_from, :credit_to,"
+    " CAST(:max_amounts AS json))"
 )
 _ADD_KEY = text(
     """
@@ -108,9 +131,10 @@ def has_keys(connection: Connection) -> bool:
 
 def list_keys(connection: Connection) -> list[KeyView]:
     """All keys, the oldest first."""
-    grants: dict[int, list[tuple[str | None, int]]] = {}
-    for principal_id, ledger, scopes in connection.execute(_LIST_GRANTS):
-        grants.setdefault(principal_id, []).append((ledger, scopes))
+    grants: dict[int, list[GrantView]] = {}
+    for principal_id, ledger, scopes, *accounts in connection.execute(_LIST_GRANTS):
+        limited = None if accounts[0] is None else GrantedAccounts(*accounts)
+        grants.setdefault(principal_id, []).append(GrantView(ledger, scopes, limited))
     views = []
     for row in connection.execute(_LIST).mappings():
         values = dict(row)
@@ -131,6 +155,18 @@ def is_taken(connection: Connection, name: str) -> bool:
     return bool(connection.scalar(_TAKEN, {"name": name}))
 
 
+_MISSING = text(
+    "SELECT id FROM unnest(CAST(:ids AS bigint[])) AS n (id) WHERE id <= 0 OR NOT EXISTS ("
+    "SELECT FROM ledger.accounts a WHERE a.ledger_id = :ledger AND a.id = n.id) ORDER BY id LIMIT 1"
+)
+
+
+def missing_account(connection: Connection, ledger: int, ids: set[int]) -> int | None:
+    """One of the ids that is no account of a customer of the ledger, or None."""
+    number: int | None = connection.scalar(_MISSING, {"ledger": ledger, "ids": sorted(ids)})
+    return number
+
+
 def ledger_id(connection: Connection, name: str) -> int | None:
     """The id of a ledger, or None."""
     number: int | None = connection.scalar(_LEDGER, {"name": name})
@@ -138,14 +174,36 @@ def ledger_id(connection: Connection, name: str) -> int | None:
 
 
 def add_principal(
-    connection: Connection, name: str, kind: str, scopes: int, ledgers: Sequence[int | None]
+    connection: Connection,
+    name: str,
+    kind: str,
+    scopes: int,
+    ledgers: Sequence[int | None],
+    limited_to: GrantedAccounts | None = None,
 ) -> int:
     """Add a principal with the same scopes on each of the ledgers; None stands for all of them."""
     number: int = connection.execute(_ADD_PRINCIPAL, {"name": name, "kind": kind}).scalar_one()
     for one in ledgers:
-        grant = {"principal_id": number, "ledger_id": one, "scopes": scopes}
-        connection.execute(_ADD_GRANT, grant)
+        add_grant(connection, number, one, scopes, limited_to)
     return number
+
+
+def add_grant(
+    connection: Connection,
+    principal: int,
+    ledger: int | None,
+    scopes: int,
+    limited_to: GrantedAccounts | None,
+) -> None:
+    """Add a grant on a ledger (None: all), which may be limited to accounts of it."""
+    values: dict[str, object] = dict.fromkeys(GrantedAccounts.__struct_fields__)
+    if limited_to is not None:
+        values = msgspec.structs.asdict(limited_to)
+        if limited_to.max_amounts is not None:
+            values["max_amounts"] = msgspec.json.encode(limited_to.max_amounts).decode()
+    grant = {"principal_id": principal, "ledger_id": ledger, "scopes": scopes}
+    connection.execute(_ADD_GRANT, grant | values)
+    connection.execute(_NOTIFY)
 
 
 def add_key(

@@ -1,0 +1,291 @@
+"""Keys that are limited to accounts: no byte of the other accounts, and no money of theirs."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from ledgerservice.access import keys
+from ledgerservice.access.scopes import ALL
+from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.principals import GrantedAccounts
+from ledgerservice.postgres.connections import Database
+from tests.access.made import bearer, make_key
+from tests.api.routes import ROUTES
+from tests.databases import url_text
+from tests.processes import RunningService, cli, serving, wait_for
+
+OURS, PAYEE, OUTSIDE, NONE = 1, 2, 3, 999
+BALANCES = {OURS: "5000.00", PAYEE: "777.77", OUTSIDE: "4242.42"}
+NUMBERS = iter(range(10**6))
+HIDDEN = {"balance", "held", "held_change", "version"}
+
+
+class World(NamedTuple):
+    service: RunningService
+    database: Database
+    admin: dict[str, str]
+    ours: dict[str, str]
+
+    def send(self, who: dict[str, str], path: str, body: Any, method: str = "POST") -> Any:
+        return self.service.client.request(method, path, json=body, headers=who)
+
+    def get(self, who: dict[str, str], path: str) -> httpx.Response:
+        return self.service.client.get(path, headers=who)
+
+
+def limited_key(database: Database, name: str, limited_to: GrantedAccounts) -> str:
+    new = keys.make()
+    with database.owner_engine().begin() as owner:
+        ledger = [principals.ledger_id(owner, "default")]
+        number = principals.add_principal(owner, name, "service", int(ALL), ledger, limited_to)
+        principals.add_key(owner, new.id, new.digest, number, 90)
+    return new.text
+
+
+@pytest.fixture(scope="module")
+def world(new_database: Callable[..., Database]) -> Iterator[World]:
+    database = new_database()
+    admin = bearer(make_key(database, "admin"))
+    with serving(DATABASE_URL=url_text(database)) as service:
+        made = World(service, database, admin, {})
+        for number, balance in BALANCES.items():
+            said = "secret" if number == OUTSIDE else "open"
+            opened = {"owner": said, "currency": "USD", "reference": f"{said} {number}"}
+            assert made.send(admin, "/accounts", opened).json()["id"] == number
+            funding = item(account_id=number, amount=balance, description=said)
+            assert made.send(admin, "/deposit", funding).status_code == 200
+        grant = GrantedAccounts([OURS], [OURS], [OURS, PAYEE], {"USD": "100.00"})
+        made = made._replace(ours=bearer(limited_key(database, "ours", grant)))
+        assert wait_for(lambda: made.get(made.ours, "/ledgers").status_code == 200)
+        yield made
+
+
+def item(**fields: Any) -> dict[str, Any]:
+    return {"amount": "1.00", "idempotency_key": f"k{next(NUMBERS)}", **fields}
+
+
+def pay(source: int, target: int, **fields: Any) -> dict[str, Any]:
+    return item(from_account_id=source, to_account_id=target, **fields)
+
+
+def legs(*amounts: tuple[int, str], **of_first: Any) -> dict[str, Any]:
+    parts = [{"account_id": number, "amount": amount} for number, amount in amounts]
+    return {"legs": [parts[0] | of_first, *parts[1:]], "idempotency_key": f"k{next(NUMBERS)}"}
+
+
+LATER = {"execute_at": "2999-01-01T00:00:00Z"}
+POLICY = {"frozen": "debits", "actor": "a", "reason": "r"}
+# The type in a batch, the path, the body without a key, the method.
+ALLOWED = [
+    ("DEPOSIT", "/deposit", lambda: item(account_id=OURS)),
+    ("DEPOSIT", "/deposit", lambda: item(account_id=PAYEE)),
+    ("WITHDRAWAL", "/withdraw", lambda: item(account_id=OURS)),
+    ("TRANSFER", "/transfer", lambda: pay(OURS, PAYEE)),
+    ("TRANSFER", "/transfer", lambda: pay(OURS, PAYEE, amount="20")),
+    ("TRANSACTION", "/transactions", lambda: legs((OURS, "-1"), (PAYEE, "1"))),
+    ("HOLD", "/holds", lambda: item(account_id=OURS, to_account_id=PAYEE)),
+]
+REFUSED: list[tuple[str, str, str, Callable[[], dict[str, Any]]]] = [
+    ("account_not_found", "DEPOSIT", "/deposit", lambda: item(account_id=OUTSIDE)),
+    ("account_not_found", "WITHDRAWAL", "/withdraw", lambda: item(account_id=OUTSIDE)),
+    ("account_not_found", "WITHDRAWAL", "/withdraw", lambda: item(account_id=PAYEE)),
+    ("account_not_found", "TRANSFER", "/transfer", lambda: pay(PAYEE, OURS)),
+    ("account_not_found", "TRANSFER", "/transfer", lambda: pay(OURS, OUTSIDE)),
+    ("account_not_found", "TRANSFER", "/transfer", lambda: pay(OURS, OUTSIDE, **LATER)),
+    ("account_not_found", "TRANSFER", "/transfer", lambda: pay(OUTSIDE, OURS, description="d")),
+    ("account_not_found", "TRANSACTION", "/transactions",
+     lambda: legs((OURS, "-1"), (OUTSIDE, "1"))),
+    ("account_not_found", "TRANSACTION", "/transactions",
+     lambda: legs((PAYEE, "-1"), (OURS, "1"))),
+    ("account_not_found", "TRANSACTION", "/transactions",
+     lambda: legs((PAYEE, "1"), (OURS, "-1"), balance_at_least="1")),
+    ("account_not_found", "HOLD", "/holds",
+     lambda: item(account_id=OURS, to_account_id=OUTSIDE)),
+    ("account_not_found", "HOLD", "/holds", lambda: item(account_id=PAYEE)),
+    ("amount_not_granted", "TRANSFER", "/transfer", lambda: pay(OURS, PAYEE, amount="100.01")),
+    ("amount_not_granted", "DEPOSIT", "/deposit", lambda: item(account_id=OURS, amount="101")),
+    ("amount_not_granted", "TRANSACTION", "/transactions",
+     lambda: legs((OURS, "-100.01"), (PAYEE, "100.01"))),
+    ("amount_not_granted", "HOLD", "/holds", lambda: item(account_id=OURS, amount="200")),
+]  # fmt: skip
+
+
+def everything(world: World) -> list[Any]:
+    """All accounts and transactions."""
+    return [world.get(world.admin, path).json() for path in ("/accounts", "/transactions")]
+
+
+def hidden(entries: list[dict[str, Any]]) -> set[int]:
+    """The accounts of entries that have nothing of the account after them."""
+    return {one["account_id"] for one in entries if not HIDDEN & one.keys()}
+
+
+@pytest.mark.parametrize("row", range(len(ALLOWED)))
+def test_what_is_covered_is_posted(world: World, row: int) -> None:
+    """By its route, again, in each batch and in a stream; never with the payee's balance."""
+    kind, path, make = ALLOWED[row]
+    client = world.service.client
+    one = make()
+    first = world.send(world.ours, path, one)
+    assert first.status_code == 200, first.text
+    again = world.send(world.ours, path, one)
+    assert again.content == first.content and again.headers["idempotency-replayed"] == "true"
+    full = world.send(world.admin, path, one).json()  # the stored answer has everything
+    assert full["entries"][0].keys() >= HIDDEN
+    bodies = [first.json()]
+    for batch in (
+        {"movements": [{"type": kind, **make()}]},
+        {"movements": [{"type": kind, **make()}], "mode": "atomic"},
+        {"movements": [{"linked": [{"type": kind, **make()}]}]},
+    ):
+        [result] = world.send(world.ours, "/batches", batch).json()["results"]
+        inner = result["body"]
+        bodies.append(inner if "entries" in inner else inner["results"][0]["body"])
+    line = json.dumps({"type": kind, **make()}).encode()
+    headers = {**world.ours, "Content-Type": "application/x-ndjson"}
+    for query in ("", "?dry_run=true"):
+        sent = client.post(f"/batches{query}", content=line, headers=headers)
+        bodies.append(json.loads(sent.text)["body"])
+    for body in bodies:
+        of_customers = [entry for entry in body["entries"] if entry["account_id"] > 0]
+        assert hidden(of_customers) == {one["account_id"] for one in of_customers} - {OURS}
+        if body["entries"][0]["account_id"] != OURS:
+            assert not {"new_balance", "sender_new_balance"} & body.keys()
+
+
+@pytest.mark.parametrize("row", range(len(REFUSED)))
+def test_what_is_not_covered_is_refused(world: World, row: int) -> None:
+    code, kind, path, make = REFUSED[row]
+    before = everything(world)
+    answer = world.send(world.ours, path, make())
+    assert (answer.json()["code"], answer.status_code) == (
+        code, 404 if code == "account_not_found" else 403)  # fmt: skip
+    if "schedule" not in answer.text and "execute_at" not in make():
+        item_ = {"type": kind, **make()}
+        results = world.send(
+            world.ours, "/batches", {"movements": [item_, {"linked": [item_]}]}
+        ).json()["results"]
+        assert results[0]["body"]["code"] == code
+        assert results[1]["body"]["cause"]["code"] == code
+        atomic = world.send(world.ours, "/batches", {"movements": [item_], "mode": "atomic"})
+        assert atomic.json()["cause"]["code"] == code
+        headers = {**world.ours, "Content-Type": "application/x-ndjson"}
+        line = json.dumps(item_).encode()
+        sent = world.service.client.post("/batches", content=line, headers=headers)
+        assert json.loads(sent.text)["body"]["code"] == code
+    assert everything(world) == before
+
+
+def test_an_account_outside_is_as_one_that_does_not_exist(world: World) -> None:
+    for make in (lambda n: item(account_id=n, idempotency_key="x"),):
+        for path in ("/deposit", "/withdraw", "/holds"):
+            answers = [world.send(world.ours, path, make(n)) for n in (OUTSIDE, NONE)]
+            texts = [one.text.replace(str(NONE), str(OUTSIDE)) for one in answers]
+            assert texts[0] == texts[1] and answers[0].status_code == 404
+
+
+@pytest.mark.parametrize("path", sorted(p for p in ROUTES if "{" in p or p.count("/") == 1))
+def test_every_read(world: World, path: str) -> None:
+    """Of its account it reads all that has only this account in it; nothing else."""
+    if "GET" not in ROUTES[path] or path.startswith(("/health", "/docs", "/openapi", "/redoc")):
+        return
+    answers = {}
+    for number in (OURS, PAYEE, OUTSIDE, NONE):
+        filled = path.replace("{name}", "default").replace("{code}", "USD").replace("{key}", "k")
+        for name in ("account_id", "transaction_id", "hold_id", "schedule_id", "webhook_id"):
+            filled = filled.replace(f"{{{name}}}", str(number))
+        answers[number] = world.get(world.ours, filled)
+    assert not any(
+        canary in answer.text for canary in ("secret", "4242.42") for answer in answers.values()
+    )
+    allowed = ("/currencies", "/ledgers")
+    if path.startswith(allowed):
+        return
+    if path.endswith("/balances"):
+        return  # it needs a time; below
+    if "{account_id}" in path and "{key}" not in path:
+        assert answers[OURS].status_code == 200, answers[OURS].text
+        others = [(answers[n].status_code, answers[n].content) for n in (PAYEE, OUTSIDE, NONE)]
+        assert others[0] == others[1] == others[2] and others[0][0] == 404
+    else:
+        codes = {answer.json()["code"] for answer in answers.values()}
+        assert codes == {"limited_to_accounts"}, path
+
+
+def test_balances_at_a_time(world: World) -> None:
+    answers = [
+        world.get(world.ours, f"/accounts/{number}/balances?at=2999")
+        for number in (OURS, PAYEE, OUTSIDE, NONE)
+    ]
+    assert answers[0].status_code == 200, answers[0].text
+    assert len({(one.status_code, one.content) for one in answers[1:]}) == 1
+    assert answers[1].status_code == 404
+
+
+def test_what_builds_on_an_earlier_transaction_is_refused(world: World) -> None:
+    """The request names no account, so nothing is said of whether the transaction exists."""
+    hold = world.send(world.admin, "/holds", item(account_id=OUTSIDE)).json()["hold_id"]
+    before = everything(world)
+    for number in (hold, 10**9):
+        for path in (f"/holds/{number}/capture", f"/holds/{number}/release",
+                     f"/transactions/{number}/reverse", f"/schedules/{number}/cancel"):  # fmt: skip
+            answer = world.send(world.ours, path, {"idempotency_key": "s"})
+            assert answer.json()["code"] == "limited_to_accounts", answer.text
+    items = [{"type": "CAPTURE", "hold_id": hold}, {"type": "RELEASE", "hold_id": hold},
+             {"type": "REVERSAL", "transaction_id": hold},
+             {"type": "CANCELLATION", "schedule_id": hold}]  # fmt: skip
+    batch = {"movements": [one | {"idempotency_key": "s"} for one in items]}
+    results = world.send(world.ours, "/batches", batch).json()["results"]
+    assert [one["body"]["code"] for one in results] == ["limited_to_accounts"] * 4
+    for path in ("/accounts", "/webhooks", "/ledgers", "/currencies"):
+        assert world.send(world.ours, path, {}).status_code == 403
+    policy = {**POLICY, "idempotency_key": "p"}
+    assert world.send(world.ours, f"/accounts/{OUTSIDE}", policy, "PATCH").status_code == 404
+    assert everything(world) == before
+
+
+def test_a_decline_on_another_s_account_does_not_say_its_state(world: World) -> None:
+    balance = world.get(world.admin, f"/accounts/{PAYEE}").json()["balance"]
+    ceiling = {"ceiling": balance, "actor": "a", "reason": "r", "idempotency_key": "c"}
+    assert world.send(world.admin, f"/accounts/{PAYEE}", ceiling, "PATCH").status_code == 200
+
+    def make() -> dict[str, Any]:
+        return pay(OURS, PAYEE)
+
+    one = make()
+    declined = world.send(world.ours, "/transfer", one)
+    assert declined.json()["code"] == "balance_ceiling"
+    assert "decided_on" not in declined.json()
+    assert world.send(world.admin, "/transfer", one).json()["decided_on"]["account_id"] == PAYEE
+    atomic = {"movements": [{"type": "TRANSFER", **make()}], "mode": "atomic"}
+    cause = world.send(world.ours, "/batches", atomic).json()["cause"]
+    assert cause["code"] == "balance_ceiling" and "decided_on" not in cause
+    linked = {"movements": [{"linked": [{"type": "TRANSFER", **make()}]}]}
+    [result] = world.send(world.ours, "/batches", linked).json()["results"]
+    assert "decided_on" not in result["body"]["cause"]
+    world.send(world.admin, f"/accounts/{OURS}", ceiling | {"ceiling": "1"}, "PATCH")
+    own = world.send(world.ours, "/deposit", item(account_id=OURS))
+    assert own.json()["decided_on"]["account_id"] == OURS
+
+
+def test_on_the_command_line(world: World) -> None:
+    def run(*arguments: str) -> Any:
+        done = cli("keys", *arguments, "--json", DATABASE_URL=url_text(world.database))
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    [made] = run("create", "till", "--role", "poster", "--account", "1", "--credit-to", "2",
+                 "--max-amount", "USD=5.00")  # fmt: skip
+    run("grant", "till", "--role", "reader", "--account", "2")
+    [first, second] = next(one["grants"] for one in run("list") if one["id"] == made["key_id"])
+    assert first["accounts"] == first["debit_from"] == [1] and first["credit_to"] == [2]
+    assert (first["ledger"], first["max_amounts"]) == ("default", {"USD": "5.00"})
+    assert second["accounts"] == [2] and second["max_amounts"] is None
+    for wrong in (["--account", "999"], ["--account", "-840"], ["--max-amount", "USD=5"],
+                  ["--account", "1", "--max-amount", "USD"],
+                  ["--account", "1", "--ledger", "default", "--ledger", "default2"]):  # fmt: skip
+        arguments = ["create", "wrong", "--role", "poster", *wrong]
+        assert cli("keys", *arguments, DATABASE_URL=url_text(world.database)).returncode == 1
