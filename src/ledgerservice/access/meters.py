@@ -130,3 +130,15 @@ class Meter:
 
 UNMETERED = Meter()
 """Of callers without a key."""
+
+
+def headers_of(error: LimitReached) -> dict[str, str]:
+    """The headers of an answer, as in draft-ietf-httpapi-ratelimit-headers-10."""
+    policy = f'"{error.limit}";q={error.quota}'
+    if error.unit is not None:
+        policy += f';qu="{error.unit}"'
+    if error.window_s is not None:
+        policy += f";w={error.window_s}"
+    wait = str(error.retry_after_s)
+    rest = f'"{error.limit}";r=0;t={wait}'
+    return {"retry-after": wait, "ratelimit-policy": policy, "ratelimit": rest}

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ledgerservice.access.meters import headers_of
 from ledgerservice.api.http.fields import AmountText, TimestampText, TransactionType
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.errors import LimitReached, Overloaded, Unavailable
@@ -381,10 +382,7 @@ class ProblemDetails(msgspec.Struct, kw_only=True):
         Annotated[str, Meta(description="A position: up to it nothing has changed.")] | UnsetType
     ) = UNSET
     max_bytes: Annotated[int, Meta(description="The size limit.")] | UnsetType = UNSET
-    limit: (
-        Annotated[str, Meta(description="The limit of the key: requests, queue, streams, bytes.")]
-        | UnsetType
-    ) = UNSET
+    limit: Annotated[str, Meta(description="The limit of the key.")] | UnsetType = UNSET
 
 
 class ProblemError(Exception):
@@ -488,33 +486,12 @@ def problem_of(error: Exception) -> Reply:
     if isinstance(error, ProblemError):
         return problem(error.code, **error.facts)
     if isinstance(error, LimitReached):
-        return _limited(error)
+        LIMITED.add(1, error.limit)
+        status, body, headers = problem("rate_limited", limit=error.limit)
+        return status, body, headers | headers_of(error)
     if isinstance(error, Overloaded):
         return problem("overloaded")
     if isinstance(error, Unavailable):
         return problem("unavailable")
     log.error("a request failed", exc_info=error)
     return problem("internal_error")
-
-
-def _limited(error: LimitReached) -> Reply:
-    """With the headers of draft-ietf-httpapi-ratelimit-headers-10."""
-    LIMITED.add(1, error.limit)
-    status, body, headers = problem("rate_limited", limit=error.limit)
-    policy = f'"{error.limit}";q={error.quota}'
-    if error.unit is not None:
-        policy += f';qu="{error.unit}"'
-    if error.window_s is not None:
-        policy += f";w={error.window_s}"
-    wait = str(error.retry_after_s)
-    rest = f'"{error.limit}";r=0;t={wait}'
-    return (
-        status,
-        body,
-        headers
-        | {
-            "retry-after": wait,
-            "ratelimit-policy": policy,
-            "ratelimit": rest,
-        },
-    )
