@@ -1,6 +1,8 @@
 """What is in the audit log: who did what, from where, and what came of it."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
 from tests.access.made import add_ledger, bearer, make_key
 from tests.databases import connect, url_text
-from tests.processes import RunningService, cli, serving, wait_for
+from tests.processes import ROOT, RunningService, cli, environment, serving, wait_for
 
 
 class World(NamedTuple):
@@ -197,6 +199,26 @@ def test_the_log_is_read_by_ledger_and_reading_it_is_recorded(world: World) -> N
     everything = service.client.get("/audit?everywhere=true&limit=1000", headers=world.admin).json()
     assert {1, 2} <= {record["ledger_id"] for record in everything}
     assert service.client.get("/audit", headers=world.poster).status_code == 403
+
+
+def test_an_export_that_nobody_reads_keeps_no_record_waiting(new_database: Any) -> None:
+    database, rows = new_database(), 2_000
+    add = (
+        "INSERT INTO ledger.audit (event, source, action, status, subject)"
+        " SELECT 'e' || n, 's', 'a', 200, repeat('x', 200) FROM generate_series({}, {}) n"
+    )
+    with connect(database) as owner:
+        owner.execute(add.format(1, rows))
+    command = [sys.executable, "-m", "ledgerservice", "audit"]
+    values = environment(DATABASE_URL=url_text(database))
+    pipes = {"stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=values, cwd=ROOT, **pipes) as export:
+        first = export.stdout.readline()  # a pipe does not hold the rest
+        with connect(database) as owner:
+            owner.execute("SET lock_timeout = '5s'")
+            owner.execute(add.format(rows + 1, rows + 1))
+        lines = [json.loads(line) for line in (first, *export.stdout)]
+    assert (len(lines), lines[-1]["action"]) == (rows + 1, "export_audit")
 
 
 def test_keys_and_the_export_are_there(new_database: Any) -> None:

@@ -29,14 +29,19 @@ def audit(
     """
     with opened_database(Settings.load(), create=False) as (database, _), explained():
         check_schema(database)
-        with database.owner_engine().begin() as connection:
-            note(connection, "export_audit")
-            for record in all_records(connection, since):
+        engine = database.owner_engine()
+        # Every other record waits for the end of this transaction, and the output may be slow.
+        with engine.begin() as connection:
+            last_id = note(connection, "export_audit")
+        with engine.begin() as connection:
+            for record in all_records(connection, since, last_id):
                 sys.stdout.write(_line(record))
 
 
-def note(connection: Connection, action: str, subject: str | None = None) -> None:
-    """Record what a command did, in its transaction, and for which user of the machine."""
+def note(connection: Connection, action: str, subject: str | None = None) -> int:
+    """Record what a command did, in its transaction, and for which user of the machine. Returns
+    the number of the record.
+    """
     detail = msgspec.json.encode({"user": getpass.getuser()}).decode()
     record = AuditRecord(
         event=new_event(),
@@ -46,7 +51,7 @@ def note(connection: Connection, action: str, subject: str | None = None) -> Non
         subject=subject,
         detail=detail,
     )
-    add_record(connection, record)
+    return add_record(connection, record)
 
 
 def _line(record: ChainedRecord) -> str:

@@ -40,22 +40,29 @@ def _column(name: str, records: Sequence[AuditRecord]) -> bytes:
     return optional_array(values) if name == "ledger_id" else text_array(values)
 
 
-def add_record(connection: Connection, record: AuditRecord) -> None:
-    """Add a record in the connection's transaction."""
-    connection.execute(insert(tables.audit), msgspec.structs.asdict(record))
+def add_record(connection: Connection, record: AuditRecord) -> int:
+    """Add a record in the connection's transaction, which should end soon: other records wait for
+    it. Returns the record's number.
+    """
+    statement = insert(tables.audit).returning(tables.audit.c.id)
+    return int(connection.execute(statement, msgspec.structs.asdict(record)).scalar_one())
 
 
 ALL_RECORDS = text(f"""
 SELECT {", ".join(ChainedRecord.__struct_fields__)} FROM ledger.audit
-WHERE recorded_at >= CAST(:since AS timestamptz) ORDER BY recorded_at, id
+WHERE recorded_at >= CAST(:since AS timestamptz) AND id <= :last ORDER BY recorded_at, id
 """)
 ROWS_AT_ONCE = 1_000
 
 
-def all_records(connection: Connection, since: datetime | None) -> Iterator[ChainedRecord]:
-    """All records, or those from a time on, the oldest first. They are not held together."""
+def all_records(
+    connection: Connection, since: datetime | None, last_id: int
+) -> Iterator[ChainedRecord]:
+    """The records from a time on, if one is given, up to a number, the oldest first. They are not
+    held together.
+    """
     streamed = connection.execution_options(yield_per=ROWS_AT_ONCE)
-    for row in streamed.execute(ALL_RECORDS, {"since": since or EARLIEST}):
+    for row in streamed.execute(ALL_RECORDS, {"since": since or EARLIEST, "last": last_id}):
         yield _record(row)
 
 
