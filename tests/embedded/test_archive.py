@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.feed.endpoints import QUICK, Book, add, delivered, pay
+from tests.feed.receiver import receiving
 from tests.processes import ROOT, RunningService, cli, environment, serving, wait_for
 
 
@@ -99,6 +101,30 @@ def test_a_ledger_is_restored_as_it_was_at_a_time(places: dict[str, Path]) -> No
         assert deposit(restored, account, "after the kill") == killed
         deposit(restored, account, "lost")
         assert restored.account(account, "balance") == ("8.00",)
+
+
+POSTED = ["transaction.posted"]
+
+
+def test_a_restored_endpoint_gets_nothing_until_it_is_activated(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    values = {"LEDGER_DATA_FOLDER": str(places["data"]), **QUICK}
+    with receiving(tmp_path) as receiver:
+        with serving(**values) as service, archiving(places):
+            book = Book(service)
+            number, account = add(book, receiver, types=POSTED)["id"], service.open()
+            assert delivered(receiver, pay(book, account, 3))
+        seen = len(receiver.got())
+        done = restore(places)
+        assert done.returncode == 0, done.stderr
+        with serving(**values | {"LEDGER_DATA_FOLDER": str(places["restored"])}) as restored:
+            found = restored.get(f"/webhooks/{number}").json()
+            assert (found["state"], found["reason"]) == ("paused", "restored")
+            Book(restored).patch(f"/webhooks/{number}", state="active")
+            new = restored.send("/deposit/", account_id=account, amount="1").json()
+            wanted = f"-{new['transaction_id']}"
+            assert wait_for(lambda: any(one.id.endswith(wanted) for one in receiver.got()[seen:]))
 
 
 def epoch_of(service: RunningService) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from ledgerservice.embedded.archive import ServerArchive
 from ledgerservice.embedded.programs import Programs
 from ledgerservice.errors import ArchiveError, BackupNotSound, EmbeddedServerError
-from ledgerservice.files.restore import SHOWN_VIOLATIONS
+from ledgerservice.files.restore import SHOWN_VIOLATIONS, pause_webhooks
 from ledgerservice.postgres.connections import Database, usable_role
 from ledgerservice.postgres.contents import last_transaction_id
 from ledgerservice.postgres.epochs import recovered_epoch
@@ -56,8 +56,8 @@ class Drill(NamedTuple):
 def recover(settings: Settings, folder: Path, until: datetime | None) -> Recovered:
     """Recover an archive into the data folder of `settings`, which has no ledger, and verify it.
 
-    A new epoch of the feed begins, because what came after `until` is not there any more. Raises
-    ArchiveError, and BackupNotSound; then the data folder is as it was.
+    Its webhooks are paused. A new epoch of the feed begins, because what came after `until` is not
+    there any more. Raises ArchiveError, and BackupNotSound; then the data folder is as it was.
     """
     begun_s = time.monotonic()
     if settings.database_url is not None:
@@ -72,6 +72,8 @@ def recover(settings: Settings, folder: Path, until: datetime | None) -> Recover
     try:
         with opened_database(settings, source=restore) as (database, _):
             _finish(database)
+            with database.owner_engine().begin() as connection:
+                pause_webhooks(connection, _schema(database))
             last_id, recorded_at = last_transaction(database)
             epoch = asyncio.run(_begin_epoch(database))
             return Recovered(last_id, recorded_at, epoch, time.monotonic() - begun_s)

@@ -77,7 +77,7 @@ def restore(
         loaded(connection)
         loaded_totals = totals(connection)  # a migration may add accounts
         migrations.bring_up_to_date(connection, role, schema, database.login)
-        _pause_webhooks(connection, schema)
+        pause_webhooks(connection, schema)
         connection.exec_driver_sql(RECOVER_EPOCH)
         _analyze(connection, schema)
         _verify(connection, schema, report)
@@ -223,7 +223,7 @@ def _raise_sequence(connection: Connection, schema: str, name: str) -> None:
     driver(connection).execute(statement.format(name=quoted, used=used, sequence=sequence))
 
 
-def _pause_webhooks(connection: Connection, schema: str) -> None:
+def pause_webhooks(connection: Connection, schema: str) -> None:
     """A copy must not send to the endpoints of the original, which may still be running."""
     template = sql.SQL(
         "UPDATE {} SET state = 'paused', reason = 'restored', revision = revision + 1"
