@@ -151,6 +151,26 @@ def test_a_stranger_is_there_once_with_a_number(new_database: Any, case: Any) ->
     ]
 
 
+NUL = {
+    "a guess": ("/accounts/%00", {"Authorization": "Bearer lgk_x"}),
+    "of a ledger": ("/ledgers/default/accounts/%00", {"Authorization": "Bearer lgk_x"}),
+    "of an audited route": ("/webhooks/%00", None),
+}
+
+
+@pytest.mark.parametrize("case", NUL.values(), ids=NUL.keys())
+def test_a_path_with_nul_hides_no_refusal(world: World, case: Any) -> None:
+    """It gets no record: the refusals after it do, though they are of the same kind."""
+    path, key = case
+    service, admin = world.service.client, world.admin
+    answer = service.delete(path, headers=admin) if key is None else service.get(path, headers=key)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    if key is not None:
+        subject = path.replace("%00", "77")
+        assert service.get(subject, headers=key).status_code == 401
+        assert wait_for(lambda: bool(records(world, subject=subject)))
+
+
 def test_a_caller_without_the_scope_is_there(world: World) -> None:
     account = opened(world)
     assert patch(world, account, world.poster, floor="0", idempotency_key="p").status_code == 403
@@ -211,7 +231,7 @@ def test_an_export_that_nobody_reads_keeps_no_record_waiting(new_database: Any) 
         owner.execute(add.format(1, rows))
     command = [sys.executable, "-m", "ledgerservice", "audit"]
     values = environment(DATABASE_URL=url_text(database))
-    pipes = {"stdout": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=values, cwd=ROOT, **pipes) as export:
         first = export.stdout.readline()  # a pipe does not hold the rest
         with connect(database) as owner:

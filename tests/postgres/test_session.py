@@ -215,3 +215,9 @@ def test_no_cause_is_found_by_the_language_of_a_message(login, operator, line):
     assert line in done.stderr
     if "database" in UNREACHABLE[line] and operator.major == 15:  # the wheels have no languages
         assert "existiert nicht" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b", '"\0'])
+def test_an_array_of_texts_is_not_cut_at_nul(text: str) -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        text_array(["a", text])

@@ -311,11 +311,14 @@ def _read_accounts(inner: App, _: State) -> App:
     return answer
 
 
-def _refuse_line_ends(inner: App, _: State) -> App:
-    """Refuses a path that ends with an encoded line feed: the framework's routes would match it."""
+def _refuse_controls(inner: App, _: State) -> App:
+    """Refuses a path with NUL, which PostgreSQL could not keep in the audit log, and one that ends
+    with an encoded line feed: the framework's routes would match it.
+    """
 
     def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["path"].endswith("\n"):
+        path = scope["path"]
+        if "\0" in path or path.endswith("\n"):
             return _send(send, problem("not_found"))
         return inner(scope, receive, send)
 
@@ -384,10 +387,10 @@ LAYERS = (
     _find_client,
     _check_head,
     _mark_dry_runs,
+    _refuse_controls,
     _authenticate,
     _find_ledger,
     _move_money,
-    _refuse_line_ends,
     _read_accounts,
     _protect,
     name_route,

@@ -132,7 +132,7 @@ def test_hostile_ids_in_paths_name_nothing(service: RunningService, number: str)
         (f"/accounts/{number}/history", "account_not_found"),
         (f"/transactions/{number}", "transaction_not_found"),
     ):
-        no_route = number in slashed or path.endswith("%0A")
+        no_route = number in slashed or path.endswith("%0A") or "%00" in path
         check_refused(ask(service, "GET", path), "not_found" if no_route else code)
     by_key = ask(service, "GET", f"/accounts/{number}/keys/k")
     assert check_refused(by_key, by_key.json["code"])["status"] == 404
