@@ -96,6 +96,7 @@ def test_what_is_changed_for_all_is_there(world: World, action: str) -> None:
     answer = world.service.post(path, body, **world.admin)
     assert answer.status_code == 201, answer.text
     [record] = records(world, action=action)
+    assert record["ledger_id"] == (1 if action == "add_webhook" else None)
     after = json.loads(record["detail"])["after"]
     assert after.items() <= answer.json().items()
     assert "secret" not in after
@@ -178,6 +179,23 @@ def test_a_caller_without_the_scope_is_there(world: World) -> None:
     [record] = records(world, subject=f"/accounts/{account}", status=403)
     assert (record["code"], record["ledger_id"]) == ("scope_missing", 1)
     assert record["principal_id"] > 0
+
+
+@pytest.mark.parametrize("path", ["/ledgers/", "/currencies/"])
+def test_what_concerns_all_ledgers_is_in_the_log_of_none(world: World, path: str) -> None:
+    """Whoever may read that of the default ledger learns nothing of other tenants."""
+    auditor = bearer(make_key(world.database, f"auditor.{path.strip('/')}",
+                              int(SETS["auditor"]), ledgers=["default"]))  # fmt: skip
+    assert wait_for(lambda: world.service.client.get("/audit", headers=auditor).status_code == 200)
+    for key, status in ((world.elsewhere, 403), (world.admin, 422)):
+        assert world.service.post(path, {}, **key).status_code == status
+        assert wait_for(lambda: bool(records(world, subject=path, status=status)))  # noqa: B023
+        [record] = records(world, subject=path, status=status)
+        assert record["ledger_id"] is None
+    [one, two] = [world.service.client.get(f"/audit{query}", headers=key).json() for key, query in (
+        (auditor, "?limit=1000"), (world.admin, "?limit=1000&everywhere=true"))]  # fmt: skip
+    assert path not in [record["subject"] for record in one]
+    assert path in [record["subject"] for record in two]
 
 
 def test_an_item_that_its_caller_may_not_send_is_there(world: World) -> None:

@@ -35,6 +35,7 @@ class Exchange:
         "began_s",
         "code",
         "denial",
+        "has_no_ledger",
         "is_audited",
         "key_id",
         "ledger",
@@ -58,6 +59,8 @@ class Exchange:
         self.ledger: str | None = None
         """The ledger's name, if the path names one that exists."""
         self.ledger_id: int | None = None
+        self.has_no_ledger = False
+        """Whether it concerns no ledger, or all of them."""
         self.is_audited = False
         """Whether an instruction of its body has to be in the audit log."""
         self.code: str | None = None
@@ -104,6 +107,13 @@ def note_denial(code: str) -> None:
     exchange = CURRENT.get()
     if exchange is not None:
         exchange.denial = code
+
+
+def note_no_ledger() -> None:
+    """Keep that the task's request concerns no ledger, or all of them."""
+    exchange = CURRENT.get()
+    if exchange is not None:
+        exchange.has_no_ledger = True
 
 
 def note_refusal(code: str) -> None:

@@ -68,7 +68,7 @@ async def audited(request: Request, action: str, handler: Handler, *, is_sure: b
 def add_stream(request: Request, action: str) -> None:
     """Record a stream that has such an instruction. Its lines have been answered one by one."""
     if is_marked():
-        record = _record(request.scope, action, 200, None, ledger_of(request), None)
+        record = _record(request.scope, action, 200, None, _ledger_of(request), None)
         runtime_of(request).audit.add_later(record)
 
 
@@ -88,8 +88,14 @@ def is_marked() -> bool:
 async def _add(
     request: Request, action: str, status: int, code: str | None, detail: str | None
 ) -> None:
-    record = _record(request.scope, action, status, code, ledger_of(request), detail)
+    record = _record(request.scope, action, status, code, _ledger_of(request), detail)
     await runtime_of(request).audit.add(record)
+
+
+def _ledger_of(request: Request) -> int | None:
+    """None for what concerns no ledger, or all: the readers of one ledger's log must not see it."""
+    exchange = CURRENT.get()
+    return None if exchange is not None and exchange.has_no_ledger else ledger_of(request)
 
 
 def refuse(runtime: Runtime, scope: AsgiScope, exchange: Exchange) -> None:
@@ -101,7 +107,8 @@ def refuse(runtime: Runtime, scope: AsgiScope, exchange: Exchange) -> None:
         status = CATALOGUE[code].status.value
     if status not in DENIED:  # a ledger that does not exist for the caller
         return
-    ledger = None if status == 401 else exchange.ledger_id or DEFAULT_LEDGER
+    is_of_none = status == 401 or exchange.has_no_ledger
+    ledger = None if is_of_none else exchange.ledger_id or DEFAULT_LEDGER
     runtime.audit.refuse(_record(scope, action, status, code, ledger, None))
 
 

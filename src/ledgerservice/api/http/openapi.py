@@ -21,6 +21,7 @@ from ledgerservice.api.http.parameters import Parameters, described
 from ledgerservice.api.http.problems import ProblemDetails
 from ledgerservice.api.http.schemas import answer_schema, request_schema
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
+from ledgerservice.telemetry.exchanges import note_no_ledger
 
 
 class _RowId(Convertor[str]):
@@ -164,10 +165,15 @@ def _declare(
     return register
 
 
+OF_NO_LEDGER = ("everywhere", "nowhere")
+"""The places of operations that concern no single ledger, whatever their path names."""
+
+
 def _guarded(handler: Handler, method: str, name: str, need: Need) -> Handler:
     """The handler, for callers who may do what it does; with the audit log."""
     is_sure = is_audited(method, need.scopes)
     is_of_account = method == "GET" and need.by_accounts
+    is_of_ledger, is_of_none = need.place == "ledger", need.place in OF_NO_LEDGER
     answer: Handler = partial(audited, action=name, handler=handler, is_sure=is_sure)
     if method == "GET" and not is_sure:
         answer = handler
@@ -176,7 +182,10 @@ def _guarded(handler: Handler, method: str, name: str, need: Need) -> Handler:
     async def guarded(request: Request) -> Any:
         scope = request.scope
         caller, ledger = caller_of(scope), scope.get(LEDGER, DEFAULT_LEDGER)
-        authorize(caller, ledger, need, is_named=LEDGER in scope)
+        is_named = LEDGER in scope
+        if not is_of_ledger and (is_of_none or not is_named):
+            note_no_ledger()
+        authorize(caller, ledger, need, is_named=is_named)
         if is_of_account and caller.by_accounts:
             check_shown(caller, ledger, need, request)
         return await answer(request)
