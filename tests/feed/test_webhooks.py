@@ -1,10 +1,11 @@
 """Webhooks from a real service process to real receivers: signed, in order, at least once."""
 
+import asyncio
 import base64
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -13,6 +14,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from ledgerservice.files.backup import backup, new_file
 from ledgerservice.files.restore import checked_file, restore
 from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.pipeline import Request, Result, Wire
+from ledgerservice.postgres.webhooks import Endpoint, Store
 from tests.databases import connect, empty_database, url_text
 from tests.feed.endpoints import QUICK, Book, add, delivered, pay
 from tests.feed.receiver import Got, Receiver, receiving
@@ -328,3 +331,51 @@ def test_a_restored_endpoint_is_paused_and_has_its_secret(database, receiver, tm
         assert wait_for(lambda: len(receiver.got()) >= 3)
         assert all(is_signed(one, added["secret"]) for one in receiver.got())
         assert not receiver.got()[-1].id.startswith("1-")  # an epoch of its own
+
+
+class Interrupted:
+    """A connection on which something happens after the first exchange."""
+
+    def __init__(self, wire: Wire, happen: Callable[[], Any]) -> None:
+        self._wire = wire
+        self._happen: Callable[[], Any] | None = happen
+
+    async def exchange(self, *requests: Request) -> list[Result]:
+        results = await self._wire.exchange(*requests)
+        if self._happen is not None:
+            happen, self._happen = self._happen, None
+            happen()
+        return results
+
+
+MEANWHILE: dict[str, Callable[[Book, Receiver, int], Any]] = {
+    "rotated": lambda book, _, one: book.post(f"/webhooks/{one}/secret", {"overlap_s": 0}),
+    "added": lambda book, receiver, _: add(book, receiver),
+    "paused": lambda book, _, one: book.patch(f"/webhooks/{one}", state="paused"),
+    "activated": lambda book, _, one: book.patch(f"/webhooks/{one + 1}", state="active"),
+    "removed": lambda book, _, one: book.service.client.delete(f"/webhooks/{one}"),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_an_endpoint_has_the_secrets_of_its_revision(database, receiver, what) -> None:
+    """Whatever a caller changes while the endpoints are read."""
+
+    async def read(happen: Callable[[], Any]) -> list[Endpoint]:
+        wire = await database.connect_writer()
+        try:
+            return await Store(cast("Wire", Interrupted(wire, happen))).active()
+        finally:
+            await wire.close()
+
+    values = {"DATABASE_URL": url_text(database), "LEDGER_WEBHOOKS": "false", **QUICK}
+    with serving(**values) as running:
+        book = Book(running)
+        numbers = [add(book, receiver)["id"] for _ in range(2)]
+        book.patch(f"/webhooks/{numbers[1]}", state="paused")
+        seen = asyncio.run(read(lambda: MEANWHILE[what](book, receiver, numbers[0])))
+        present = {(one.id, one.revision): one for one in asyncio.run(read(lambda: None))}
+    assert all(one.secrets for one in seen)
+    for one in seen:
+        known = present.get((one.id, one.revision))
+        assert known is None or known.secrets == one.secrets

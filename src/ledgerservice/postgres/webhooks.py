@@ -173,12 +173,21 @@ class Store:
         return bool((await self._rows(TRY_LOCK))[0][0])
 
     async def active(self) -> list[Endpoint]:
-        """All active endpoints."""
+        """All active endpoints.
+
+        What a caller changes between the two statements changes the revision. So the secrets are
+        read last: they may be newer than the revision, for as long as that is read once more, but
+        never older. An endpoint that has no secret by then has been changed, and is left out.
+        """
+        rows = await self._rows(LIST_ACTIVE)
         secrets: dict[tuple[int, int], list[Secret]] = {}
         for ledger, webhook, *secret in await self._rows(LIST_SECRETS):
             secrets.setdefault((ledger, webhook), []).append(Secret(*secret))
-        rows = await self._rows(LIST_ACTIVE)
-        return [Endpoint._make((*row, tuple(secrets.get((row[0], row[1]), ())))) for row in rows]
+        return [
+            Endpoint._make((*row, tuple(secrets[row[0], row[1]])))
+            for row in rows
+            if (row[0], row[1]) in secrets
+        ]
 
     async def waiting(self, endpoint: Endpoint, rows: int) -> list[Failure]:
         """The first of an endpoint's failures that are tried again."""
