@@ -3,6 +3,7 @@
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from ledgerservice.postgres.connections import Database
 from tests.access.made import bearer, make_key
 from tests.databases import url_text
-from tests.processes import Fork, cli, environment, free_port, wait_for
+from tests.processes import ROOT, Fork, cli, environment, free_port, wait_for
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="apt-get install openssl")
 PEM = ("-addext", "subjectAltName=IP:127.0.0.1")
@@ -45,14 +46,18 @@ def context(files: Path, name: str | None = None) -> ssl.SSLContext:
 @pytest.fixture
 def serve(database: Database, files: Path) -> Iterator[Callable[..., str]]:
     """Starts the service on all addresses with TLS; returns where it is."""
-    processes = []
+    processes: list[Fork | subprocess.Popen[bytes]] = []
 
-    def start(name: str | None = None, **values: str) -> str:
+    def start(name: str | None = None, workers: int = 1, **values: str) -> str:
         port = free_port()
         tls = {"LEDGER_TLS_CERT": f"{files}/server.pem", "LEDGER_TLS_KEY": f"{files}/server.key"}
         values = {"DATABASE_URL": url_text(database), **tls, **values}
         arguments = ["serve", "--host", "0.0.0.0", "--port", str(port)]
-        processes.append(Fork(arguments, environment(**values)))
+        if workers == 1:
+            processes.append(Fork(arguments, environment(**values)))
+        else:
+            command = [sys.executable, "-m", "ledgerservice", *arguments, "--workers", f"{workers}"]
+            processes.append(subprocess.Popen(command, env=environment(**values), cwd=ROOT))
         base = f"https://127.0.0.1:{port}"
         assert wait_for(lambda: is_ready(base, context(files, name)), 60)
         return base
@@ -70,9 +75,12 @@ def is_ready(base: str, tls: ssl.SSLContext) -> bool:
         return False
 
 
-def test_requests_over_tls(serve: Callable[..., str], database: Database, files: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_over_tls(
+    serve: Callable[..., str], database: Database, files: Path, workers: int
+) -> None:
     key = make_key(database, "shop")
-    base = serve()
+    base = serve(workers=workers)
     answer = httpx.get(f"{base}/accounts", headers=bearer(key), verify=context(files))
     assert answer.status_code == 200
     assert httpx.get(f"{base}/accounts", verify=context(files)).status_code == 401

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from ledgerservice.api.asgi import Service
@@ -212,8 +213,38 @@ def _run(
         return
     # The workers read their settings from the environment and attach to the embedded server.
     os.environ["LEDGER_HOST"] = configuration.host
-    ready()
-    Multiprocess(configuration, sockets).run()
+    _Workers(configuration, sockets, ready).run()
+
+
+class _Workers(Multiprocess):
+    """Several processes. It calls `ready` when one of them serves.
+
+    `run` raises SystemExit when it ends because one of them could not start.
+    """
+
+    def __init__(
+        self, configuration: uvicorn.Config, sockets: list[socket.socket], ready: Callable[[], None]
+    ) -> None:
+        super().__init__(configuration, sockets)
+        self._ready: Callable[[], None] | None = ready
+
+    def run(self) -> None:
+        super().run()
+        if any(process.exitcode == STARTUP_FAILURE for process in self.processes):
+            raise SystemExit(STARTUP_FAILURE)
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        if self._ready is None or self.should_exit.is_set():
+            return
+        if any(process.is_ready() for process in self.processes):
+            ready, self._ready = self._ready, None
+            ready()
+
+    def terminate_all(self) -> None:
+        if self._ready is None:
+            supervisor.notify(supervisor.STOPPING)
+        super().terminate_all()
 
 
 class _Server(uvicorn.Server):
@@ -272,6 +303,7 @@ def _announce(settings: Settings, port: int, *, as_json: bool) -> None:
 
 def worker() -> Service:
     """The service in one of several processes. It ends when its parent process ends."""
+    os.environ.pop("NOTIFY_SOCKET", None)  # the parent speaks for all
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logs.configure(Settings.load().log_format)
     service = Service()

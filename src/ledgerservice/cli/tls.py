@@ -1,6 +1,7 @@
 """TLS of `serve`: the files, checked before anything starts."""
 
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ def tls_options(settings: Settings) -> dict[str, Any]:
                 "LEDGER_TLS_KEY and LEDGER_TLS_CLIENT_CA need LEDGER_TLS_CERT."
             )
         return {}
-    context = _context(settings, settings.tls_cert)
-    return {"ssl_context_factory": lambda _config, _default: context}
+    _context(settings, settings.tls_cert)
+    return {"ssl_context_factory": partial(_made, settings, settings.tls_cert)}
+
+
+def _made(settings: Settings, certificate: Path, *_: object) -> ssl.SSLContext:
+    """The context of one process: each worker gets the arguments, and makes its own."""
+    return _context(settings, certificate)
 
 
 def _context(settings: Settings, certificate: Path) -> ssl.SSLContext:
