@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerservice.domain.instructions import PolicyChange
 from ledgerservice.postgres import verification as verifier
@@ -140,6 +141,30 @@ def test_a_pass_finds_what_verify_finds(ledger: Database, watches: Any) -> None:
     assert {str(one) for one in watch.verify_all()} == set(lines)
     assert watch.violations == len(set(lines))
     assert watch.last_success_s == 0
+
+
+def test_a_pass_whose_first_step_fails_stays_due(
+    ledger: Database, watches: Any, tmp_path: Path
+) -> None:
+    """As when somebody cancels it, or a standby has to."""
+    file = tmp_path / "progress"
+    watch = watches(ledger, file)
+    watch.verify_new()
+
+    def cancel(_c: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "ledger." in statement:
+            cursor.execute("SELECT pg_cancel_backend(pg_backend_pid())")
+
+    event.listen(watch._engine, "before_cursor_execute", cancel)
+    with pytest.raises(SQLAlchemyError):
+        watch.step()
+    event.remove(watch._engine, "before_cursor_execute", cancel)
+    watch.close()
+    assert watch.pass_is_due
+    watch.verify_new()
+    assert watches(ledger, file).pass_is_due
+    assert watch.verify_all() == []
+    assert not watch.pass_is_due
 
 
 def test_a_late_commit_below_the_position_is_found(

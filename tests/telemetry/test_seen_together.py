@@ -196,13 +196,39 @@ CASES = {
 }
 
 
+VERIFIED, STARTED = (
+    "ledger_verify_last_success_timestamp_seconds",
+    'process_start_time_seconds{job="ledger"}',
+)
+MORE_CASES = [
+    (
+        "LedgerVerifyOld",  # nothing was ever verified
+        Case(
+            {VERIFIED: "NaN+0x120", STARTED: "-90000+0x120"},
+            {VERIFIED: "NaN+0x120", STARTED: "0+0x120"},
+        ),
+    ),
+    (
+        "LedgerVerifyOld",  # one process verifies, and another one does not
+        Case(
+            {VERIFIED + '{instance="a"}': "NaN+0x120", VERIFIED + '{instance="b"}': "-90000+0x120"},
+            {
+                VERIFIED + '{instance="a"}': "NaN+0x120",
+                VERIFIED + '{instance="b"}': "0+0x120",
+                STARTED: "-90000+0x120",
+            },
+        ),
+    ),
+]
+
+
 @needs_promtool
 def test_each_alert_fires_when_it_has_to_and_not_otherwise(tmp_path: Path) -> None:
     assert list(CASES) == [rule["alert"] for rule in rules()]
     by_name = {rule["alert"]: rule for rule in rules()}
     tests = [
         _promtool_test(by_name[name], series, fires=series is case.bad)
-        for name, case in CASES.items()
+        for name, case in [*CASES.items(), *MORE_CASES]
         for series in (case.bad, case.good)
     ]
     file = tmp_path / "tests.yml"

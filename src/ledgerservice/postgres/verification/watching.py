@@ -139,18 +139,21 @@ class Watch:
 
     def step(self) -> list[Violation]:
         """Verify the next range of the present pass. The last one ends the pass."""
-        begun_s = time.monotonic()
-        with self._snapshot() as connection:
-            place = self._progress.place
-            if place is None:
-                self._begin_pass()
-                violations = list(self._run_whole(connection, WHOLE))
-                following = _first(list_ledgers(connection))
-            else:
-                violations, following = _verify_place(connection, place)
-            self.pass_ratio = _ratio(connection, following)
+        begun_s, place, time_s = time.monotonic(), self._progress.place, time.time()
+        try:
+            with self._snapshot() as connection:
+                if place is None:
+                    violations = list(self._run_whole(connection, WHOLE))
+                    following = _first(list_ledgers(connection))
+                else:
+                    violations, following = _verify_place(connection, place)
+                ratio = _ratio(connection, following)
+        finally:
+            self._next_step_s = time.monotonic() + REST * (time.monotonic() - begun_s)
+        if place is None:
+            self._begin_pass(time_s)
+        self.pass_ratio = ratio
         self._note(violations, following, moved=True)
-        self._next_step_s = time.monotonic() + REST * (time.monotonic() - begun_s)
         return violations
 
     def _run_whole(self, connection: Connection, checks: Sequence[Check]) -> Iterator[Violation]:
@@ -159,10 +162,11 @@ class Watch:
         self._guards_are_known = len(known) == len(checks)
         return _run(connection, known, guards(self._schema))
 
-    def _begin_pass(self) -> None:
+    def _begin_pass(self, time_s: float) -> None:
+        """Not before its first step has ended: one that fails leaves the pass due."""
         progress = self._progress
         progress.standing, progress.fresh = progress.violations, []
-        progress.pass_begun_s = time.time()
+        progress.pass_begun_s = time_s
 
     @property
     def pass_is_due(self) -> bool:
