@@ -363,12 +363,16 @@ def _verifying(database: Database) -> Iterator[None]:
 
 @contextmanager
 def shown(watch: Watch) -> Iterator[None]:
-    """Let the metrics show how far a verification is."""
+    """Let the metrics show how far a verification is, in the process that does it."""
+
+    def known(number: float) -> float:
+        return math.nan if watch.is_elsewhere else number
+
     with (
         # Until everything has been verified there is no time to show.
-        VERIFY_SUCCESS.reading(lambda: watch.last_success_s or math.nan),
-        VERIFY_VIOLATIONS.reading(lambda: watch.violations),
-        VERIFY_PROGRESS.reading(lambda: watch.pass_ratio),
+        VERIFY_SUCCESS.reading(lambda: known(watch.last_success_s or math.nan)),
+        VERIFY_VIOLATIONS.reading(lambda: known(watch.violations)),
+        VERIFY_PROGRESS.reading(lambda: known(watch.pass_ratio)),
     ):
         yield
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.migrations import HEAD
 from ledgerservice.postgres.verification import verify, watching
 from ledgerservice.postgres.verification.watching import Watch
+from ledgerservice.runtime import shown
+from ledgerservice.telemetry.metrics import VERIFY_VIOLATIONS
 from tests.databases import administer, connect, url_text, without_guards
 from tests.postgres.breaking import post_whole, violations
 from tests.postgres.costs.rows import rows_read
@@ -165,6 +168,32 @@ def test_a_pass_whose_first_step_fails_stays_due(
     assert watches(ledger, file).pass_is_due
     assert watch.verify_all() == []
     assert not watch.pass_is_due
+
+
+def test_who_takes_over_knows_what_the_other_has_found(
+    ledger: Database, watches: Any, tmp_path: Path
+) -> None:
+    """Both have read the file before."""
+    file = tmp_path / "progress"
+    one, other = watches(ledger, file), watches(ledger, file)
+    assert one._has_lock() and not other._has_lock()
+    doctor(ledger, "UPDATE ledger.accounts SET balance = balance + 1 WHERE id = 3")
+    one.verify_new()
+    assert one.verify_all() != []
+    with shown(one):
+        assert VERIFY_VIOLATIONS.now() == {(): one.violations}
+    with shown(other):
+        assert math.isnan(VERIFY_VIOLATIONS.now()[()])
+    one.close()
+    assert other._has_lock()
+    assert (other.violations, other.pass_is_due) == (one.violations, False)
+    other.verify_new()
+    assert watches(ledger, file).violations == one.violations > 0
+    with shown(other):
+        assert VERIFY_VIOLATIONS.now() == {(): one.violations}
+    assert not one._has_lock()
+    with shown(one):
+        assert math.isnan(VERIFY_VIOLATIONS.now()[()])
 
 
 def test_a_late_commit_below_the_position_is_found(

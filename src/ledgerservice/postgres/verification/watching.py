@@ -104,7 +104,8 @@ class Watch:
 
     Its attributes may be read from any thread: `position` (the last transaction id that was
     verified), `violations` (how many stand), `last_success_s` (when the last pass ended without
-    one, in seconds since 1970, 0 if none has), `pass_ratio` (how much of the present pass is done).
+    one, in seconds since 1970, 0 if none has), `pass_ratio` (how much of the present pass is done),
+    `is_elsewhere` (another process verifies, and knows the present values of these).
     """
 
     def __init__(self, engine: Engine, schema: str, file: Path | None = None) -> None:
@@ -117,6 +118,7 @@ class Watch:
         self._next_step_s = 0.0
         self._guards_are_known = True
         self.pass_ratio = 0.0
+        self.is_elsewhere = False
         self._publish()
 
     def verify_new(self) -> list[Violation]:
@@ -227,9 +229,19 @@ class Watch:
         connection = self._connected()
         with connection.begin():
             held = bool(connection.scalar(_TRY_LOCK))
-        if not held:
+        if held:
+            self._take_over()
+        else:
             self.close()
+        self.is_elsewhere = not held
         return held
+
+    def _take_over(self) -> None:
+        """Go on where the process that had the lock ended, with what it has found."""
+        known = load(self._file)
+        if known.is_begun:
+            self._progress = known
+            self._publish()
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:
