@@ -71,6 +71,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 0.3
+VERIFY_END_S = 30.0
+"""How long the stop waits for the verification, whose thread ends with the process."""
 OPENINGS_AT_ONCE = 1_000  # of one request, in a queue that others use too
 
 
@@ -358,7 +360,7 @@ def _verifying(database: Database) -> Iterator[None]:
     finally:
         stop.set()
         watch.interrupt()
-        thread.join()
+        thread.join(VERIFY_END_S)
 
 
 @contextmanager

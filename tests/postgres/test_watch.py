@@ -14,13 +14,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerservice.domain.instructions import PolicyChange
 from ledgerservice.postgres import verification as verifier
-from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.connections import KEEPALIVE, Database
+from ledgerservice.postgres.contents import driver
 from ledgerservice.postgres.migrations import HEAD
 from ledgerservice.postgres.verification import verify, watching
 from ledgerservice.postgres.verification.watching import Watch
-from ledgerservice.runtime import shown
+from ledgerservice.runtime import opened_database, shown, upgrade
 from ledgerservice.telemetry.metrics import VERIFY_VIOLATIONS
-from tests.databases import administer, connect, url_text, without_guards
+from tests.databases import administer, connect, settings_for_tests, url_text, without_guards
 from tests.postgres.breaking import post_whole, violations
 from tests.postgres.costs.rows import rows_read
 from tests.postings import deposit, post
@@ -194,6 +195,28 @@ def test_who_takes_over_knows_what_the_other_has_found(
     assert not one._has_lock()
     with shown(one):
         assert math.isnan(VERIFY_VIOLATIONS.now()[()])
+
+
+def test_an_end_after_the_database(workspace: Path) -> None:
+    """A connection that waits does not notice that its server has ended."""
+    settings = settings_for_tests(data_folder=workspace / "data")
+    with opened_database(settings) as (database, server):
+        upgrade(database)
+        watch = Watch(database.service_engine(), "ledger")
+        assert watch._has_lock()
+        assert server is not None
+        server.stop()
+        watch.interrupt()
+        watch.close()
+
+
+@pytest.mark.parametrize("name", ["owner_engine", "login_engine", "service_engine"])
+def test_no_connection_waits_for_a_host_that_is_gone(database: Database, name: str) -> None:
+    with getattr(database, name)().connect() as connection:
+        used = {one.keyword.decode(): one.val for one in driver(connection).pgconn.info}
+    assert {key: used[key] for key in KEEPALIVE} == {
+        key: str(value).encode() for key, value in KEEPALIVE.items()
+    }
 
 
 def test_a_late_commit_below_the_position_is_found(

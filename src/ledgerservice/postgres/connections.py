@@ -88,6 +88,7 @@ class Database:
             "connect_timeout": self.settings.connect_timeout_s,
             "client_encoding": "utf8",
             "options": self._options(pinned),
+            **KEEPALIVE,
         }
         engine = create_engine(
             self.url, poolclass=NullPool, connect_args=arguments, hide_parameters=True

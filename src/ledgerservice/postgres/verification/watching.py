@@ -14,10 +14,11 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 SETTLED_AFTER_S = 600.0  # as in epochs
 PASS_EVERY_S = 43_200.0  # so that one begins and ends within a day
 REST = 3.0  # times the work
+CANCEL_S = 5.0
 
 NEW = [*BY_NEW_TRANSACTION, *PARTS[TRANSACTIONS].checks]
 """What is verified of new transactions."""
@@ -206,9 +208,11 @@ class Watch:
                 self.step()
 
     def interrupt(self) -> None:
-        """End the statement that runs, from another thread."""
-        if self._connection is not None:
-            driver(self._connection).cancel()
+        """End the statement that runs, from another thread. The server may be gone by then."""
+        connection = self._connection
+        if connection is not None:
+            with suppress(psycopg.Error, SQLAlchemyError):
+                driver(connection).cancel_safe(timeout=CANCEL_S)
 
     def close(self) -> None:
         """Close the connection, and with it leave the lock to other processes."""
