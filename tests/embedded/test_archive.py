@@ -16,7 +16,16 @@ import pytest
 
 from tests.feed.endpoints import QUICK, Book, add, delivered, pay
 from tests.feed.receiver import receiving
-from tests.processes import ROOT, RunningService, cli, environment, serving, wait_for
+from tests.processes import (
+    ROOT,
+    Fork,
+    RunningService,
+    cli,
+    environment,
+    free_port,
+    serving,
+    wait_for,
+)
 
 
 @pytest.fixture
@@ -101,6 +110,61 @@ def test_a_ledger_is_restored_as_it_was_at_a_time(places: dict[str, Path]) -> No
         assert deposit(restored, account, "after the kill") == killed
         deposit(restored, account, "lost")
         assert restored.account(account, "balance") == ("8.00",)
+
+
+@pytest.fixture
+def archived(places: dict[str, Path]) -> int:
+    """An archive of a ledger, in which this account has 5.00."""
+    with serving(LEDGER_DATA_FOLDER=str(places["data"])) as service, archiving(places):
+        return service.open(balance="5")
+
+
+@contextmanager
+def stopped_while_making(places: dict[str, Path], *arguments: str) -> Iterator[Fork]:
+    """A command that makes data below the restored folder, stopped in the middle of it."""
+    values = {"LEDGER_DATA_FOLDER": str(places["restored"]), "TMPDIR": str(places["tmp"])}
+    process = Fork(arguments, environment(**values), places["tmp"] / "stdout")
+    try:
+        made = places["restored"]
+        assert wait_for(lambda: any(made.rglob("postgres.new")), 60, 0.001)
+        process.send_signal(signal.SIGSTOP)
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(60)
+
+
+def test_a_ledger_that_another_process_makes_meanwhile_stays(
+    places: dict[str, Path], archived: int
+) -> None:
+    """It is neither called restored, nor removed."""
+    command = "restore", str(places["archive"]), "--json"
+    with (
+        stopped_while_making(places, *command) as restoring,
+        serving(LEDGER_DATA_FOLDER=str(places["restored"])) as service,
+    ):
+        account = service.open(balance="7")
+        restoring.send_signal(signal.SIGCONT)
+        assert restoring.wait(120) == 1
+        assert "Another process has made a ledger" in (places["tmp"] / "stdout").read_text()
+        assert service.account(account, "balance") == ("7.00",)
+    assert not any(places["restored"].glob("ledger_restore-*"))
+    with serving(LEDGER_DATA_FOLDER=str(places["restored"])) as service:
+        assert service.account(account, "balance") == ("7.00",)
+
+
+def test_a_process_that_makes_a_ledger_meanwhile_does_not_get_in(
+    places: dict[str, Path], archived: int
+) -> None:
+    """It ends, and its supervisor starts it again on what was restored."""
+    with stopped_while_making(places, "serve", "--port", str(free_port())) as making:
+        done = restore(places)
+        assert done.returncode == 0, done.stdout
+        making.send_signal(signal.SIGCONT)
+        assert making.wait(60) == 1
+    with serving(LEDGER_DATA_FOLDER=str(places["restored"])) as service:
+        assert service.account(archived, "balance") == ("5.00",)
 
 
 POSTED = ["transaction.posted"]

@@ -19,6 +19,16 @@ def empty_data(programs: Programs, folder: Path) -> None:
     programs.run(["postgres", *options], folder, f"CREATE DATABASE {DATABASE}\n")
 
 
+def put_in_place(new: Path, data: Path) -> None:
+    """Give complete data its name. Raises OSError if another process has made data there."""
+    new.rename(data)
+    descriptor = os.open(data.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def append(path: Path, text: str) -> None:
     """Add to a file of the server's user, without following a link of his."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -31,7 +31,7 @@ from ledgerservice.embedded.configuration import (
     SOCKET_NAME,
     SUPERUSER,
 )
-from ledgerservice.embedded.data import DataSource, empty_data
+from ledgerservice.embedded.data import DataSource, empty_data, put_in_place
 from ledgerservice.embedded.programs import (
     Account,
     Programs,
@@ -180,7 +180,7 @@ class EmbeddedServer:
                 f"{self._folder} has no ledger. `{command('serve')}` makes one; "
                 "LEDGER_DATA_FOLDER names another folder."
             )
-        _make_reachable(self._folder)
+        make_reachable(self._folder)
         self._account = account_for(self._data, self._folder)
         self._lock = _open_shared(self._folder / "lock", self._account)
         self._retry_at_s = 0.0
@@ -363,8 +363,7 @@ def _create_data(programs: Programs, data: Path, source: DataSource) -> None:
         shutil.rmtree(new)
     _make_private(new, programs.account)
     source(programs, new)
-    new.rename(data)
-    _sync(data.parent)
+    put_in_place(new, data)
 
 
 def _require_same_major(data: Path, major: int) -> None:
@@ -392,7 +391,7 @@ def _socket_folder(folder: Path) -> Path:
     return Path("/tmp") / f"ledgerservice-{digest}"  # noqa: S108  (its owner is checked)
 
 
-def _make_reachable(folder: Path) -> None:
+def make_reachable(folder: Path) -> None:
     """Create a folder with its parents. If root creates it, PostgreSQL's user can enter it."""
     mode = 0o755 if os.geteuid() == 0 else 0o700
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
@@ -439,14 +438,6 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _bound_log(path: Path, account: Account | None) -> None:

@@ -1,8 +1,8 @@
 """Point-in-time recovery: a new embedded server out of an archive, as the ledger was at a time."""
 
 import asyncio
+import errno
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +15,9 @@ from typing import NamedTuple
 from sqlalchemy import text
 
 from ledgerservice.embedded.archive import ServerArchive
+from ledgerservice.embedded.data import put_in_place
 from ledgerservice.embedded.programs import Programs
+from ledgerservice.embedded.server import make_reachable
 from ledgerservice.errors import ArchiveError, BackupNotSound, EmbeddedServerError
 from ledgerservice.files.restore import SHOWN_VIOLATIONS, pause_webhooks
 from ledgerservice.postgres.connections import Database, usable_role
@@ -57,7 +59,8 @@ def recover(settings: Settings, folder: Path, until: datetime | None) -> Recover
     """Recover an archive into the data folder of `settings`, which has no ledger, and verify it.
 
     Its webhooks are paused. A new epoch of the feed begins, because what came after `until` is not
-    there any more. Raises ArchiveError, and BackupNotSound; then the data folder is as it was.
+    there any more. All of that happens in a folder beside the data, where no other process looks
+    for a server. Raises ArchiveError, and BackupNotSound; then the data folder has no ledger of it.
     """
     begun_s = time.monotonic()
     if settings.database_url is not None:
@@ -66,6 +69,18 @@ def recover(settings: Settings, folder: Path, until: datetime | None) -> Recover
     if data.exists():
         raise ArchiveError(f"{settings.data_folder} has a ledger already. Name another folder.")
 
+    try:
+        make_reachable(settings.data_folder)
+        with _scratch(settings.data_folder) as scratch:
+            restored = settings.model_copy(update={"data_folder": scratch})
+            recovered = _recover(restored, folder, until, begun_s)
+            _put_in_place(scratch / "postgres", data)
+    except OSError as error:
+        raise ArchiveError(f"{error.filename or data}: {error.strerror or error}.") from error
+    return recovered
+
+
+def _recover(settings: Settings, folder: Path, until: datetime | None, begun_s: float) -> Recovered:
     def restore(programs: Programs, new: Path) -> None:
         ServerArchive(folder, programs).restore(until, new)
 
@@ -77,11 +92,22 @@ def recover(settings: Settings, folder: Path, until: datetime | None) -> Recover
             last_id, recorded_at = last_transaction(database)
             epoch = asyncio.run(_begin_epoch(database))
             return Recovered(last_id, recorded_at, epoch, time.monotonic() - begun_s)
-    except BaseException as fault:
-        shutil.rmtree(data, ignore_errors=True)
-        if isinstance(fault, EmbeddedServerError) and "recovery target" in str(fault):
+    except EmbeddedServerError as fault:
+        if "recovery target" in str(fault):
             raise ArchiveError("The archive ends before that time.") from fault
         raise
+
+
+def _put_in_place(new: Path, data: Path) -> None:
+    try:
+        put_in_place(new, data)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        raise ArchiveError(
+            f"Another process has made a ledger in {data.parent} meanwhile. Stop it, or name "
+            "another folder."
+        ) from error
 
 
 def _finish(database: Database) -> None:
@@ -125,20 +151,27 @@ def drill(settings: Settings, folder: Path) -> Drill:
             raise ArchiveError("DATABASE_URL is set: an archive is of the embedded server.")
         last_id, recorded_at = last_transaction(database)
         bases = ServerArchive(folder, embedded.client_programs()).bases()
-    with _scratch() as data:
+    with _scratch(Path(tempfile.gettempdir())) as data:
         scratch = settings.model_copy(update={"data_folder": data})
-        recovered = recover(scratch, folder, None)
+        recovered = _recover(scratch, folder, None, time.monotonic())
     behind = (recorded_at or _NEVER) - (recovered.last_recorded_at or _NEVER)
     missing = max(0, last_id - recovered.last_transaction_id)
     return Drill(len(bases), recovered, max(0.0, behind.total_seconds()), missing)
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ledger_drill-") as name:
+def _scratch(place: Path) -> Iterator[Path]:
+    """The data folder of a server that ends with the context, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="ledger_restore-", dir=place) as name:
+        scratch = Path(name) / "data"
+        scratch.mkdir(mode=0o700)
         if os.geteuid() == 0:
-            Path(name).chmod(0o755)
-        yield Path(name) / "data"
+            for folder in (scratch.parent, scratch):
+                folder.chmod(0o755)
+            # PostgreSQL runs as the owner of the folder, if that is not root.
+            owner = place.stat()
+            os.chown(scratch, owner.st_uid, owner.st_gid)
+        yield scratch
 
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
