@@ -1,18 +1,34 @@
 """Where requests may go: no URL leads to an address that is not public, at any time."""
 
 import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ledgerservice.feed.webhooks.addresses import Guard, UrlRefused, is_public, parsed
-from ledgerservice.feed.webhooks.addresses import resolve as by_the_system
+from ledgerservice.feed.webhooks import addresses
+from ledgerservice.feed.webhooks.addresses import (
+    LEDGER,
+    RESOLVERS,
+    Guard,
+    HostUnknown,
+    Resolver,
+    UrlRefused,
+    is_public,
+    parsed,
+)
 from ledgerservice.feed.webhooks.schedule import LONGEST_S, Schedule
 from ledgerservice.feed.webhooks.sending import Sender
 from ledgerservice.feed.webhooks.signing import new_secret
 from ledgerservice.postgres.webhooks import utc_now
 from tests.databases import settings_for_tests
 from tests.feed.receiver import receiving
+from tests.processes import environment
 
 NOT_PUBLIC = (
     "127.0.0.1",
@@ -173,8 +189,8 @@ RULES = [
     (_mixed, {"webhooks_private": True}, "http://a.example/", "It must begin with https://."),
     (_unknown, {}, "https://a.example/", "Its host has no address."),
     (_never, {}, "https://a.example/", "Its host has no address."),
-    (by_the_system, {"webhooks_private": True}, "http://127.0.0.1:9/", None),
-    (by_the_system, {"webhooks_plaintext": True}, "http://127.0.0.1:9/",
+    (Resolver(), {"webhooks_private": True}, "http://127.0.0.1:9/", None),
+    (Resolver(), {"webhooks_plaintext": True}, "http://127.0.0.1:9/",
      "Its host has an address that is not public."),
 ]  # fmt: skip
 
@@ -265,3 +281,69 @@ def test_the_endpoint_may_ask_for_a_later_attempt():
     now = utc_now()
     next_at = Schedule(5, 86_400).next(1, now, now, least_s=600)
     assert next_at is not None and (next_at - now).total_seconds() == 600
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The names that are being looked up; those of `.hangs` get no answer until the end."""
+    end, names, real = threading.Event(), [], socket.getaddrinfo
+
+    def look_up(host: str, *arguments: Any, **more: Any) -> Any:
+        names.append(host)
+        if host.endswith(".hangs"):
+            end.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "no name server answered")
+        return real(host, *arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield names
+    end.set()
+
+
+def test_names_of_one_ledger_that_hang_keep_no_other_waiting(
+    hanging: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when those who waited for them have given up."""
+    monkeypatch.setattr(addresses, "RESOLVE_S", 0.05)
+    guard = Guard(settings_for_tests(webhooks_private=True))
+
+    async def check(ledger: int, host: str) -> None:
+        LEDGER.set(ledger)
+        await guard.check(f"https://{host}/")
+
+    async def test() -> None:
+        for turn in range(2):
+            several = [check(7, f"{turn}.{n}.hangs") for n in range(2 * RESOLVERS)]
+            results = await asyncio.gather(*several, return_exceptions=True)
+            assert {type(one) for one in results} == {HostUnknown}
+            assert len(hanging) == RESOLVERS
+        monkeypatch.setattr(addresses, "RESOLVE_S", 30.0)
+        await check(8, "127.0.0.1")
+        monkeypatch.setattr(addresses, "RESOLVE_S", 0.05)
+        with pytest.raises(HostUnknown):
+            await check(7, "127.0.0.1")
+
+    asyncio.run(test())
+
+
+HANG = """
+import asyncio, socket, time
+from ledgerservice.feed.webhooks import addresses
+from ledgerservice.settings import Settings
+addresses.RESOLVE_S = 0.1
+socket.getaddrinfo = lambda *_, **__: time.sleep(600)
+async def check():
+    try:
+        await addresses.Guard(Settings.load()).check("https://name.hangs/")
+    except addresses.HostUnknown:
+        print("unknown")
+asyncio.run(check())
+"""
+
+
+def test_a_name_that_hangs_does_not_hold_up_the_end_of_the_process() -> None:
+    command = [sys.executable, "-c", HANG]
+    done = subprocess.run(
+        command, env=environment(), check=True, stdout=subprocess.PIPE, timeout=60
+    )
+    assert done.stdout == b"unknown\n"

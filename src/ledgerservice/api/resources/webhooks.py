@@ -15,7 +15,14 @@ from pydantic import WithJsonSchema as Schema
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.bodies import Body, body_of
-from ledgerservice.api.http.call import call_of, id_of, json_response, reader_of, runtime_of
+from ledgerservice.api.http.call import (
+    call_of,
+    id_of,
+    json_response,
+    ledger_of,
+    reader_of,
+    runtime_of,
+)
 from ledgerservice.api.http.fields import AccountId, Answer, Text, TimestampText
 from ledgerservice.api.http.openapi import body_schema, get, post
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
@@ -25,7 +32,12 @@ from ledgerservice.api.resources.events import NEW, POSITION_PATTERN, EventType
 from ledgerservice.domain.events import TYPES, position
 from ledgerservice.domain.metadata import Number
 from ledgerservice.feed.reading import Position
-from ledgerservice.feed.webhooks.addresses import MAX_URL_CHARACTERS, HostUnknown, UrlRefused
+from ledgerservice.feed.webhooks.addresses import (
+    LEDGER,
+    MAX_URL_CHARACTERS,
+    HostUnknown,
+    UrlRefused,
+)
 from ledgerservice.feed.webhooks.signing import SCHEMES, new_secret, public_key, scheme_of
 from ledgerservice.postgres.queries import webhooks as queries
 from ledgerservice.postgres.queries.webhooks import DeliveryView, SecretView, WebhookView
@@ -333,6 +345,7 @@ async def test_webhook(request: Request) -> Response:
     time = utc_now()
     name = f"test-{webhook.id}-{int(time.timestamp() * 1_000_000)}"
     body = msgspec.json.encode(_TestEvent(name, time, {"message": sent.message}))
+    LEDGER.set(ledger_of(request))
     sender, texts = runtime_of(request).sender, [one.secret for one in secrets]
     attempt = await sender.send(webhook.url, texts, name, body)
     return json_response(TestResult.of_row(attempt, delivered=attempt.succeeded))
@@ -382,6 +395,7 @@ async def change_webhook(request: Request) -> Response:
     """
     body = await _body(request, ChangeWebhook)
     if body.url is not None:
+        await _found(request)
         await _check_url(request, body.url)
     values = {"url": body.url, "types": _joined(body.types), "state": body.state}
     sets_types = "types" in body.model_fields_set
@@ -426,6 +440,7 @@ async def _body(request: Request, model: Any) -> Any:
 
 
 async def _check_url(request: Request, url: str) -> None:
+    LEDGER.set(ledger_of(request))
     try:
         await runtime_of(request).sender.check(url)
     except HostUnknown:

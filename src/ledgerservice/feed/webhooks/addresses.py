@@ -8,9 +8,12 @@ itself, which goes to the checked address: a name may resolve to something else 
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import ContextVar
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
 
 import httpx
 
@@ -19,8 +22,8 @@ from ledgerservice.settings import Settings
 
 MAX_URL_CHARACTERS = 2_048
 RESOLVE_S = 5.0
-RESOLVERS = 64
-"""Threads that look up names, which may hang: as many as there are endpoints by default."""
+RESOLVERS = 16
+"""Threads of one ledger that look up names, which may hang. The names of others do not wait."""
 
 PORTS = {"http": 80, "https": 443}
 
@@ -77,25 +80,62 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return address
 
 
-_threads = ThreadPoolExecutor(RESOLVERS, "webhooks resolve")
+LEDGER: ContextVar[int] = ContextVar("ledger", default=0)
+"""For which ledger the running task looks up names."""
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host by the system's resolver, which also reads 0x7f.1 and 2130706433."""
-    loop = asyncio.get_running_loop()
-    infos = await loop.run_in_executor(
-        _threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    )
-    return list(dict.fromkeys(str(place[0]) for *_, place in infos))
+class Resolver:
+    """Looks up names by the system's resolver, which also reads 0x7f.1 and 2130706433.
+
+    It cannot be interrupted, so each look-up has a thread, which is left alone when nobody waits
+    for it any more, also by the end of the process. A ledger has RESOLVERS of them.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, asyncio.Semaphore] = {}
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """The addresses of a host, as texts. Raises OSError or UnicodeError."""
+        free = self._free.setdefault(LEDGER.get(), asyncio.Semaphore(RESOLVERS))
+        await free.acquire()
+        infos: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        arguments = infos, free, host, port
+        try:
+            threading.Thread(target=_look_up, args=arguments, name="resolve", daemon=True).start()
+        except RuntimeError as error:
+            free.release()
+            raise OSError("no thread can be started") from error
+        return list(dict.fromkeys(str(place[0]) for *_, place in await infos))
+
+
+def _look_up(
+    infos: asyncio.Future[list[Any]], free: asyncio.Semaphore, host: str, port: int
+) -> None:
+    outcome: list[Any] | Exception
+    try:
+        outcome = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is raised where it is awaited)
+        outcome = error
+
+    def answer() -> None:
+        free.release()
+        if not infos.done():
+            if isinstance(outcome, Exception):
+                infos.set_exception(outcome)
+            else:
+                infos.set_result(outcome)
+
+    with suppress(RuntimeError):  # the loop has ended
+        infos.get_loop().call_soon_threadsafe(answer)
 
 
 class Guard:
     """Decides where requests may go."""
 
-    def __init__(self, settings: Settings, resolve: Resolve = resolve) -> None:
+    def __init__(self, settings: Settings, resolve: Resolve | None = None) -> None:
         self._private = settings.webhooks_private
         self._plaintext = settings.webhooks_plaintext
-        self._resolve = resolve
+        self._resolve = resolve or Resolver()
 
     async def check(self, text: str) -> None:
         """Raises UrlRefused for a URL that nothing is sent to."""

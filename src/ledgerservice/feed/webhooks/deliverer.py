@@ -8,7 +8,7 @@ from datetime import timedelta
 import psycopg
 
 from ledgerservice.feed.reading import Feed
-from ledgerservice.feed.webhooks.addresses import Guard
+from ledgerservice.feed.webhooks.addresses import LEDGER, Guard
 from ledgerservice.feed.webhooks.lanes import Bounds, Lane
 from ledgerservice.feed.webhooks.schedule import Schedule
 from ledgerservice.feed.webhooks.sending import Sender
@@ -107,6 +107,7 @@ class _Deliverer:
                 self._lanes[endpoint] = asyncio.create_task(self._run(lane))
 
     async def _run(self, lane: Lane) -> None:
+        LEDGER.set(lane.endpoint.ledger_id)
         with self.backlogs.following(lane.backlog):
             await lane.run()
 
