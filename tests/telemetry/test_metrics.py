@@ -1,13 +1,17 @@
 """What a real service shows to Prometheus while things happen to it."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import disk_usage
 
 import httpx
+import psutil
 import pytest
 
 from ledgerservice.postgres.connections import Database
+from ledgerservice.telemetry.measures import Gauge
 from tests.databases import connect, url_text, waiting_for_a_lock
 from tests.feed.receiver import receiving
 from tests.processes import cli, free_port, serving, wait_for
@@ -124,6 +128,34 @@ def test_each_process_has_a_port(database: Database) -> None:
         assert wait_for(lambda: is_listening(port) and is_listening(port + 1))
         counts = [value(one, COUNT, route="/deposit") for one in (port, port + 1)]
         assert sum(counts) == 20
+        for one in (port, port + 1):
+            samples = families(one)["ledger_connections"].samples
+            assert {sample.labels["state"] for sample in samples} == {"idle", "busy", "blocked"}
+
+
+def test_a_server_that_is_frozen_is_not_up(workspace: Path) -> None:
+    """Its connections stay, and its own limits on statements freeze with it."""
+    port = free_port()
+    values = {"LEDGER_DATA_FOLDER": str(workspace / "data"), "LEDGER_METRICS_PORT": str(port)}
+    with serving(**values) as service:
+        assert wait_for(lambda: value(port, "ledger_database_up") == 1)
+        frozen = psutil.Process(service.process.pid).children(recursive=True)
+        for one in frozen:
+            one.suspend()
+        try:
+            assert wait_for(lambda: value(port, "ledger_database_up") == 0, 60)
+        finally:
+            for one in frozen:
+                one.resume()
+        assert wait_for(lambda: value(port, "ledger_database_up") == 1, 60)
+
+
+def test_a_number_that_cannot_be_read_takes_no_other_away(tmp_path: Path) -> None:
+    gauge = Gauge("g", "m", "place")
+    gauge.set(1, "here")
+    with gauge.reading(lambda: disk_usage(tmp_path / "gone").free, "gone"):
+        now = gauge.now()
+    assert now["here",] == 1 and math.isnan(now["gone",])
 
 
 def test_webhooks_and_their_lag(database: Database, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from time import monotonic
 import psycopg
 
 from ledgerservice.errors import LedgerError
-from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.postgres.pipeline import Request, Result, Wire
 from ledgerservice.posting.archives import LIST_ARCHIVES, Archives
 from ledgerservice.telemetry import metrics
 
@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 SAMPLE_S = 5.0
 SIZE_S = 60.0
+PATIENCE_S = 10.0
+"""A server that takes longer counts as down. One that is frozen keeps its connections, and its own
+limits on statements freeze with it."""
 
 # Everybody sees the xids of all sessions, but only pg_read_all_stats since when another user's has
 # it. So the sampler also notes since when it has seen the oldest xid.
@@ -56,7 +59,8 @@ async def keep_sampling(connect: Callable[[], Awaitable[Wire]]) -> None:
     was_up = True
     while True:
         try:
-            wire = await connect()
+            async with asyncio.timeout(PATIENCE_S):
+                wire = await connect()
             try:
                 await _sample(wire)
             finally:
@@ -65,7 +69,7 @@ async def keep_sampling(connect: Callable[[], Awaitable[Wire]]) -> None:
         except (psycopg.Error, LedgerError, OSError) as error:
             metrics.DATABASE_UP.set(0)
             if was_up:
-                log.warning("the database cannot be sampled: %s", " ".join(str(error).split()))
+                log.warning("the database cannot be sampled: %s", _text(error))
             was_up = False
         await asyncio.sleep(SAMPLE_S)
 
@@ -74,16 +78,26 @@ async def _sample(wire: Wire) -> None:
     """Sample until the connection fails."""
     oldest, archives, sized_s = _Oldest(), Archives(), float("-inf")
     while True:
-        sample, listed = await wire.exchange(Request(SAMPLE), Request(LIST_ARCHIVES))
+        sample, listed = await _exchange(wire, Request(SAMPLE), Request(LIST_ARCHIVES))
         [(oldest_xid, age_s, epoch)] = sample.rows
         metrics.FEED_EPOCH.values = {} if epoch is None else {(): epoch}
         archives.show(listed.rows)
         metrics.OLDEST_TRANSACTION.set(max(age_s, oldest.age_s(oldest_xid)))
         if monotonic() - sized_s >= SIZE_S:
             sized_s = monotonic()
-            [sizes] = await wire.exchange(Request(SIZE))
+            [sizes] = await _exchange(wire, Request(SIZE))
             [(size_bytes, server, schema)] = sizes.rows
             metrics.DATABASE_BYTES.set(size_bytes)
             metrics.DATABASE.values = {(schema, server): 1}
         metrics.DATABASE_UP.set(1)
         await asyncio.sleep(SAMPLE_S)
+
+
+async def _exchange(wire: Wire, *requests: Request) -> list[Result]:
+    """Raises TimeoutError, which is an OSError."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await wire.exchange(*requests)
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -7,6 +7,7 @@ Each is meant to be written by one thread, the one that the metric belongs to. T
 lose counts now and then, and nothing else.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,8 +78,18 @@ class Gauge(Metric):
                 del self.reads[labels]
 
     def now(self) -> dict[Labels, float]:
-        """The present number for each set of labels."""
-        return self.values.copy() | {labels: read() for labels, read in self.reads.copy().items()}
+        """The present number for each set of labels; NaN where it cannot be read."""
+        return self.values.copy() | {
+            labels: _number(read) for labels, read in self.reads.copy().items()
+        }
+
+
+def _number(read: Callable[[], float]) -> float:
+    """One number that cannot be read, as of a disk that is gone, must not take all others away."""
+    try:
+        return read()
+    except Exception:  # noqa: BLE001  (whatever it is)
+        return math.nan
 
 
 class Level(Gauge):

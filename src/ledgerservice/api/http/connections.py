@@ -7,6 +7,7 @@ them have a request, a few further ones are taken, on which only /health is answ
 
 import asyncio
 import resource
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -63,13 +64,21 @@ class Connections:
         self._blocked: dict[HttpToolsProtocol, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._open: set[HttpToolsProtocol] = set()  # uvicorn's
-        CONNECTIONS.reads["idle",] = lambda: len(self._waiting)
-        CONNECTIONS.reads["busy",] = lambda: max(0, len(self._open) - len(self._waiting))
-        CONNECTIONS.reads["blocked",] = lambda: len(self._blocked)
+        self._show()
         self._refusals = Refusals(
             f"%s connections were refused or closed for others, because {self._limit} are open"
             " (LEDGER_MAX_CONNECTIONS, ulimit -n)"
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A worker gets a copy of what its parent made, and the metrics of the worker show that."""
+        self.__dict__.update(state)
+        self._show()
+
+    def _show(self) -> None:
+        CONNECTIONS.reads["idle",] = lambda: len(self._waiting)
+        CONNECTIONS.reads["busy",] = lambda: max(0, len(self._open) - len(self._waiting))
+        CONNECTIONS.reads["blocked",] = lambda: len(self._blocked)
 
     def open(self, connection: HttpToolsProtocol) -> bool:
         """Take a new connection; False if it is one of the further ones."""
