@@ -241,6 +241,13 @@ def test_a_damaged_base_backup_is_found_out(places: dict[str, Path]) -> None:
     assert not (places["restored"] / "postgres").exists()
 
 
+def test_an_increment_needs_a_base(places: dict[str, Path]) -> None:
+    values = {"LEDGER_DATA_FOLDER": str(places["data"])}
+    with serving(**values):
+        done = cli("archive", str(places["archive"]), "--add", "incremental", **values)
+    assert (done.returncode, "has no base backup yet" in done.stderr) == (1, True), done
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

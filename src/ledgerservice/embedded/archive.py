@@ -81,7 +81,9 @@ class ServerArchive:
         command = ["pg_basebackup", "-D", os.fspath(new), "-d", url, "--checkpoint=fast"]
         command += ["--manifest-checksums=SHA256", "--no-password"]
         if kind == INCREMENTAL:
-            command.append(f"--incremental={self.bases()[-1] / 'backup_manifest'}")
+            if not (bases := self.bases()):
+                raise ArchiveError(f"{self.folder} has no base backup yet. Add a full one.")
+            command.append(f"--incremental={bases[-1] / 'backup_manifest'}")
         self._run(command)
         self.verify_base(new)
         complete = self.base / f"{datetime.now(UTC).strftime(TIME_FORMAT)}-{kind}"
