@@ -251,6 +251,7 @@ def test_an_export_that_nobody_reads_keeps_no_record_waiting(new_database: Any) 
     values = environment(DATABASE_URL=url_text(database))
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=values, cwd=ROOT, **pipes) as export:
+        assert export.stdout is not None
         first = export.stdout.readline()  # a pipe does not hold the rest
         with connect(database) as owner:
             owner.execute("SET lock_timeout = '5s'")

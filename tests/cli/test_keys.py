@@ -1,14 +1,18 @@
 """`ledgerservice keys`, on a database."""
 
 import json
+import os
+import pwd
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text as sql
 
 from ledgerservice.access import keys
+from ledgerservice.cli.audit import note
 from ledgerservice.postgres.connections import Database
 from tests.access.made import make_key
 from tests.databases import connect, url_text
@@ -65,6 +69,8 @@ def lines(done: Any) -> list[str]:
     return done.stdout.splitlines()
 
 
+MISTYPED = f"{keys.make().text[:-1]}!"
+
 FAULTS = {
     ("create", "shop"): "--role or --scope",
     ("create", "shop", "--role", "king"): "is not one of reader",
@@ -74,6 +80,8 @@ FAULTS = {
     ("create", "taken", "--role", "reader"): "There is a principal taken already",
     ("rotate", "0123456789ab"): "There is no key 0123456789ab",
     ("revoke", "0123456789ab"): "There is no key 0123456789ab",
+    ("rotate", MISTYPED): "neither a key's id, nor a whole key",
+    ("revoke", MISTYPED): "neither a key's id, nor a whole key",
 }
 
 
@@ -83,8 +91,26 @@ def test_faults_leave_everything_as_it_is(run) -> None:
     for arguments, text in FAULTS.items():
         done = run(*arguments)
         assert done.returncode == 1 and text in done.stderr, done.stderr
+        assert MISTYPED not in done.stderr
     assert run("create", "shop", "--role", "reader", "--days", "366").returncode == 2
     assert lines(run("list")) == before
+
+
+def test_a_user_without_a_name_is_recorded_by_number(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `docker run --user 12345`."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid: int) -> Any:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with database.owner_engine().begin() as owner:
+        note(owner, "a_command")
+        detail = owner.execute(sql("SELECT detail FROM ledger.audit")).scalar_one()
+    assert json.loads(detail) == {"user": str(os.getuid())}
 
 
 def test_a_key_of_one_ledger(run, database: Database) -> None:

@@ -1,6 +1,7 @@
 """`ledgerservice audit`: the audit log as lines of JSON."""
 
 import getpass
+import os
 import sys
 from datetime import datetime
 from typing import Annotated
@@ -42,7 +43,7 @@ def note(connection: Connection, action: str, subject: str | None = None) -> int
     """Record what a command did, in its transaction, and for which user of the machine. Returns
     the number of the record.
     """
-    detail = msgspec.json.encode({"user": getpass.getuser()}).decode()
+    detail = msgspec.json.encode({"user": _user()}).decode()
     record = AuditRecord(
         event=new_event(),
         source=COMMAND_LINE,
@@ -52,6 +53,14 @@ def note(connection: Connection, action: str, subject: str | None = None) -> int
         detail=detail,
     )
     return add_record(connection, record)
+
+
+def _user() -> str:
+    """The user's name, or its number if it has none, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return str(os.getuid())
 
 
 def _line(record: ChainedRecord) -> str:

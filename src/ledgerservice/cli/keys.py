@@ -391,8 +391,11 @@ def _release(connection: Connection, subject: str, principal: int) -> None:
 
 
 def _id(text: str) -> str:
-    """The id of a key, out of an id or a whole key."""
-    return keys.id_of(text) or text
+    """The id of a key, out of an id or a whole key. Raises KeyFault, which repeats no whole key."""
+    key_id = keys.id_of(text) or text
+    if len(key_id) != keys.ID_CHARACTERS:
+        raise KeyFault("It is neither a key's id, nor a whole key without a mistake.")
+    return key_id
 
 
 def _public_key(file: Path | None) -> bytes | None:
