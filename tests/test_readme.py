@@ -16,7 +16,15 @@ import pytest
 from ledgerservice.api.application import create_api
 from ledgerservice.settings import Settings
 from tests.databases import url_text
-from tests.processes import ROOT, RunningService, await_ready, environment, free_port, serving
+from tests.processes import (
+    ROOT,
+    RunningService,
+    await_ready,
+    environment,
+    free_port,
+    serving,
+    wait_for,
+)
 
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
@@ -75,6 +83,30 @@ def test_a_tour_gives_the_output_it_shows(fresh, page):
         assert command.startswith("$ ")
         given = shell(command[2:].replace(BASE, fresh.base))
         assert VOLATILE.sub("_", given) == VOLATILE.sub("_", shown), command
+
+
+PROGRAM = f"{sys.executable} -m ledgerservice "
+
+
+def keys_of_the_page(page: str, folder: Path, url: str) -> dict[str, str]:
+    """Run in a folder what the page does on the command line; the keys that it makes."""
+    setup = "".join(blocks("sh", page)).replace("ledgerservice ", PROGRAM)
+    said = shell(f"cd {folder}\n{setup}\necho $ALICE $BOB", DATABASE_URL=url)
+    return dict(zip(("ALICE", "BOB"), said.splitlines()[-1].split(), strict=True))
+
+
+@needs_curl
+def test_the_tour_of_approvals_gives_the_output_it_shows(new_database, tmp_path):
+    page, url = (DOCS / "approvals.md").read_text(), url_text(new_database())
+    lines = [line for block in blocks("console", page) for line in block.splitlines()]
+    assert len(lines) == 8
+    with serving(DATABASE_URL=url) as service:
+        keys = keys_of_the_page(page, tmp_path, url)
+        assert wait_for(lambda: "key_missing" in service.get("/accounts").text)
+        for command, shown in zip(lines[::2], lines[1::2], strict=True):
+            here = command[2:].replace(BASE, service.base).replace("ledgerservice ", PROGRAM)
+            given = shell(f"cd {tmp_path}\n{here}", **keys)
+            assert VOLATILE.sub("_", given) == VOLATILE.sub("_", shown), command
 
 
 @needs_curl

@@ -28,7 +28,7 @@ def test_a_misspelt_variable_is_refused(monkeypatch, name) -> None:
         assert f"Is {MISSPELT[name]} meant?" in str(refused.value)
 
 
-SECRETS = ("DATABASE_URL", "LEDGER_OWNER_URL", "LEDGER_API_KEY", "LEDGER_FORCE_TOKEN",
+SECRETS = ("DATABASE_URL", "LEDGER_OWNER_URL", "LEDGER_API_KEY",
            "LEDGER_PUBLISH", "LEDGER_CACHE", "LEDGER_HISTORY")  # fmt: skip
 
 

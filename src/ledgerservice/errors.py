@@ -145,6 +145,10 @@ class KeyFault(LedgerError):
     """The keys were left as they are."""
 
 
+class RuleFault(LedgerError):
+    """The rule cannot be written."""
+
+
 class CannotJoin(LedgerError):
     """The ledger cannot post in this transaction."""
 

@@ -13,6 +13,7 @@ from sqlalchemy import URL
 
 from ledgerservice.access.audit import AuditLog
 from ledgerservice.access.registry import Registry
+from ledgerservice.access.rulebook import Rulebook
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
@@ -32,6 +33,7 @@ from ledgerservice.feed.webhooks.deliverer import keep_delivering
 from ledgerservice.feed.webhooks.sending import Sender
 from ledgerservice.installation import installing
 from ledgerservice.postgres import migrations
+from ledgerservice.postgres.access.approvals import NewDecision, NewProposal, record_approvals
 from ledgerservice.postgres.access.audit import add_records
 from ledgerservice.postgres.access.limits import KeyLimits
 from ledgerservice.postgres.connections import (
@@ -157,10 +159,13 @@ class Runtime:
     sender: Sender
     """Sends the tests of webhooks."""
     audit: AuditLog
+    approvals: Poster[NewProposal | NewDecision, int | bool | None]
     history: History | None = None
     cursor_key: bytes = b""
     cache: Balances | None = None
     ledger_ids: dict[str, int] = field(default_factory=dict)
+    rules: Rulebook = field(default_factory=Rulebook)
+    """Which requests others have to approve."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held for a piece of a large request, so that each round of the event loop has one of them."""
 
@@ -250,6 +255,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
         history_reads = Poster(connect, list_histories, limits, name="history_reads")
         records = Poster(connect, add_records, limits, writer_loop=writers, name="audit")
         audit = AuditLog(records.post)
+        approvals = Poster(connect, record_approvals, limits, writer_loop=writers, name="approvals")
         posters = movements, openings, currencies, ledgers, account_reads, history_reads
         watching = [
             asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
@@ -264,9 +270,9 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             # One batch at least.
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
             parts = settings, *posters, reader, budget, probe, connect, feed, sender, audit
-            queues = {poster.name: poster for poster in (*posters, records)}
+            queues = {poster.name: poster for poster in (*posters, records, approvals)}
             async with observed(database, engine, queues, budget):
-                yield Runtime(*parts, history, key, cache)
+                yield Runtime(*parts, approvals, history, key, cache)
         finally:
             if cache is not None:
                 await cache.close()
@@ -279,14 +285,15 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
             await audit.close()
-            for queue in (*posters, records):
+            for queue in (*posters, records, approvals):
                 await queue.close()
             await engine.dispose()
 
 
 @asynccontextmanager
 async def reading_keys(runtime: Runtime, *, with_tokens: bool) -> AsyncIterator[Registry]:
-    """The keys of callers, and of an OpenID provider, which are kept up to date meanwhile.
+    """The keys of callers, and of an OpenID provider, and the rules of approvals, which are kept
+    up to date meanwhile.
 
     The service starts while the provider is away. Raises ConfigurationError.
     """
@@ -299,7 +306,9 @@ async def reading_keys(runtime: Runtime, *, with_tokens: bool) -> AsyncIterator[
         settings.key_body_bytes_s,
     )
     tokens = _tokens(runtime) if with_tokens else None
-    registry = Registry(runtime.connect, tokens, limits, settings.queue_limit_requests)
+    registry = Registry(
+        runtime.connect, runtime.rules, tokens, limits, settings.queue_limit_requests
+    )
     with explained():
         await registry.refresh()
     refreshing = [asyncio.create_task(registry.keep_refreshed())]

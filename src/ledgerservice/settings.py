@@ -259,9 +259,11 @@ class Settings(BaseSettings):
     page_limit_rows: int = Field(
         default=1_000, ge=1, le=100_000, description="Most rows in a page of a list."
     )
-    force_token: SecretStr | None = Field(
-        default=None,
-        description="Value of the header Ledger-Force-Token that allows a forced reversal.",
+    approval_expiry_s: float = Field(
+        default=604_800.0,
+        gt=0,
+        le=31_536_000,
+        description="Time in which others can approve a proposal.",
     )
     publish: SecretStr | None = Field(
         default=None,
@@ -364,7 +366,7 @@ class Settings(BaseSettings):
             ipaddress.ip_network(one.strip())
         return text
 
-    @field_validator("force_token", "api_key", "signing_key")
+    @field_validator("api_key", "signing_key")
     @classmethod
     def _none_if_empty(cls, token: SecretStr | None) -> SecretStr | None:
         """An empty variable is no token; an empty header must not allow a forced reversal."""

@@ -17,6 +17,9 @@ import httpx
 import pytest
 
 from ledgerservice.access.scopes import ALL
+from ledgerservice.domain.rules.approvals import RuleRow
+from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.rules import set_rule
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
 from tests.access.made import add_ledger, bearer, make_key
@@ -27,6 +30,8 @@ from tests.processes import RunningService, serving
 REQUESTS = int(os.environ.get("LEDGER_TENANT_REQUESTS", "4000"))
 SEED = int(os.environ.get("LEDGER_TENANT_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 
+IN_PATHS = ("account_id", "transaction_id", "hold_id", "schedule_id", "webhook_id", "approval_id",
+            "key", "code")  # fmt: skip
 FAR = "2099-01-01T00:00:00Z"
 AMOUNTS = {"ours": "1234.56", "theirs": "4242.42"}
 OF_NOBODY = ("/docs", "/redoc", "/openapi.json", "/health")
@@ -58,7 +63,7 @@ def filled(service: RunningService, name: str, key: dict[str, str]) -> Tenant:
 
     def send(path: str, method: str = "POST", **body: Any) -> dict[str, Any]:
         answer = service.client.request(method, prefix + path, json=body, headers=key)
-        assert answer.status_code in {200, 201}, answer.text
+        assert answer.status_code in {200, 201, 202}, answer.text
         made: dict[str, Any] = answer.json()
         for member in ("transaction_id", "hold_id", "schedule_id"):
             if isinstance(made.get(member), int):
@@ -87,6 +92,8 @@ def filled(service: RunningService, name: str, key: dict[str, str]) -> Tenant:
         send("/accounts/", **(opening | {"currency": unit}))
     post("/deposit/", account_id=accounts[0], amount="999999")
     post("/transfer/", **between)
+    proposed = post("/deposit/", account_id=accounts[0], amount="2000000")
+    names["approval_id"] = [str(proposed["id"])]
     post("/transfer/", **between, execute_at=FAR)
     post("/holds/", account_id=accounts[0], amount=amount)
     policy: dict[str, Any] = {
@@ -123,6 +130,9 @@ def world(new_database: Callable[..., Database]) -> Iterator[World]:
     keys = {}
     for name in ("ours", "theirs"):
         add_ledger(database, name)
+        with database.owner_engine().begin() as owner:
+            ledger = principals.ledger_id(owner, name)
+            set_rule(owner, RuleRow(ledger or 0, "amount", "USD", "1000000", 1))
         keys[name] = bearer(make_key(database, name, int(ALL), ledgers=[name]))
     settings = {"LEDGER_WEBHOOKS": "false", "LEDGER_WEBHOOKS_LIMIT": "1000"}
     with serving(DATABASE_URL=url_text(database), **settings) as service:
@@ -162,8 +172,7 @@ class Maker:
         return self._draw.choice(tenant.names.get(name) or ["7"])
 
     def _filled(self, path: str) -> str:
-        for name in ("account_id", "transaction_id", "hold_id", "schedule_id", "webhook_id", "key",
-                     "code"):  # fmt: skip
+        for name in IN_PATHS:
             path = path.replace(f"{{{name}}}", quote(self._one(name), safe=""))
         ledger = self._draw.choice(["ours", "theirs", "default", "none"])
         return path.replace("{name}", ledger)
@@ -186,6 +195,7 @@ class Maker:
             "everywhere": "true",
             "format": "csv",
             "min_amount": "1",
+            "state": "open",
             "timezone": "UTC",
         }
         if name == "metadata":
@@ -221,6 +231,8 @@ class Maker:
                                        "reason": "r"},
             "/webhooks": {"url": "https://ours.example/", "account_id": a,
                           "after": self._one("after")},
+            **{f"/approvals/{{approval_id}}/{verdict}": {"reason": "r"}
+               for verdict in ("approve", "reject", "withdraw")},
             "/webhooks/{webhook_id}": {"state": "paused"},
             "/webhooks/{webhook_id}/replay": {"after": self._one("after")},
             "/ledgers": {"name": self._draw.choice(["theirs", "ours"])},
@@ -231,7 +243,8 @@ class Maker:
 def everything(world: World) -> list[Any]:
     """All rows of the other tenant."""
     tables = ("accounts", "transactions", "entries", "details", "holds", "policies", "schedules",
-              "account_details", "webhooks", "webhook_secrets", "audit", "currencies")  # fmt: skip
+              "account_details", "webhooks", "webhook_secrets", "audit", "currencies",
+              "proposals", "decisions", "executions", "approval_rules")  # fmt: skip
     with connect(world.database) as owner:
         return [
             owner.execute(

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from ledgerservice.postgres.verification import verify
+from tests.access.proposing import PROPOSE
 from tests.api.routes import ROUTES, queries_of
 from tests.databases import connect, url_text
 from tests.processes import RunningService, serving
@@ -91,6 +92,7 @@ def ids_of(service: RunningService, prefix: str) -> dict[str, list[Any]]:
         "schedule_id": of("SCHEDULE"),
         "key": [row["idempotency_key"] for row in rows],
         "webhook_id": [row["id"] for row in service.get(f"{prefix}/webhooks").json()],
+        "approval_id": [row["id"] for row in service.get(f"{prefix}/approvals").json()],
     }
 
 
@@ -135,6 +137,7 @@ QUERIES: dict[str, list[str]] = {
         "key=job", *[f"key=job&{times}" for times in TIMES], "key=job&limit=1",
         *[f"key=job&{times}" for times in OF_A_ZONE + EFFECTIVE], "key=job&by=effective&limit=1",
     ],
+    "/approvals": ["state=open", *PAGES],
     "/events": ["limit=1000", "after=1-1&wait_s=0", "account_id=1", "type=hold.placed"],
 }  # fmt: skip
 REQUIRED = {"/accounts/{account_id}/balances", "/reports/totals"}
@@ -201,6 +204,7 @@ def twins(new_database) -> Iterator[tuple[RunningService, list[Own], Seen, Seen]
             fill(service, prefix, 0)
         with connect(database) as owner:
             owner.execute(LOG_A_DELIVERY)
+            owner.execute(PROPOSE)
         both = [Own(prefix, ids_of(service, prefix)) for prefix in ("", "/ledgers/twin")]
         for own, other in (both, both[::-1]):
             before |= {(own.prefix, path): everything(service, own, path) for path in READ}
@@ -224,7 +228,11 @@ def test_what_is_asked_of_a_ledger_is_of_it_alone(twins, path) -> None:
         assert all(any(answers) for answers in found.values()), found
 
 
-OF_WEBHOOKS: dict[str, dict[str, Any]] = {
+KEYLESS: dict[str, dict[str, Any]] = {
+    **{
+        f"/approvals/{{approval_id}}/{verdict}": {"reason": "so"}
+        for verdict in ("approve", "reject", "withdraw")
+    },
     "/webhooks/{webhook_id}": {"state": "active"},
     "/webhooks/{webhook_id}/replay": {"dead_letters": True},
     "/webhooks/{webhook_id}/secret": {},
@@ -241,7 +249,7 @@ def test_what_is_of_one_ledger_is_not_there_for_the_other(twins, path) -> None:
             for target in filled_in(targets(path)[0], other.ids):
                 body = {"idempotency_key": "x", "actor": "me", "reason": "so", "floor": "0"}
                 if "/accounts/" not in path:
-                    body = OF_WEBHOOKS.get(path, {"idempotency_key": "x"})
+                    body = KEYLESS.get(path, {"idempotency_key": "x"})
                 content = {"json": body} if method in ("POST", "PATCH") else {}
                 answer = service.client.request(method, own.prefix + target, **content)
                 assert answer.status_code == 404, (method, target)

@@ -9,6 +9,7 @@ import pytest
 
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
+from tests.access.proposing import PROPOSE
 from tests.api.routes import ROUTES
 from tests.databases import connect, url_text
 from tests.processes import RunningService, serving
@@ -89,6 +90,8 @@ def all_of_it(house) -> RunningService:
     """The service, with a ledger for the routes that are below its path."""
     assert house[0].post("/ledgers/", {"name": "all"}).status_code == 201
     assert house[0].post(f"{OWN}/webhooks", WEBHOOK).status_code == 201
+    with connect(house[1]) as owner:
+        owner.execute(PROPOSE)
     return house[0]
 
 
@@ -108,6 +111,7 @@ def one_of_each(service: RunningService) -> dict[str, Any]:
         "code": "USD",
         "name": "all",
         "webhook_id": service.get(f"{OWN}/webhooks").json()[0]["id"],
+        "approval_id": service.get(f"{OWN}/approvals").json()[0]["id"],
         "between": between,
     }
 
@@ -167,6 +171,10 @@ def test_every_route_is_below_a_ledger_s_path_too(all_of_it, path, slash) -> Non
             assert answer.status_code == 200, answer.text
             continue
         ids |= one_of_each(service)
+        if path.startswith("/approvals"):  # which need keys
+            decided = service.post(target, {"reason": "r"})
+            assert decided.json()["code"] == "approval_without_keys"
+            continue
         body = bodies(ids)[path]
         body |= {} if path in WITHOUT_KEY else {"idempotency_key": "k"}
         answer = service.client.request(method, target, json=body)

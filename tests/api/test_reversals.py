@@ -1,5 +1,6 @@
 """Reversals: whole, in part, by leg, never more than the original, and forced."""
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -7,20 +8,26 @@ from typing import Any
 import httpx
 import pytest
 
+from ledgerservice import Ledger
+from ledgerservice.domain.instructions import Detail, Instruction, Reversal
+from ledgerservice.domain.transactions import Recorded
+from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
-from ledgerservice.settings import Settings
 from tests.databases import url_text
 from tests.processes import RunningService, serving
 
-TOKEN = "let me"
+
+@pytest.fixture(scope="module")
+def ledger(new_database) -> Database:
+    database: Database = new_database()
+    return database
 
 
 @pytest.fixture(scope="module")
-def service(new_database) -> Iterator[RunningService]:
-    """A service with a force token; `verify` finds nothing in its ledger at the end."""
-    database = new_database()
-    values = {"DATABASE_URL": url_text(database), "LEDGER_FORCE_TOKEN": TOKEN}
-    with serving(**values) as running:
+def service(ledger) -> Iterator[RunningService]:
+    """`verify` finds nothing in its ledger at the end."""
+    database = ledger
+    with serving(DATABASE_URL=url_text(database)) as running:
         yield running
     assert list(verify(database.owner_engine())) == []
 
@@ -160,16 +167,13 @@ def test_two_currencies_are_reversed_together(service) -> None:
     assert balances(service, usd, inr, dealer, rupees) == ["10.00", "0.00", "0.00", "1000.00"]
 
 
-@pytest.mark.parametrize("given", ["", None])
-def test_an_empty_token_is_none(given, monkeypatch) -> None:
-    """Whoever sends an empty header would have it."""
-    monkeypatch.delenv("LEDGER_FORCE_TOKEN", raising=False)
-    if given is not None:
-        monkeypatch.setenv("LEDGER_FORCE_TOKEN", given)
-    assert Settings.load().force_token is None
+async def post_by_program(database: Database, instruction: Instruction) -> Any:
+    async with Ledger.open(url_text(database)) as ledger:
+        [outcome] = await ledger.post([instruction])
+        return outcome
 
 
-def test_a_reversal_that_would_overdraw_is_declined_unless_forced(service) -> None:
+def test_a_reversal_that_would_overdraw_is_declined_unless_forced(service, ledger) -> None:
     a, b = service.open(balance="100"), service.open()
     number = moved(service, "/transfer", from_account_id=a, to_account_id=b, amount="30")
     moved(service, "/withdraw", account_id=b, amount="25")
@@ -178,14 +182,16 @@ def test_a_reversal_that_would_overdraw_is_declined_unless_forced(service) -> No
     assert declined.json()["decided_on"]["account_id"] == b
     body = {"force": True, "actor": "risk", "description": "fraud", "idempotency_key": "forced"}
     path = f"/transactions/{number}/reverse"
-    for headers in ({}, {"Ledger-Force-Token": "wrong"}, {"Ledger-Force-Token": ""}):
-        refused = service.post(path, body, **headers)
-        assert (refused.status_code, refused.json()["code"]) == (403, "force_not_allowed")
-    items = {"movements": [{**body, "type": "REVERSAL", "transaction_id": number}]}
-    [result] = service.post("/batches", items).json()["results"]
-    assert result["body"]["code"] == "force_not_allowed"
-    forced = service.post(path, body, **{"Ledger-Force-Token": TOKEN})
-    assert forced.status_code == 200
+    refused = service.post(path, body)
+    assert (refused.status_code, refused.json()["code"]) == (403, "approval_without_keys")
+    item = {**body, "type": "REVERSAL", "transaction_id": number}
+    [result] = service.post("/batches", {"movements": [item]}).json()["results"]
+    assert result["body"]["code"] == "approval_without_keys"
+    # A program that has the database may force it.
+    detail = Detail("fraud")
+    reversal = Reversal(number, "forced", detail, force=True, actor="risk")
+    forced = asyncio.run(post_by_program(ledger, reversal))
+    assert isinstance(forced, Recorded) and forced.transaction.refusal is None
     assert service.account(b, "balance", "available", "floor") == ("-25.00", "-25.00", "0.00")
     [change] = service.get(f"/accounts/{b}/policies").json()
     assert (change["forced_to"], change["actor"], change["reason"]) == ("-25.00", "risk", "fraud")

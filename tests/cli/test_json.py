@@ -179,9 +179,9 @@ def test_a_broken_ledger_is_not_restored_and_its_violations_are_facts(
 
 
 def test_settings_are_printed_without_secrets() -> None:
-    done = cli("settings", "--json", LEDGER_PORT="9", LEDGER_FORCE_TOKEN="hush")
+    done = cli("settings", "--json", LEDGER_PORT="9", LEDGER_API_KEY="hush")
     rows = {row["variable"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert (rows["LEDGER_PORT"]["value"], rows["LEDGER_PORT"]["default"]) == ("9", "8000")
-    assert rows["LEDGER_FORCE_TOKEN"]["value"] == "***"
+    assert rows["LEDGER_API_KEY"]["value"] == "***"
     text = cli("settings", DATABASE_URL="postgresql://u:hush@h/d").stdout
     assert "hush" not in text and "DATABASE_URL = ***" in text

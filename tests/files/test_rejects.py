@@ -78,7 +78,7 @@ LINES = {
     '"idempotency_key":"k"}': "JPY",
     '{"type":"RELEASE","hold_id":7,"idempotency_key":"k"}': "hold",
     '{"type":"REVERSAL","transaction_id":1,"force":true,"actor":"a","description":"b",'
-    '"idempotency_key":"k"}': "Ledger-Force-Token",
+    '"idempotency_key":"k"}': "Others have to approve this",
     '{"type":"DEPOSIT"': "JSON",
     '{"type":"DEPOSIT","account_id":1,"account_id":2,"amount":"1","idempotency_key":"k"}':
         "a field twice",

@@ -50,13 +50,17 @@ class Asking:
         parents: Mapping[int, str],
         now: datetime,
         steps: list[str] = STEPS,
+        *,
+        forces: bool = True,
     ) -> None:
+        """`forces`: reversals are forced too; over HTTP others would have to approve them."""
         self.draw = draw
         self.model = model
         self.customers = customers
         self.parents = parents
         self.now = now
         self.steps = steps
+        self.forces = forces
 
     def account(self, currency: str | None = None, but: int | None = None) -> int:
         if self.draw(seldom):
@@ -101,7 +105,7 @@ class Asking:
             made["amount"] = amount
         if kind == "CAPTURE" and self.draw(st.booleans()):
             made["final"] = True
-        if kind == "REVERSAL" and self.draw(st.booleans()):
+        if kind == "REVERSAL" and self.forces and self.draw(st.booleans()):
             made |= {"force": True, "actor": "me", "description": "by order"}
         if by_legs:
             made["legs"] = self.back(parent)

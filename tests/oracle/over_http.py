@@ -13,7 +13,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from ledgerservice.api.http.problems import CATALOGUE
+from ledgerservice.api.http.catalogue import CATALOGUE
 from ledgerservice.domain.amounts import to_major
 from tests.oracle.asking import Asking
 from tests.oracle.model import (
@@ -65,7 +65,6 @@ KIND_MEMBERS = {
     "SCHEDULE": {"schedule_id", "counterparty_id", "execute_at"},
     "CANCELLATION": {"schedule_id"},
 }
-FORCE = {"Ledger-Force-Token": "the force"}
 OTHER_LEDGER = "/ledgers/other"
 FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
@@ -200,7 +199,7 @@ class ComparingOverHttp:
         model = self.models[ledger]
         body = {"mode": mode, "movements": [self.item(model, item) for item in items]}
         response = self.client.post(
-            f"{ledger}/batches{query}", content=msgspec.json.encode(body), headers=JSON | FORCE
+            f"{ledger}/batches{query}", content=msgspec.json.encode(body), headers=JSON
         )
         assert ("dry-run" in response.headers) is bool(query)
         if mode == "atomic":
@@ -250,7 +249,9 @@ class ComparingOverHttp:
             if at == ledger
         }
         steps = ["REVERSAL", "CAPTURE", "RELEASE", "CANCELLATION"]
-        return Asking(data.draw, self.models[ledger], of, self.kinds(ledger), FAR, steps)
+        return Asking(
+            data.draw, self.models[ledger], of, self.kinds(ledger), FAR, steps, forces=False
+        )
 
     def kinds(self, ledger: str) -> dict[int, str]:
         return {
@@ -321,7 +322,7 @@ class ComparingOverHttp:
             "PATCH" if body["type"] == "POLICY" else "POST",
             ledger + path + query,
             content=msgspec.json.encode(body),
-            headers=JSON | FORCE,
+            headers=JSON,
         )
 
     def ledger_of(self, asked: Asked) -> str:

@@ -28,7 +28,7 @@ from tests import examples
 from tests.databases import url_text
 from tests.oracle.looking_back import LookingBack
 from tests.oracle.model import EXPONENTS, Asked
-from tests.oracle.over_http import FAR, FORCE, OTHER_LEDGER, check_problem
+from tests.oracle.over_http import FAR, OTHER_LEDGER, check_problem
 from tests.processes import serving, sleep_until
 
 EXAMPLES = examples(16)
@@ -470,8 +470,7 @@ def machine(new_database: Callable[..., Database]) -> Iterator[type[LedgerOverHt
     """The machine with a service and its database."""
     database = new_database()
     engine = database.owner_engine()
-    chosen = {"LEDGER_SWEEP_INTERVAL_S": "0.02", "LEDGER_FORCE_TOKEN": FORCE["Ledger-Force-Token"]}
-    with serving(DATABASE_URL=url_text(database), **chosen) as service:
+    with serving(DATABASE_URL=url_text(database), LEDGER_SWEEP_INTERVAL_S="0.02") as service:
         hours = {"code": "HOURS", "exponent": 3, "name": "Hours of work"}
         assert service.post("/currencies/", hours).status_code == 201
         assert service.post("/ledgers/", {"name": "other"}).status_code == 201

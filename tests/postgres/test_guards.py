@@ -158,6 +158,14 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         assert of_audit == {("INSERT", column) for column in columns}
         people = {(p, c) for t, p, c in rows if t == "oidc_principals"}
         assert people == {("INSERT", "issuer"), ("INSERT", "subject")}
+        of_approvals = {row for row in rows if row[0] in ("proposals", "decisions", "executions")}
+        derived = {"id", "proposed_at", "decided_at", "executed_at"}
+        assert not derived & {column for _, _, column in of_approvals}
+        assert {(t, c) for t, p, c in of_approvals if p == "UPDATE"} == {
+            ("executions", name) for name in ("status", "transaction_id", "answer")
+        }
+        assert "approval_rules" not in {t for t, _, _ in rows}
+        rows = sorted({*rows} - of_approvals)
         rows = [row for row in rows if row[0] not in ("audit", "oidc_principals")]
         tables = {"accounts", "transactions", "currencies", "holds", "schedules", "ledgers"}
         assert {t for t, _, _ in rows} == tables | {"epochs"}

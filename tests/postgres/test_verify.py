@@ -263,6 +263,72 @@ def test_verify_names_the_broken_invariant(used, case, small_steps, monkeypatch)
         assert any(start in line for line in found), (start, found)
 
 
+PROPOSED = """
+INSERT INTO ledger.proposals (ledger_id, id, proposed_by, expires_at, rule, approvals, operation,
+                              scope_id, idempotency_key, body, digest)
+VALUES (1, 1, 5, now() + interval '1 day', 'amount', 1, 'transfer', 1, 'k',
+        '{"from_account_id": 1, "to_account_id": 2, "amount": "30"}', sha256('x'))
+"""
+DECIDED = (
+    "INSERT INTO ledger.decisions"
+    " (ledger_id, proposal_id, proposed_by, decided_by, verdict, reason, decided_at)"
+    " VALUES (1, 1, 5, 6, 'approve', 'r', now() - interval '{}')"
+)
+CARRIED_OUT = [
+    PROPOSED,
+    DECIDED.format("1 minute"),
+    (
+        "INSERT INTO ledger.executions (ledger_id, proposal_id, status, transaction_id, answer)"
+        " VALUES (1, 1, 200, 3, '{}')"
+    ),
+    "UPDATE ledger.transactions SET idempotency_key = 'approval-1', principal_id = 5 WHERE id = 3",
+]
+UNAPPROVED = "it was carried out without the approvals that it needs"
+ANOTHER = "its execution has not the transaction that it says"
+APPROVALS: dict[str, tuple[list[str], str | None]] = {
+    "as it should be": ([], None),
+    "approved just now": (["DELETE FROM ledger.executions"], None),
+    "approved long ago": (
+        [
+            "DELETE FROM ledger.executions",
+            "UPDATE ledger.decisions SET decided_at = now() - interval '2 hours'",
+        ],
+        "it is approved, and was not carried out",
+    ),
+    "not approved": (["DELETE FROM ledger.decisions"], UNAPPROVED),
+    "too few approvals": (["UPDATE ledger.proposals SET approvals = 2"], UNAPPROVED),
+    "rejected": (["UPDATE ledger.decisions SET verdict = 'reject'"], UNAPPROVED),
+    "no answer": (["UPDATE ledger.executions SET status = NULL"], "its execution has no answer"),
+    "no transaction": (["UPDATE ledger.executions SET transaction_id = NULL"], ANOTHER),
+    "a transaction that is not there": (
+        ["UPDATE ledger.executions SET transaction_id = 77"],
+        ANOTHER,
+    ),
+    "another key": (["UPDATE ledger.transactions SET idempotency_key = 'y' WHERE id = 3"], ANOTHER),
+    "another principal": (
+        ["UPDATE ledger.transactions SET principal_id = 6 WHERE id = 3"],
+        ANOTHER,
+    ),
+    "another outcome": (["UPDATE ledger.executions SET status = 400"], ANOTHER),
+    "another amount": (
+        ['UPDATE ledger.proposals SET body = \'{"from_account_id": 1, "amount": 30.01}\''],
+        "its transaction 3 is not what was proposed",
+    ),
+    "another account": (
+        ['UPDATE ledger.proposals SET body = \'{"account_id": 2, "amount": 30.00}\''],
+        "its transaction 3 is not what was proposed",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", APPROVALS)
+def test_verify_judges_what_others_have_approved(used, case):
+    statements, expected = APPROVALS[case]
+    found = violations(used, *CARRIED_OUT, *statements)
+    shown = [] if expected is None else [f"invariant 6: proposal 1, ledger 1: {expected}"]
+    assert found == shown
+
+
 def test_progress_is_reported_to_the_end(used):
     told = []
     list(verify(used.owner_engine(), lambda done, of: told.append((done, of))))

@@ -151,7 +151,6 @@ def ask_wrongly(service: RunningService, account: int) -> None:
     """Requests that are refused before a model sees them, with the canary in heads and bodies."""
     headers = {
         "authorization": f"Bearer {CANARY}",
-        "ledger-force-token": CANARY,
         "x-request-id": f"{CANARY} {CANARY}",
         "idempotency-key": CANARY,
         "traceparent": CANARY,

@@ -15,6 +15,8 @@ from ledgerservice.access.covering import AccountGrant
 from ledgerservice.access.grants import Caller
 from ledgerservice.access.keys import digest_of
 from ledgerservice.access.meters import Meter
+from ledgerservice.access.rulebook import Rulebook
+from ledgerservice.domain.rules.approvals import RuleRow, rules_of
 from ledgerservice.errors import LedgerError
 from ledgerservice.postgres.access.callers import (
     LISTEN,
@@ -25,6 +27,7 @@ from ledgerservice.postgres.access.callers import (
 )
 from ledgerservice.postgres.access.limits import NO_LIMITS, KeyLimits
 from ledgerservice.postgres.access.people import ledgers_named
+from ledgerservice.postgres.access.rules import READ_RULES
 from ledgerservice.postgres.pipeline import Request, Wire, array, text_array
 
 if TYPE_CHECKING:
@@ -57,14 +60,18 @@ class Registry:
     def __init__(
         self,
         connect: Callable[[], Awaitable[Wire]],
+        rules: Rulebook,
         tokens: "Tokens | None" = None,
         defaults: KeyLimits = NO_LIMITS,
         queue_requests: int = 0,
     ) -> None:
-        """`defaults` are the limits of keys without their own; the last is the queue's length."""
+        """`rules` are read together with the keys. `defaults` are the limits of keys without their
+        own; the last is the queue's length.
+        """
         self.has_keys = True
         self.tokens = tokens
         self._connect = connect
+        self._rules = rules
         self._wire: Wire | None = None
         self._callers: dict[bytes, Caller] = {}
         self._holders: dict[str, Caller] = {}
@@ -124,7 +131,9 @@ class Registry:
                 if self._wire is None:
                     self._wire = await self._connect()
                     await self._wire.exchange(LISTEN)
-                result, *others = await self._wire.exchange(READ_CALLERS, *self._reads())
+                result, rules, *others = await self._wire.exchange(
+                    READ_CALLERS, READ_RULES, *self._reads()
+                )
         except BaseException:
             await self.close()
             raise
@@ -135,6 +144,7 @@ class Registry:
         callers = _callers(rows, self._meters)
         self._holders = {one.subject: callers.pop(one.digest) for one in rows if one.subject}
         self._callers = callers
+        self._rules.by_ledger = rules_of(RuleRow(*row) for row in rules.rows)
         self._known = {}
         self._fresh_until = begun + STALE_S
 

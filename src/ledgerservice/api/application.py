@@ -20,6 +20,7 @@ from ledgerservice.api.http.schemas import components
 from ledgerservice.api.movements import routes as movements
 from ledgerservice.api.resources import (
     accounts,
+    approvals,
     audit,
     currencies,
     events,
@@ -47,6 +48,7 @@ ROUTERS = (
     ledgers.router,
     reports.router,
     events.router,
+    approvals.router,
     webhooks.router,
     audit.router,
     health.router,
@@ -71,6 +73,7 @@ TAGS = {
     "holds": "Reserve money, and capture or release it later.",
     "schedules": "Transfers that are executed later.",
     "history": "Statements, and balances as of a time.",
+    "approvals": "What others have to approve before it is posted.",
     "webhooks": "Events as signed requests to your own endpoints.",
     "currencies": "Currencies, and units of the caller's own.",
     "ledgers": "Closed books with accounts of their own.",

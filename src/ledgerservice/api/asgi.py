@@ -1,5 +1,6 @@
 """The ASGI application. LAYERS is the order in which a request passes through its parts."""
 
+import asyncio
 import gc
 import logging
 import re
@@ -24,6 +25,7 @@ from ledgerservice.api.http.head import HeadCheck
 from ledgerservice.api.http.observing import name_route, note_answer, observe
 from ledgerservice.api.http.openapi import Handler
 from ledgerservice.api.http.problems import ProblemError, Reply, problem, problem_of
+from ledgerservice.api.movements.execution import keep_executing
 from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import move
 from ledgerservice.api.resources.accounts import get_account, get_history
@@ -119,6 +121,8 @@ class Service:
             registry = await life.enter_async_context(
                 reading_keys(state.runtime, with_tokens=not self._is_trusted)
             )
+            executing = asyncio.create_task(keep_executing(state.runtime))
+            life.push_async_callback(_cancelled, executing)
         except BaseException:
             await life.aclose()
             raise
@@ -150,6 +154,11 @@ class Service:
         await self._life.aclose()
 
 
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 def _mark_dry_runs(inner: App, _: State) -> App:
     """Marks every answer to a dry run, refusals and streams included."""
 
@@ -164,10 +173,18 @@ def _mark_dry_runs(inner: App, _: State) -> App:
 def _marked(send: Send) -> Send:
     async def send_marked(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (b"dry-run", b"true")]
+            message["headers"] = [*message.get("headers", ()), (b"dry-run", b"true"), *_approval()]
         await send(message)
 
     return send_marked
+
+
+def _approval() -> list[Header]:
+    """The rule by which the request would have to be approved."""
+    exchange = CURRENT.get()
+    if exchange is None or exchange.approval is None:
+        return []
+    return [(b"approval-required", exchange.approval.encode())]
 
 
 def _authenticate(inner: App, state: State) -> App:

@@ -39,6 +39,7 @@ COMMANDS = {
     "transfer": ("accounts", "transfer"),
     "key": ("accounts", "key"),
     "keys": ("keys", "app"),
+    "approvals": ("approvals", "app"),
     "psql": ("database", "psql"),
     "audit": ("audit", "audit"),
     "url": ("database", "url"),

@@ -12,7 +12,7 @@ import typer
 from ledgerservice import __version__
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import ConfigurationError
-from ledgerservice.runtime import running
+from ledgerservice.runtime import reading_keys, running
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry.exporter import listening
 
@@ -54,7 +54,7 @@ async def _consume(url: str, instance: str, principal: str | None, *, as_json: b
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     address = address_of(url)
-    async with running(Settings.load()) as runtime:
+    async with running(Settings.load()) as runtime, reading_keys(runtime, with_tokens=False):
         with listening(runtime.settings, __version__):
             lines, writer = _Lines(as_json=as_json), await runtime.principal_id(principal)
             tune_process()

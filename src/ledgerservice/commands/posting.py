@@ -14,6 +14,7 @@ from ledgerservice.access.grants import EVERYONE
 from ledgerservice.api.http.bodies import fields_of
 from ledgerservice.api.http.call import Call
 from ledgerservice.api.http.problems import ProblemError, invalid
+from ledgerservice.api.movements.approving import Proposed, may_be_caught, refused_if_caught
 from ledgerservice.api.movements.batches import Item, answer_of, read_one, refusal_of
 from ledgerservice.commands.broker import Command, Result
 from ledgerservice.domain.instructions import BIGGEST_ID, Group, Kind, Movement
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
-Decided = Outcome | Failed | list[Outcome] | ProblemError
+Decided = Outcome | Failed | list[Outcome] | ProblemError | Proposed
 AWAY = (LedgerError, SQLAlchemyError, psycopg.Error, OSError)
 """Faults that pass: the commands are posted again. A fault of one command is a ProblemError."""
 
@@ -110,10 +111,32 @@ class Posting:
         """What is decided of each command, durably. While the database is away it is waited for."""
         decided = prepared.decided
         for ledger, places in prepared.places.items():
-            outcomes = await self._post(ledger, prepared.items[ledger])
+            outcomes = await self._judge(ledger, prepared.items[ledger])
             for place, outcome in zip(places, outcomes, strict=True):
                 decided[place] = outcome
         return cast("list[Decided]", decided)
+
+    async def _judge(self, ledger: int, items: Sequence[Item]) -> list[Decided]:
+        """The outcomes of items. What others have to approve is refused: a command has no key."""
+        if not may_be_caught(self._runtime.rules.of(ledger), items):
+            return await self._post(ledger, items)
+        items = [await self._unless_caught(ledger, item) for item in items]
+        refusals = [refusal_of(item) for item in items]
+        rest = [item for item, no in zip(items, refusals, strict=True) if no is None]
+        outcomes = iter(await self._post(ledger, rest) if rest else ())
+        return [next(outcomes) if refusal is None else refusal for refusal in refusals]
+
+    async def _unless_caught(self, ledger: int, item: Any) -> Item:
+        if isinstance(item, list):
+            return [await self._unless_caught(ledger, one) for one in item]
+        call, pause_s = self._plain._replace(ledger=ledger), FIRST_PAUSE_S
+        while True:
+            try:
+                return await refused_if_caught(call, item)
+            except ProblemError as error:
+                return error.bare()
+            except AWAY as error:
+                pause_s = await _pause(error, pause_s)
 
     async def _post(self, ledger: int, items: Sequence[Any]) -> list[Decided]:
         """The outcomes of instructions. The keys make it harmless to post them again."""
@@ -216,7 +239,7 @@ def _result(decided: Decided) -> Result:
     return Result(value, _code(decided), is_dead=not isinstance(decided, list))
 
 
-def _code(decided: Rejected | Failed | list[Outcome] | ProblemError) -> str:
+def _code(decided: Rejected | Failed | list[Outcome] | ProblemError | Proposed) -> str:
     if isinstance(decided, ProblemError):
         return decided.code
     if isinstance(decided, Rejected):

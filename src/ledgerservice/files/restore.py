@@ -201,6 +201,7 @@ NUMBERED = {
     "webhook_delivery_id": (("webhook_deliveries", "id"),),
     "principal_id": (("principals", "id"), ("oidc_principals", "id")),
     "grant_id": (("grants", "id"),),
+    "proposal_id": (("proposals", "id"),),
 }
 """The columns that get their values from each sequence."""
 

@@ -139,7 +139,7 @@ def read_line(line: bytes) -> Instruction | ProblemError:
     except ProblemError as refused:
         return refused
     if isinstance(instruction, Reversal) and instruction.force:
-        return ProblemError("force_not_allowed")
+        return ProblemError("approval_required")
     if isinstance(instruction, Movement) and instruction.amount.endswith("0"):
         plain = without_zeros(instruction.amount)
         return msgspec.structs.replace(instruction, amount=plain)

@@ -365,6 +365,75 @@ CREATE TABLE ledger.audit (
 CREATE UNIQUE INDEX audit_event ON ledger.audit (event);
 CREATE INDEX audit_time ON ledger.audit (recorded_at, id);
 
+-- Four eyes. A rule says which requests of a ledger others have to approve, and how many of them; bound
+-- is in major units of the currency. A proposal has the bytes of such a request, and the id in its
+-- path. scope_id is the account or the transaction that its key belongs to; digest is the SHA-256 of
+-- what is proposed, so that what is sent again is the same proposal. Nobody decides on what they have
+-- proposed, except that they may withdraw it. What others have approved is carried out once, in the
+-- name of who proposed it: the answer is kept, and transaction_id if something was recorded.
+CREATE TABLE ledger.approval_rules (
+    ledger_id integer  NOT NULL REFERENCES ledger.ledgers,
+    rule      text     NOT NULL,
+    currency  text     NOT NULL DEFAULT '',
+    bound     text,
+    approvals smallint NOT NULL DEFAULT 1,
+    PRIMARY KEY (ledger_id, rule, currency),
+    CONSTRAINT approval_rules_rule
+        CHECK (rule IN ('force', 'close', 'unfreeze', 'floor', 'amount')),
+    CONSTRAINT approval_rules_bound
+        CHECK ((rule IN ('floor', 'amount')) = (bound IS NOT NULL AND currency <> '')),
+    CONSTRAINT approval_rules_approvals CHECK (approvals BETWEEN 1 AND 9)
+);
+CREATE SEQUENCE ledger.proposal_id;
+CREATE TABLE ledger.proposals (
+    ledger_id       integer     NOT NULL REFERENCES ledger.ledgers,
+    id              bigint      NOT NULL DEFAULT nextval('ledger.proposal_id'),
+    proposed_by     integer     NOT NULL,
+    proposed_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at      timestamptz NOT NULL,
+    rule            text        NOT NULL,
+    approvals       smallint    NOT NULL,
+    operation       text        NOT NULL,
+    parent_id       bigint,
+    scope_id        bigint      NOT NULL,
+    idempotency_key text        NOT NULL,
+    body            bytea       NOT NULL,
+    digest          bytea       NOT NULL,
+    PRIMARY KEY (ledger_id, id),
+    CONSTRAINT proposals_key UNIQUE (ledger_id, scope_id, idempotency_key),
+    CONSTRAINT proposals_proposer UNIQUE (ledger_id, id, proposed_by),
+    CONSTRAINT proposals_by_somebody CHECK (proposed_by > 0),
+    CONSTRAINT proposals_approvals CHECK (approvals BETWEEN 1 AND 9),
+    CONSTRAINT proposals_digest CHECK (length(digest) = 32)
+);
+CREATE TABLE ledger.decisions (
+    ledger_id   integer     NOT NULL,
+    proposal_id bigint      NOT NULL,
+    proposed_by integer     NOT NULL,
+    decided_by  integer     NOT NULL,
+    verdict     text        NOT NULL,
+    reason      text        NOT NULL,
+    decided_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (ledger_id, proposal_id, decided_by),
+    CONSTRAINT decisions_proposal FOREIGN KEY (ledger_id, proposal_id, proposed_by)
+        REFERENCES ledger.proposals (ledger_id, id, proposed_by),
+    CONSTRAINT decisions_verdict CHECK (verdict IN ('approve', 'reject', 'withdraw')),
+    CONSTRAINT decisions_by_another
+        CHECK ((decided_by = proposed_by) = (verdict = 'withdraw') AND decided_by > 0),
+    CONSTRAINT decisions_reason CHECK (length(reason) BETWEEN 1 AND 255)
+);
+CREATE TABLE ledger.executions (
+    ledger_id      integer     NOT NULL,
+    proposal_id    bigint      NOT NULL,
+    executed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    status         smallint,
+    transaction_id bigint,
+    answer         bytea,
+    PRIMARY KEY (ledger_id, proposal_id),
+    CONSTRAINT executions_proposal FOREIGN KEY (ledger_id, proposal_id)
+        REFERENCES ledger.proposals (ledger_id, id)
+);
+
 -- Signs the cursors of lists, so that nobody can make one up.
 CREATE TABLE ledger.secrets (
     name   text PRIMARY KEY,
@@ -1050,6 +1119,53 @@ END $$;
 CREATE TRIGGER audit_chain BEFORE INSERT ON ledger.audit
     FOR EACH ROW EXECUTE FUNCTION ledger.chain_audit();
 
+-- A decision is on a proposal that is still open: in time, not ended by anybody, and without all the
+-- approvals that it needs. Decisions on a proposal follow each other.
+CREATE FUNCTION ledger.check_decision() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    proposal ledger.proposals;
+BEGIN
+    IF TG_RELID <> 'ledger.decisions'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
+    SELECT * INTO proposal FROM ledger.proposals
+    WHERE ledger_id = NEW.ledger_id AND id = NEW.proposal_id FOR NO KEY UPDATE;
+    NEW.decided_at := clock_timestamp();
+    IF NEW.decided_at >= proposal.expires_at
+       OR (SELECT coalesce(bool_or(verdict <> 'approve'), false) OR count(*) >= proposal.approvals
+           FROM ledger.decisions
+           WHERE ledger_id = NEW.ledger_id AND proposal_id = NEW.proposal_id) THEN
+        PERFORM ledger.refuse('decisions_open', format('proposal %s is not open', NEW.proposal_id));
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER decisions_open BEFORE INSERT ON ledger.decisions
+    FOR EACH ROW EXECUTE FUNCTION ledger.check_decision();
+
+-- Only what as many others have approved as its proposal needs is carried out.
+CREATE FUNCTION ledger.check_execution() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_RELID <> 'ledger.executions'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM ledger.proposals p
+        WHERE p.ledger_id = NEW.ledger_id AND p.id = NEW.proposal_id AND p.approvals <= (
+            SELECT count(*) FILTER (WHERE d.verdict = 'approve' AND d.decided_by <> p.proposed_by)
+            FROM ledger.decisions d
+            WHERE d.ledger_id = p.ledger_id AND d.proposal_id = p.id
+            HAVING bool_and(d.verdict = 'approve'))
+    ) THEN
+        PERFORM ledger.refuse('executions_approved',
+            format('proposal %s is not approved', NEW.proposal_id));
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER executions_approved BEFORE INSERT ON ledger.executions
+    FOR EACH ROW EXECUTE FUNCTION ledger.check_execution();
+
 -- History is never changed, and only the triggers above write what is derived. ENABLE ALWAYS: these
 -- guards hold in a session that applies replicated changes too.
 CREATE FUNCTION ledger.refuse_change() RETURNS trigger
@@ -1095,6 +1211,15 @@ CREATE TRIGGER currencies_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledge
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('currencies are permanent');
 CREATE TRIGGER epochs_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.epochs
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('epochs are permanent');
+CREATE TRIGGER proposals_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.proposals
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('proposals are immutable');
+CREATE TRIGGER decisions_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.decisions
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('decisions are immutable');
+CREATE TRIGGER executions_permanent BEFORE DELETE OR TRUNCATE ON ledger.executions
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('executions are immutable');
+CREATE TRIGGER executions_immutable BEFORE UPDATE ON ledger.executions
+    FOR EACH ROW WHEN (OLD.status IS NOT NULL)
+    EXECUTE FUNCTION ledger.refuse_change('executions are immutable');
 CREATE TRIGGER audit_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.audit
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('the audit log is immutable');
 CREATE TRIGGER ledgers_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.ledgers
@@ -1161,6 +1286,14 @@ GRANT INSERT (ledger_id, webhook_id, epoch, event_id, attempt, attempted_at, sta
 GRANT INSERT (event, principal_id, key_id, source, request_id, action, ledger_id, subject, status,
               code, repeats, detail)
     ON ledger.audit TO {role};
+GRANT INSERT (ledger_id, proposed_by, expires_at, rule, approvals, operation, parent_id, scope_id,
+              idempotency_key, body, digest)
+    ON ledger.proposals TO {role};
+GRANT INSERT (ledger_id, proposal_id, proposed_by, decided_by, verdict, reason)
+    ON ledger.decisions TO {role};
+GRANT INSERT (ledger_id, proposal_id), UPDATE (status, transaction_id, answer)
+    ON ledger.executions TO {role};
+GRANT USAGE ON SEQUENCE ledger.proposal_id TO {role};
 GRANT USAGE ON SEQUENCE ledger.webhook_id, ledger.webhook_delivery_id TO {role};
 GRANT INSERT ON ledger.key_uses TO {role};
 GRANT INSERT (issuer, subject) ON ledger.oidc_principals TO {role};

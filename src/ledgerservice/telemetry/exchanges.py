@@ -32,6 +32,7 @@ class Exchange:
     """A request and its answer. `scope` is the ASGI scope in which a router has put the route."""
 
     __slots__ = (
+        "approval",
         "began_s",
         "code",
         "denial",
@@ -63,6 +64,8 @@ class Exchange:
         """Whether it concerns no ledger, or all of them."""
         self.is_audited = False
         """Whether an instruction of its body has to be in the audit log."""
+        self.approval: str | None = None
+        """The rule by which others would have to approve a dry run."""
         self.code: str | None = None
         self.denial: str | None = None
         """Why its caller was refused, as a whole or for one of its items."""

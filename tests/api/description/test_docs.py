@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from ledgerservice.api.http.problems import CATALOGUE
+from ledgerservice.api.http.catalogue import CATALOGUE
 from tests.processes import RunningService
 
 CHROMIUM = shutil.which("chromium")

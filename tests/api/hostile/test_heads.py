@@ -94,7 +94,6 @@ REFUSED = {
     "two media types": (HOST + b"Content-Type: text/plain\r\n", "header_repeated"),
     "two authorizations": (HOST + b"Authorization: a\r\nAuthorization: b\r\n", "header_repeated"),
     "two origins": (HOST + b"Origin: http://localhost\r\n" * 2, "header_repeated"),
-    "two tokens": (HOST + b"Ledger-Force-Token: a\r\n" * 2, "header_repeated"),
     "a foreign origin": (HOST + b"Origin: http://evil.example\r\n", "origin_not_allowed"),
     "another port": (HOST + b"Origin: http://localhost:3000\r\n", "origin_not_allowed"),
     "a file's origin": (HOST + b"Origin: null\r\n", "origin_not_allowed"),
@@ -157,7 +156,7 @@ def test_what_needs_no_host(service: RunningService, account: int) -> None:
 
 TRAILERS = [
     b"Idempotency-Key: trailer\r\n",
-    b"Ledger-Force-Token: secret\r\n",
+    b"Authorization: Bearer secret\r\n",
     b"Host: evil.example\r\n",
     b"Content-Type: text/plain\r\n",
 ]

@@ -6,7 +6,7 @@ from contextlib import suppress
 from http.client import HTTPResponse
 from typing import Any, NamedTuple
 
-from ledgerservice.api.http.problems import CATALOGUE
+from ledgerservice.api.http.catalogue import CATALOGUE
 from tests.processes import RunningService
 
 MARK = "zqxmark"

@@ -53,10 +53,6 @@ def another(asked: Request, chance: random.Random) -> Request:
         ways.append({"reference": "another"})
     if asked.exchange is not None:
         ways.append({"exchange": msgspec.structs.replace(asked.exchange, rate="85.5")})
-    if asked.kind == "reversal":
-        ways.append(UNFORCED if asked.force else FORCED)
-    if asked.force:
-        ways += [{"actor": "another"}, {"description": "another"}]
     if asked.other is not None:
         ways.append({"other": _beside(asked.other, asked.account)})
     if asked.kind == "capture":
@@ -197,7 +193,9 @@ class Choices:
 def _reversal(
     request: Request, sides: tuple[tuple[int, int], ...], chance: random.Random
 ) -> Request:
-    """By legs or not, forced or not. An external account is not to be named."""
+    """By legs or not. An external account is not to be named. Others would have to approve a forced
+    one, and the clients have no keys.
+    """
     terms: dict[str, Any] = {}
     rupees = chance.random() < 0.5
     own = [(account, n) for account, n in sides if account > 0 and (account in RUPEES) == rupees]
@@ -207,8 +205,6 @@ def _reversal(
         (one, most), (other, least) = chance.choice(gained), chance.choice(given)
         part = min(chance.choice([1, most, most // 2 + 1, most + 1]), 1 - least)
         terms = {"amount": 0, "legs": ((one, -part), (other, part))}
-    if chance.random() < 0.3:
-        terms |= FORCED
     return msgspec.structs.replace(request, **terms)
 
 
@@ -244,10 +240,6 @@ def _detailed(request: Request, chance: random.Random) -> Request:
     }
     names = chance.sample(list(detail), chance.randint(1, len(detail)))
     return msgspec.structs.replace(request, **{name: detail[name] for name in names})
-
-
-FORCED = {"force": True, "actor": "risk", "description": "it was stolen"}
-UNFORCED = {"force": False, "actor": "", "description": ""}
 
 
 def _soon(chance: random.Random) -> str:

@@ -19,10 +19,8 @@ from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
 from tests.proof.judging.evidence import UNKNOWN, outcome
 from tests.proof.load.bodies import body_of, encoded, item_of, route_of
 from tests.proof.load.choices import ACCOUNTS, OPENED, RUPEES, SMALL, Choices
-from tests.proof.servers.cluster import FORCE_TOKEN
 
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
-FORCING = {"Ledger-Force-Token": FORCE_TOKEN}
 BATCH = 60
 RESOLVED_AT_ONCE = 200
 SIZES = {
@@ -48,7 +46,7 @@ ACTIONS = {
 
 def headers_of(key: str) -> dict[str, str]:
     """What every request sends."""
-    return {**FORCING, **({"Authorization": f"Bearer {key}"} if key else {})}
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class Load:

@@ -46,15 +46,12 @@ SETTINGS = {
     "restart_after_crash": "on",
 }
 
-FORCE_TOKEN = "whoever has this may overdraw"
-
 # Short, so that a frozen process is noticed within a round.
 SERVICE = {
     "LEDGER_REQUEST_DEADLINE_S": "4",
     "LEDGER_STATEMENT_TIMEOUT_S": "6",
     "LEDGER_IDLE_TRANSACTION_TIMEOUT_S": "2",
     "LEDGER_CONNECT_TIMEOUT_S": "2",
-    "LEDGER_FORCE_TOKEN": FORCE_TOKEN,
     "NO_COLOR": "1",
 }
 

@@ -17,7 +17,8 @@ from ledgerservice.access.audit import new_event
 from ledgerservice.access.scopes import POLICIES, Scope
 from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.call import A_DRY_RUN, ledger_of, runtime_of
-from ledgerservice.api.http.problems import CATALOGUE, ProblemError
+from ledgerservice.api.http.catalogue import CATALOGUE
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.domain.audit import AuditRecord
 from ledgerservice.domain.instructions import Instruction, PolicyChange, Reversal
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
@@ -75,7 +76,13 @@ def add_stream(request: Request, action: str) -> None:
 def mark(instruction: Instruction) -> None:
     """Note that the request has an instruction that changes limits, or that overdraws by force."""
     is_forced = isinstance(instruction, Reversal) and instruction.force
-    if (is_forced or isinstance(instruction, PolicyChange)) and (exchange := CURRENT.get()):
+    if is_forced or isinstance(instruction, PolicyChange):
+        mark_request()
+
+
+def mark_request() -> None:
+    """Note that the request has to be in the audit log."""
+    if (exchange := CURRENT.get()) is not None:
         exchange.is_audited = True
 
 

@@ -1,7 +1,7 @@
 """What a handler needs to know of a request, and how it returns an answer."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -13,6 +13,7 @@ from ledgerservice.access.grants import Caller
 from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.problems import ProblemError, Reply, invalid
 from ledgerservice.domain.instructions import BIGGEST_ID, is_key
+from ledgerservice.domain.rules.approvals import RESERVED
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.runtime import Runtime
@@ -38,6 +39,8 @@ class Call(NamedTuple):
     ledger: int
     dry_run: bool
     caller: Caller
+    scope: Mapping[str, Any] = {}
+    """The ASGI scope; nothing where the request did not come over HTTP."""
 
     @classmethod
     def of(cls, runtime: Runtime, scope: Scope, receive: Receive) -> Self:
@@ -47,7 +50,7 @@ class Call(NamedTuple):
             raise invalid("query", "must be dry_run=true or empty")
         ledger = scope.get(LEDGER, DEFAULT_LEDGER)
         caller = caller_of(scope)
-        return cls(runtime, scope["headers"], receive, ledger, _DRY_RUN[query], caller)
+        return cls(runtime, scope["headers"], receive, ledger, _DRY_RUN[query], caller, scope)
 
 
 def call_of(request: Request) -> Call:
@@ -89,12 +92,19 @@ def checked_key(body_key: str | None, header_key: str | None) -> str:
     if body_key is not None:
         if header_key not in (None, body_key):
             raise ProblemError("idempotency_key_mismatch")
-        return body_key
+        return unreserved(body_key)
     if header_key is None:
         raise ProblemError("idempotency_key_missing")
     if not is_key(header_key):
         raise ProblemError("idempotency_key_invalid")
-    return header_key
+    return unreserved(header_key)
+
+
+def unreserved(key: str) -> str:
+    """The key. Raises ProblemError for one that approved proposals are carried out with."""
+    if key.startswith(RESERVED):
+        raise ProblemError("idempotency_key_reserved")
+    return key
 
 
 def runtime_of(request: Request) -> Runtime:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from ledgerservice import __version__
-from ledgerservice.api.http.problems import CATALOGUE
+from ledgerservice.api.http.catalogue import CATALOGUE
 
 TITLE = "Ledger service"
 ASSETS = "/docs/assets"

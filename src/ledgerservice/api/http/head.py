@@ -25,7 +25,6 @@ _ONCE = (
     b"content-length",
     b"transfer-encoding",
     b"authorization",
-    b"ledger-force-token",
     b"origin",
     b"sec-fetch-site",
 )
@@ -106,7 +105,6 @@ def _fault_of_length(scope: Scope, values: dict[bytes, bytes]) -> str | None:
     """Another server may merge trailers into the headers, so none of these may decide anything."""
     if BOUNDED in scope or b"transfer-encoding" not in values:
         return None
-    is_stream = scope["path"].rstrip("/").endswith(_STREAM)
-    if is_stream and b"ledger-force-token" not in values:
+    if scope["path"].rstrip("/").endswith(_STREAM):
         return None
     return "length_required"

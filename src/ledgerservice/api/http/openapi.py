@@ -66,6 +66,10 @@ WRITTEN = {
         "schema": {"type": "boolean"},
     },
     "Dry-Run": {"description": "true: nothing was written.", "schema": {"type": "boolean"}},
+    "Approval-Required": {
+        "description": "Of a dry run: the rule by which others would have to approve it.",
+        "schema": {"type": "string"},
+    },
 }
 """The headers of an answer to a request that writes."""
 _NEXT_PAGE = {
@@ -118,12 +122,26 @@ def post(
     method: str = "POST",
     headers: dict[str, Any] = WRITTEN,
     links: Links | None = None,
+    proposal: Any = None,
     **declared: Any,
 ) -> Callable[[Handler], Handler]:
-    """Declares a route that writes. `body` is the body's `body_schema`; the rest is as in `get`."""
+    """Declares a route that writes. `body` is the body's `body_schema`; the rest is as in `get`.
+    `proposal` is the answer with status 202 to a request that others have to approve.
+    """
     success = _success(answer, headers, (), links or {})
+    other: Responses = {} if proposal is None else {202: _proposed(proposal)}
     return _declare(
-        router, method, path, status, success, refusals, parameters, body, need=need, **declared
+        router,
+        method,
+        path,
+        status,
+        success,
+        refusals,
+        parameters,
+        body,
+        need=need,
+        other=other,
+        **declared,
     )
 
 
@@ -138,6 +156,7 @@ def _declare(
     body: dict[str, Any] | None = None,
     *,
     need: Need,
+    other: Responses | None = None,
     **declared: Any,
 ) -> Callable[[Handler], Handler]:
     """Registers a route with and without its trailing slash; neither redirects.
@@ -146,7 +165,8 @@ def _declare(
     the handler with the check of its caller, so that whoever calls it by its name is checked too.
     """
     denials = () if need.is_open else (401, 403, 429)
-    declared["responses"] = {status: success, **_problems(sorted({*refusals, *denials}))}
+    problems = _problems(sorted({*refusals, *denials}))
+    declared["responses"] = {status: success, **(other or {}), **problems}
     operation = {"parameters": [*_in_path(path), *parameters], **_security(need), **(body or {})}
 
     def register(handler: Handler) -> Handler:
@@ -158,8 +178,8 @@ def _declare(
         guarded = handler if need.is_open else _guarded(handler, method, name, need)
         add = partial(router.add_api_route, endpoint=guarded, response_model=None)
         add(path, methods=[method], status_code=status, operation_id=name, **declared)
-        for other, by in _undeclared(path, method):
-            add(other, methods=[by], include_in_schema=False)
+        for twin, by in _undeclared(path, method):
+            add(twin, methods=[by], include_in_schema=False)
         return guarded
 
     return register
@@ -250,6 +270,16 @@ def _success(
     return {name: member for name, member in success.items() if member}
 
 
+def _proposed(answer: Any) -> dict[str, Any]:
+    location = {"description": "The path of the proposal.", "schema": {"type": "string"}}
+    return {
+        "description": "Others have to approve it",
+        "content": {"application/json": {"schema": answer_schema(answer)}},
+        "headers": {"Location": location},
+        "links": {"get_approval": _link("get_approval", {"approval_id": "id"})},
+    }
+
+
 def _link(operation: str, fields: dict[str, str]) -> dict[str, Any]:
     parameters = {name: f"$response.body#/{field}" for name, field in fields.items()}
     return {"operationId": operation, "parameters": parameters}
@@ -278,12 +308,6 @@ DRY_RUN = {
     "schema": {"type": "boolean"},
     "description": "Return the answer that the request would get, and write nothing.",
 }
-FORCE_TOKEN = {
-    "name": "Ledger-Force-Token",
-    "in": "header",
-    "schema": {"type": "string"},
-    "description": "Required by `force`: the token of LEDGER_FORCE_TOKEN.",
-}
 
 
 def _in_path(path: str) -> list[Parameter]:
@@ -304,6 +328,7 @@ _IN_PATH: dict[str, Any] = {
     "hold_id": {"schema": _ID},
     "schedule_id": {"schema": _ID},
     "webhook_id": {"schema": _ID, "example": 1},
+    "approval_id": {"schema": _ID, "example": 1},
     "key": {"schema": _TEXT, "example": "dep1"},
     "code": {"schema": _TEXT, "example": "USD"},
     "name": {"schema": _TEXT, "example": "default"},

@@ -10,8 +10,9 @@ from typing import Any, Literal, Self
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ledgerservice.api.http.catalogue import CATALOGUE
 from ledgerservice.api.http.fields import AmountText, JsonObject, TimestampText, TransactionType
-from ledgerservice.api.http.problems import CATALOGUE, DecidedOn, problem_body
+from ledgerservice.api.http.problems import DecidedOn, problem_body
 from ledgerservice.domain import transactions as domain
 from ledgerservice.domain.accounts import FrozenName, restrictions_of
 from ledgerservice.domain.amounts import optional_amount, to_major

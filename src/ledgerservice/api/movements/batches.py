@@ -34,9 +34,9 @@ from ledgerservice.api.http.problems import (
 from ledgerservice.api.http.streams import log_departure
 from ledgerservice.api.http.turns import in_turns
 from ledgerservice.api.movements.answers import answer, decided_on
+from ledgerservice.api.movements.approving import Proposed, put_aside
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.permissions import check_scopes
-from ledgerservice.api.movements.posting import check_force
 from ledgerservice.api.movements.queueing import enter, post
 from ledgerservice.api.movements.showing import shown, shown_problem
 from ledgerservice.domain.instructions import Group, Instruction
@@ -54,8 +54,8 @@ BLANK_LINES = 5  # of a rehearsed body, for each line that it may have
 STEP_S = 1.0
 LINES_AT_ONCE = 2_000  # of a stream, however many arrive together
 
-Item = Instruction | ProblemError | list[Any]
-"""The instruction of an item, or why it is refused, or the items that it links."""
+Item = Instruction | ProblemError | Proposed | list[Any]
+"""The instruction of an item, or why it is refused, or its proposal, or the items that it links."""
 Answer = tuple[int, bytes, bool]
 """Status and body of an item's answer, and whether it is a replay."""
 Chunks = asyncio.Queue[tuple[asyncio.Task[bytes], int] | None]
@@ -100,11 +100,13 @@ async def post_batch(call: Call) -> Reply:
     settings = call.runtime.settings
     body = await read_body(call, settings.max_batch_bytes)
     batch = _read(body, settings.max_batch_movements)
-    items = await _read_items(call, [bytes(raw) for raw in batch.movements])
+    lines = [bytes(raw) for raw in batch.movements]
+    items = await _read_items(call, lines)
     number = sum(len(item) if isinstance(item, list) else 1 for item in items)
     if number > settings.max_batch_movements:
         raise _too_many(settings.max_batch_movements)
     call.caller.meter.take_items(number)
+    items = await put_aside(call, items, lines, linked=batch.mode == "atomic")
     if batch.mode == "atomic":
         answers = await _post_linked(call, items)
     else:
@@ -175,7 +177,6 @@ def _read_linked(call: Call, line: bytes) -> Instruction | ProblemError:
     try:
         instruction = read_item(line)
         check_scopes(call, instruction)
-        check_force(call, instruction)
     except ProblemError as error:
         return error.bare()
     return instruction
@@ -211,7 +212,7 @@ def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
 
 
 async def _answers(
-    refusals: Sequence[ProblemError | None], future: Awaitable[Outcomes] | None
+    refusals: Sequence[ProblemError | Proposed | None], future: Awaitable[Outcomes] | None
 ) -> Iterator[Answer]:
     outcomes: Outcomes = [] if future is None else await future
     assert not isinstance(outcomes, Failed)
@@ -219,12 +220,12 @@ async def _answers(
     return (answer_of(next(remaining) if refusal is None else refusal) for refusal in refusals)
 
 
-def refusal_of(item: Item) -> ProblemError | None:
-    """Why an item cannot be posted, or None. If one of linked items cannot, none of them can."""
+def refusal_of(item: Item) -> ProblemError | Proposed | None:
+    """Why an item is not posted, or None. If one of linked items is not, none of them is."""
     if isinstance(item, list):
         refusals = (_batch_failed(n, one) for n, one in enumerate(item))
         return next((refusal for refusal in refusals if refusal is not None), None)
-    return item if isinstance(item, ProblemError) else None
+    return item if isinstance(item, ProblemError | Proposed) else None
 
 
 def _batch_failed(index: int, item: Item) -> ProblemError | None:
@@ -270,8 +271,10 @@ def _cause(outcome: Outcome) -> dict[str, Any]:
     return cause
 
 
-def answer_of(outcome: Outcome | Failed | list[Outcome] | ProblemError) -> Answer:
+def answer_of(outcome: Outcome | Failed | list[Outcome] | ProblemError | Proposed) -> Answer:
     """The answer to an item."""
+    if isinstance(outcome, Proposed):
+        return outcome
     if isinstance(outcome, Recorded):
         if (refusal := outcome.transaction.refusal) is not None:
             note_refusal(refusal.reason.value)
@@ -415,6 +418,7 @@ async def _enter_lines(
         for number, item in zip(numbers, items, strict=True)
     ]
     try:
+        items = await put_aside(call, items, [line for line in lines if line.strip()])
         future = await _patiently(call, items)
     except Exception as error:  # noqa: BLE001  (every line is answered)
         future = _failing(error)

@@ -31,10 +31,11 @@ from ledgerservice.domain.instructions import (
 
 
 class Form(NamedTuple):
-    """A kind of body: its model, its instruction with a key, what it needs of its caller, and the
-    kind of a money route.
+    """A kind of body: its name, its model, its instruction with a key, what it needs of its caller,
+    and the kind of a money route.
     """
 
+    name: str
     model: type[Any]
     instruct: Callable[[Any, str], Instruction]
     need: Need
@@ -134,26 +135,38 @@ def _cancel(body: models.CancelSchedule, key: str) -> Cancellation:
 
 FORMS = {
     "deposit": Form(
-        models.Deposit, _movement(Kind.DEPOSIT), Need(Scope.DEPOSIT, by_accounts=True), Kind.DEPOSIT
+        "deposit",
+        models.Deposit,
+        _movement(Kind.DEPOSIT),
+        Need(Scope.DEPOSIT, by_accounts=True),
+        Kind.DEPOSIT,
     ),
     "transfer": Form(
-        models.Transfer, _transfer, Need(Scope.TRANSFER, by_accounts=True), Kind.TRANSFER
+        "transfer",
+        models.Transfer,
+        _transfer,
+        Need(Scope.TRANSFER, by_accounts=True),
+        Kind.TRANSFER,
     ),
     "withdraw": Form(
+        "withdraw",
         models.Withdrawal,
         _movement(Kind.WITHDRAWAL),
         Need(Scope.WITHDRAW, by_accounts=True),
         Kind.WITHDRAWAL,
     ),
     "transaction": Form(
-        models.PostTransaction, _general, Need(Scope.TRANSACTIONS, by_accounts=True)
+        "transaction",
+        models.PostTransaction,
+        _general,
+        Need(Scope.TRANSACTIONS, by_accounts=True),
     ),
-    "hold": Form(models.PlaceHold, _hold, Need(Scope.HOLDS, by_accounts=True)),
-    "capture": Form(models.CaptureHold, _capture, Need(Scope.HOLDS)),
-    "release": Form(models.ReleaseHold, _release, Need(Scope.HOLDS)),
-    "reverse": Form(models.ReverseTransaction, _reverse, Need(Scope.REVERSALS)),
-    "policy": Form(models.ChangePolicy, _policy, Need(POLICIES, by_accounts=True)),
-    "cancel": Form(models.CancelSchedule, _cancel, Need(Scope.SCHEDULES)),
+    "hold": Form("hold", models.PlaceHold, _hold, Need(Scope.HOLDS, by_accounts=True)),
+    "capture": Form("capture", models.CaptureHold, _capture, Need(Scope.HOLDS)),
+    "release": Form("release", models.ReleaseHold, _release, Need(Scope.HOLDS)),
+    "reverse": Form("reverse", models.ReverseTransaction, _reverse, Need(Scope.REVERSALS)),
+    "policy": Form("policy", models.ChangePolicy, _policy, Need(POLICIES, by_accounts=True)),
+    "cancel": Form("cancel", models.CancelSchedule, _cancel, Need(Scope.SCHEDULES)),
 }
 
 BY_TYPE = {

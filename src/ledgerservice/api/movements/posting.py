@@ -1,20 +1,21 @@
 """Posting one instruction: between the bytes of a body and the bytes of an answer."""
 
-import secrets
 from typing import Any
 
 from ledgerservice.api.http.authentication import authorize
 from ledgerservice.api.http.bodies import fields_of, read_body
-from ledgerservice.api.http.call import Call, has_body, header_values, key_of, reply
+from ledgerservice.api.http.call import Call, has_body, key_of, reply
 from ledgerservice.api.http.problems import Fault, ProblemError, Reply, rejection
 from ledgerservice.api.movements import parsing
 from ledgerservice.api.movements.answers import answer
+from ledgerservice.api.movements.approving import Origin, may_be_caught, proposed
 from ledgerservice.api.movements.forms import Form
 from ledgerservice.api.movements.permissions import check_scopes
 from ledgerservice.api.movements.queueing import post
 from ledgerservice.api.movements.showing import shown
-from ledgerservice.domain.instructions import Group, Instruction, Movement, Reversal
+from ledgerservice.domain.instructions import Group, Instruction, Movement
 from ledgerservice.domain.metadata import Number
+from ledgerservice.domain.rules.approvals import may_catch
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.telemetry.exchanges import note_refusal
 
@@ -28,35 +29,30 @@ async def move(call: Call, form: Form) -> Reply:
     is_plain = type(instruction) is Movement and instruction.detail is None
     if not is_plain or call.caller.by_accounts:
         check_scopes(call, instruction)
+    rules = call.runtime.rules.of(call.ledger)
+    if rules is not None and may_catch(rules, instruction):
+        origin = Origin(form.name, None, body)
+        if (proposal := await proposed(call, instruction, origin)) is not None:
+            return proposal
     return await _posted(call, instruction)
 
 
 async def instruct(call: Call, form: Form, **ids: int) -> Reply:
     """Post an instruction; `ids` are those of the path. A missing body is an empty object."""
     call.runtime.movements.check_room()
-    fields: dict[str, Any] = {}
-    if has_body(call.headers):
-        fields = fields_of(await read_body(call))
+    body = await read_body(call) if has_body(call.headers) else b""
+    fields: dict[str, Any] = fields_of(body) if has_body(call.headers) else {}
     if fields.keys() & ids.keys():
         faults = [Fault(name, "is in the path") for name in ids if name in fields]
         raise ProblemError("invalid_request", errors=faults)
     fields |= {name: Number(str(number)) for name, number in ids.items()}
     instruction = parsing.instruct(fields, form, key_of(call.headers))
     check_scopes(call, instruction)
-    check_force(call, instruction)
+    if may_be_caught(call.runtime.rules.of(call.ledger), (instruction,)):
+        origin = Origin(form.name, next(iter(ids.values()), None), body)
+        if (proposal := await proposed(call, instruction, origin)) is not None:
+            return proposal
     return await _posted(call, instruction)
-
-
-def check_force(call: Call, instruction: Instruction) -> None:
-    """Refuses a forced reversal without the token, because it can overdraw an account."""
-    if not isinstance(instruction, Reversal) or not instruction.force:
-        return
-    token = call.runtime.settings.force_token
-    values = header_values(call.headers, b"ledger-force-token")
-    if token is None or len(values) != 1:
-        raise ProblemError("force_not_allowed")
-    if not secrets.compare_digest(values[0].encode("latin-1"), token.get_secret_value().encode()):
-        raise ProblemError("force_not_allowed")
 
 
 async def _posted(call: Call, instruction: Instruction) -> Reply:

@@ -14,7 +14,6 @@ from ledgerservice.api.http.authentication import caller_now
 from ledgerservice.api.http.call import Call, call_of, id_of, media_type, reader_of, response
 from ledgerservice.api.http.openapi import (
     DRY_RUN,
-    FORCE_TOKEN,
     IDEMPOTENCY_KEY,
     Links,
     Parameter,
@@ -26,6 +25,7 @@ from ledgerservice.api.movements.answers import Posted
 from ledgerservice.api.movements.examples import EXAMPLES
 from ledgerservice.api.movements.forms import FORMS
 from ledgerservice.api.movements.items import declare_items
+from ledgerservice.api.movements.proposals import Proposal
 from ledgerservice.postgres.queries.accounts import list_policies
 
 router = APIRouter()
@@ -51,6 +51,7 @@ def _declare_money_route(name: str) -> None:
         refusals=REFUSALS,
         parameters=(IDEMPOTENCY_KEY, DRY_RUN),
         links=_TO_TRANSACTION,
+        proposal=Proposal,
         name=name,
         tags=["money"],
     )(move)
@@ -98,6 +99,7 @@ def _declare_instruction(name: str, place: _Place) -> None:
         refusals=(*REFUSALS, *place.refusals),
         parameters=(IDEMPOTENCY_KEY, DRY_RUN, *place.parameters),
         links=place.links,
+        proposal=Proposal,
         name=place.operation,
         tags=[place.tag],
     )(instruct)
@@ -115,8 +117,6 @@ _INSTRUCTIONS = {
         "transactions",
         "transaction_id",
         "transaction_not_found",
-        parameters=(FORCE_TOKEN,),
-        refusals=(403,),
     ),
     "hold": _Place("/holds/", "place_hold", "holds", links=_TO_HOLD),
     "capture": _Place("/holds/{hold_id}/capture", "capture_hold", *_HOLD),
@@ -159,7 +159,7 @@ class _Stream(Response):
     body_schema(models.Batch, EXAMPLES["batch"]),
     need=Need(POSTING, by_accounts=True),
     refusals=(408, 409, 413, 415, 422, 503),
-    parameters=(DRY_RUN, FORCE_TOKEN),
+    parameters=(DRY_RUN,),
     headers={},
     tags=["money"],
 )
@@ -175,7 +175,8 @@ async def post_batch(request: Request) -> Response:
     A body of type `application/x-ndjson` is a stream of any length with an item on each line. Each
     line is answered by a line as soon as it is durable. Blank lines are ignored.
 
-    Each item needs the scope of its own route.
+    Each item needs the scope of its own route. An independent one that others have to approve gets
+    202 with its proposal.
     """
     call = call_of(request)
     batches.refuse_key(call)

@@ -28,9 +28,13 @@ _NUMBERS = {"status", "principal_id", "repeats"}
 
 async def add_records(wire: Wire, records: list[AuditRecord]) -> list[None]:
     """Add records, durable. Those that are there already are left as they are."""
-    parameters = [_column(name, records) for name in AuditRecord.__struct_fields__]
-    await commit(wire, Request(BEGIN), Request(ADD_RECORDS, parameters), Request(WRITE_BARRIER))
+    await commit(wire, Request(BEGIN), adding(records), Request(WRITE_BARRIER))
     return [None] * len(records)
+
+
+def adding(records: Sequence[AuditRecord]) -> Request:
+    """What adds records in a transaction that is open."""
+    return Request(ADD_RECORDS, [_column(name, records) for name in AuditRecord.__struct_fields__])
 
 
 def _column(name: str, records: Sequence[AuditRecord]) -> bytes:

@@ -10,6 +10,7 @@ from ledgerservice.domain.instructions import Frozen, Kind, Origin
 from ledgerservice.domain.rules import RULES
 from ledgerservice.domain.rules.reversals import REVERSIBLE
 from ledgerservice.domain.transactions import Status
+from ledgerservice.postgres.verification.approval_checks import APPROVED, SAME_BYTES
 
 
 def _listed(kinds: Iterable[Kind]) -> str:
@@ -163,6 +164,8 @@ CATALOGUE = [
         """,
     ),
 ]
+# Each is run once, and reads every proposal.
+APPROVALS = [Check(6, APPROVED), Check(6, SAME_BYTES)]
 # Each is run once, and reads every account or every entry.
 BOOKS = [
     Check(
@@ -199,7 +202,7 @@ BOOKS = [
         """,
     ),
 ]
-WHOLE = [*CATALOGUE, *BOOKS]
+WHOLE = [*CATALOGUE, *BOOKS, *APPROVALS]
 
 # Each is run for every ledger's every range of account ids, :low to :high.
 BY_ACCOUNT = [

@@ -1,0 +1,134 @@
+"""Carries out what was approved: once, whoever dies meanwhile.
+
+It is posted with a key of its own, so any number of processes may try it. A proposal is claimed
+while it is carried out; if a process dies, another one carries it out.
+"""
+
+import asyncio
+import logging
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ledgerservice.api.http.bodies import fields_of
+from ledgerservice.api.http.problems import ProblemError, problem_reply, rejection
+from ledgerservice.api.movements import parsing
+from ledgerservice.api.movements.answers import answer
+from ledgerservice.api.movements.approving import ITEM
+from ledgerservice.api.movements.forms import FORMS
+from ledgerservice.domain.audit import AuditRecord
+from ledgerservice.domain.instructions import Group, Instruction
+from ledgerservice.domain.metadata import Number
+from ledgerservice.domain.rules.approvals import execution_key
+from ledgerservice.domain.transactions import Outcome, Recorded, Rejected
+from ledgerservice.postgres.access.approvals import Executed, carry_out
+from ledgerservice.postgres.queries import approvals as queries
+from ledgerservice.postgres.queries.approvals import ProposalView
+from ledgerservice.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+SERVICE = "service"
+"""The source of an execution in the audit log."""
+PARENTS = {
+    "reverse": "transaction_id",
+    "capture": "hold_id",
+    "release": "hold_id",
+    "policy": "account_id",
+    "cancel": "schedule_id",
+}
+"""By operation: the name of the id in the path."""
+
+
+def instruction_of(proposal: ProposalView) -> Instruction:
+    """The instruction that was proposed. Raises ProblemError."""
+    if proposal.operation == ITEM:
+        return parsing.read_item(proposal.body)
+    fields: dict[str, Any] = fields_of(proposal.body) if proposal.body else {}
+    if proposal.parent_id is not None:
+        fields[PARENTS[proposal.operation]] = Number(str(proposal.parent_id))
+    return parsing.instruct(fields, FORMS[proposal.operation], proposal.idempotency_key)
+
+
+async def execute(runtime: Runtime, ledger: int, proposal: ProposalView) -> None:
+    """Carry out an approved proposal, unless that was done. Raises LedgerError, psycopg's errors
+    and OSError: then another process, or this one, carries it out later.
+    """
+    work = partial(_execute, runtime, ledger, proposal)
+    await carry_out(runtime.connect, ledger, proposal.id, work)
+
+
+async def _execute(
+    runtime: Runtime, ledger: int, proposal: ProposalView
+) -> tuple[Executed, AuditRecord]:
+    try:
+        executed = await _post(runtime, ledger, proposal)
+    except ProblemError as error:
+        status, body, _ = problem_reply(error.code, **error.facts)
+        executed = Executed(status, body, None)
+    return executed, _record(ledger, proposal, executed)
+
+
+async def _post(runtime: Runtime, ledger: int, proposal: ProposalView) -> Executed:
+    original = instruction_of(proposal)
+    own: Instruction = msgspec.structs.replace(original, key=execution_key(proposal.id))
+
+    async def post(instruction: Instruction, *, dry_run: bool = False) -> Outcome:
+        group = Group((instruction,), False, ledger, dry_run, proposal.proposed_by)
+        outcome: Outcome
+        (outcome,) = await runtime.movements.post(group)  # type: ignore[misc]
+        return outcome
+
+    # A rule that was lifted meanwhile lets the same request through, with the caller's key.
+    if not _is_replay(await post(own, dry_run=True)):
+        before = await post(original, dry_run=True)
+        if _is_replay(before):
+            assert isinstance(before, Recorded)
+            number = before.transaction.id
+            raise ProblemError("approval_superseded", transaction_id=number)
+    outcome = await post(own)
+    if isinstance(outcome, Rejected):
+        raise rejection(outcome)
+    return Executed(*answer(outcome.transaction), outcome.transaction.id)
+
+
+def _is_replay(outcome: Outcome) -> bool:
+    return isinstance(outcome, Recorded) and outcome.replayed
+
+
+def _record(ledger: int, proposal: ProposalView, executed: Executed) -> AuditRecord:
+    facts = {"transaction_id": executed.transaction_id}
+    return AuditRecord(
+        event=f"execution-{proposal.id}",
+        source=SERVICE,
+        action="execute_approval",
+        status=executed.status,
+        principal_id=proposal.proposed_by,
+        ledger_id=ledger,
+        subject=f"/approvals/{proposal.id}",
+        detail=msgspec.json.encode(facts).decode(),
+    )
+
+
+async def sweep(runtime: Runtime) -> None:
+    """Carry out what is approved and was not carried out. One that fails does not stop the others,
+    and is tried again.
+    """
+    for ledger, number in await queries.list_waiting(runtime.reader):
+        try:
+            proposal = await queries.find(runtime.reader.of(ledger), number)
+            if proposal is not None:
+                await execute(runtime, ledger, proposal)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the others are carried out)
+            log.warning("proposal %d was not carried out: %s", number, type(error).__name__)
+
+
+async def keep_executing(runtime: Runtime) -> None:
+    """Sweep until cancelled."""
+    while True:
+        await asyncio.sleep(runtime.settings.sweep_interval_s)
+        try:
+            await sweep(runtime)
+        except Exception as error:  # noqa: BLE001  (the database may be away; it comes back)
+            log.warning("what is approved could not be found: %s", type(error).__name__)

@@ -1,0 +1,147 @@
+"""Proposals as callers see them: with what was decided, and what came of them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, text
+
+from ledgerservice.domain.instructions import BIGGEST_ID
+from ledgerservice.postgres.queries.structs import find_all
+from ledgerservice.postgres.reader import Reader
+
+STATES = ("open", "approved", "executed", "refused", "rejected", "withdrawn", "expired")
+BUDGET_ROWS = 5_000
+"""Rows that are read for a page of a list by state."""
+WAITING_ROWS = 100
+
+
+class ProposalView(msgspec.Struct, frozen=True):
+    """A proposal, its state, and what came of it."""
+
+    id: int
+    proposed_by: int
+    proposed_at: datetime
+    expires_at: datetime
+    rule: str
+    approvals: int
+    operation: str
+    parent_id: int | None
+    idempotency_key: str
+    body: bytes
+    state: str
+    status: int | None
+    transaction_id: int | None
+    answer: bytes | None
+    executed_at: datetime | None
+
+
+class DecisionView(msgspec.Struct, frozen=True):
+    """What somebody has decided on a proposal."""
+
+    proposal_id: int
+    decided_by: int
+    verdict: str
+    reason: str
+    decided_at: datetime
+
+
+_DECISIONS = """SELECT {} FROM ledger.decisions d
+     WHERE d.ledger_id = p.ledger_id AND d.proposal_id = p.id AND d.verdict {}"""
+_ENDED = _DECISIONS.format("d.verdict", "<> 'approve' LIMIT 1")
+_APPROVED = _DECISIONS.format("count(*)", "= 'approve'")
+_STATE = f"""CASE
+    WHEN x.status < 400 THEN 'executed' WHEN x.status >= 400 THEN 'refused'
+    WHEN ({_ENDED}) = 'reject' THEN 'rejected' WHEN ({_ENDED}) = 'withdraw' THEN 'withdrawn'
+    WHEN ({_APPROVED}) >= p.approvals THEN 'approved'
+    WHEN p.expires_at <= clock_timestamp() THEN 'expired' ELSE 'open' END"""
+_VIEW = f"""
+SELECT p.id, p.proposed_by, p.proposed_at, p.expires_at, p.rule, p.approvals, p.operation,
+    p.parent_id, p.idempotency_key, p.body, {_STATE} AS state, x.status, x.transaction_id, x.answer,
+    x.executed_at
+FROM ledger.proposals p LEFT JOIN ledger.executions x
+    ON x.ledger_id = p.ledger_id AND x.proposal_id = p.id
+"""
+FIND = text(f"{_VIEW} WHERE p.ledger_id = :ledger AND p.id = ANY (CAST(:ids AS bigint[]))")
+# At most :budget rows are read. The last of them is returned even if it does not match, so that
+# the next page begins there.
+LIST = text(f"""
+SELECT * FROM (
+    SELECT v.*, row_number() OVER (ORDER BY id DESC) AS place,
+           CAST(:state AS text) IS NULL OR state = :state AS matches
+    FROM ({_VIEW} WHERE p.ledger_id = :ledger AND p.id < CAST(:before AS bigint)
+          ORDER BY p.id DESC LIMIT :budget) v
+) read
+WHERE matches OR place = :budget ORDER BY id DESC LIMIT :rows
+""")
+LIST_DECISIONS = text("""
+SELECT proposal_id, decided_by, verdict, reason, decided_at FROM ledger.decisions
+WHERE ledger_id = :ledger AND proposal_id = ANY (CAST(:ids AS bigint[])) ORDER BY decided_at
+""")
+# Of all ledgers: what has its approvals, and was not carried out.
+LIST_WAITING = text(f"""
+SELECT p.ledger_id, p.id FROM ledger.proposals p
+WHERE NOT EXISTS (SELECT FROM ledger.executions x
+                  WHERE x.ledger_id = p.ledger_id AND x.proposal_id = p.id)
+  AND ({_APPROVED}) >= p.approvals
+ORDER BY p.proposed_at LIMIT :rows
+""")
+# What a transaction has moved, by currency, in minor units.
+LIST_MOVED = text("""
+SELECT a.currency, a.exponent, sum(abs(e.amount)) / 2 AS moved
+FROM ledger.entries e
+JOIN ledger.accounts a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
+WHERE e.ledger_id = :ledger AND e.transaction_id = CAST(:transaction AS bigint)
+GROUP BY a.currency, a.exponent
+""")
+
+
+async def find(reader: Reader, proposal_id: int) -> ProposalView | None:
+    """The proposal with this id, or None."""
+    rows = await reader.rows(FIND, ids=[proposal_id])
+    return _view(rows[0]) if rows else None
+
+
+async def find_many(reader: Reader, ids: Sequence[int]) -> dict[int, ProposalView]:
+    """The proposals with these ids, by them."""
+    return {row.id: _view(row) for row in await reader.rows(FIND, ids=list(ids))}
+
+
+async def list_page(
+    reader: Reader, state: str | None, rows: int, before: int | None
+) -> tuple[list[ProposalView], int | None]:
+    """Up to `rows` proposals, the latest first, and the place where the next page begins; None:
+    there is none. A page ends early after BUDGET_ROWS rows.
+    """
+    place = {"before": before or BIGGEST_ID, "budget": BUDGET_ROWS, "rows": rows}
+    found_rows = await reader.rows(LIST, search=True, state=state, **place)
+    views = [_view(row) for row in found_rows if row.matches]
+    if not found_rows or (found_rows[-1].matches and len(found_rows) < rows):
+        return views, None
+    return views, found_rows[-1].id
+
+
+async def list_decisions(reader: Reader, ids: Sequence[int]) -> list[DecisionView]:
+    """The decisions on proposals, in the order in which they were made."""
+    return await find_all(reader, DecisionView, LIST_DECISIONS, ids=list(ids))
+
+
+async def list_waiting(reader: Reader) -> list[tuple[int, int]]:
+    """Ledgers and ids of proposals that are approved and were not carried out."""
+    rows: list[Any] = await reader.rows(LIST_WAITING, rows=WAITING_ROWS)
+    return [(row[0], row[1]) for row in rows]
+
+
+async def list_moved(reader: Reader, transaction_id: int) -> list[tuple[str, int, int]]:
+    """Currency, exponent, and what a transaction has moved in it, in minor units."""
+    rows: list[Any] = await reader.rows(LIST_MOVED, transaction=transaction_id)
+    return [(row[0], row[1], int(row[2])) for row in rows]
+
+
+def _view(row: Row[Any]) -> ProposalView:
+    values = {name: getattr(row, name) for name in ProposalView.__struct_fields__}
+    for name in ("body", "answer"):
+        if values[name] is not None:
+            values[name] = bytes(values[name])
+    return ProposalView(**values)

@@ -1,0 +1,140 @@
+"""Four eyes, whoever dies: each step of what others have approved, and the other doors."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from ledgerservice import Ledger
+from ledgerservice.commands.broker import Command
+from ledgerservice.commands.posting import Posting, results_of
+from ledgerservice.postgres.connections import Database
+from ledgerservice.runtime import posting, reading_keys
+from tests.access.proposing import (
+    WHY,
+    World,
+    as_service,
+    decide,
+    deposit,
+    principal,
+    transactions_of,
+)
+from tests.databases import url_text
+from tests.processes import serving, wait_for
+
+
+@contextmanager
+def locked(world: World, statement: str) -> Iterator[None]:
+    """Somebody else holds a lock meanwhile."""
+    with world.database.owner_engine().connect() as connection:
+        connection.execute(text(statement))
+        yield
+        connection.rollback()
+
+
+def is_waiting(world: World, words: str) -> bool:
+    return bool(
+        world.rows(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            f" AND datname = current_database() AND query LIKE '%{words}%'"
+        )
+    )
+
+
+DEATHS = {
+    "while it is posted": (
+        "SELECT * FROM ledger.accounts WHERE id = {account} FOR UPDATE",
+        "FOR NO KEY UPDATE",
+    ),
+    "after it was posted": ("SELECT pg_advisory_xact_lock(2020072)", "ledger.audit"),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_process_that_dies_between_approval_and_answer(world: World, death: str) -> None:
+    statement, words = DEATHS[death]
+    account = world.account()
+    place = deposit(world, account, "500")
+    url = url_text(world.database)
+    with serving(DATABASE_URL=url, LEDGER_SWEEP_INTERVAL_S="1000") as victim:
+        dying = world._replace(service=victim)
+        with locked(world, statement.format(account=account)):
+            asking = threading.Thread(target=ignoring_faults, args=(dying, place))
+            asking.start()
+            assert wait_for(lambda: is_waiting(world, words))
+            state = world.send("bob", "GET", place).json()["state"]
+            victim.process.kill()
+            asking.join()
+            assert state == "approved"
+    check_done_once(world, place, account)
+
+
+def ignoring_faults(world: World, place: str) -> None:
+    with suppress(httpx.HTTPError):
+        world.send("bob", "POST", f"{place}/approve", WHY)
+
+
+def check_done_once(world: World, place: str, account: int) -> None:
+    assert wait_for(lambda: world.send("bob", "GET", place).json()["state"] == "executed", 30)
+    assert world.balance(account) == "500.00"
+    assert len(transactions_of(world, place)) == 1
+    [(records,)] = world.rows(
+        f"SELECT count(*) FROM ledger.audit WHERE subject = '{place}'"
+        " AND action = 'execute_approval'"
+    )
+    assert records == 1
+
+
+def test_a_process_that_dies_after_the_last_decision(world: World) -> None:
+    """The decision is durable, and nobody has begun: any process carries it out, one of them."""
+    account = world.account()
+    place = deposit(world, account, "500")
+    url = url_text(world.database)
+    with (
+        serving(DATABASE_URL=url, LEDGER_SWEEP_INTERVAL_S="0.05"),
+        serving(DATABASE_URL=url, LEDGER_SWEEP_INTERVAL_S="0.05"),
+    ):
+        with as_service(world) as role:
+            decide(role, place, principal(world, "alice"), principal(world, "bob"), "approve")
+        check_done_once(world, place, account)
+
+
+# Other doors.
+
+
+def test_commands_and_programs(world: World) -> None:
+    """A command from Kafka is refused; a program that has the database is its operator's."""
+    account = world.account()
+
+    async def run() -> None:
+        async with posting(world.database) as runtime, reading_keys(runtime, with_tokens=False):
+            consumer = Posting(runtime, principal(world, "alice"))
+            lines = [
+                json.dumps(
+                    {"type": "DEPOSIT", "account_id": account, "amount": amount,
+                     "idempotency_key": f"command {amount}"}
+                ).encode()
+                for amount in ("500", "2")
+            ]  # fmt: skip
+            lines.append(b'{"linked": [%b]}' % lines[0])
+            commands = [Command(b"", line, [], 0, n) for n, line in enumerate(lines)]
+            prepared = consumer.prepared(commands, {}, {})
+            big, small, linked = results_of(await consumer.post(prepared))
+            assert (big.code, big.is_dead, small.code) == ("approval_required", True, "posted")
+            assert linked.code == "batch_failed"
+
+    asyncio.run(run())
+    assert world.balance(account) == "2.00"
+    outcome = asyncio.run(post_by_program(world.database, account))
+    assert outcome.posted and world.balance(account) == "502.00"
+
+
+async def post_by_program(database: Database, account: int) -> Any:
+    async with Ledger.open(url_text(database)) as ledger:
+        return await ledger.deposit(account, "500", key="by a program")
