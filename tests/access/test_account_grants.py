@@ -2,17 +2,22 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import httpx
+import msgspec
 import pytest
 
 from ledgerservice.access import keys
 from ledgerservice.access.scopes import ALL
+from ledgerservice.api.movements.showing import _shown
+from ledgerservice.domain.rules.approvals import RuleRow
 from ledgerservice.postgres.access import principals
 from ledgerservice.postgres.access.principals import GrantedAccounts
 from ledgerservice.postgres.connections import Database
 from tests.access.made import bearer, make_key
+from tests.access.proposing import set_rules
 from tests.api.routes import ROUTES
 from tests.databases import url_text
 from tests.processes import RunningService, cli, serving, wait_for
@@ -289,3 +294,34 @@ def test_on_the_command_line(world: World) -> None:
                   ["--account", "1", "--ledger", "default", "--ledger", "default2"]):  # fmt: skip
         arguments = ["create", "wrong", "--role", "poster", *wrong]
         assert cli("keys", *arguments, DATABASE_URL=url_text(world.database)).returncode == 1
+
+
+def test_what_a_rule_of_approvals_catches_shows_no_balance_of_others(world: World) -> None:
+    """A repeat of what was posted before there was the rule has the answer of then."""
+    one = pay(OURS, PAYEE, amount="3")
+    first = world.send(world.ours, "/transfer", one)
+    assert first.json()["entries"][1].keys() & HIDDEN == set()
+    set_rules(world.database, [RuleRow(1, "amount", "USD", "2.00", 1)])
+    try:
+        new = partial(pay, OURS, PAYEE, amount="3")
+        assert wait_for(lambda: world.send(world.ours, "/transfer", new()).status_code == 202)
+        again = world.send(world.ours, "/transfer", one)
+        assert (again.status_code, again.json()) == (200, first.json())
+    finally:
+        set_rules(world.database, [])
+    assert wait_for(lambda: world.send(world.ours, "/transfer", new()).status_code == 200)
+
+
+def test_an_execution_is_shown_as_an_answer_is() -> None:
+    entries = [
+        {"account_id": n, "amount": "1", **dict.fromkeys(HIDDEN, "7")} for n in (OURS, PAYEE)
+    ]
+    proposal = {"id": 1, "execution": {"body": {"entries": entries, "new_balance": "7"}}}
+    done = json.loads(msgspec.json.encode(_shown(json.dumps(proposal).encode(), frozenset([OURS]))))
+    ours, payee = done["execution"]["body"]["entries"]
+    assert ours == entries[0] and payee.keys() == {"account_id", "amount"}
+    none = {"id": 1, "execution": None}
+    assert (
+        msgspec.json.encode(_shown(json.dumps(none).encode(), frozenset()))
+        == json.dumps(none, separators=(",", ":")).encode()
+    )

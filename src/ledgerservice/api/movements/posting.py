@@ -33,7 +33,8 @@ async def move(call: Call, form: Form) -> Reply:
     if rules is not None and may_catch(rules, instruction):
         origin = Origin(form.name, None, body)
         if (proposal := await proposed(call, instruction, origin)) is not None:
-            return proposal
+            status, body, headers = proposal
+            return status, shown(call, body), headers
     return await _posted(call, instruction)
 
 
@@ -51,7 +52,8 @@ async def instruct(call: Call, form: Form, **ids: int) -> Reply:
     if may_be_caught(call.runtime.rules.of(call.ledger), (instruction,)):
         origin = Origin(form.name, next(iter(ids.values()), None), body)
         if (proposal := await proposed(call, instruction, origin)) is not None:
-            return proposal
+            status, body, headers = proposal
+            return status, shown(call, body), headers
     return await _posted(call, instruction)
 
 

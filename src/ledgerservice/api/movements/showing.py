@@ -53,8 +53,8 @@ def _shown(body: Raw | bytes, accounts: Accounts) -> Members:
     decided = members.get("decided_on")
     if decided is not None and _decoded(decided)["account_id"] not in accounts:
         del members["decided_on"]
-    for name in ("cause", "body"):
-        if (inner := members.get(name)) is not None:
+    for name in ("cause", "body", "execution"):  # an execution has the body of its answer
+        if (inner := members.get(name)) is not None and bytes(inner) != b"null":
             members[name] = _encoded(_shown(inner, accounts))
     if (results := members.get("results")) is not None:
         items = msgspec.json.decode(results, type=list[Raw])
