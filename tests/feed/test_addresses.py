@@ -6,11 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from ledgerservice.api.asgi import Service
 from ledgerservice.feed.webhooks import addresses
 from ledgerservice.feed.webhooks.addresses import (
     LEDGER,
@@ -25,7 +28,10 @@ from ledgerservice.feed.webhooks.addresses import (
 from ledgerservice.feed.webhooks.schedule import LONGEST_S, Schedule
 from ledgerservice.feed.webhooks.sending import Sender
 from ledgerservice.feed.webhooks.signing import new_secret
+from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.webhooks import utc_now
+from ledgerservice.runtime import prepared
+from tests.access.made import add_ledger
 from tests.databases import settings_for_tests
 from tests.feed.receiver import receiving
 from tests.processes import environment
@@ -347,3 +353,33 @@ def test_a_name_that_hangs_does_not_hold_up_the_end_of_the_process() -> None:
         command, env=environment(), check=True, stdout=subprocess.PIPE, timeout=60
     )
     assert done.stdout == b"unknown\n"
+
+
+def test_requests_of_one_ledger_keep_no_other_waiting(
+    database: Database, hanging: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are answered, as the name may be known later; those of others are checked meanwhile."""
+    monkeypatch.setattr(addresses, "RESOLVE_S", 0.2)
+    add_ledger(database, "other")
+
+    async def test() -> None:
+        settings = database.settings.model_copy(update={"webhooks": False})
+        service = Service(prepared(replace(database, settings=settings)), is_trusted=True)
+        await service.start()
+        transport = httpx.ASGITransport(service)
+        try:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1"
+            ) as client:
+                hang = {"url": "https://name.hangs/"}
+                several = [client.post("/webhooks", json=hang) for _ in range(2 * RESOLVERS)]
+                assert {one.status_code for one in await asyncio.gather(*several)} == {201}
+                body = {"url": "https://127.0.0.1/"}
+                refused = await client.post("/ledgers/other/webhooks", json=body)
+                assert "not public" in refused.text
+                unknown = await client.patch("/webhooks/999", json=hang)
+                assert (unknown.status_code, len(hanging)) == (404, RESOLVERS + 1)
+        finally:
+            await service.stop()
+
+    asyncio.run(test())
