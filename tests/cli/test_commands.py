@@ -293,6 +293,6 @@ def test_a_command_explains_itself(command: str) -> None:
     done = cli(command, "--help")
     assert done.returncode == 0
     assert "Usage: ledgerservice" in done.stdout
-    # psql's output is its own, audit's is always JSON, and keys has commands below it.
-    others = {"psql", "keys", "audit"}
+    # psql's output is its own, audit's is always JSON, and two have commands below them.
+    others = {"psql", "keys", "approvals", "audit"}
     assert ("--json" in done.stdout) == (command not in others)
