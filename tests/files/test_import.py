@@ -427,12 +427,12 @@ def test_a_file_may_hold_any_item_and_be_of_another_ledger(two, tmp_path):
 
 
 def test_a_file_forces_nothing(two, tmp_path):
-    """There is no caller to show the token; not even that of the environment counts."""
+    """A forced reversal needs the approval of somebody else, and a file can propose nothing."""
     forced = {"type": "REVERSAL", "transaction_id": 1, "force": True, "actor": "me"}
     file = tmp_path / "forced.ndjson"
     file.write_text(json.dumps({**forced, "description": "why", "idempotency_key": "f"}) + "\n")
     assert run(two, "import", file).returncode == 1
-    assert "force_not_allowed" in (tmp_path / "forced.ndjson.rejects.ndjson").read_text()
+    assert "approval_required" in (tmp_path / "forced.ndjson.rejects.ndjson").read_text()
 
 
 def test_rejects_are_not_readable_by_others(tmp_path):

@@ -43,7 +43,7 @@ public class Tour {
     batch.addMovementsItem(new BatchMember(new BatchItem(first)));
     batch.addMovementsItem(new BatchMember(new BatchItem(second)));
     List<Long> statuses = new ArrayList<>();
-    for (Result result : money.postBatch(batch, null, null).getResults()) {
+    for (Result result : money.postBatch(batch, null).getResults()) {
       statuses.add(result.getStatus());
     }
 

@@ -20,6 +20,8 @@ const move = { from_account_id: alice.id, to_account_id: bob.id };
 const first = posted(
   await client.POST("/transfer/", { body: { ...move, amount: "49.99", idempotency_key: "tx1" } }),
 );
+// 202 is a proposal that others have to approve.
+if ("state" in first) throw new Error(first.state);
 
 const expires_at = new Date(Date.now() + 86_400_000).toISOString();
 const hold = { account_id: alice.id, amount: "1.00", expires_at, idempotency_key: "h" };
