@@ -19,7 +19,7 @@ from ledgerservice.postgres.connections import Database
 from tests.access.made import bearer, make_key
 from tests.access.proposing import set_rules
 from tests.api.routes import ROUTES
-from tests.databases import url_text
+from tests.databases import connect, url_text
 from tests.processes import RunningService, cli, serving, wait_for
 
 OURS, PAYEE, OUTSIDE, NONE = 1, 2, 3, 999
@@ -276,6 +276,35 @@ def test_a_decline_on_another_s_account_does_not_say_its_state(world: World) -> 
     assert own.json()["decided_on"]["account_id"] == OURS
 
 
+def test_a_process_of_the_release_before_gives_nothing_for_it(world: World) -> None:
+    """It reads the other table only."""
+    with connect(world.database) as owner:
+        rows = owner.execute(
+            "SELECT g.* FROM ledger.grants g JOIN ledger.principals p ON p.id = g.principal_id"
+            " WHERE p.name = 'ours'"
+        ).fetchall()
+    assert rows == []
+
+
+def test_all_accounts_of_an_owner(world: World) -> None:
+    """Also those that are opened later; and single accounts beside them."""
+    limited = GrantedAccounts([OURS], owner="family", max_amounts={"USD": "10"})
+    who = bearer(limited_key(world.database, "family", limited))
+    opened = {"owner": "family", "currency": "USD"}
+    ids = [world.send(world.admin, "/accounts", opened).json()["id"] for _ in range(2)]
+    assert wait_for(lambda: world.get(who, f"/accounts/{ids[1]}").status_code == 200)
+    assert world.send(who, "/deposit", item(account_id=ids[0], amount="5")).status_code == 200
+    between = world.send(who, "/transfer", pay(ids[0], ids[1]))
+    assert hidden(between.json()["entries"]) == set()
+    assert world.send(who, "/transfer", pay(ids[0], OUTSIDE)).json()["code"] == "account_not_found"
+    much = world.send(who, "/deposit", item(account_id=ids[0], amount="11"))
+    assert much.json()["code"] == "amount_not_granted"
+    later = world.send(world.admin, "/accounts", opened).json()["id"]
+    assert wait_for(lambda: world.get(who, f"/accounts/{later}").status_code == 200)
+    assert world.get(who, f"/accounts/{OURS}").status_code == 200
+    assert world.get(who, f"/accounts/{PAYEE}").status_code == 404
+
+
 def test_on_the_command_line(world: World) -> None:
     def run(*arguments: str) -> Any:
         done = cli("keys", *arguments, "--json", DATABASE_URL=url_text(world.database))
@@ -285,10 +314,13 @@ def test_on_the_command_line(world: World) -> None:
     [made] = run("create", "till", "--role", "poster", "--account", "1", "--credit-to", "2",
                  "--max-amount", "USD=5.00")  # fmt: skip
     run("grant", "till", "--role", "reader", "--account", "2")
-    [first, second] = next(one["grants"] for one in run("list") if one["id"] == made["key_id"])
-    assert first["accounts"] == first["debit_from"] == [1] and first["credit_to"] == [2]
+    run("grant", "till", "--role", "reader", "--owner", "family")
+    [first, second, third] = next(one["grants"] for one in run("list") if one["id"] == made["key_id"])
+    assert first["accounts"] == [1] and first["credit_to"] == [2]
+    assert first["debit_from"] is None  # those of --account
     assert (first["ledger"], first["max_amounts"]) == ("default", {"USD": "5.00"})
     assert second["accounts"] == [2] and second["max_amounts"] is None
+    assert third["accounts"] == [] and third["owner"] == "family" and first["owner"] is None
     for wrong in (["--account", "999"], ["--account", "-840"], ["--max-amount", "USD=5"],
                   ["--account", "1", "--max-amount", "USD"],
                   ["--account", "1", "--ledger", "default", "--ledger", "default2"]):  # fmt: skip

@@ -467,6 +467,8 @@ def test_the_manifest_describes_the_backup(server: Servers, saved: BackUp) -> No
 KEYS = """
 INSERT INTO ledger.principals (name) VALUES ('shop');
 INSERT INTO ledger.grants (principal_id, scopes) VALUES (1, 3);
+INSERT INTO ledger.account_grants (principal_id, ledger_id, scopes, accounts, max_amounts)
+VALUES (1, 1, 3, '{1}', '{"USD": "1.00"}');
 INSERT INTO ledger.api_keys (id, principal_id, digest, expires_at)
 VALUES ('0123456789ab', 1, sha256('key'), now() + interval '1 day');
 INSERT INTO ledger.key_uses VALUES ('0123456789ab', now())
@@ -481,5 +483,6 @@ def test_keys_and_grants_are_in_a_backup(server: Servers, tmp_path: Path) -> Non
     with checked_file(file, silent) as archive:
         restore(restored, archive, silent)
     before = rows(old)
-    assert len(before["api_keys"]) == len(before["grants"]) == len(before["key_uses"]) == 1
+    tables = "api_keys", "grants", "account_grants", "key_uses"
+    assert [len(before[table]) for table in tables] == [1] * len(tables)
     assert rows(restored) == before

@@ -91,12 +91,15 @@ def test_an_account_of_the_owner_s_is_opened_empty_too(used):
 
 ACCESS_WRITES = [
     f"{verb} ledger.{table}{rest}"
-    for table in ("principals", "api_keys", "grants", "key_uses", "oidc_principals")
+    for table in (
+        *("principals", "api_keys", "grants", "account_grants"),
+        *("key_uses", "oidc_principals"),
+    )
     for verb, rest in (
         ("INSERT INTO", " DEFAULT VALUES"),
         (
             "UPDATE",
-            " SET " + {"grants": "scopes = 1", "key_uses": "day = now()"}.get(table, "id = id"),
+            " SET " + {"key_uses": "day = now()"}.get(table, "id = id"),
         ),
         ("DELETE FROM", ""),
         ("TRUNCATE", ""),

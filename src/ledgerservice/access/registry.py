@@ -252,11 +252,17 @@ def _with_grant(caller: Caller, row: CallerRow) -> Caller:
 
 
 def _account_grant(row: CallerRow) -> AccountGrant:
+    owned = _numbered(row.owned)
+    shown = frozenset(row.accounts or ()) | owned.keys()
     return AccountGrant(
         row.scopes or 0,
-        frozenset(row.accounts or ()),
-        frozenset(row.debit_from or ()),
-        frozenset(row.credit_to or ()),
+        shown,
+        shown if row.debit_from is None else frozenset(row.debit_from),
+        shown if row.credit_to is None else frozenset(row.credit_to),
         {code: Decimal(text) for code, text in (row.max_amounts or {}).items()},
-        {int(number): code for number, code in (row.currencies or {}).items()},
+        _numbered(row.currencies) | owned,
     )
+
+
+def _numbered(currencies: dict[str, str] | None) -> dict[int, str]:
+    return {int(number): code for number, code in (currencies or {}).items()}

@@ -57,11 +57,14 @@ Days = Annotated[
 Accounts = Annotated[
     list[int] | None, typer.Option(help="Only this account of the ledger, shown and moved.")
 ]
+Owner = Annotated[
+    str | None, typer.Option(help="Only accounts of this owner, also later ones, shown and moved.")
+]
 DebitFrom = Annotated[
-    list[int] | None, typer.Option(help="Money only out of this account. [--account]")
+    list[int] | None, typer.Option(help="Money only out of this account. [those shown]")
 ]
 CreditTo = Annotated[
-    list[int] | None, typer.Option(help="Money only into this account. [--account]")
+    list[int] | None, typer.Option(help="Money only into this account. [those shown]")
 ]
 MaxAmount = Annotated[
     list[str] | None, typer.Option(help="With accounts: the most at a time, as EUR=100.00.")
@@ -89,6 +92,7 @@ def create(
     person: IsPerson = False,
     signed_with: SignedWith = None,
     account: Accounts = None,
+    owner: Owner = None,
     debit_from: DebitFrom = None,
     credit_to: CreditTo = None,
     max_amount: MaxAmount = None,
@@ -107,7 +111,7 @@ def create(
     with _owned() as connection:
         if principals.is_taken(connection, name):
             raise KeyFault(f"There is a principal {name} already; see keys list and keys rotate.")
-        limited_to = _limited_to(account, debit_from, credit_to, max_amount)
+        limited_to = _limited_to(account, owner, debit_from, credit_to, max_amount)
         number = _principal(connection, name, scopes, ledger, limited_to, is_person=person)
         new, expiry = _add(connection, number, days, public_key=public_key)
         limits = KeyLimits(rate, burst, queue_share, streams, body_bytes_s)
@@ -160,6 +164,7 @@ def grant(
     scope: Scopes = None,
     ledger: Ledgers = None,
     account: Accounts = None,
+    owner: Owner = None,
     debit_from: DebitFrom = None,
     credit_to: CreditTo = None,
     max_amount: MaxAmount = None,
@@ -167,7 +172,7 @@ def grant(
 ) -> None:
     """Let the principal NAME do more: the new grant is added to those that it has."""
     scopes = _scopes(role or [], scope or [])
-    limited_to = _limited_to(account, debit_from, credit_to, max_amount)
+    limited_to = _limited_to(account, owner, debit_from, credit_to, max_amount)
     with _owned() as connection:
         number = principals.principal_id(connection, name)
         if number is None:
@@ -306,18 +311,18 @@ def _scopes(roles: Sequence[str], scopes: Sequence[str]) -> Scope:
 
 def _limited_to(
     accounts: list[int] | None,
+    owner: str | None,
     debit_from: list[int] | None,
     credit_to: list[int] | None,
     max_amounts: list[str] | None,
 ) -> GrantedAccounts | None:
     """The accounts of a grant, or None if it is not limited to accounts. Raises KeyFault."""
-    if not (accounts or debit_from or credit_to):
+    if owner is None and not (accounts or debit_from or credit_to):
         if max_amounts:
-            raise KeyFault("--max-amount needs --account, --debit-from or --credit-to.")
+            raise KeyFault("--max-amount needs --account, --owner, --debit-from or --credit-to.")
         return None
     most = dict(_max_amount(one) for one in max_amounts or ()) or None
-    shown = accounts or []
-    return GrantedAccounts(shown, debit_from or shown, credit_to or shown, most)
+    return GrantedAccounts(accounts or [], debit_from or None, credit_to or None, most, owner)
 
 
 def _max_amount(text: str) -> tuple[str, str]:

@@ -200,8 +200,8 @@ NUMBERED = {
     "webhook_id": (("webhooks", "id"),),
     "webhook_delivery_id": (("webhook_deliveries", "id"),),
     "principal_id": (("principals", "id"), ("oidc_principals", "id")),
-    "grant_id": (("grants", "id"),),
     "proposal_id": (("proposals", "id"),),
+    "grant_id": (("grants", "id"), ("account_grants", "id")),
 }
 """The columns that get their values from each sequence."""
 

@@ -558,26 +558,35 @@ CREATE TABLE ledger.api_keys (
 CREATE UNIQUE INDEX api_keys_subject ON ledger.api_keys (subject) WHERE revoked_at IS NULL;
 
 -- What a principal may do on a ledger; NULL means all ledgers. scopes is a sum of bits, which
--- access/scopes.py names. With accounts it is limited to these accounts of the ledger: they are shown,
--- and money is moved out of those of debit_from and into those of credit_to, at most max_amounts, the
--- texts of amounts by currency, at a time.
+-- access/scopes.py names.
 CREATE SEQUENCE ledger.grant_id;
 CREATE TABLE ledger.grants (
     id           bigint  PRIMARY KEY DEFAULT nextval('ledger.grant_id'),
     principal_id integer NOT NULL REFERENCES ledger.principals,
     ledger_id    integer REFERENCES ledger.ledgers,
     scopes       bigint  NOT NULL,
-    accounts     bigint[],
+    CONSTRAINT grants_scopes CHECK (scopes > 0)
+);
+CREATE INDEX grants_principal ON ledger.grants (principal_id);
+
+-- What a principal may do with some accounts of a ledger: these accounts and all of an owner, if there
+-- is one, are shown, and money is moved out of those of debit_from and into those of credit_to (NULL:
+-- those that are shown), at most max_amounts, the texts of amounts by currency, at a time. They are not
+-- in the table of grants, so that a process that does not know them gives nothing for them.
+CREATE TABLE ledger.account_grants (
+    id           bigint   PRIMARY KEY DEFAULT nextval('ledger.grant_id'),
+    principal_id integer  NOT NULL REFERENCES ledger.principals,
+    ledger_id    integer  NOT NULL REFERENCES ledger.ledgers,
+    scopes       bigint   NOT NULL,
+    owner        text,
+    accounts     bigint[] NOT NULL,
     debit_from   bigint[],
     credit_to    bigint[],
     max_amounts  json,
-    CONSTRAINT grants_scopes CHECK (scopes > 0),
-    CONSTRAINT grants_accounts CHECK (
-        accounts IS NULL AND debit_from IS NULL AND credit_to IS NULL AND max_amounts IS NULL
-        OR ledger_id IS NOT NULL AND accounts IS NOT NULL AND debit_from IS NOT NULL
-        AND credit_to IS NOT NULL AND (max_amounts IS NULL OR json_typeof(max_amounts) = 'object'))
+    CONSTRAINT account_grants_scopes CHECK (scopes > 0),
+    CONSTRAINT account_grants_max_amounts CHECK (json_typeof(max_amounts) = 'object')
 );
-CREATE INDEX grants_principal ON ledger.grants (principal_id);
+CREATE INDEX account_grants_principal ON ledger.account_grants (principal_id);
 
 -- People whose tokens an OpenID provider has signed. The service adds them, and nothing here gives a
 -- right: what they may do is in their tokens. Ids are those of principals, so that one number names one

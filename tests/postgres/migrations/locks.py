@@ -19,7 +19,7 @@ OUTSIDE = re.compile(
 )
 SMALL = (
     *("alembic_version", "currencies", "ledgers", "principals", "api_keys", "grants"),
-    *("webhooks", "webhook_secrets"),
+    *("account_grants", "webhooks", "webhook_secrets"),
 )
 """Tables whose rows people add one by one, so that all are read within a millisecond."""
 TABLES = f"""

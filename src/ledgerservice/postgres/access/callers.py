@@ -10,25 +10,41 @@ from ledgerservice.postgres.pipeline import Request, Rows
 CHANNEL = "ledger_access"
 """What a process listens on; whoever writes the tables notifies it."""
 
+MAX_OWNED = 1_000
+"""The accounts of an owner that a grant covers: the first ones. They are read every second."""
+
 LISTEN = Request(f"LISTEN {CHANNEL}")
 
 # Whether a key is valid is decided by the clock of the database alone. The first column says
 # whether there is a key at all; a service with keys stays closed when the last one has ended.
 READ_CALLERS = Request(
-    """
+    f"""
 SELECT EXISTS (SELECT FROM ledger.api_keys), k.digest, k.id, k.principal_id, g.ledger_id, l.name,
        g.scopes, k.subject, k.public_key, g.accounts, g.debit_from, g.credit_to, g.max_amounts, (
            SELECT json_object_agg(n.id, a.currency)
            FROM (SELECT DISTINCT unnest(g.accounts || g.debit_from || g.credit_to) AS id) n
            CROSS JOIN LATERAL (
                SELECT currency FROM ledger.accounts
-               WHERE ledger_id = g.ledger_id AND id BETWEEN n.id AND n.id ORDER BY id LIMIT 1) a),
+               WHERE ledger_id = g.ledger_id AND id BETWEEN n.id AND n.id ORDER BY id LIMIT 1) a), (
+           SELECT json_object_agg(a.id, a.currency)
+           FROM (
+               SELECT id, currency FROM ledger.accounts
+               WHERE ledger_id = g.ledger_id AND owner = g.owner AND id > 0
+               ORDER BY owner, id LIMIT {MAX_OWNED}) a),
        k.rate, k.burst, k.queue_share, k.streams, k.body_bytes_s
 FROM (SELECT) one
 LEFT JOIN (
     ledger.api_keys k
     JOIN ledger.principals p ON p.id = k.principal_id AND p.disabled_at IS NULL
-    LEFT JOIN ledger.grants g ON g.principal_id = k.principal_id
+    LEFT JOIN (
+        SELECT id, principal_id, ledger_id, scopes, NULL AS owner, NULL::bigint[] AS accounts,
+               NULL::bigint[] AS debit_from, NULL::bigint[] AS credit_to, NULL::json AS max_amounts
+        FROM ledger.grants
+        UNION ALL
+        SELECT id, principal_id, ledger_id, scopes, owner, accounts, debit_from, credit_to,
+               max_amounts
+        FROM ledger.account_grants
+    ) g ON g.principal_id = k.principal_id
     LEFT JOIN ledger.ledgers l ON l.ledger_id = g.ledger_id
 ) ON k.revoked_at IS NULL AND k.not_before <= clock_timestamp() AND k.expires_at > clock_timestamp()
 ORDER BY k.id, g.id
@@ -46,7 +62,8 @@ ON CONFLICT DO NOTHING
 class CallerRow(msgspec.Struct, frozen=True):
     """A valid key, with a grant of its principal, if it has one.
 
-    `currencies` are those of the accounts of the grant, by their ids.
+    `currencies` are those of the accounts that the grant names, by their ids, `owned` those of the
+    accounts of its owner. Without `debit_from` or `credit_to` they are those that are shown.
     """
 
     digest: bytes
@@ -62,12 +79,13 @@ class CallerRow(msgspec.Struct, frozen=True):
     credit_to: list[int] | None
     max_amounts: dict[str, str] | None
     currencies: dict[str, str] | None
+    owned: dict[str, str] | None
     limits: KeyLimits
 
 
 def callers_of(rows: Rows) -> tuple[bool, list[CallerRow]]:
     """Whether there are keys at all, and the valid ones, of the rows of READ_CALLERS."""
-    valid = [_row(*row[1:14], KeyLimits(*row[14:])) for row in rows if row[1] is not None]
+    valid = [_row(*row[1:15], KeyLimits(*row[15:])) for row in rows if row[1] is not None]
     return bool(rows[0][0]), valid
 
 

@@ -11,16 +11,21 @@ from ledgerservice.postgres.access.limits import KeyLimits
 
 
 class GrantedAccounts(msgspec.Struct, frozen=True):
-    """The accounts that a grant is limited to, and the largest amounts by currency, as texts."""
+    """The accounts that a grant is limited to, and the largest amounts by currency, as texts.
+
+    All accounts of the `owner` are among `accounts`. Without `debit_from` or `credit_to` they are
+    these.
+    """
 
     accounts: list[int]
-    debit_from: list[int]
-    credit_to: list[int]
+    debit_from: list[int] | None = None
+    credit_to: list[int] | None = None
     max_amounts: dict[str, str] | None = None
+    owner: str | None = None
 
     def all(self) -> set[int]:
         """Every account that it names."""
-        return {*self.accounts, *self.debit_from, *self.credit_to}
+        return {*self.accounts, *(self.debit_from or ()), *(self.credit_to or ())}
 
 
 class GrantView(msgspec.Struct, frozen=True):
@@ -68,8 +73,17 @@ ORDER BY k.created_at, k.id
 )
 _LIST_GRANTS = text(
     """
-SELECT g.principal_id, l.name, g.scopes, g.accounts, g.debit_from, g.credit_to, g.max_amounts
-FROM ledger.grants g LEFT JOIN ledger.ledgers l ON l.ledger_id = g.ledger_id
+SELECT g.principal_id, l.name, g.scopes, g.accounts, g.debit_from, g.credit_to, g.max_amounts,
+       g.owner
+FROM (
+    SELECT id, principal_id, ledger_id, scopes, NULL::bigint[] AS accounts,
+           NULL::bigint[] AS debit_from, NULL::bigint[] AS credit_to, NULL::json AS max_amounts,
+           NULL AS owner
+    FROM ledger.grants
+    UNION ALL
+    SELECT id, principal_id, ledger_id, scopes, accounts, debit_from, credit_to, max_amounts, owner
+    FROM ledger.account_grants
+) g LEFT JOIN ledger.ledgers l ON l.ledger_id = g.ledger_id
 ORDER BY g.id
 """
 )
@@ -81,10 +95,14 @@ _ADD_PRINCIPAL = text(
     "INSERT INTO ledger.principals (name, kind) VALUES (:name, :kind) RETURNING id"
 )
 _ADD_GRANT = text(
-    "INSERT INTO ledger.grants"
-    " (principal_id, ledger_id, scopes, accounts, debit_from, credit_to, max_amounts)"
+    "INSERT INTO ledger.grants (principal_id, ledger_id, scopes)"
+    " VALUES (:principal_id, :ledger_id, :scopes)"
+)
+_ADD_ACCOUNT_GRANT = text(
+    "INSERT INTO ledger.account_grants"
+    " (principal_id, ledger_id, scopes, accounts, debit_from, credit_to, max_amounts, owner)"
     " VALUES (:principal_id, :ledger_id, :scopes, :accounts, :debit_from, :credit_to,"
-    " CAST(:max_amounts AS json))"
+    " CAST(:max_amounts AS json), :owner)"
 )
 _ADD_KEY = text(
     """
@@ -196,13 +214,14 @@ def add_grant(
     limited_to: GrantedAccounts | None,
 ) -> None:
     """Add a grant on a ledger (None: all), which may be limited to accounts of it."""
-    values: dict[str, object] = dict.fromkeys(GrantedAccounts.__struct_fields__)
-    if limited_to is not None:
+    grant = {"principal_id": principal, "ledger_id": ledger, "scopes": scopes}
+    if limited_to is None:
+        connection.execute(_ADD_GRANT, grant)
+    else:
         values = msgspec.structs.asdict(limited_to)
         if limited_to.max_amounts is not None:
             values["max_amounts"] = msgspec.json.encode(limited_to.max_amounts).decode()
-    grant = {"principal_id": principal, "ledger_id": ledger, "scopes": scopes}
-    connection.execute(_ADD_GRANT, grant | values)
+        connection.execute(_ADD_ACCOUNT_GRANT, grant | values)
     connection.execute(_NOTIFY)
 
 

@@ -6,24 +6,29 @@ revision = "0013_grants"
 down_revision = "0012_limits"
 branch_labels = None
 depends_on = None
-compatible = False
+compatible = True
 
 STATEMENTS = """
-ALTER TABLE ledger.grants
-    ADD accounts bigint[],
-    ADD debit_from bigint[],
-    ADD credit_to bigint[],
-    ADD max_amounts json,
-    ADD CONSTRAINT grants_accounts CHECK (
-        accounts IS NULL AND debit_from IS NULL AND credit_to IS NULL AND max_amounts IS NULL
-        OR ledger_id IS NOT NULL AND accounts IS NOT NULL AND debit_from IS NOT NULL
-        AND credit_to IS NOT NULL AND (max_amounts IS NULL OR json_typeof(max_amounts) = 'object'))
+CREATE TABLE ledger.account_grants (
+    id           bigint   PRIMARY KEY DEFAULT nextval('ledger.grant_id'),
+    principal_id integer  NOT NULL REFERENCES ledger.principals,
+    ledger_id    integer  NOT NULL REFERENCES ledger.ledgers,
+    scopes       bigint   NOT NULL,
+    owner        text,
+    accounts     bigint[] NOT NULL,
+    debit_from   bigint[],
+    credit_to    bigint[],
+    max_amounts  json,
+    CONSTRAINT account_grants_scopes CHECK (scopes > 0),
+    CONSTRAINT account_grants_max_amounts CHECK (json_typeof(max_amounts) = 'object')
+);
+CREATE INDEX account_grants_principal ON ledger.account_grants (principal_id)
 """
 
 
 def upgrade() -> None:
-    """Add the columns. To a process of the release before such a grant is one of the whole ledger,
-    so that it must not go on.
+    """Add the table. A process of the release before does not read it, so that such a grant gives
+    nothing there.
     """
     op.get_bind().exec_driver_sql(STATEMENTS)
 
