@@ -230,26 +230,117 @@ def test_balances_at_a_time(world: World) -> None:
     assert answers[1].status_code == 404
 
 
-def test_what_builds_on_an_earlier_transaction_is_refused(world: World) -> None:
-    """The request names no account, so nothing is said of whether the transaction exists."""
-    hold = world.send(world.admin, "/holds", item(account_id=OUTSIDE)).json()["hold_id"]
+def test_what_needs_a_whole_ledger_is_refused(world: World) -> None:
     before = everything(world)
-    for number in (hold, 10**9):
-        for path in (f"/holds/{number}/capture", f"/holds/{number}/release",
-                     f"/transactions/{number}/reverse", f"/schedules/{number}/cancel"):  # fmt: skip
-            answer = world.send(world.ours, path, {"idempotency_key": "s"})
-            assert answer.json()["code"] == "limited_to_accounts", answer.text
-    items = [{"type": "CAPTURE", "hold_id": hold}, {"type": "RELEASE", "hold_id": hold},
-             {"type": "REVERSAL", "transaction_id": hold},
-             {"type": "CANCELLATION", "schedule_id": hold}]  # fmt: skip
-    batch = {"movements": [one | {"idempotency_key": "s"} for one in items]}
-    results = world.send(world.ours, "/batches", batch).json()["results"]
-    assert [one["body"]["code"] for one in results] == ["limited_to_accounts"] * 4
     for path in ("/accounts", "/webhooks", "/ledgers", "/currencies"):
         assert world.send(world.ours, path, {}).status_code == 403
     policy = {**POLICY, "idempotency_key": "p"}
     assert world.send(world.ours, f"/accounts/{OUTSIDE}", policy, "PATCH").status_code == 404
     assert everything(world) == before
+
+
+STEPS = {
+    "capture": ("CAPTURE", "/holds/{}/capture", "hold_id", "hold_not_found"),
+    "release": ("RELEASE", "/holds/{}/release", "hold_id", "hold_not_found"),
+    "cancel": ("CANCELLATION", "/schedules/{}/cancel", "schedule_id", "schedule_not_found"),
+    "reverse": ("REVERSAL", "/transactions/{}/reverse", "transaction_id", "transaction_not_found"),
+}
+GONE = None  # the code of what does not exist
+# The step, the path and the body of what it builds on, further fields of the step, its code.
+BUILDING: list[tuple[str, str, Callable[[], Any], dict[str, Any], str | None]] = [
+    *[
+        (step, "/holds", partial(item, account_id=source, **more), {}, code)
+        for step in ("capture", "release")
+        for source, more, code in (
+            (OURS, {"to_account_id": PAYEE}, "posted"),
+            (OURS, {}, "posted"),
+            (OURS, {"to_account_id": OUTSIDE}, GONE),
+            (PAYEE, {"to_account_id": OURS}, GONE),
+            (OUTSIDE, {}, GONE),
+        )
+    ],
+    ("capture", "/holds", partial(item, account_id=OURS, amount="150"), {}, "amount_not_granted"),
+    ("capture", "/holds", partial(item, account_id=OURS, amount="150"), {"amount": "100.01"},
+     "amount_not_granted"),
+    ("capture", "/holds", partial(item, account_id=OURS, amount="150"), {"amount": "100"},
+     "posted"),
+    ("release", "/holds", partial(item, account_id=OURS, amount="150"), {}, "posted"),
+    ("cancel", "/transfer", partial(pay, OURS, PAYEE, **LATER), {}, "posted"),
+    ("cancel", "/transfer", partial(pay, OURS, OUTSIDE, **LATER), {}, GONE),
+    ("cancel", "/transfer", partial(pay, OUTSIDE, OURS, **LATER), {}, GONE),
+    ("reverse", "/deposit", partial(item, account_id=OURS), {}, "posted"),
+    ("reverse", "/deposit", partial(item, account_id=PAYEE), {}, GONE),
+    ("reverse", "/deposit", partial(item, account_id=OURS, amount="101"), {},
+     "amount_not_granted"),
+    ("reverse", "/deposit", partial(item, account_id=OURS, amount="101"), {"amount": "3"},
+     "posted"),
+    ("reverse", "/withdraw", partial(item, account_id=OURS), {}, "posted"),
+    ("reverse", "/withdraw", partial(item, account_id=OUTSIDE), {}, GONE),
+    ("reverse", "/transfer", partial(pay, PAYEE, OURS), {}, "posted"),
+    ("reverse", "/transfer", partial(pay, OURS, PAYEE), {}, GONE),
+    ("reverse", "/transfer", partial(pay, OUTSIDE, OURS), {}, GONE),
+    ("reverse", "/transactions", partial(legs, (PAYEE, "-2"), (OURS, "2")), {}, "posted"),
+    ("reverse", "/transactions", partial(legs, (PAYEE, "-2"), (OURS, "2")),
+     {"legs": [{"account_id": PAYEE, "amount": "1"}, {"account_id": OURS, "amount": "-1"}]},
+     "posted"),
+    ("reverse", "/transactions",
+     partial(legs, (OUTSIDE, "-2"), (PAYEE, "-1"), (OURS, "3")),
+     {"legs": [{"account_id": PAYEE, "amount": "1"}, {"account_id": OURS, "amount": "-1"}]}, GONE),
+]  # fmt: skip
+
+
+def in_every_door(
+    world: World, who: dict[str, str], step: str, number: int, fields: dict[str, Any]
+) -> list[Any]:
+    """The answers to a rehearsed step: by its route, in each batch, linked and in a stream."""
+    kind, path, name, _ = STEPS[step]
+    body = {"idempotency_key": f"k{next(NUMBERS)}", **fields}
+    one = {"type": kind, name: number, **body}
+    headers = {**who, "Content-Type": "application/x-ndjson"}
+    batch, line = "/batches?dry_run=true", json.dumps(one).replace("_id", "\\u005fid")
+    answers = [world.send(who, f"{path.format(number)}?dry_run=true", body).json()]
+    [first, linked] = world.send(who, batch, {"movements": [one, {"linked": [one]}]}).json()[
+        "results"
+    ]
+    atomic = world.send(who, batch, {"movements": [one], "mode": "atomic"}).json()
+    answers += [first["body"], linked["body"], atomic]
+    sent = world.service.client.post(batch, content=line, headers=headers)
+    return [*answers, json.loads(sent.text)["body"]]
+
+
+def code_of(answer: Any) -> Any:
+    """The code of a refusal, or the status; of a batch that of its one item."""
+    if "results" in answer:
+        return code_of(answer["results"][0]["body"])
+    cause = answer.get("cause", answer)
+    return cause.get("code") or cause["status"]
+
+
+@pytest.mark.parametrize("row", range(len(BUILDING)))
+def test_what_builds_on_an_earlier_transaction(world: World, row: int) -> None:
+    """It needs all accounts of that. What has another one is as one that does not exist."""
+    step, path, make, fields, code = BUILDING[row]
+    made = world.send(world.admin, path, make()).json()
+    number = made.get("hold_id") or made.get("schedule_id") or made["transaction_id"]
+    before = everything(world)
+    answers = in_every_door(world, world.ours, step, number, fields)
+    assert [code_of(one) for one in answers] == [code or STEPS[step][3]] * len(answers), answers
+    allowed = in_every_door(world, world.admin, step, number, fields)
+    assert {code_of(one) for one in allowed} == {"posted"}, allowed
+    if code is GONE:
+        nothing = in_every_door(world, world.ours, step, 10**9, fields)
+        said = json.dumps(answers).replace(str(number), str(10**9))
+        assert said == json.dumps(nothing)
+        whole = in_every_door(world, world.admin, step, 10**9, fields)
+        assert nothing[:2] == whole[:2] and nothing[-1] == whole[-1]
+    assert everything(world) == before
+    if code == "posted":
+        body = {"idempotency_key": f"k{next(NUMBERS)}", **fields}
+        done = world.send(world.ours, STEPS[step][1].format(number), body)
+        assert done.status_code == 200, done.text
+        of_customers = [one for one in done.json()["entries"] if one["account_id"] > 0]
+        assert hidden(of_customers) == {one["account_id"] for one in of_customers} - {OURS}
+        assert world.send(world.ours, STEPS[step][1].format(number), body).content == done.content
 
 
 def test_a_decline_on_another_s_account_does_not_say_its_state(world: World) -> None:
@@ -315,7 +406,9 @@ def test_on_the_command_line(world: World) -> None:
                  "--max-amount", "USD=5.00")  # fmt: skip
     run("grant", "till", "--role", "reader", "--account", "2")
     run("grant", "till", "--role", "reader", "--owner", "family")
-    [first, second, third] = next(one["grants"] for one in run("list") if one["id"] == made["key_id"])
+    [first, second, third] = next(
+        one["grants"] for one in run("list") if one["id"] == made["key_id"]
+    )
     assert first["accounts"] == [1] and first["credit_to"] == [2]
     assert first["debit_from"] is None  # those of --account
     assert (first["ledger"], first["max_amounts"]) == ("default", {"USD": "5.00"})

@@ -1,20 +1,42 @@
 """Grants that are limited to accounts: what they cover, and what is shown of the rest. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
 from ledgerservice.domain.instructions import (
+    Cancellation,
+    Capture,
     General,
-    Hold,
     Instruction,
     Kind,
+    Leg,
     Movement,
     PolicyChange,
-    Schedule,
+    Release,
+    Reversal,
+    Step,
 )
+
+
+class Use(NamedTuple):
+    """An account in an instruction, the part of a grant that it needs, and what is moved."""
+
+    account_id: int
+    part: str
+    amount: str | None
+
+
+DEBIT, CREDIT, _SHOWN = "debit_from", "credit_to", "accounts"
+Uses = Sequence[Use]
+Parent = tuple[str, int]
+"""What an instruction builds on: holds, schedules or transactions, and the id."""
+Parents = Mapping[Parent, Uses]
+"""What was found of these, and what it moves when it is captured, executed or reversed."""
+NO_PARENTS: Parents = MappingProxyType({})
 
 
 class AccountGrant(msgspec.Struct, frozen=True):
@@ -32,61 +54,76 @@ class AccountGrant(msgspec.Struct, frozen=True):
     most: Mapping[str, Decimal]
     currencies: Mapping[int, str]
 
-    def outside(self, instruction: Instruction) -> int | None:
-        """An account of the instruction that is not covered, or None."""
-        for use in _uses(instruction):
+    def outside(self, uses: Uses) -> int | None:
+        """An account of these uses that is not covered, or None."""
+        for use in uses:
             if use.account_id not in getattr(self, use.part):
                 return use.account_id
         return None
 
-    def is_too_much(self, instruction: Instruction) -> bool:
-        """Whether it moves more than the grant allows, or another currency."""
+    def is_too_much(self, uses: Uses) -> bool:
+        """Whether more is moved than the grant allows, or another currency."""
         return bool(self.most) and any(
-            use.amount is not None and not self._is_enough(use) for use in _uses(instruction)
+            use.amount is not None and not self._is_enough(use) for use in uses
         )
 
-    def _is_enough(self, use: "_Use") -> bool:
+    def _is_enough(self, use: Use) -> bool:
         most = self.most.get(self.currencies.get(use.account_id, ""))
         return most is not None and abs(Decimal(use.amount or "0")) <= most
 
 
-def can_judge(instruction: Instruction) -> bool:
-    """Whether all accounts of an instruction are in it. Those that build on another name none."""
-    return isinstance(instruction, (Movement, General, Hold, Schedule, PolicyChange))
+_TABLES: dict[type[Instruction], str] = {
+    Capture: "holds",
+    Release: "holds",
+    Cancellation: "schedules",
+    Reversal: "transactions",
+}
 
 
-class _Use(NamedTuple):
-    """An account in an instruction, the part of a grant that it needs, and what is moved."""
-
-    account_id: int
-    part: str
-    amount: str | None
+def parent_of(instruction: Instruction) -> Parent | None:
+    """What a caller's instruction builds on, or None."""
+    table = _TABLES.get(type(instruction))
+    return (table, instruction.parent_id) if table and isinstance(instruction, Step) else None
 
 
-_DEBIT, _CREDIT, _SHOWN = "debit_from", "credit_to", "accounts"
-
-
-def _uses(instruction: Instruction) -> Iterator[_Use]:
+def uses_of(instruction: Instruction, parents: Parents) -> Uses | None:
+    """The accounts of an instruction; None if what it builds on is not among `parents`."""
+    if isinstance(instruction, Step):
+        parent = parent_of(instruction)
+        moved = None if parent is None else parents.get(parent)
+        return None if moved is None else _uses_of_step(instruction, moved)
     if isinstance(instruction, General):
-        yield from _uses_of_legs(instruction)
-    elif isinstance(instruction, PolicyChange):
-        yield _Use(instruction.account_id, _SHOWN, None)
-    elif isinstance(instruction, (Movement, Hold, Schedule)):
-        is_deposit = isinstance(instruction, Movement) and instruction.kind is Kind.DEPOSIT
-        part = _CREDIT if is_deposit else _DEBIT
-        yield _Use(instruction.account_id, part, instruction.amount)
-        if instruction.counterparty_id is not None:
-            yield _Use(instruction.counterparty_id, _CREDIT, instruction.amount)
+        return [*_uses_of_legs(instruction.legs), *_uses_of_rounding(instruction)]
+    if isinstance(instruction, PolicyChange):
+        return [Use(instruction.account_id, _SHOWN, None)]
+    is_deposit = isinstance(instruction, Movement) and instruction.kind is Kind.DEPOSIT
+    own = Use(instruction.account_id, CREDIT if is_deposit else DEBIT, instruction.amount)
+    other = instruction.counterparty_id
+    return [own] if other is None else [own, Use(other, CREDIT, instruction.amount)]
 
 
-def _uses_of_legs(instruction: General) -> Iterator[_Use]:
-    for leg in instruction.legs:
-        part = _DEBIT if leg.amount.startswith("-") else _CREDIT
-        yield _Use(leg.account_id, part, leg.amount)
+def _uses_of_step(step: Step, moved: Uses) -> Uses:
+    """All accounts of what it builds on are needed, whatever part of it is moved."""
+    if isinstance(step, (Release, Cancellation)):  # they move nothing
+        return [use._replace(amount=None) for use in moved]
+    if isinstance(step, Reversal) and step.legs is not None:
+        return [*(use._replace(amount=None) for use in moved), *_uses_of_legs(step.legs)]
+    if isinstance(step, (Capture, Reversal)) and step.amount is not None:
+        return [use._replace(amount=step.amount) for use in moved]
+    return moved
+
+
+def _uses_of_legs(legs: Iterable[Leg]) -> Iterator[Use]:
+    for leg in legs:
+        part = DEBIT if leg.amount.startswith("-") else CREDIT
+        yield Use(leg.account_id, part, leg.amount)
         # Whether a condition holds says something of the account.
         if (leg.available_at_least, leg.balance_at_least, leg.version) != (None, None, None):
-            yield _Use(leg.account_id, _SHOWN, None)
+            yield Use(leg.account_id, _SHOWN, None)
+
+
+def _uses_of_rounding(instruction: General) -> Iterator[Use]:
     exchange = instruction.exchange
     if exchange is not None and exchange.rounding_account_id is not None:
-        for part in (_DEBIT, _CREDIT):
-            yield _Use(exchange.rounding_account_id, part, None)
+        for part in (DEBIT, CREDIT):
+            yield Use(exchange.rounding_account_id, part, None)

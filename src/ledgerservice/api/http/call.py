@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope
 
+from ledgerservice.access.covering import NO_PARENTS, Parents
 from ledgerservice.access.grants import Caller
 from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.problems import ProblemError, Reply, invalid
@@ -31,7 +32,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Call(NamedTuple):
-    """A request that writes, without its body."""
+    """A request that writes, without its body. `parents`: what it builds on, where that decides
+    whether its caller may give it.
+    """
 
     runtime: Runtime
     headers: Headers
@@ -41,6 +44,7 @@ class Call(NamedTuple):
     caller: Caller
     scope: Mapping[str, Any] = {}
     """The ASGI scope; nothing where the request did not come over HTTP."""
+    parents: Parents = NO_PARENTS
 
     @classmethod
     def of(cls, runtime: Runtime, scope: Scope, receive: Receive) -> Self:

@@ -276,8 +276,7 @@ CATALOGUE: dict[str, Problem] = {
         "the service is stopping. Nothing was moved. Send the same request again later."
     ),
     "limited_to_accounts": _invalid(
-        "The key is limited to accounts of the ledger, and this concerns others too, or builds on "
-        "an earlier transaction.",
+        "The key is limited to accounts of the ledger, and this concerns others too.",
         HTTPStatus.FORBIDDEN,
     ),
     "amount_not_granted": _invalid(

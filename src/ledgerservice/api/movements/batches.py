@@ -5,8 +5,11 @@ Each item gets the answer that its own request would get, in the order of the it
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -35,13 +38,14 @@ from ledgerservice.api.http.streams import log_departure
 from ledgerservice.api.http.turns import in_turns
 from ledgerservice.api.movements.answers import answer, decided_on
 from ledgerservice.api.movements.approving import Proposed, put_aside
+from ledgerservice.api.movements.parents import with_parents
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.permissions import check_scopes
 from ledgerservice.api.movements.queueing import enter, post
 from ledgerservice.api.movements.showing import shown, shown_problem
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
-from ledgerservice.errors import Overloaded
+from ledgerservice.errors import LedgerError, Overloaded
 from ledgerservice.posting.bounds import Share
 from ledgerservice.telemetry.exchanges import note_refusal
 
@@ -52,6 +56,7 @@ CHUNKS_IN_FLIGHT = 16
 MAX_LINKED = 500  # items of one
 BLANK_LINES = 5  # of a rehearsed body, for each line that it may have
 STEP_S = 1.0
+_MAY_NAME_PARENT = re.compile(rb"hold_id|transaction_id|schedule_id|\\").search
 LINES_AT_ONCE = 2_000  # of a stream, however many arrive together
 
 Item = Instruction | ProblemError | Proposed | list[Any]
@@ -152,7 +157,21 @@ def _too_many(limit: int) -> ProblemError:
 
 
 async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
+    if call.caller.by_accounts:
+        steps = await in_turns(call.runtime.turn, _steps_of, lines)
+        call = await with_parents(call, chain.from_iterable(steps))
     return await in_turns(call.runtime.turn, partial(read_one, call), lines)
+
+
+def _steps_of(line: bytes) -> list[Instruction]:
+    """The instructions of an item that may build on earlier transactions. What cannot be read is
+    refused later.
+    """
+    steps: list[Instruction] = []
+    if _MAY_NAME_PARENT(line):
+        with suppress(ProblemError):
+            steps.extend(read_item(bytes(one)) for one in _linked(line) or (line,))
+    return steps
 
 
 def read_one(call: Call, line: bytes) -> Item:
@@ -409,7 +428,10 @@ async def _enter_lines(
     numbers = [first + place for place, line in enumerate(lines) if line.strip()]
     if fault is not None:
         return _answer_lines(call, numbers, _failing(fault))
-    items = await _read_items(call, [line for line in lines if line.strip()])
+    try:
+        items = await _read_items(call, [line for line in lines if line.strip()])
+    except LedgerError as error:  # what they build on could not be read
+        return _answer_lines(call, numbers, _failing(error))
     limit = call.runtime.settings.max_body_bytes
     items = [
         ProblemError("body_too_large", max_bytes=limit)

@@ -162,11 +162,15 @@ FORMS = {
         Need(Scope.TRANSACTIONS, by_accounts=True),
     ),
     "hold": Form("hold", models.PlaceHold, _hold, Need(Scope.HOLDS, by_accounts=True)),
-    "capture": Form("capture", models.CaptureHold, _capture, Need(Scope.HOLDS)),
-    "release": Form("release", models.ReleaseHold, _release, Need(Scope.HOLDS)),
-    "reverse": Form("reverse", models.ReverseTransaction, _reverse, Need(Scope.REVERSALS)),
+    "capture": Form("capture", models.CaptureHold, _capture, Need(Scope.HOLDS, by_accounts=True)),
+    "release": Form("release", models.ReleaseHold, _release, Need(Scope.HOLDS, by_accounts=True)),
+    "reverse": Form(
+        "reverse", models.ReverseTransaction, _reverse, Need(Scope.REVERSALS, by_accounts=True)
+    ),
     "policy": Form("policy", models.ChangePolicy, _policy, Need(POLICIES, by_accounts=True)),
-    "cancel": Form("cancel", models.CancelSchedule, _cancel, Need(Scope.SCHEDULES)),
+    "cancel": Form(
+        "cancel", models.CancelSchedule, _cancel, Need(Scope.SCHEDULES, by_accounts=True)
+    ),
 }
 
 BY_TYPE = {

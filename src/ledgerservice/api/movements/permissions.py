@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
 
-from ledgerservice.access.covering import can_judge
+from ledgerservice.access.covering import parent_of, uses_of
 from ledgerservice.access.grants import signature_denial
 from ledgerservice.access.scopes import ALL, POLICIES, Scope
 from ledgerservice.api.http.auditing import mark
 from ledgerservice.api.http.authentication import denied
 from ledgerservice.api.http.call import Call
 from ledgerservice.api.http.problems import ProblemError
+from ledgerservice.api.movements.parents import not_found
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
@@ -70,19 +71,20 @@ def _check_signed(call: Call, instruction: Instruction) -> None:
 
 def _check_accounts(call: Call, instruction: Instruction, missing: Sequence[int]) -> None:
     """Raise ProblemError if no grant has all missing scopes and covers all accounts. An account
-    outside the grants does not exist for the caller.
+    outside the grants does not exist for the caller, nor what has one.
     """
     grants = call.caller.by_accounts.get(call.ledger, ())
     able = [one for one in grants if all(one.scopes & needed for needed in missing)]
     if not able:
         raise denied("scope_missing", missing[0])
-    if not can_judge(instruction):
-        raise denied("limited_to_accounts", 0)
-    outside = [one.outside(instruction) for one in able]
-    if None not in outside:
+    parent, uses = parent_of(instruction), uses_of(instruction, call.parents)
+    outside = [0] if uses is None else [one.outside(uses) for one in able]
+    if uses is None or None not in outside:
+        if parent is not None:
+            raise not_found(parent)
         raise ProblemError("account_not_found", account_id=outside[0])
     covering = [one for one, account in zip(able, outside, strict=True) if account is None]
-    if all(one.is_too_much(instruction) for one in covering):
+    if all(one.is_too_much(uses) for one in covering):
         raise denied("amount_not_granted", 0)
 
 

@@ -10,6 +10,7 @@ from ledgerservice.api.movements import parsing
 from ledgerservice.api.movements.answers import answer
 from ledgerservice.api.movements.approving import Origin, may_be_caught, proposed
 from ledgerservice.api.movements.forms import Form
+from ledgerservice.api.movements.parents import with_parents
 from ledgerservice.api.movements.permissions import check_scopes
 from ledgerservice.api.movements.queueing import post
 from ledgerservice.api.movements.showing import shown
@@ -48,6 +49,8 @@ async def instruct(call: Call, form: Form, **ids: int) -> Reply:
         raise ProblemError("invalid_request", errors=faults)
     fields |= {name: Number(str(number)) for name, number in ids.items()}
     instruction = parsing.instruct(fields, form, key_of(call.headers))
+    if call.caller.by_accounts:
+        call = await with_parents(call, [instruction])
     check_scopes(call, instruction)
     if may_be_caught(call.runtime.rules.of(call.ledger), (instruction,)):
         origin = Origin(form.name, next(iter(ids.values()), None), body)
