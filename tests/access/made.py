@@ -7,6 +7,7 @@ from sqlalchemy import text
 from ledgerservice.access import keys
 from ledgerservice.access.scopes import ALL
 from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.principals import GrantedAccounts
 from ledgerservice.postgres.connections import Database
 
 
@@ -16,12 +17,13 @@ def make_key(
     scopes: int = int(ALL),
     ledgers: Sequence[str | None] = (None,),
     public_key: bytes | None = None,
+    limited_to: GrantedAccounts | None = None,
 ) -> str:
     """The text of a new key of a new principal."""
     new = keys.make()
     with database.owner_engine().begin() as owner:
         ids = [None if one is None else principals.ledger_id(owner, one) for one in ledgers]
-        number = principals.add_principal(owner, name, "service", scopes, ids)
+        number = principals.add_principal(owner, name, "service", scopes, ids, limited_to)
         principals.add_key(owner, new.id, new.digest, number, 90, public_key=public_key)
     return new.text
 

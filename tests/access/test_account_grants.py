@@ -1,87 +1,45 @@
-"""Keys that are limited to accounts: no byte of the other accounts, and no money of theirs."""
+"""Keys that are limited to accounts: what they move, and how little they are answered of others."""
 
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import httpx
 import msgspec
 import pytest
 
-from ledgerservice.access import keys
-from ledgerservice.access.scopes import ALL
 from ledgerservice.api.movements.showing import _shown
 from ledgerservice.domain.rules.approvals import RuleRow
-from ledgerservice.postgres.access import principals
 from ledgerservice.postgres.access.principals import GrantedAccounts
 from ledgerservice.postgres.connections import Database
-from tests.access.made import bearer, make_key
+from tests.access.made import bearer
 from tests.access.proposing import set_rules
-from tests.api.routes import ROUTES
+from tests.access.single_accounts import (
+    HIDDEN,
+    LATER,
+    NONE,
+    NUMBERS,
+    OURS,
+    OUTSIDE,
+    PAYEE,
+    World,
+    everything,
+    hidden,
+    item,
+    legs,
+    limited_key,
+    pay,
+    worlds,
+)
 from tests.databases import connect, url_text
-from tests.processes import RunningService, cli, serving, wait_for
-
-OURS, PAYEE, OUTSIDE, NONE = 1, 2, 3, 999
-BALANCES = {OURS: "5000.00", PAYEE: "777.77", OUTSIDE: "4242.42"}
-NUMBERS = iter(range(10**6))
-HIDDEN = {"balance", "held", "held_change", "version"}
-
-
-class World(NamedTuple):
-    service: RunningService
-    database: Database
-    admin: dict[str, str]
-    ours: dict[str, str]
-
-    def send(self, who: dict[str, str], path: str, body: Any, method: str = "POST") -> Any:
-        return self.service.client.request(method, path, json=body, headers=who)
-
-    def get(self, who: dict[str, str], path: str) -> httpx.Response:
-        return self.service.client.get(path, headers=who)
-
-
-def limited_key(database: Database, name: str, limited_to: GrantedAccounts) -> str:
-    new = keys.make()
-    with database.owner_engine().begin() as owner:
-        ledger = [principals.ledger_id(owner, "default")]
-        number = principals.add_principal(owner, name, "service", int(ALL), ledger, limited_to)
-        principals.add_key(owner, new.id, new.digest, number, 90)
-    return new.text
+from tests.processes import cli, wait_for
 
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[..., Database]) -> Iterator[World]:
-    database = new_database()
-    admin = bearer(make_key(database, "admin"))
-    with serving(DATABASE_URL=url_text(database)) as service:
-        made = World(service, database, admin, {})
-        for number, balance in BALANCES.items():
-            said = "secret" if number == OUTSIDE else "open"
-            opened = {"owner": said, "currency": "USD", "reference": f"{said} {number}"}
-            assert made.send(admin, "/accounts", opened).json()["id"] == number
-            funding = item(account_id=number, amount=balance, description=said)
-            assert made.send(admin, "/deposit", funding).status_code == 200
-        grant = GrantedAccounts([OURS], [OURS], [OURS, PAYEE], {"USD": "100.00"})
-        made = made._replace(ours=bearer(limited_key(database, "ours", grant)))
-        assert wait_for(lambda: made.get(made.ours, "/ledgers").status_code == 200)
-        yield made
+    yield from worlds(new_database)
 
 
-def item(**fields: Any) -> dict[str, Any]:
-    return {"amount": "1.00", "idempotency_key": f"k{next(NUMBERS)}", **fields}
-
-
-def pay(source: int, target: int, **fields: Any) -> dict[str, Any]:
-    return item(from_account_id=source, to_account_id=target, **fields)
-
-
-def legs(*amounts: tuple[int, str], **of_first: Any) -> dict[str, Any]:
-    parts = [{"account_id": number, "amount": amount} for number, amount in amounts]
-    return {"legs": [parts[0] | of_first, *parts[1:]], "idempotency_key": f"k{next(NUMBERS)}"}
-
-
-LATER = {"execute_at": "2999-01-01T00:00:00Z"}
 POLICY = {"frozen": "debits", "actor": "a", "reason": "r"}
 # The type in a batch, the path, the body without a key, the method.
 ALLOWED = [
@@ -116,16 +74,6 @@ REFUSED: list[tuple[str, str, str, Callable[[], dict[str, Any]]]] = [
      lambda: legs((OURS, "-100.01"), (PAYEE, "100.01"))),
     ("amount_not_granted", "HOLD", "/holds", lambda: item(account_id=OURS, amount="200")),
 ]  # fmt: skip
-
-
-def everything(world: World) -> list[Any]:
-    """All accounts and transactions."""
-    return [world.get(world.admin, path).json() for path in ("/accounts", "/transactions")]
-
-
-def hidden(entries: list[dict[str, Any]]) -> set[int]:
-    """The accounts of entries that have nothing of the account after them."""
-    return {one["account_id"] for one in entries if not HIDDEN & one.keys()}
 
 
 @pytest.mark.parametrize("row", range(len(ALLOWED)))
@@ -190,44 +138,6 @@ def test_an_account_outside_is_as_one_that_does_not_exist(world: World) -> None:
             answers = [world.send(world.ours, path, make(n)) for n in (OUTSIDE, NONE)]
             texts = [one.text.replace(str(NONE), str(OUTSIDE)) for one in answers]
             assert texts[0] == texts[1] and answers[0].status_code == 404
-
-
-@pytest.mark.parametrize("path", sorted(p for p in ROUTES if "{" in p or p.count("/") == 1))
-def test_every_read(world: World, path: str) -> None:
-    """Of its account it reads all that has only this account in it; nothing else."""
-    if "GET" not in ROUTES[path] or path.startswith(("/health", "/docs", "/openapi", "/redoc")):
-        return
-    answers = {}
-    for number in (OURS, PAYEE, OUTSIDE, NONE):
-        filled = path.replace("{name}", "default").replace("{code}", "USD").replace("{key}", "k")
-        for name in ("account_id", "transaction_id", "hold_id", "schedule_id", "webhook_id"):
-            filled = filled.replace(f"{{{name}}}", str(number))
-        answers[number] = world.get(world.ours, filled)
-    assert not any(
-        canary in answer.text for canary in ("secret", "4242.42") for answer in answers.values()
-    )
-    allowed = ("/currencies", "/ledgers")
-    if path.startswith(allowed):
-        return
-    if path.endswith("/balances"):
-        return  # it needs a time; below
-    if "{account_id}" in path and "{key}" not in path:
-        assert answers[OURS].status_code == 200, answers[OURS].text
-        others = [(answers[n].status_code, answers[n].content) for n in (PAYEE, OUTSIDE, NONE)]
-        assert others[0] == others[1] == others[2] and others[0][0] == 404
-    else:
-        codes = {answer.json()["code"] for answer in answers.values()}
-        assert codes == {"limited_to_accounts"}, path
-
-
-def test_balances_at_a_time(world: World) -> None:
-    answers = [
-        world.get(world.ours, f"/accounts/{number}/balances?at=2999")
-        for number in (OURS, PAYEE, OUTSIDE, NONE)
-    ]
-    assert answers[0].status_code == 200, answers[0].text
-    assert len({(one.status_code, one.content) for one in answers[1:]}) == 1
-    assert answers[1].status_code == 404
 
 
 def test_what_needs_a_whole_ledger_is_refused(world: World) -> None:

@@ -123,6 +123,11 @@ def ledger_of(request: Request) -> int:
     return ledger
 
 
+def accounts_seen(request: Request, scope: int) -> frozenset[int] | None:
+    """The accounts that the caller's grants of a scope cover; None: all of the ledger."""
+    return caller_of(request.scope).sees(ledger_of(request), int(scope))
+
+
 def reader_of(request: Request) -> Reader:
     """A reader of the ledger that the path names."""
     return runtime_of(request).reader.of(ledger_of(request))

@@ -276,7 +276,8 @@ CATALOGUE: dict[str, Problem] = {
         "the service is stopping. Nothing was moved. Send the same request again later."
     ),
     "limited_to_accounts": _invalid(
-        "The key is limited to accounts of the ledger, and this concerns others too.",
+        "The key is limited to accounts of the ledger, and this concerns others too. A list of "
+        "transactions needs account_id, without owner and by=effective.",
         HTTPStatus.FORBIDDEN,
     ),
     "amount_not_granted": _invalid(

@@ -175,7 +175,7 @@ def _declare(
         declared["openapi_extra"] = operation
         declared["description"] = f"{description or summary.rstrip('.') + '.'}{_said_of(need)}"
         name = declared.setdefault("name", handler.__name__)
-        guarded = handler if need.is_open else _guarded(handler, method, name, need)
+        guarded = handler if need.is_open else _guarded(handler, method, path, name, need)
         add = partial(router.add_api_route, endpoint=guarded, response_model=None)
         add(path, methods=[method], status_code=status, operation_id=name, **declared)
         for twin, by in _undeclared(path, method):
@@ -189,10 +189,10 @@ OF_NO_LEDGER = ("everywhere", "nowhere")
 """The places of operations that concern no single ledger, whatever their path names."""
 
 
-def _guarded(handler: Handler, method: str, name: str, need: Need) -> Handler:
+def _guarded(handler: Handler, method: str, path: str, name: str, need: Need) -> Handler:
     """The handler, for callers who may do what it does; with the audit log."""
     is_sure = is_audited(method, need.scopes)
-    is_of_account = method == "GET" and need.by_accounts
+    is_of_account = method == "GET" and need.by_accounts and "{account_id" in path
     is_of_ledger, is_of_none = need.place == "ledger", need.place in OF_NO_LEDGER
     answer: Handler = partial(audited, action=name, handler=handler, is_sure=is_sure)
     if method == "GET" and not is_sure:

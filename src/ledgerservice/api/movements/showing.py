@@ -35,6 +35,11 @@ def shown(call: Call, body: bytes) -> bytes:
     return body if accounts is None else msgspec.json.encode(_shown(body, accounts))
 
 
+def without_others(answer: Any, accounts: Accounts) -> Raw:
+    """The JSON of an answer without the balances of other accounts."""
+    return Raw(msgspec.json.encode(_shown(msgspec.json.encode(answer), accounts)))
+
+
 def shown_problem(call: Call, error: ProblemError) -> ProblemError:
     """A problem as the caller is shown it."""
     accounts = accounts_shown(call)

@@ -16,6 +16,7 @@ from ledgerservice.api.http.bodies import Body, body_of
 from ledgerservice.api.http.calendar import AsOf, Zone
 from ledgerservice.api.http.call import (
     Call,
+    accounts_seen,
     call_of,
     checked_key,
     created,
@@ -223,16 +224,24 @@ class AccountFilters(PeriodFilters):
     metadata: MetadataFilter | None = None
 
 
-@get(router, "/accounts/", list[Account], AccountFilters, need=Need(Scope.ACCOUNTS_READ))
+@get(
+    router,
+    "/accounts/",
+    list[Account],
+    AccountFilters,
+    need=Need(Scope.ACCOUNTS_READ, by_accounts=True),
+)
 async def list_accounts(request: Request) -> Response:
     """Accounts by id, or, with `from` or `to`, by the time at which they were opened.
 
     The Link header leads to the next page, also from a page with fewer rows than `limit`.
     """
     reader = reader_of(request)
+    seen = accounts_seen(request, Scope.ACCOUNTS_READ)
 
     async def read(filters: AccountFilters, after: Place | None) -> Page:
         values = await filter_values(reader, filters)
+        values["ids"] = None if seen is None else sorted(seen)
         rows, end = await queries.list_filtered(
             reader, queries.AccountFilter(**values), filters.limit, after
         )

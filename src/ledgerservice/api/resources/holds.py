@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
-from ledgerservice.api.http.call import id_of, json_response, reader_of
+from ledgerservice.api.http.call import accounts_seen, id_of, json_response, reader_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
@@ -60,11 +60,12 @@ def _status(hold: HoldView) -> Status:
     return "captured" if hold.captured else "released"
 
 
-@get(router, "/holds/{hold_id}", Hold, need=Need(Scope.ACCOUNTS_READ))
+@get(router, "/holds/{hold_id}", Hold, need=Need(Scope.ACCOUNTS_READ, by_accounts=True))
 async def get_hold(request: Request) -> Response:
     """What remains of a hold, what was captured and released, and when it expires."""
     hold = await queries.find(reader_of(request), id_of(request, "hold_id", "hold_not_found"))
-    if hold is None:
+    seen = accounts_seen(request, Scope.ACCOUNTS_READ)
+    if hold is None or (seen is not None and hold.account_id not in seen):
         raise ProblemError("hold_not_found")
     return json_response(Hold.of(hold))
 

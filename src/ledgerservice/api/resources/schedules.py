@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
-from ledgerservice.api.http.call import id_of, json_response, reader_of
+from ledgerservice.api.http.call import accounts_seen, id_of, json_response, reader_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
@@ -56,12 +56,18 @@ def _status(schedule: ScheduleView) -> Status:
     return "executed" if schedule.settled_status == domain.Status.POSTED else "declined"
 
 
-@get(router, "/schedules/{schedule_id}", Schedule, need=Need(Scope.ACCOUNTS_READ))
+@get(
+    router,
+    "/schedules/{schedule_id}",
+    Schedule,
+    need=Need(Scope.ACCOUNTS_READ, by_accounts=True),
+)
 async def get_schedule(request: Request) -> Response:
     """Whether a scheduled transfer is pending, executed, declined or cancelled, and by what."""
     schedule_id = id_of(request, "schedule_id", "schedule_not_found")
     schedule = await queries.find(reader_of(request), schedule_id)
-    if schedule is None:
+    seen = accounts_seen(request, Scope.ACCOUNTS_READ)
+    if schedule is None or (seen is not None and schedule.account_id not in seen):
         raise ProblemError("schedule_not_found")
     return json_response(Schedule.of(schedule))
 

@@ -7,14 +7,15 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
+from ledgerservice.api.http.authentication import denied
 from ledgerservice.api.http.calendar import By
-from ledgerservice.api.http.call import id_of, json_response, reader_of
+from ledgerservice.api.http.call import accounts_seen, id_of, json_response, reader_of
 from ledgerservice.api.http.fields import OriginName, PrincipalId
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, PeriodFilters, filter_values, listing
@@ -33,6 +34,7 @@ from ledgerservice.api.movements.answers import (
     detail_members,
     parent_member,
 )
+from ledgerservice.api.movements.showing import without_others
 from ledgerservice.domain import transactions as domain
 from ledgerservice.domain.instructions import BIGGEST_ID, Kind
 from ledgerservice.domain.rules import PARENT_MEMBERS
@@ -100,16 +102,26 @@ def _children(children: Sequence[Child]) -> dict[str, list[int]]:
     return {"steps": steps} if steps else {}
 
 
-@get(router, "/transactions/{transaction_id}", Transaction, need=Need(Scope.TRANSACTIONS_READ))
+_READ = Need(Scope.TRANSACTIONS_READ, by_accounts=True)
+Seen = frozenset[int] | None
+"""The accounts that the caller may see; None: all."""
+
+
+def _shown(seen: Seen, answer: Transaction) -> Transaction | Raw:
+    """A transaction as the caller is shown it."""
+    return answer if seen is None else without_others(answer, seen)
+
+
+@get(router, "/transactions/{transaction_id}", Transaction, need=_READ)
 async def get_transaction(request: Request) -> Response:
     """A posted transaction with its entries, or the record of a declined one."""
     transaction_id = id_of(request, "transaction_id", "transaction_not_found")
-    reader = reader_of(request)
-    transaction = await queries.find(reader, transaction_id)
+    reader, seen = reader_of(request), accounts_seen(request, Scope.TRANSACTIONS_READ)
+    transaction = await queries.find(reader, transaction_id, seen)
     if transaction is None:
         raise ProblemError("transaction_not_found")
     children = await queries.list_children(reader, transaction_id)
-    return json_response(Transaction.recorded(transaction, children))
+    return json_response(_shown(seen, Transaction.recorded(transaction, children)))
 
 
 @get(
@@ -120,7 +132,7 @@ async def get_transaction(request: Request) -> Response:
         "get_transaction": {"transaction_id": "transaction_id"},
         "get_account": {"account_id": "account_id"},
     },
-    need=Need(Scope.TRANSACTIONS_READ),
+    need=_READ,
 )
 async def get_key(request: Request) -> Response:
     """The transaction of a key, for a request whose answer was lost."""
@@ -128,7 +140,8 @@ async def get_key(request: Request) -> Response:
     transaction = await queries.find_by_key(reader_of(request), account_id, _key_of_path(request))
     if transaction is None:
         raise ProblemError("key_not_found")
-    return json_response(Transaction.recorded(transaction))
+    seen = accounts_seen(request, Scope.TRANSACTIONS_READ)
+    return json_response(_shown(seen, Transaction.recorded(transaction)))
 
 
 def _key_of_path(request: Request) -> str:
@@ -179,25 +192,33 @@ class TransactionFilters(PeriodFilters):
     metadata: MetadataFilter | None = None
 
 
-@get(
-    router,
-    "/transactions/",
-    list[Transaction],
-    TransactionFilters,
-    need=Need(Scope.TRANSACTIONS_READ),
-)
+def _check_seen(filters: TransactionFilters, seen: Seen) -> None:
+    """Raise ProblemError if the list is not that of an account which the caller may see. Whether
+    another account is its owner's says something of that account.
+    """
+    if seen is None:
+        return
+    if filters.account_id is None or filters.owner is not None or filters.by != "recorded":
+        raise denied("limited_to_accounts", 0)
+    if filters.account_id not in seen:
+        raise ProblemError("account_not_found")
+
+
+@get(router, "/transactions/", list[Transaction], TransactionFilters, need=_READ)
 async def list_transactions(request: Request) -> Response:
     """Transactions, the latest first: by the time of their recording, or at which they take effect.
 
-    The Link header leads to the next page, also from a page with fewer rows than `limit`.
+    The Link header leads to the next page, also from a page with fewer rows than `limit`. With a
+    key that is limited to accounts, `account_id` is required, and `owner` and `by=effective` are
+    refused.
     """
-    reader = reader_of(request)
+    reader, seen = reader_of(request), accounts_seen(request, Scope.TRANSACTIONS_READ)
 
     async def read(filters: TransactionFilters, after: Place | None) -> Page:
+        _check_seen(filters, seen)
         values = await filter_values(reader, filters)
-        rows, end = await queries.list_filtered(
-            reader, TransactionFilter(**values), filters.limit, after
-        )
-        return Page([Transaction.recorded(row) for row in rows], end)
+        chosen = TransactionFilter(**values, apart=seen is not None)
+        rows, end = await queries.list_filtered(reader, chosen, filters.limit, after)
+        return Page([_shown(seen, Transaction.recorded(row)) for row in rows], end)
 
     return await listing(request, TransactionFilters, tuple[datetime, int], read)

@@ -96,7 +96,7 @@ class AccountFilter(msgspec.Struct, frozen=True):
 
     `status` is active, frozen or closed. The balances are in minor units of `currency`. Accounts
     opened in [since, until) are listed in the order of opening. `metadata` is the text of a JSON
-    object: only accounts whose metadata contains it.
+    object: only accounts whose metadata contains it. With `ids` only these accounts are read.
     """
 
     owner: str | None = None
@@ -108,6 +108,7 @@ class AccountFilter(msgspec.Struct, frozen=True):
     since: datetime | None = None
     until: datetime | None = None
     metadata: str | None = None
+    ids: list[int] | None = None
 
     @property
     def by_time(self) -> bool:
@@ -184,6 +185,7 @@ CONDITIONS = {
     "until": "t.created_at < :until",
     "metadata": """(SELECT d.metadata FROM ledger.account_details d WHERE d.ledger_id = :ledger
         AND d.account_id = t.id)::jsonb @> CAST(:metadata AS jsonb)""",
+    "ids": "t.id = ANY (CAST(:ids AS bigint[]))",
 }
 
 BY_ID = Listing("ledger.accounts", by=("id",), descending=False, conditions=CONDITIONS)
@@ -230,6 +232,9 @@ def _access_paths(listing: Listing, values: Values, continues: bool) -> Iterator
     if continues:
         place = ", ".join(f":after_{name}" for name in listing.by)
         conditions.append(f"({listing.place}) > ({place})")
+    if "ids" in values:
+        yield listing.by_matches(_matches(CONDITIONS["ids"]), conditions, {"ids"})
+        return
     if "reference" in values:
         matches = _matches(CONDITIONS["reference"])
         yield listing.by_matches(matches, conditions, {"reference"})

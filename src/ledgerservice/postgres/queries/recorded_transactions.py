@@ -66,11 +66,13 @@ async def _access_paths(
 ) -> AsyncIterator[AccessPath]:
     """All access paths to the page, in the order in which they are tried: the cheapest first."""
     times = list(times_of(values))
-    if filters.reference is not None:
+    if filters.reference is not None and not filters.apart:
         yield _by_matches("reference", {"reference"}, times)
     if filters.account_id is not None:
         account = "SELECT CAST(:account_id AS bigint) AS id"
         yield _by_accounts(account, "account_id", 1, filters, times)
+    if filters.apart:
+        return
     for name in [name for name in ACCOUNTS if name in values]:
         number = await search.count(run, ACCOUNTS[name], values | {"budget": MAX_ACCOUNTS})
         if number <= MAX_ACCOUNTS:

@@ -23,7 +23,8 @@ class TransactionFilter(msgspec.Struct, frozen=True):
     `account_id` and `owner`: the transactions of which one of their accounts is a part. `currency`
     is that of the transaction's own account, and of the amounts, which are in minor units. They
     were recorded in [since, until), or take effect then: as `by` says. `metadata` is the text of a
-    JSON object: only transactions whose metadata contains it.
+    JSON object: only transactions whose metadata contains it. `apart`: only those of `account_id`
+    are read, so that nothing depends on others, not even where a page ends.
     """
 
     account_id: int | None = None
@@ -38,6 +39,7 @@ class TransactionFilter(msgspec.Struct, frozen=True):
     reference: str | None = None
     metadata: str | None = None
     by: TimeOf = "recorded"
+    apart: bool = False
 
 
 def values_of(filters: TransactionFilter) -> Values:

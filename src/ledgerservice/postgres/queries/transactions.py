@@ -1,6 +1,6 @@
 """Transactions, what builds on them, and the list of transactions by any filter."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -40,6 +40,11 @@ SELECT {TRANSACTION} FROM ledger.transactions t {JOIN_ACCOUNT}
 WHERE t.ledger_id = :ledger AND
 """
 FIND_TRANSACTION = text(f"{_TRANSACTIONS} t.id = :transaction")
+FIND_SEEN = text(f"""
+{_TRANSACTIONS} t.id = :transaction AND (t.account_id = ANY (CAST(:seen AS bigint[])) OR (
+    SELECT true FROM ledger.entries e WHERE e.ledger_id = :ledger AND e.transaction_id = t.id
+      AND e.account_id = ANY (CAST(:seen AS bigint[])) LIMIT 1))
+""")
 FIND_BY_KEY = text(
     f"{_TRANSACTIONS} t.account_id = :account AND t.origin = {Origin.CALLER:d}"
     " AND t.idempotency_key = :key"
@@ -64,9 +69,16 @@ ORDER BY d.transaction_id
 """)
 
 
-async def find(reader: Reader, transaction_id: int) -> Transaction | None:
-    """The transaction with this id, posted or declined, or None."""
-    rows = await reader.rows(FIND_TRANSACTION, transaction=transaction_id)
+async def find(
+    reader: Reader, transaction_id: int, seen: Collection[int] | None = None
+) -> Transaction | None:
+    """The transaction with this id, posted or declined, or None. With `seen` only if it is of one
+    of these accounts, or has an entry on one.
+    """
+    if seen is None:
+        rows = await reader.rows(FIND_TRANSACTION, transaction=transaction_id)
+    else:
+        rows = await reader.rows(FIND_SEEN, transaction=transaction_id, seen=list(seen))
     return next(iter(await _completed(reader, rows)), None)
 
 
