@@ -10,12 +10,13 @@ import pytest
 from ledgerservice.access import keys
 from ledgerservice.access.scopes import ALL, NAMES
 from ledgerservice.access.signatures import public_key_of
+from ledgerservice.postgres.access.principals import GrantedAccounts
 from ledgerservice.postgres.connections import Database
 from tests.access.made import add_ledger, alter_key, bearer, make_key
 from tests.access.signing import new_key, signed
 from tests.api.routes import API, DESCRIBED, ROUTES
 from tests.databases import url_text
-from tests.processes import RunningService, serving
+from tests.processes import RunningService, serving, wait_for
 
 OPEN = {"/health/live", "/health/ready", "/docs", "/openapi.json"}
 PATHS = API.openapi()["paths"]
@@ -194,6 +195,97 @@ def challenge_of(answer: httpx.Response) -> str:
 def test_what_needs_no_key(world: World, path: str) -> None:
     for key in (None, world.keys["unknown"], world.keys["expired"]):
         assert send(world, path, "GET", key).status_code == 200
+
+
+SECRETS = ("secret", "4242.42")
+
+
+class Accounts(NamedTuple):
+    """The ids of one account in the ledger `other`, which the key `account` is limited to, and
+    those of another and of what is of this; and ids of nothing.
+    """
+
+    outside: dict[str, int]
+    nothing: dict[str, int]
+    key: str
+
+
+@pytest.fixture(scope="module")
+def accounts(world: World) -> Accounts:
+    admin, client = bearer(world.keys["elsewhere"]), world.service.client
+
+    def send(path: str, **body: Any) -> Any:
+        body = {"idempotency_key": f"wrong {path}"} | body if path != "/accounts" else body
+        answer = client.post(f"/ledgers/other{path}", json=body, headers=admin)
+        assert answer.status_code in (200, 201), answer.text
+        return answer.json()
+
+    mine, other, third = (
+        send("/accounts", owner=owner, currency="USD")["id"]
+        for owner in ("mine", "secret", "third")
+    )
+    moved = send("/deposit", account_id=other, amount="4242.42", description="secret")
+    held = send("/holds", account_id=other, amount="1", reference="secret")
+    later = send("/transfer", from_account_id=other, to_account_id=third, amount="1",
+                 execute_at="2999-01-01T00:00:00Z", description="secret")  # fmt: skip
+    outside = {"account_id": other, "transaction_id": moved["transaction_id"], "webhook_id": 1}
+    outside |= {"hold_id": held["hold_id"], "schedule_id": later["schedule_id"]}
+    limited = GrantedAccounts([mine])
+    key = make_key(world.database, "account", ledgers=["other"], limited_to=limited)
+    assert wait_for(lambda: client.get("/ledgers", headers=bearer(key)).status_code == 200)
+    return Accounts(outside, {name: 10**9 + n for n, name in enumerate(outside)}, key)
+
+
+def body_of(path: str, account: int) -> dict[str, Any]:
+    """A valid body that names the account, if the route's body names one."""
+    key = {"idempotency_key": "w"}
+    move = {"account_id": account, "amount": "1", **key}
+    between = {"from_account_id": account, "to_account_id": account + 1, "amount": "1", **key}
+    bodies: dict[str, dict[str, Any]] = {
+        **dict.fromkeys(("/deposit", "/withdraw", "/holds"), move),
+        "/transfer": between,
+        "/transactions": {"legs": [{"account_id": account, "amount": "-1"},
+                                   {"account_id": account + 1, "amount": "1"}], **key},
+        "/batches": {"movements": [{"type": "TRANSFER", **between}]},
+        "/accounts": {"owner": "o", "currency": "USD"},
+        "/accounts/{account_id}": {"frozen": "debits", "actor": "a", "reason": "r", **key},
+        "/webhooks": {"url": "https://shop.example/", "account_id": account},
+    }  # fmt: skip
+    return bodies.get(path, key)
+
+
+@pytest.mark.parametrize(("path", "method"), GUARDED)
+def test_with_a_wrong_account(world: World, accounts: Accounts, path: str, method: str) -> None:
+    """What has an account outside of the grant is as what does not exist, to the byte."""
+    answers = []
+    for ids in (accounts.outside, accounts.nothing):
+        target = path
+        for name, number in ids.items():
+            target = target.replace(f"{{{name}}}", str(number))
+        query = (
+            f"account_id={ids['account_id']}" if (path, method) == ("/transactions", "GET") else ""
+        )
+        body = None if method in ("GET", "HEAD") else body_of(path, ids["account_id"])
+        prefix = "" if path.startswith("/ledgers") else "/ledgers/other"
+        answer = world.service.client.request(
+            method, f"{prefix}{filled(target)}?{query}".rstrip("?"), json=body,
+            headers=bearer(accounts.key),
+        )  # fmt: skip
+        text = answer.text.replace(f'"account_id":{ids["account_id"]}', "the id of the request")
+        answers.append((answer.status_code, text))
+        assert not any(secret in answer.text for secret in SECRETS)
+    assert answers[0] == answers[1]
+    status, text = answers[0]
+    if path.startswith(("/currencies", "/ledgers")) and method != "POST":
+        assert status in (200, 404)
+    elif (path, method) in (("/accounts", "GET"), ("/accounts", "HEAD")):
+        assert status == 200 and "third" not in text
+    elif path == "/batches":
+        assert status == 200 and "account_not_found" in text
+    elif status != 404:
+        assert status == 403 and (
+            method == "HEAD" or "limited_to_accounts" in text or "scope" in text
+        )
 
 
 MALFORMED = ["", "Bearer", "Basic bGdrOg==", "lgk_", "Bearer lgk_1 lgk_2", "Bearer \xff"]

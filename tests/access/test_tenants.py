@@ -19,13 +19,14 @@ import pytest
 from ledgerservice.access.scopes import ALL
 from ledgerservice.domain.rules.approvals import RuleRow
 from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.principals import GrantedAccounts
 from ledgerservice.postgres.access.rules import set_rule
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
 from tests.access.made import add_ledger, bearer, make_key
 from tests.api.routes import ROUTES, queries_of
 from tests.databases import connect, url_text
-from tests.processes import RunningService, serving
+from tests.processes import RunningService, serving, wait_for
 
 REQUESTS = int(os.environ.get("LEDGER_TENANT_REQUESTS", "4000"))
 SEED = int(os.environ.get("LEDGER_TENANT_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
@@ -255,17 +256,13 @@ def everything(world: World) -> list[Any]:
         ]
 
 
-def test_no_answer_has_a_byte_of_the_other_tenant(world: World) -> None:
-    draw, before = random.Random(SEED), everything(world)
-    maker = Maker(draw, world.ours, world.theirs)
-    # Names of the other tenant that the request itself has may be repeated by its answer.
-    canaries = ["secret of theirs", AMOUNTS["theirs"], "theirs.example"]
+def check_answers(world: World, ours: Tenant, canaries: list[str], requests: int) -> Counter[int]:
+    """Send random requests of `ours`; no answer has a canary. Returns the statuses."""
+    maker = Maker(random.Random(SEED), ours, world.theirs)
     statuses: Counter[int] = Counter()
-    for number in range(REQUESTS):
+    for number in range(requests):
         method, target, arguments = maker.request()
-        with world.service.client.stream(
-            method, target, headers=world.ours.key, **arguments
-        ) as answer:
+        with world.service.client.stream(method, target, headers=ours.key, **arguments) as answer:
             if answer.headers.get("content-type", "").startswith("text/event-stream"):
                 continue  # it has no end
             text = answer.read().decode() + str(answer.headers)
@@ -274,8 +271,82 @@ def test_no_answer_has_a_byte_of_the_other_tenant(world: World) -> None:
         found = [canary for canary in canaries if canary in text and canary not in sent]
         assert not found, (SEED, number, method, target, arguments, text)
         assert answer.status_code < 500, (SEED, number, method, target, arguments, text)
+    return statuses
+
+
+def test_no_answer_has_a_byte_of_the_other_tenant(world: World) -> None:
+    before = everything(world)
+    # Names of the other tenant that the request itself has may be repeated by its answer.
+    canaries = ["secret of theirs", AMOUNTS["theirs"], "theirs.example"]
+    statuses = check_answers(world, world.ours, canaries, REQUESTS)
     assert everything(world) == before, SEED
     assert statuses[200] > REQUESTS / 20 and statuses[404] > REQUESTS / 20, statuses
+
+
+def of_single_accounts(world: World) -> Tenant:
+    """A key of two accounts in the ledger of the other tenant, and something of these."""
+    theirs, client = world.theirs, world.service.client
+    names: dict[str, list[str]] = {"code": ["USD"], "owner": ["mine"], "reference": ["mine"]}
+
+    def send(who: dict[str, str], path: str, **body: Any) -> dict[str, Any]:
+        answer = client.post(theirs.prefix + path, json=body, headers=who)
+        assert answer.status_code in {200, 201}, answer.text
+        made: dict[str, Any] = answer.json()
+        for member in ("transaction_id", "hold_id", "schedule_id"):
+            if isinstance(made.get(member), int):
+                names.setdefault(member, []).append(str(made[member]))
+        return made
+
+    ids = [send(theirs.key, "/accounts", owner="mine", currency="USD")["id"] for _ in range(2)]
+    names["account_id"] = [str(number) for number in ids]
+    limited = GrantedAccounts(ids)
+    key = make_key(world.database, "till", ledgers=["theirs"], limited_to=limited)
+    who = bearer(key)
+    assert wait_for(lambda: client.get("/ledgers", headers=who).status_code == 200)
+    between: dict[str, Any] = {"from_account_id": ids[0], "to_account_id": ids[1], "amount": "5"}
+    names["key"] = ["d", "t", "s", "h"]
+    send(who, "/deposit", account_id=ids[0], amount="99999", idempotency_key="d")
+    send(who, "/transfer", **between, idempotency_key="t", reference="mine")
+    send(who, "/transfer", **between, idempotency_key="s", execute_at=FAR)
+    for _ in range(3):
+        send(who, "/holds", account_id=ids[0], amount="7", idempotency_key=f"h{_}")
+    pages = [f"/transactions?account_id={ids[0]}", "/accounts?limit=1"]
+    links = [client.get(f"{theirs.prefix}{page}&limit=1", headers=who).links for page in pages[:1]]
+    links += [client.get(theirs.prefix + page, headers=who).links for page in pages[1:]]
+    urls = [one["next"]["url"] for one in links]
+    names["cursor"] = [dict(httpx.QueryParams(urlsplit(url).query))["cursor"] for url in urls]
+    return Tenant("theirs", who, names)
+
+
+OF_ACCOUNTS = """
+SELECT t::text FROM ledger.{} t JOIN ledger.ledgers l USING (ledger_id)
+WHERE l.name = 'theirs' AND {} > 0 AND NOT {} = ANY (%s) ORDER BY 1
+"""
+
+
+def of_other_accounts(world: World, ids: list[int]) -> list[Any]:
+    """All rows of the other accounts of the ledger."""
+    tables = {"accounts": "id", "entries": "account_id", "transactions": "account_id",
+              "holds": "account_id", "policies": "account_id", "schedules": "account_id",
+              "webhooks": "id"}  # fmt: skip
+    with connect(world.database) as owner:
+        return [
+            owner.execute(OF_ACCOUNTS.format(table, column, column), [ids]).fetchall()
+            for table, column in tables.items()
+        ]
+
+
+def test_no_answer_to_a_key_of_single_accounts_has_a_byte_of_others(world: World) -> None:
+    till = of_single_accounts(world)
+    ids = list(map(int, till.names["account_id"]))
+    before = of_other_accounts(world, ids)
+    # The units of a ledger belong to all of its callers, with their names.
+    canaries = [f'"{name}":"secret' for name in ("owner", "reference", "description", "of")]
+    canaries += [AMOUNTS["theirs"], "theirs.example"]
+    statuses = check_answers(world, till, canaries, REQUESTS // 2)
+    assert of_other_accounts(world, ids) == before, SEED
+    for status in (200, 403, 404):
+        assert statuses[status] > REQUESTS / 80, statuses
 
 
 def test_the_other_tenant_sees_its_own(world: World) -> None:
