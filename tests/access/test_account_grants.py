@@ -12,8 +12,8 @@ from ledgerservice.api.movements.showing import _shown
 from ledgerservice.domain.rules.approvals import RuleRow
 from ledgerservice.postgres.access.principals import GrantedAccounts
 from ledgerservice.postgres.connections import Database
+from tests.access.approvals.proposing import set_rules
 from tests.access.made import bearer
-from tests.access.proposing import set_rules
 from tests.access.single_accounts import (
     HIDDEN,
     LATER,
@@ -333,18 +333,19 @@ def test_on_the_command_line(world: World) -> None:
 
 def test_what_a_rule_of_approvals_catches_shows_no_balance_of_others(world: World) -> None:
     """A repeat of what was posted before there was the rule has the answer of then."""
-    one = pay(OURS, PAYEE, amount="3")
-    first = world.send(world.ours, "/transfer", one)
+    one = item(account_id=OURS, amount="3")
+    first = world.send(world.ours, "/withdraw", one)
+    assert first.status_code == 200, first.text
     assert first.json()["entries"][1].keys() & HIDDEN == set()
     set_rules(world.database, [RuleRow(1, "amount", "USD", "2.00", 1)])
     try:
-        new = partial(pay, OURS, PAYEE, amount="3")
-        assert wait_for(lambda: world.send(world.ours, "/transfer", new()).status_code == 202)
-        again = world.send(world.ours, "/transfer", one)
+        new = partial(item, account_id=OURS, amount="3")
+        assert wait_for(lambda: world.send(world.ours, "/withdraw", new()).status_code == 202)
+        again = world.send(world.ours, "/withdraw", one)
         assert (again.status_code, again.json()) == (200, first.json())
     finally:
         set_rules(world.database, [])
-    assert wait_for(lambda: world.send(world.ours, "/transfer", new()).status_code == 200)
+    assert wait_for(lambda: world.send(world.ours, "/withdraw", new()).status_code == 200)
 
 
 def test_an_execution_is_shown_as_an_answer_is() -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from ledgerservice.postgres.verification import verify
-from tests.access.proposing import PROPOSE
+from tests.access.approvals.proposing import PROPOSE
 from tests.api.routes import ROUTES, queries_of
 from tests.databases import connect, url_text
 from tests.processes import RunningService, serving

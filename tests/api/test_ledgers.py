@@ -9,7 +9,7 @@ import pytest
 
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.verification import verify
-from tests.access.proposing import PROPOSE
+from tests.access.approvals.proposing import PROPOSE
 from tests.api.routes import ROUTES
 from tests.databases import connect, url_text
 from tests.processes import RunningService, serving

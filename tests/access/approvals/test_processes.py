@@ -16,7 +16,7 @@ from ledgerservice.commands.broker import Command
 from ledgerservice.commands.posting import Posting, results_of
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting, reading_keys
-from tests.access.proposing import (
+from tests.access.approvals.proposing import (
     WHY,
     World,
     as_service,

@@ -10,8 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ledgerservice.domain.rules.approvals import RuleRow
-from tests.access.made import bearer
-from tests.access.proposing import (
+from tests.access.approvals.proposing import (
     RULES,
     WHY,
     World,
@@ -25,6 +24,7 @@ from tests.access.proposing import (
     set_rules,
     transactions_of,
 )
+from tests.access.made import bearer
 from tests.databases import url_text
 from tests.processes import serving, wait_for
 

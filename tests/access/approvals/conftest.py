@@ -1,4 +1,4 @@
-"""What several files of tests share."""
+"""A service with rules of approvals, and people with keys."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,12 +7,12 @@ import pytest
 from ledgerservice.access.scopes import NAMES, SETS
 from ledgerservice.access.signatures import public_key_of
 from ledgerservice.postgres.connections import Database
-from tests.access.made import make_key
-from tests.access.proposing import (
+from tests.access.approvals.proposing import (
     RULES,
     World,
     set_rules,
 )
+from tests.access.made import make_key
 from tests.access.signing import new_key
 from tests.databases import url_text
 from tests.processes import serving
