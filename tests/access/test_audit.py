@@ -127,6 +127,42 @@ def test_money_is_in_the_journal_and_not_here(world: World) -> None:
     assert len(records(world)) == before
 
 
+def test_who_gets_the_answer_to_another_s_request_is_there(world: World) -> None:
+    """By a route, in a batch and in a stream; its own repeats and dry runs are not."""
+    account, service = opened(world), world.service
+    body = {"account_id": account, "amount": "1", "idempotency_key": "mine"}
+    first = service.post("/deposit/", body, **world.poster)
+    [(ada,), (till,)] = principals(world, "ada", "till")
+
+    def replays() -> list[tuple[Any, ...]]:
+        return [
+            (one["action"], one["repeats"], json.loads(one["detail"]))
+            for one in records(world, principal_id=ada, status=200)
+            if "first_principal_id" in (one["detail"] or "")
+        ]
+
+    dry = service.client.post("/deposit/?dry_run=true", json=body, headers=world.admin)
+    again = service.post("/deposit/", body, **world.poster)
+    assert (dry.status_code, again.content) == (200, first.content)
+    other = service.post("/deposit/", body, **world.admin)
+    assert other.content == first.content
+    item = {"type": "DEPOSIT", **body}
+    service.post("/batches/", {"movements": [item, item]}, **world.admin)
+    kind = {"Content-Type": "application/x-ndjson"}
+    line = json.dumps(item).encode() + b"\n"
+    service.client.post("/batches/", content=line, headers=world.admin | kind)
+    of = {"first_principal_id": till, "transaction_id": first.json()["transaction_id"]}
+    assert wait_for(lambda: len(replays()) == 2)  # the second batch is counted
+    assert replays() == [("POST /batches", 1, of), ("POST /deposit", 1, of)]
+    assert not [one for one in records(world, principal_id=till) if one["detail"]]
+
+
+def principals(world: World, *names: str) -> list[tuple[int]]:
+    with connect(world.database) as owner:
+        query = "SELECT id FROM ledger.principals WHERE name = ANY (%s) ORDER BY name"
+        return owner.execute(query, [sorted(names)]).fetchall()
+
+
 REFUSED = {
     "no key": ({}, 401, "key_missing", None),
     "an unknown key": ({"Authorization": "Bearer lgk_x"}, 401, "key_invalid", None),
@@ -203,11 +239,11 @@ def test_an_item_that_its_caller_may_not_send_is_there(world: World) -> None:
     account = opened(world)
     policy = {"type": "POLICY", "account_id": account, "ceiling": "9", "actor": "a", "reason": "r",
               "idempotency_key": "i"}  # fmt: skip
-    before = sum(one["repeats"] for one in records(world, action="POST /batches"))
+    before = sum(one["repeats"] for one in records(world, action="POST /batches", status=403))
     batch = world.service.post("/batches/", {"movements": [policy]}, **world.poster).json()
     assert [one["status"] for one in batch["results"]] == [403]
-    assert wait_for(lambda: bool(records(world, action="POST /batches")))
-    [record, *_] = records(world, action="POST /batches")
+    assert wait_for(lambda: bool(records(world, action="POST /batches", status=403)))
+    [record, *_] = records(world, action="POST /batches", status=403)
     assert (record["status"], record["code"], record["ledger_id"]) == (403, "scope_missing", 1)
     assert record["principal_id"] > 0 and before == 0
 

@@ -1,7 +1,8 @@
-"""The audit log of a process: what is added before an answer, and refusals, which are counted.
+"""The audit log of a process: what is added before an answer, and what is counted.
 
-Who is refused again and again must not fill the log. The first refusal of its kind is recorded at
-once; those that follow within WINDOW_S are one more record, with their number.
+Who is refused again and again must not fill the log, nor who sends the keys of others. The first
+record of its kind is added at once; those that follow within WINDOW_S are one more, with their
+number.
 """
 
 import asyncio
@@ -18,10 +19,10 @@ log = logging.getLogger(__name__)
 
 WINDOW_S = 60.0
 KINDS = 1_000
-"""Of refusals in a window. All further ones are one kind, without a source."""
+"""In a window. All further ones are one kind, without a source."""
 
 Kind = tuple[str, int, str, str | None]
-"""The action, the principal, the source and the code of a refusal."""
+"""An action, a principal, a source, and what happened to it."""
 
 
 class AuditLog:
@@ -36,9 +37,11 @@ class AuditLog:
         """Add a record; it is durable then. Raises LedgerError."""
         await self._post(record)
 
-    def refuse(self, record: AuditRecord) -> None:
-        """Add the record of a refusal later, and one record for all that are like it."""
-        kind = record.action, record.principal_id, record.source, record.code
+    def count(self, record: AuditRecord, what: str | None) -> None:
+        """Add a record later, and one record for all that are like it. `what` happened is a code of
+        a refusal, or another short text.
+        """
+        kind = record.action, record.principal_id, record.source, what
         if kind not in self._repeats and len(self._repeats) >= KINDS:
             record = AuditRecord(
                 event=record.event, source="many", action="refusals", status=record.status

@@ -43,6 +43,7 @@ class Exchange:
         "ledger_id",
         "method",
         "place",
+        "replays",
         "request_id",
         "route",
         "scope",
@@ -71,6 +72,8 @@ class Exchange:
         """Why its caller was refused, as a whole or for one of its items."""
         self.key_id: str | None = None
         self.place: Place | None = None
+        self.replays: dict[int, int] | None = None
+        """By the id of the principal of an original: one of its transactions that was answered."""
         self.span: Any = None
         """The span, if the caller samples the request."""
         self.began_s = perf_counter()
@@ -117,6 +120,14 @@ def note_no_ledger() -> None:
     exchange = CURRENT.get()
     if exchange is not None:
         exchange.has_no_ledger = True
+
+
+def note_replay(principal_id: int, transaction_id: int) -> None:
+    """Keep that the task's request gets the answer to an earlier request of a principal."""
+    exchange = CURRENT.get()
+    if exchange is not None:
+        exchange.replays = exchange.replays or {}
+        exchange.replays.setdefault(principal_id, transaction_id)
 
 
 def note_refusal(code: str) -> None:

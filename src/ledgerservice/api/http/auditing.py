@@ -116,7 +116,21 @@ def refuse(runtime: Runtime, scope: AsgiScope, exchange: Exchange) -> None:
         return
     is_of_none = status == 401 or exchange.has_no_ledger
     ledger = None if is_of_none else exchange.ledger_id or DEFAULT_LEDGER
-    runtime.audit.refuse(_record(scope, action, status, code, ledger, None))
+    runtime.audit.count(_record(scope, action, status, code, ledger, None), code)
+
+
+def record_replays(runtime: Runtime, scope: AsgiScope, exchange: Exchange) -> None:
+    """Record that a caller got the answers to requests of other principals, whose keys it sent."""
+    if scope["query_string"] == A_DRY_RUN:
+        return
+    action, own = f"{exchange.method} {exchange.template()}", caller_of(scope).principal_id
+    ledger = exchange.ledger_id or DEFAULT_LEDGER
+    for first, transaction in (exchange.replays or {}).items():
+        if first != own:
+            facts = {"first_principal_id": first, "transaction_id": transaction}
+            detail = msgspec.json.encode(facts).decode()
+            record = _record(scope, action, exchange.status, None, ledger, detail)
+            runtime.audit.count(record, f"replay of {first}")
 
 
 def _record(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ledgerservice.api.http.auditing import DENIED, refuse
+from ledgerservice.api.http.auditing import DENIED, record_replays, refuse
 from ledgerservice.telemetry import requests, traces
 from ledgerservice.telemetry.exchanges import CURRENT, Exchange, new_request_id
 from ledgerservice.telemetry.metrics import IN_FLIGHT
@@ -38,7 +38,7 @@ def note_answer(status: int) -> list[tuple[bytes, bytes]]:
 def observe(inner: ASGIApp, state: State) -> ASGIApp:
     """Observes what passes through this layer. What answers calls `note_answer`.
 
-    Callers that are refused are in the audit log.
+    Callers that are refused are in the audit log, and those that get the answers of others.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +57,8 @@ def observe(inner: ASGIApp, state: State) -> ASGIApp:
                 requests.write(exchange, duration_s)
             if exchange.status in DENIED or exchange.denial is not None:
                 refuse(state.runtime, scope, exchange)
+            if exchange.replays is not None:
+                record_replays(state.runtime, scope, exchange)
 
     return answer
 

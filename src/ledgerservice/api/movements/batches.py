@@ -47,7 +47,7 @@ from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.errors import LedgerError, Overloaded
 from ledgerservice.posting.bounds import Share
-from ledgerservice.telemetry.exchanges import note_refusal
+from ledgerservice.telemetry.exchanges import note_refusal, note_replay
 
 log = logging.getLogger(__name__)
 
@@ -297,6 +297,8 @@ def answer_of(outcome: Outcome | Failed | list[Outcome] | ProblemError | Propose
     if isinstance(outcome, Recorded):
         if (refusal := outcome.transaction.refusal) is not None:
             note_refusal(refusal.reason.value)
+        if outcome.replayed:
+            note_replay(outcome.transaction.principal_id, outcome.transaction.id)
         return *answer(outcome.transaction), outcome.replayed
     if isinstance(outcome, list):
         results = b",".join(_result(Result, n, answer_of(one)) for n, one in enumerate(outcome))

@@ -18,7 +18,7 @@ from ledgerservice.domain.instructions import Group, Instruction, Movement
 from ledgerservice.domain.metadata import Number
 from ledgerservice.domain.rules.approvals import may_catch
 from ledgerservice.domain.transactions import Rejected
-from ledgerservice.telemetry.exchanges import note_refusal
+from ledgerservice.telemetry.exchanges import note_refusal, note_replay
 
 
 async def move(call: Call, form: Form) -> Reply:
@@ -67,6 +67,8 @@ async def _posted(call: Call, instruction: Instruction) -> Reply:
         raise rejection(outcome)
     if (refusal := outcome.transaction.refusal) is not None:
         note_refusal(refusal.reason.value)
+    if outcome.replayed:
+        note_replay(outcome.transaction.principal_id, outcome.transaction.id)
     status, body = answer(outcome.transaction)
     if call.caller.by_accounts:
         body = shown(call, body)
