@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
 
 from ledgerservice.postgres.connections import Database
@@ -219,5 +220,5 @@ def test_no_cause_is_found_by_the_language_of_a_message(login, operator, line):
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", '"\0'])
 def test_an_array_of_texts_is_not_cut_at_nul(text: str) -> None:
-    with pytest.raises(ValueError, match="NUL"):
+    with pytest.raises(psycopg.DataError, match="NUL"):
         text_array(["a", text])

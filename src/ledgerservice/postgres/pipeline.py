@@ -67,10 +67,10 @@ def timestamp_array(times: Iterable[datetime | None]) -> bytes:
 
 
 def text_array(values: Iterable[str | None]) -> bytes:
-    """An array of texts as a parameter. Raises ValueError for NUL, at which libpq would cut it."""
+    """An array of texts as a parameter. Raises DataError for NUL, at which libpq would cut it."""
     text = f"{{{','.join(map(_quoted, values))}}}"
     if "\0" in text:
-        raise ValueError("a text of PostgreSQL cannot contain NUL")
+        raise psycopg.DataError("a text of PostgreSQL cannot contain NUL")
     return text.encode()
 
 
