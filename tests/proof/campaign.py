@@ -181,10 +181,10 @@ class Campaign:
     def _live(self, setup: Setup, result: Result, seconds: float, chance: random.Random) -> None:
         clock = WallClock()
         seen = setup.folder / "history"
-        clients.fund(seen, setup.services[0].base, setup.key)
+        clients.fund(seen, setup.services[0].base, setup.keys[0])
         bases = [service.base for service in setup.services]
         callers = chance.choice([16, 32, 64])
-        setup.load = clients.Load(seen, bases, callers, chance.randrange(2**32), setup.key)
+        setup.load = clients.Load(seen, bases, callers, chance.randrange(2**32), setup.keys)
         setup.load.start()
         try:
             time.sleep(CALM_S)
@@ -196,7 +196,7 @@ class Campaign:
             time.sleep(CALM_S)
         finally:
             setup.load.stop()
-        result.resolved_s = clients.resolve(seen, bases[0], RESOLVE_LIMIT_S, setup.key)
+        result.resolved_s = clients.resolve(seen, bases[0], RESOLVE_LIMIT_S, setup.keys[-1])
         wait_for_what_is_due(setup.postgres.url)
         found = journal.dump(setup.postgres.url)
         journal.save(found, setup.folder / "journal.json")

@@ -28,6 +28,7 @@ PROMISES = (
     decisions.declines_are_just,
     decisions.keys_have_one_outcome,
     answers.answers_are_kept,
+    answers.principals_are_named,
     answers.all_is_resolved,
     answers.dry_runs_leave_nothing,
     answers.nothing_failed,

@@ -76,12 +76,16 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Sent(msgspec.Struct, frozen=True, tag="sent", omit_defaults=True, gc=False):
-    """Written before the request leaves. Those of one `group` are posted together or not at all."""
+    """Written before the request leaves. Those of one `group` are posted together or not at all.
+
+    `principal` is the id of whom the key of its caller belongs to; 0: it has none.
+    """
 
     number: int
     at_ns: int
     request: Request
     group: int | None = None
+    principal: int = 0
 
 
 class Got(msgspec.Struct, frozen=True, tag="got", omit_defaults=True, gc=False):
@@ -108,12 +112,14 @@ class Attempt(msgspec.Struct):
     body: Any = None
     replayed: bool = False
     group: int | None = None
+    principal: int = 0
 
 
 class Recorder:
-    """The file of one client."""
+    """The file of one client, which sends the keys of a principal."""
 
-    def __init__(self, folder: Path, client: str) -> None:
+    def __init__(self, folder: Path, client: str, principal: int = 0) -> None:
+        self._principal = principal
         self._file = (folder / f"{client}.jsonl").open("ab", buffering=0)
         self._encoder = msgspec.json.Encoder()
         self._number = 0
@@ -127,8 +133,8 @@ class Recorder:
         first = self._number
         self._number += len(requests)
         numbers = list(range(first, self._number))
-        group = first if together else None
-        self._write(Sent(n, at_ns, r, group) for n, r in zip(numbers, requests, strict=True))
+        facts = first if together else None, self._principal
+        self._write(Sent(n, at_ns, r, *facts) for n, r in zip(numbers, requests, strict=True))
         return numbers
 
     def got(self, answers: Iterable[tuple[int, int, bytes, bool]]) -> None:
@@ -162,7 +168,11 @@ def _read_file(file: Path) -> Iterator[Attempt]:
         event = decoder.decode(line)
         if isinstance(event, Sent):
             attempts[event.number] = Attempt(
-                file.stem, event.at_ns, event.request, group=event.group
+                file.stem,
+                event.at_ns,
+                event.request,
+                group=event.group,
+                principal=event.principal,
             )
         else:
             attempt = attempts[event.number]

@@ -49,6 +49,7 @@ class Transaction(msgspec.Struct, gc=False):
     policy: tuple[int, int | None, int] | None = None
     exchange: Exchange | None = None
     detail: Detail = NO_DETAIL
+    principal: int = 0
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -135,7 +136,8 @@ SELECT t.id, (ARRAY{list(KINDS)})[kind], t.account_id,
        idempotency_key, {_MOMENT}, decline_reason, deciding_account_id, deciding_version,
        deciding_available, d.parent_id, coalesce(d.description, ''),
        coalesce(d.reference, ''), coalesce(d.metadata::text, ''),
-       coalesce({_moment("d.effective_at")}, ''), d.exchange, p.floor, p.ceiling, p.restricted
+       coalesce({_moment("d.effective_at")}, ''), d.exchange, p.floor, p.ceiling, p.restricted,
+       t.principal_id
 FROM ledger.transactions t LEFT JOIN ledger.details d
   ON d.ledger_id = t.ledger_id AND d.transaction_id = t.id
 LEFT JOIN ledger.holds h ON h.ledger_id = t.ledger_id AND h.transaction_id = t.id
@@ -199,12 +201,13 @@ def dump(url: str) -> Journal:
 
 
 def _transaction(*row: Any) -> Transaction:
-    *fields, description, reference, metadata, effective_at = row[:-4]
-    exchange, floor, ceiling, restricted = row[-4:]
+    *fields, description, reference, metadata, effective_at = row[:-5]
+    exchange, floor, ceiling, restricted, principal = row[-5:]
     policy = None if floor is None else (floor, ceiling, restricted)
     transaction = Transaction(*fields)
     transaction.detail = description, reference, metadata, effective_at
     transaction.policy, transaction.exchange = policy, _exchange(exchange)
+    transaction.principal = principal
     return transaction
 
 

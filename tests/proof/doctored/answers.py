@@ -18,6 +18,15 @@ def lost_acknowledgement(d: Doctor) -> None:
     d.take_back_last()
 
 
+def written_for_another(d: Doctor) -> None:
+    d.row(d.write()).principal = 9
+
+
+def written_for_who_repeated_it(d: Doctor) -> None:
+    repeat = d.one(lambda a: a.replayed and outcome(a) == OK)
+    repeat.principal = d.row(repeat).principal = 9
+
+
 def lost_decline(d: Doctor) -> None:
     d.journal.transactions.remove(d.row(d.decline()))
 
@@ -167,6 +176,8 @@ def declined_in_another_currency(d: Doctor) -> None:
 
 DOCTORED: dict[Callable[[Doctor], None], str] = {
     lost_acknowledgement: "lost",
+    written_for_another: "principal_wrong",
+    written_for_who_repeated_it: "principal_wrong",
     lost_decline: "decline_lost",
     answered_twice_as_the_first: "applied_twice",
     other_content: "content_differs",

@@ -147,6 +147,16 @@ def _content(case: Case, row: Transaction) -> tuple[Any, ...]:
     return (row.kind, row.amount, row.recorded_at, row.reason, *decided, legs)
 
 
+def principals_are_named(case: Case) -> Found:
+    """A transaction is of whom its first request came from, whoever repeats it."""
+    for (account, key), attempts in case.asked.items():
+        first = {a.principal for a in attempts if outcome(a) in (OK, DECLINED) and not a.replayed}
+        senders = first or {a.principal for a in attempts}
+        for row in case.by_key.get((account, key), []):
+            if row.principal not in senders:
+                yield "principal_wrong", f"key {key} of account {account}: {row.principal}"
+
+
 def dry_runs_leave_nothing(case: Case) -> Found:
     for attempt in case.attempts:
         place = attempt.request.account, attempt.request.key

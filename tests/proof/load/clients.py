@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import msgspec
@@ -44,6 +45,16 @@ ACTIONS = {
 }
 
 
+class Key(NamedTuple):
+    """What a client sends, and the id of the principal that it belongs to."""
+
+    text: str
+    principal: int
+
+
+NO_KEY = Key("", 0)
+
+
 def headers_of(key: str) -> dict[str, str]:
     """What every request sends."""
     return {"Authorization": f"Bearer {key}"} if key else {}
@@ -53,11 +64,16 @@ class Load:
     """Clients against services that come and go; `bases` may change at any moment."""
 
     def __init__(
-        self, folder: Path, bases: Sequence[str], clients: int, seed: int, key: str = ""
+        self,
+        folder: Path,
+        bases: Sequence[str],
+        clients: int,
+        seed: int,
+        keys: Sequence[Key] = (NO_KEY,),
     ) -> None:
-        """`key`: what each request sends; without one the services must be open."""
+        """Each client sends one of the `keys`; without one the services must be open."""
         self.bases = list(bases)
-        self.headers = headers_of(key)
+        self._keys = keys
         self.patience_s: tuple[float, ...] = (0.3, 1.0, 3.0, 8.0)
         self.vanish_rate = 0.0
         self.vanished = 0
@@ -93,9 +109,10 @@ class Load:
     async def _client(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/{number}")
         name = f"client{number:02}"
-        recorder = Recorder(self._folder, name)
+        sent = self._keys[number % len(self._keys)]
+        recorder = Recorder(self._folder, name, sent.principal)
         counter = 0
-        async with httpx.AsyncClient(headers=self.headers) as http:
+        async with httpx.AsyncClient(headers=headers_of(sent.text)) as http:
             caller = Caller(http, recorder, self, random.Random(f"{name}/{self._seed}"))
             while not self._stopping:
                 counter += 1
@@ -260,9 +277,9 @@ def _item(number: int, result: dict[str, object]) -> tuple[int, int, bytes, bool
     return number, status, msgspec.json.encode(result["body"]), bool(replayed)
 
 
-def fund(folder: Path, base: str, key: str = "") -> None:
+def fund(folder: Path, base: str, key: Key = NO_KEY) -> None:
     """Open the accounts, and put a little money into those it is to move between."""
-    with httpx.Client(base_url=base, timeout=30, headers=headers_of(key)) as http:
+    with httpx.Client(base_url=base, timeout=30, headers=headers_of(key.text)) as http:
         for number in OPENED:
             currency = "INR" if number in RUPEES else "USD"
             body = {"owner": f"owner {number}", "currency": currency}
@@ -271,9 +288,9 @@ def fund(folder: Path, base: str, key: str = "") -> None:
     asyncio.run(_fund(folder, base, key))
 
 
-async def _fund(folder: Path, base: str, key: str) -> None:
-    recorder = Recorder(folder, "funding")
-    async with httpx.AsyncClient(headers=headers_of(key)) as http:
+async def _fund(folder: Path, base: str, key: Key) -> None:
+    recorder = Recorder(folder, "funding", key.principal)
+    async with httpx.AsyncClient(headers=headers_of(key.text)) as http:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         for number in range(1, ACCOUNTS + 1):
             await caller.move(Request("deposit", number, None, FUNDS, "funding"))
@@ -282,7 +299,7 @@ async def _fund(folder: Path, base: str, key: str) -> None:
     recorder.close()
 
 
-def resolve(folder: Path, base: str, limit_s: float, key: str = "") -> float:
+def resolve(folder: Path, base: str, limit_s: float, key: Key = NO_KEY) -> float:
     """Send what is unknown again until it is known. The seconds it took.
 
     Then read everything once more. What is still unknown after `limit_s` the checker names.
@@ -292,9 +309,9 @@ def resolve(folder: Path, base: str, limit_s: float, key: str = "") -> float:
     return time.monotonic() - began_s
 
 
-async def _resolve(folder: Path, base: str, end_s: float, key: str) -> None:
-    recorder = Recorder(folder, "resolver")
-    async with httpx.AsyncClient(headers=headers_of(key)) as http:
+async def _resolve(folder: Path, base: str, end_s: float, key: Key) -> None:
+    recorder = Recorder(folder, "resolver", key.principal)
+    async with httpx.AsyncClient(headers=headers_of(key.text)) as http:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         caller.patience_s = 10
         while (groups := open_groups(history.read(folder))) and time.monotonic() < end_s:

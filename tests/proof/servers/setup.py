@@ -1,5 +1,6 @@
 """A setup: everything that one round runs on, put together from what its faults need."""
 
+import json
 import os
 import random
 import shutil
@@ -7,12 +8,13 @@ import subprocess
 import time
 from collections.abc import Iterator, Set
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psycopg
 
 from tests.processes import wait_for
-from tests.proof.load.clients import Load
+from tests.proof.load.clients import NO_KEY, Key, Load
 from tests.proof.servers import cluster
 from tests.proof.servers.canaries import CANARIES
 from tests.proof.servers.cluster import (
@@ -39,6 +41,8 @@ PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED, READ_MODELS = (
     "read models",
 )
 DISK_MB = 700
+PRINCIPALS = "proof", "prover"
+"""Whose keys the clients send, by turns."""
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
@@ -52,8 +56,9 @@ class Setup:
     standby: PostgreSQL | None = None
     read_models: ReadModels | None = None
     within: list[str]
-    key: str = ""
-    """What a client may do everything with; empty if the services are open."""
+    keys: tuple[Key, ...] = (NO_KEY,)
+    """What clients may do everything with, of several principals; one without a text if the
+    services are open."""
 
     def __init__(
         self,
@@ -115,7 +120,8 @@ class Setup:
             service.start()
             self.services.append(service)
         if self._has_keys:
-            self.key = self._make_key()
+            self.keys = tuple(map(self._make_key, PRINCIPALS))
+            self._await_keys()
         if READ_MODELS in self._parts:
             program = self._program if self._broken else ["ledgerservice"]
             models = ReadModels(self.folder, url, program, random.Random(self._seed))
@@ -125,20 +131,35 @@ class Setup:
         # What a power cut takes shall be what PostgreSQL did not sync from here on.
         os.sync()
 
-    def _make_key(self) -> str:
-        """The first key, which closes the services; each has noticed when this returns."""
-        command = self._release.command("ledgerservice", "keys", "create", "proof")
+    @property
+    def key(self) -> str:
+        """The text of the first key."""
+        return self.keys[0].text
+
+    def _make_key(self, name: str) -> Key:
+        text = self._run("keys", "create", name, "--role", "admin").strip()
+        listed = map(json.loads, self._run("keys", "list", "--json").splitlines())
+        [principal] = [one["principal_id"] for one in listed if one["name"] == name]
+        return Key(text, principal)
+
+    def _await_keys(self) -> None:
+        """The first key closes the services; each knows all when this returns."""
+        for service in self.services:
+            if not wait_for(partial(self._is_closed, service), 30):
+                raise Broken(f"the service on port {service.port} does not know the keys")
+
+    def _is_closed(self, service: Service) -> bool:
+        return all(service.takes(key.text) for key in self.keys) and not service.takes("")
+
+    def _run(self, *arguments: str) -> str:
+        """What a command prints."""
+        command = self._release.command("ledgerservice", *arguments)
         environment = self._release.environment(self.services[0].environment)
         done = subprocess.run(
-            [*command, "--role", "admin"],
+            command,
             env=environment, cwd=self._release.root, check=True, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        key = done.stdout.strip()
-        for service in self.services:
-            closed = wait_for(lambda one=service: one.takes(key) and not one.takes(""), 30)  # type: ignore[misc]
-            if not closed:
-                raise Broken(f"the service on port {service.port} does not know the key")
-        return key
+        return done.stdout
 
     def _embedded(self) -> str:
         """No URL: the services run a PostgreSQL of their own."""
