@@ -13,7 +13,7 @@ from cryptography import x509
 from ledgerservice.access.certificates import canonical, names_of
 from ledgerservice.postgres.connections import Database
 from tests.access.certificates import HERE, Authority, context
-from tests.access.made import bearer, make_key
+from tests.access.made import add_ledger, bearer, make_key
 from tests.databases import connect, url_text
 from tests.processes import Fork, cli, environment, free_port, wait_for
 
@@ -176,3 +176,16 @@ def test_what_is_not_a_name(text: str) -> None:
 
 def test_what_is_not_a_certificate_has_no_name() -> None:
     assert names_of("no") == ()
+
+
+def test_a_certificate_may_have_several_grants(place: Place) -> None:
+    """At once, and added later; nobody else is locked out."""
+    for name in ("first", "second"):
+        add_ledger(place.database, name)
+    options = ("--role", "reader", "--ledger", "first", "--ledger", "default")
+    place.certify("many", "CN=plain", *options)
+    assert wait_for(lambda: place.outcome("plain") == 200)
+    granted = place.command("grant", "many", "--role", "reader", "--ledger", "second")
+    assert granted.returncode == 0, granted.stderr
+    path = "/ledgers/second/accounts"
+    assert wait_for(lambda: place.get("plain", path).status_code == 200)

@@ -142,7 +142,9 @@ class Registry:
             self.has_keys, self.tokens.ledger_ids = True, dict(others[0].rows)
         self._meters = self._measure(rows)
         callers = _callers(rows, self._meters)
-        self._holders = {one.subject: callers.pop(one.digest) for one in rows if one.subject}
+        # A row for each grant: a certificate with several is there as often.
+        subjects = {one.subject: one.digest for one in rows if one.subject}
+        self._holders = {subject: callers.pop(digest) for subject, digest in subjects.items()}
         self._callers = callers
         self._rules.by_ledger = rules_of(RuleRow(*row) for row in rules.rows)
         self._known = {}
@@ -175,7 +177,7 @@ class Registry:
                 async with asyncio.timeout(PATIENCE_S):
                     await self._note_uses()
                 faulty = False
-            except (psycopg.Error, LedgerError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is, the keys are read again)
                 await self.close()
                 if not faulty:
                     log.warning("the keys could not be read: %s", type(error).__name__)

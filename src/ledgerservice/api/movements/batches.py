@@ -339,9 +339,10 @@ async def rehearse_stream(call: Call) -> Reply:
     if body.count(b"\n") > BLANK_LINES * settings.max_batch_movements:
         raise _too_many(settings.max_batch_movements)
     lines = body.split(b"\n")
-    if sum(1 for line in lines if line.strip()) > settings.max_batch_movements:
+    number = sum(1 for line in lines if line.strip())
+    if number > settings.max_batch_movements:
         raise _too_many(settings.max_batch_movements)
-    call.caller.meter.take_items(len(lines))
+    call.caller.meter.take_items(max(1, number))
     answers = await (await _enter_lines(call, 1, lines))
     return 200, answers, {"content-type": NDJSON}
 

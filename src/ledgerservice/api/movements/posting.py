@@ -32,18 +32,17 @@ async def move(call: Call, form: Form) -> Reply:
         check_scopes(call, instruction)
     rules = call.runtime.rules.of(call.ledger)
     if rules is not None and may_catch(rules, instruction):
-        origin = Origin(form.name, None, body)
-        if (proposal := await proposed(call, instruction, origin)) is not None:
-            status, body, headers = proposal
-            return status, shown(call, body), headers
+        return await _posted_unless_caught(call, instruction, Origin(form.name, None, body))
     return await _posted(call, instruction)
 
 
 async def instruct(call: Call, form: Form, **ids: int) -> Reply:
     """Post an instruction; `ids` are those of the path. A missing body is an empty object."""
     call.runtime.movements.check_room()
-    body = await read_body(call) if has_body(call.headers) else b""
-    fields: dict[str, Any] = fields_of(body) if has_body(call.headers) else {}
+    body, fields = b"", dict[str, Any]()
+    if has_body(call.headers):
+        body = await read_body(call)
+        fields = fields_of(body)
     if fields.keys() & ids.keys():
         faults = [Fault(name, "is in the path") for name in ids if name in fields]
         raise ProblemError("invalid_request", errors=faults)
@@ -54,10 +53,16 @@ async def instruct(call: Call, form: Form, **ids: int) -> Reply:
     check_scopes(call, instruction)
     if may_be_caught(call.runtime.rules.of(call.ledger), (instruction,)):
         origin = Origin(form.name, next(iter(ids.values()), None), body)
-        if (proposal := await proposed(call, instruction, origin)) is not None:
-            status, body, headers = proposal
-            return status, shown(call, body), headers
+        return await _posted_unless_caught(call, instruction, origin)
     return await _posted(call, instruction)
+
+
+async def _posted_unless_caught(call: Call, instruction: Instruction, origin: Origin) -> Reply:
+    proposal = await proposed(call, instruction, origin)
+    if proposal is None:
+        return await _posted(call, instruction)
+    status, body, headers = proposal
+    return status, shown(call, body), headers
 
 
 async def _posted(call: Call, instruction: Instruction) -> Reply:
