@@ -69,6 +69,8 @@ REFUSED: list[tuple[str, str, str, Callable[[], dict[str, Any]]]] = [
      lambda: item(account_id=OURS, to_account_id=OUTSIDE)),
     ("account_not_found", "HOLD", "/holds", lambda: item(account_id=PAYEE)),
     ("amount_not_granted", "TRANSFER", "/transfer", lambda: pay(OURS, PAYEE, amount="100.01")),
+    ("amount_not_granted", "TRANSACTION", "/transactions",
+     lambda: legs((OURS, "-60"), (OURS, "-60"), (PAYEE, "60"), (PAYEE, "60"))),
     ("amount_not_granted", "DEPOSIT", "/deposit", lambda: item(account_id=OURS, amount="101")),
     ("amount_not_granted", "TRANSACTION", "/transactions",
      lambda: legs((OURS, "-100.01"), (PAYEE, "100.01"))),

@@ -62,14 +62,21 @@ class AccountGrant(msgspec.Struct, frozen=True):
         return None
 
     def is_too_much(self, uses: Uses) -> bool:
-        """Whether more is moved than the grant allows, or another currency."""
-        return bool(self.most) and any(
-            use.amount is not None and not self._is_enough(use) for use in uses
-        )
+        """Whether more is moved than the grant allows, or another currency.
 
-    def _is_enough(self, use: Use) -> bool:
-        most = self.most.get(self.currencies.get(use.account_id, ""))
-        return most is not None and abs(Decimal(use.amount or "0")) <= most
+        What is taken out of the accounts of a currency counts together, and what is put into them.
+        """
+        if not self.most:
+            return False
+        sums: dict[tuple[str, str], Decimal] = {}
+        for use in uses:
+            if use.amount is not None:
+                place = use.part, self.currencies.get(use.account_id, "")
+                sums[place] = sums.get(place, Decimal(0)) + abs(Decimal(use.amount))
+        return any(
+            currency not in self.most or amount > self.most[currency]
+            for (_, currency), amount in sums.items()
+        )
 
 
 _TABLES: dict[type[Instruction], str] = {

@@ -17,7 +17,6 @@ from ledgerservice.access.keys import digest_of
 from ledgerservice.access.meters import Meter
 from ledgerservice.access.rulebook import Rulebook
 from ledgerservice.domain.rules.approvals import RuleRow, rules_of
-from ledgerservice.errors import LedgerError
 from ledgerservice.postgres.access.callers import (
     LISTEN,
     READ_CALLERS,

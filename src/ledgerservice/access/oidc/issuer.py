@@ -81,7 +81,7 @@ class Issuer:
         keys = _keys_of(members if isinstance(members, list) else [])
         if not keys:
             raise IssuerFault("it has no keys")
-        self.is_changed |= keys.keys() != self.keys.keys()
+        self.is_changed |= keys != self.keys
         self.keys, self._fetched = keys, begun
 
     async def keep_refreshed(self) -> None:
@@ -93,7 +93,7 @@ class Issuer:
                 async with asyncio.timeout(TIMEOUT_S * 2):
                     await self.refresh()
                 is_faulty = False
-            except (IssuerFault, httpx.HTTPError, TimeoutError, ConfigurationError) as error:
+            except Exception as error:  # noqa: BLE001  (whatever it answers, it is asked again)
                 if not is_faulty:
                     log.warning("the keys of %s could not be fetched: %s", self.url, error)
                 is_faulty = True

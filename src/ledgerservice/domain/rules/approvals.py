@@ -142,11 +142,10 @@ def amounts_of(rules: Rules, instruction: Instruction) -> list[Amount]:
             return []
         return [Amount(instruction.account_id, instruction.amount)]
     if isinstance(instruction, General):
-        return [
-            Amount(leg.account_id, leg.amount)
-            for leg in instruction.legs
-            if not leg.amount.startswith("-")
-        ]
+        gains = [leg for leg in instruction.legs if not leg.amount.startswith("-")]
+        # No currency's part is larger than the whole, so most transactions need no currencies.
+        can_be_above = sum(Decimal(leg.amount) for leg in gains) >= rules.smallest
+        return [Amount(leg.account_id, leg.amount) for leg in gains if can_be_above]
     if isinstance(instruction, Reversal):
         return [Amount(None, instruction.amount, instruction.parent_id)]
     return []
