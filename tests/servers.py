@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from ledgerservice.embedded.server import EmbeddedServer
@@ -63,14 +64,24 @@ def binaries(major: int, folder: Path) -> Path | None:
     return folder / WHEEL_OF_16 / "pginstall" / "bin"
 
 
+# Each worker has servers of several versions beside those that tests start. With buffers for the
+# whole machine and gigabytes of log in memory, the kernel killed one of them.
+SMALL = "ALTER SYSTEM SET shared_buffers = '256MB'", "ALTER SYSTEM SET max_wal_size = '256MB'"
+
+
 @contextmanager
 def running_server(major: int = EMBEDDED) -> Iterator[EmbeddedServer]:
     """A server of a version, on data in memory if there is enough of it."""
-    with (
-        reachable_folder(quick_place()) as folder,
-        EmbeddedServer(folder / "data", binaries(major, folder)) as server,
-    ):
-        yield server
-        # At once: nobody needs what it would still write.
-        postmaster = (folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0]
-        os.kill(int(postmaster), signal.SIGQUIT)
+    with reachable_folder(quick_place()) as folder:
+        programs = binaries(major, folder)
+        with (
+            EmbeddedServer(folder / "data", programs) as new,
+            psycopg.connect(new.url, autocommit=True) as owner,
+        ):
+            for setting in SMALL:
+                owner.execute(setting)
+        with EmbeddedServer(folder / "data", programs) as server:
+            yield server
+            # At once: nobody needs what it would still write.
+            postmaster = (folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0]
+            os.kill(int(postmaster), signal.SIGQUIT)
