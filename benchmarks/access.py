@@ -19,13 +19,13 @@ from ledgerservice.access import keys
 from ledgerservice.access.grants import Caller, Need
 from ledgerservice.access.meters import Meter
 from ledgerservice.access.registry import Registry
+from ledgerservice.access.rulebook import Rulebook
 from ledgerservice.access.scopes import ALL, Scope
+from ledgerservice.access.signatures import Signatures
 from ledgerservice.api.asgi import Service, _authenticate
 from ledgerservice.api.http.authentication import CALLER, Authentication, authorize
 from ledgerservice.embedded.server import EmbeddedServer
-from ledgerservice.postgres.access import principals
 from ledgerservice.postgres.access.limits import KeyLimits
-from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import prepared
 
 CALLS, ROUNDS = 200_000, 6
@@ -52,7 +52,7 @@ def _nothing(*_: Any) -> Any:
 
 def _layer(key: bytes | None) -> float:
     """Microseconds a request: the layer, and the check of the route's scope."""
-    registry = Registry(_nothing)
+    registry = Registry(_nothing, Rulebook())
     registry.has_keys = key is not None
     registry._fresh_until = time.monotonic() + 3_600  # noqa: SLF001
     limits = KeyLimits(1e9, 10**9, 0.5, 100, 10**12)
@@ -62,7 +62,7 @@ def _layer(key: bytes | None) -> float:
         registry._callers = {keys.digest_of(key): caller}  # noqa: SLF001
         headers.insert(1, (b"authorization", b"Bearer " + key))
     state = _State()
-    state.authentication = Authentication(registry, is_open=False, is_trusted=False)
+    state.authentication = Authentication(registry, Signatures(60), is_open=False, is_trusted=False)
     layer: Callable[..., Any] = _authenticate(_nothing, state)  # type: ignore[arg-type]
     need = Need(Scope.TRANSFER)
     place = ("127.0.0.1", 8000)
@@ -119,20 +119,12 @@ def _scope(headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _make_key(database: Database) -> str:
-    new = keys.make()
-    with database.owner_engine().begin() as owner:
-        number = principals.add_principal(owner, "bench", "service", int(ALL), [None])
-        principals.add_key(owner, new.id, new.digest, number, 1)
-    return new.text
-
-
 async def _routes(urls: dict[str, str]) -> None:
     services: dict[str, Service] = {}
     sent: dict[str, str | None] = {}
     for name, url in urls.items():
         database = prepared(servers.as_database(url))
-        sent[name] = _make_key(database) if name == WITH else None
+        sent[name] = servers.make_key(url) if name == WITH else None
         services[name] = Service(database)
         await services[name].start()
     figures: dict[str, list[float]] = {name: [] for name in urls}

@@ -3,7 +3,7 @@
 It measures the same load over HTTP on both services, and many movements per call through
 `Ledger.post` in one process each. The two trees take turns. Both use one PostgreSQL, with a
 database each that their own code migrates. The printed ratio is the median of the rounds' ratios
-of this tree to the other one.
+of this tree to the other one. With --key, each request to this tree sends a key of the API.
 """
 
 import argparse
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="duration of each run over HTTP")
     parser.add_argument("--rounds", type=int, default=15, help="number of rounds")
     parser.add_argument("--connections", type=int, nargs="*", default=[1, 64])
+    parser.add_argument("--key", action="store_true", help="send a key to this tree")
     options = parser.parse_args()
     exit_on_sigterm()
     load.require_wrk()
@@ -144,8 +145,9 @@ def _compare(options: argparse.Namespace, folder: Path, trees: dict[str, Path]) 
         }
         bases = {name: base for name, (base, _) in children.items()}
         pids = {name: child.pid for name, (_, child) in children.items()}
+        sent = {THIS: servers.make_key(urls[THIS])} if options.key else {}
         targets = {
-            name: load.Target(LEDGER, base, drivers[name].first_account, ACCOUNTS)
+            name: load.Target(LEDGER, base, drivers[name].first_account, ACCOUNTS, sent.get(name))
             for name, base in bases.items()
         }
         rounds |= _over_http(options, folder, targets, pids, postmaster)

@@ -37,12 +37,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server, and the accounts that a run uses on it."""
+    """A server, the accounts that a run uses on it, and the key that each request sends."""
 
     server: str
     url: str
     first_account: int
     accounts: int
+    key: str | None = None
 
 
 def require_wrk() -> None:
@@ -84,7 +85,7 @@ def run(
     command += ["--duration", f"{round(seconds)}s", "--timeout", f"{TIMEOUT_S}s"]
     command += ["--script", os.fspath(SCRIPT), target.url, "--", name, workload]
     command += [str(target.first_account), str(target.accounts), _seed(name), os.fspath(answers)]
-    command.append(str(wait_ms))
+    command += [str(wait_ms), *_key(target)]
     subprocess.run(command, stdout=subprocess.DEVNULL, start_new_session=True, check=True)
     return _read(answers, name, target.server, workload, connections)
 
@@ -101,11 +102,16 @@ def read(target: Target, path: str, connections: int, seconds: float) -> Reads:
     command = ["wrk", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{round(seconds)}s", "--script", os.fspath(READ_SCRIPT), target.url]
     command += ["--", path, str(target.first_account), str(target.accounts)]
+    command += _key(target)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     reads_s, p99_us, faults = done.stdout.rsplit("READ ", 1)[1].split()
     if faults != "0":
         raise SystemExit(f"{faults} reads failed.\n{done.stdout}")
     return Reads(float(reads_s), float(p99_us) / 1e3)
+
+
+def _key(target: Target) -> list[str]:
+    return [target.key] if target.key else []
 
 
 def _seed(name: str) -> str:

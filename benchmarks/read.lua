@@ -1,8 +1,11 @@
--- wrk ... -s read.lua URL -- PATH FIRST ACCOUNTS: GET /accounts/{any}PATH of so many accounts from FIRST on.
+-- wrk ... -s read.lua URL -- PATH FIRST ACCOUNTS [KEY]: GET /accounts/{any}PATH of so many accounts from FIRST on.
 -- Prints the reads per second, p99 in µs, and the number of errors.
 
 function init(args)
     path, first, accounts = args[1], tonumber(args[2]), tonumber(args[3])
+    if args[4] then
+        wrk.headers["Authorization"] = "Bearer " .. args[4]
+    end
 end
 
 function request()

@@ -17,9 +17,12 @@ import psycopg
 from sqlalchemy import make_url
 
 import yardstick
+from ledgerservice.access import keys
+from ledgerservice.access.scopes import ALL
 from ledgerservice.domain.accounts import Opened
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.ledger import Ledger, deposit
+from ledgerservice.postgres.access import principals
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.urls import parse_url
 from ledgerservice.settings import Settings
@@ -72,6 +75,15 @@ def other_database(url: str, name: str) -> str:
 def as_database(url: str) -> Database:
     """The database as the service sees it."""
     return Database(parse_url(url), Settings.model_validate({"DATABASE_URL": url}))
+
+
+def make_key(url: str) -> str:
+    """A new key of the API with all scopes on all ledgers."""
+    new = keys.make()
+    with as_database(url).owner_engine().begin() as owner:
+        number = principals.add_principal(owner, "bench", "service", int(ALL), [None])
+        principals.add_key(owner, new.id, new.digest, number, 1)
+    return new.text
 
 
 def fund(urls: dict[str, str], accounts: int) -> dict[str, int]:

@@ -1,8 +1,9 @@
 -- One transfer per request, each with its own key.
 --
--- wrk ... -s transfer.lua URL -- RUN WORKLOAD FIRST_ACCOUNT ACCOUNTS SEED ANSWERS_FILE [WAIT_MS]
+-- wrk ... -s transfer.lua URL -- RUN WORKLOAD FIRST_ACCOUNT ACCOUNTS SEED ANSWERS_FILE [WAIT_MS [KEY]]
 --
--- With WAIT_MS, a client whose request was refused (503) waits that long before its next one.
+-- With WAIT_MS, a client whose request was refused (503) waits that long before its next one. With KEY, each request
+-- sends it.
 --
 -- Each thread of wrk has its own Lua state; done() runs in another one and reads all of them.
 -- ANSWERS_FILE gets one JSON object: the figures of wrk, the number of answers by status, and the
@@ -41,6 +42,7 @@ function init(args)
     choose, first, accounts = workloads[args[2]], tonumber(args[3]), tonumber(args[4])
     prefix = ',"amount":"1.00","idempotency_key":"' .. args[1] .. ":" .. number .. ":"
     head = "POST /transfer/ HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port
+        .. (args[8] and "\r\nAuthorization: Bearer " .. args[8] or "")
         .. "\r\nContent-Type: application/json\r\nContent-Length: "
     math.randomseed(tonumber(args[5]) + number)
     -- Global, so that done() can read them.
