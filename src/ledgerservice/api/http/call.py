@@ -1,7 +1,7 @@
 """What a handler needs to know of a request, and how it returns an answer."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -27,7 +27,9 @@ OUTSIDE = "ledgerservice.outside"
 A_DRY_RUN = b"dry_run=true"
 _DRY_RUN = {b"": False, b"dry_run=false": False, A_DRY_RUN: True}
 
-Headers = Iterable[tuple[bytes, bytes]]
+_JSON = (b"content-type", b"application/json")
+
+Headers = Collection[tuple[bytes, bytes]]
 """The headers of a request as ASGI has them."""
 
 
@@ -73,6 +75,8 @@ def header_values(headers: Headers, name: bytes) -> list[str]:
 
 def media_type(headers: Headers) -> str:
     """The media type of the body, without parameters."""
+    if _JSON in headers:  # most have it just so, and no second one
+        return "application/json"
     values = header_values(headers, b"content-type")
     return values[0].partition(";")[0].strip().lower() if values else ""
 

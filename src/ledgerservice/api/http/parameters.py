@@ -1,10 +1,12 @@
 """Query parameters. A model declares them; requests are parsed and OpenAPI is made from it."""
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.datastructures import QueryParams
 
 from ledgerservice.api.http.bodies import names_of, validated
 from ledgerservice.api.http.problems import Fault, ProblemError
@@ -13,6 +15,8 @@ from ledgerservice.domain.amounts import is_amount
 from ledgerservice.domain.metadata import decode_json, metadata_text
 
 MAX_METADATA_VALUES = 20
+KNOWN_BYTES = 100
+"""The longest query whose parameters are remembered."""
 
 Texts = dict[str, str]
 """Parameters as the caller wrote them."""
@@ -29,14 +33,27 @@ Model = TypeVar("Model", bound=Parameters)
 
 def parameters_of(request: Request, model: type[Model]) -> Model:
     """The parameters of a request as a `model`. Refuses with `invalid_request`."""
-    return validated(texts_of(request, model), model)
+    query = request.scope["query_string"]
+    return _known(query, model) if len(query) <= KNOWN_BYTES else _parsed(query, model)
+
+
+def _parsed(query: bytes, model: type[Model]) -> Model:
+    return validated(_texts_of(query, model), model)
+
+
+# Most requests have the same few queries. A model is frozen, so requests may share it.
+_known = lru_cache(1_000)(_parsed)
 
 
 def texts_of(request: Request, model: type[Parameters]) -> Texts:
     """The parameters as the caller wrote them. Refuses a parameter that occurs twice, and NUL,
     which PostgreSQL cannot store in a text.
     """
-    pairs = request.query_params.multi_items()
+    return _texts_of(request.scope["query_string"], model)
+
+
+def _texts_of(query: bytes, model: type[Parameters]) -> Texts:
+    pairs = QueryParams(query).multi_items()
     names = [name for name, _ in pairs]
     texts = dict(pairs)
     faults = []

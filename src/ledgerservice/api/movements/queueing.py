@@ -12,11 +12,11 @@ async def post(call: Call, group: Group) -> Outcomes:
     """The outcomes of a group, durable. Raises what Poster.post raises, and LimitReached."""
     share = call.caller.meter.queue
     if share is None:
-        return await call.runtime.movements.post(group)
+        return await call.runtime.movements.enter(group)
     weight = weight_of(group)
     share.take(weight)
     try:
-        return await call.runtime.movements.post(group)
+        return await call.runtime.movements.enter(group)
     finally:
         share.give(weight)
 
