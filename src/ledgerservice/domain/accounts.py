@@ -1,6 +1,9 @@
 """Accounts: the state that a batch locks, and the requests that open them with their answers."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -75,12 +78,15 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     replayed: bool = False
 
 
-def restrictions_of(restricted: int) -> dict[str, Any]:
+@cache  # the arithmetic of flags takes microseconds, and there are eight sums
+def restrictions_of(restricted: int) -> Mapping[str, Any]:
     """What an account is closed to, by the names that answers and events have for it."""
-    return {
-        "frozen": FROZEN_NAMES[restricted & ~Frozen.CLOSED],
-        "closed": bool(restricted & Frozen.CLOSED),
-    }
+    return MappingProxyType(
+        {
+            "frozen": FROZEN_NAMES[restricted & ~Frozen.CLOSED],
+            "closed": bool(restricted & Frozen.CLOSED),
+        }
+    )
 
 
 def restricted_of(frozen: FrozenName | None, *, closed: bool) -> int:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import APIRouter, Request
@@ -127,6 +128,7 @@ class Account(Answer, kw_only=True):
         )
 
 
+@cache
 def _status(restricted: int) -> Status:
     if restricted & Frozen.CLOSED:
         return "closed"
