@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.access.approvals.proposing import (
     principal,
     transactions_of,
 )
+from tests.access.made import bearer
 from tests.databases import url_text
 from tests.processes import serving, wait_for
 
@@ -103,6 +105,45 @@ def test_a_process_that_dies_after_the_last_decision(world: World) -> None:
         with as_service(world) as role:
             decide(role, place, principal(world, "alice"), principal(world, "bob"), "approve")
         check_done_once(world, place, account)
+
+
+# A full queue.
+
+
+def send_item(world: World, headers: dict[str, str], line: bytes) -> Any:
+    """The answer to a stream of one line."""
+    sent = headers | {"Content-Type": "application/x-ndjson"}
+    answer = world.service.client.post("/batches", content=line, headers=sent, timeout=60)
+    return json.loads(answer.text)
+
+
+def test_a_stream_waits_for_room_for_its_proposals(world: World) -> None:
+    """While the queue is full a single request is refused, and no line of a stream."""
+    account, busy = world.account(), world.account()
+    key = bearer(world.keys["poster"])
+    item = {"type": "DEPOSIT", "account_id": account, "amount": "500", "idempotency_key": "line"}
+    statuses: list[int] = []
+
+    def crowd(full: World, n: int) -> None:
+        body = {"account_id": busy, "amount": "1", "idempotency_key": f"crowd {n}"}
+        with httpx.Client(base_url=full.service.base, timeout=60) as client:
+            statuses.append(client.post("/deposit", json=body, headers=key).status_code)
+
+    limits = {"LEDGER_QUEUE_LIMIT_REQUESTS": "2", "LEDGER_KEY_QUEUE_SHARE": "0"}
+    with (
+        serving(DATABASE_URL=url_text(world.database), **limits) as service,
+        ThreadPoolExecutor(9) as pool,
+    ):
+        full = world._replace(service=service)
+        with locked(world, f"SELECT FROM ledger.accounts WHERE id = {busy} FOR UPDATE"):
+            for n in range(8):
+                pool.submit(crowd, full, n)
+            assert wait_for(lambda: 503 in statuses)
+            streaming = pool.submit(send_item, full, key, json.dumps(item).encode())
+            with pytest.raises(TimeoutError):
+                streaming.result(1)
+        answer = streaming.result(60)
+    assert (answer["status"], answer["body"]["state"]) == (202, "open")
 
 
 # Other doors.

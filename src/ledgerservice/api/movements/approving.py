@@ -4,9 +4,10 @@ Whatever needs to be read for that never changes: the currency of an account, an
 has moved. So it is read before the request is queued.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ from ledgerservice.api.http.call import OUTSIDE, Call
 from ledgerservice.api.http.problems import ProblemError, Reply, rejection
 from ledgerservice.api.movements.answers import answer
 from ledgerservice.api.movements.proposals import bodies_of
-from ledgerservice.api.movements.queueing import post
+from ledgerservice.api.movements.queueing import patiently, post
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.audit import AuditRecord
 from ledgerservice.domain.digests import digest_of
@@ -193,31 +194,46 @@ def may_be_caught(rules: Rules | None, items: Sequence[Any]) -> bool:
 
 
 async def put_aside(
-    call: Call, items: list[Any], lines: Sequence[bytes], *, linked: bool = False
+    call: Call,
+    items: list[Any],
+    lines: Sequence[bytes],
+    *,
+    linked: bool = False,
+    is_patient: bool = False,
 ) -> list[Any]:
     """The items, with the proposals of those that others have to approve.
 
     One that is `linked` to others is refused. A dry run marks the answer and leaves all as it is.
+    With `is_patient` an item waits for room in a queue that is full.
     """
     if not may_be_caught(call.runtime.rules.of(call.ledger), items):
         return items
     return [
-        await _put_aside(call, item, line, linked=linked)
+        await _put_aside(call, item, line, linked=linked, is_patient=is_patient)
         for item, line in zip(items, lines, strict=True)
     ]
 
 
-async def _put_aside(call: Call, item: Any, line: bytes, *, linked: bool) -> Any:
+async def _put_aside(call: Call, item: Any, line: bytes, *, linked: bool, is_patient: bool) -> Any:
     if isinstance(item, list):
-        return [await _put_aside(call, one, line, linked=True) for one in item]
-    if isinstance(item, ProblemError):
+        return [
+            await _put_aside(call, one, line, linked=True, is_patient=is_patient) for one in item
+        ]
+    rules = call.runtime.rules.of(call.ledger) or FORCE_ALWAYS
+    if isinstance(item, ProblemError) or not approvals.may_catch(rules, item):
         return item
+    work: Callable[[], Awaitable[Any]] = partial(refused_if_caught, call, item)
+    if not linked:
+        work = partial(_unless_caught, call, item, Origin(ITEM, None, line))
     try:
-        if linked:
-            return await refused_if_caught(call, item)
-        reply = await proposed(call, item, Origin(ITEM, None, line))
+        return await (patiently(call, work) if is_patient else work())
     except ProblemError as error:
         return error.bare()
+
+
+async def _unless_caught(call: Call, item: Instruction, origin: Origin) -> Instruction | Proposed:
+    """The instruction, or its proposal if a rule catches it. Raises ProblemError."""
+    reply = await proposed(call, item, origin)
     if reply is None:
         return item
     status, body, headers = reply

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 from starlette.types import Send
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from ledgerservice.access.grants import Caller
 from ledgerservice.api.http.bodies import (
@@ -41,7 +40,7 @@ from ledgerservice.api.movements.approving import Proposed, put_aside
 from ledgerservice.api.movements.parents import with_parents
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.permissions import check_scopes
-from ledgerservice.api.movements.queueing import enter, post
+from ledgerservice.api.movements.queueing import enter, patiently, post
 from ledgerservice.api.movements.showing import shown, shown_problem
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
@@ -228,6 +227,10 @@ def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
     facts = call.ledger, call.dry_run, call.caller.principal_id
     group = Group(instructions, False, *facts)  # type: ignore[arg-type]
     return _answers(refusals, enter(call, group) if instructions else None)
+
+
+async def _entered(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
+    return _enter(call, items)
 
 
 async def _answers(
@@ -443,8 +446,9 @@ async def _enter_lines(
         for number, item in zip(numbers, items, strict=True)
     ]
     try:
-        items = await put_aside(call, items, [line for line in lines if line.strip()])
-        future = await _patiently(call, items)
+        bodies = [line for line in lines if line.strip()]
+        items = await put_aside(call, items, bodies, is_patient=True)
+        future = await patiently(call, partial(_entered, call, items))
     except Exception as error:  # noqa: BLE001  (every line is answered)
         future = _failing(error)
     return _answer_lines(call, numbers, future)
@@ -466,18 +470,3 @@ async def _answer_lines(
     if call.caller.by_accounts:
         results = [shown(call, result) for result in results]
     return b"".join(line + b"\n" for line in results)
-
-
-async def _patiently(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
-    """Wait for room in the queue instead of refusing, because reading pauses meanwhile."""
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(Overloaded),
-        stop=stop_after_delay(call.runtime.settings.request_deadline_s),
-        wait=wait_random(0.02, 0.1),
-        reraise=True,
-    )
-
-    async def enter() -> Awaitable[Iterator[Answer]]:
-        return _enter(call, items)
-
-    return await retrying(enter)

@@ -1,11 +1,18 @@
 """The queue of movements, in which a key may fill its share."""
 
 from asyncio import Future
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from ledgerservice.api.http.call import Call
 from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.transactions import Outcomes
+from ledgerservice.errors import Overloaded
 from ledgerservice.posting.movements import weight_of
+
+T = TypeVar("T")
 
 
 async def post(call: Call, group: Group) -> Outcomes:
@@ -35,3 +42,16 @@ def enter(call: Call, group: Group) -> Future[Outcomes]:
         raise
     future.add_done_callback(lambda _: share.give(weight))
     return future
+
+
+async def patiently(call: Call, work: Callable[[], Awaitable[T]]) -> T:
+    """Wait for room in a queue instead of refusing. `work` is done again, so it is harmless to
+    repeat.
+    """
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(Overloaded),
+        stop=stop_after_delay(call.runtime.settings.request_deadline_s),
+        wait=wait_random(0.02, 0.1),
+        reraise=True,
+    )
+    return await retrying(work)
