@@ -367,10 +367,10 @@ CREATE INDEX audit_time ON ledger.audit (recorded_at, id);
 
 -- Four eyes. A rule says which requests of a ledger others have to approve, and how many of them; bound
 -- is in major units of the currency. A proposal has the bytes of such a request, and the id in its
--- path. scope_id is the account or the transaction that its key belongs to; digest is the SHA-256 of
--- what is proposed, so that what is sent again is the same proposal. Nobody decides on what they have
--- proposed, except that they may withdraw it. What others have approved is carried out once, in the
--- name of who proposed it: the answer is kept, and transaction_id if something was recorded.
+-- path. scope_id is the account that its key belongs to; digest is the SHA-256 of what is proposed, so
+-- that what is sent again is the same proposal. Nobody decides on what they have proposed, except that
+-- they may withdraw it. What others have approved is carried out once, in the name of who proposed it:
+-- the answer is kept, and transaction_id if something was recorded.
 CREATE TABLE ledger.approval_rules (
     ledger_id integer  NOT NULL REFERENCES ledger.ledgers,
     rule      text     NOT NULL,

@@ -32,10 +32,10 @@ Made = tuple[str, str, dict[str, Any]]
 """Method, path and body."""
 
 
-def _big_transfer(world: World) -> int:
+def _big_transfer(world: World, account: int | None = None, key: str = "an original") -> int:
     """A transaction of 150.00 that was approved; its id."""
-    account = world.account()
-    proposal = approve(world, deposit(world, account, "150.00", "an original"))
+    account = account or world.account()
+    proposal = approve(world, deposit(world, account, "150.00", key))
     number: int = proposal["execution"]["transaction_id"]
     return number
 
@@ -222,6 +222,19 @@ def test_a_key_is_of_one_proposal(world: World) -> None:
     deposit(world, account, "500", "same")
     body = {"account_id": account, "amount": "501", "idempotency_key": "same"}
     refused = world.send("alice", "POST", "/deposit", body)
+    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_key_belongs_to_the_account_of_its_transaction(world: World) -> None:
+    """As when it is posted, and to nothing else that has the number of the transaction."""
+    account = world.account()
+    first, second = (_big_transfer(world, account, key) for key in ("one", "two"))
+    world.execute(f"SELECT setval('ledger.account_id', {first}, false)")
+    assert world.account() == first
+    reversal = {"idempotency_key": "shared"}
+    place = caught(world, "POST", f"/transactions/{first}/reverse", reversal)
+    assert deposit(world, first, "500", "shared") != place
+    refused = world.send("alice", "POST", f"/transactions/{second}/reverse", reversal)
     assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
 
 

@@ -131,7 +131,7 @@ async def _propose(call: Call, rule: Rule, instruction: Instruction, origin: Ori
     if outcome.replayed:  # it was posted before there was such a rule
         status, body = answer(outcome.transaction)
         return status, body, _headers(status) | {"idempotency-replayed": "true"}
-    new = _proposal(call, rule, instruction, origin)
+    new = _proposal(call, rule, instruction, origin, outcome.transaction.account_id)
     number = await call.runtime.approvals.post(new)
     if number is None:
         raise ProblemError("idempotency_key_reused")
@@ -145,7 +145,10 @@ def _headers(status: int) -> dict[str, str]:
     return {"content-type": "application/json" if status < 400 else "application/problem+json"}
 
 
-def _proposal(call: Call, rule: Rule, instruction: Instruction, origin: Origin) -> NewProposal:
+def _proposal(
+    call: Call, rule: Rule, instruction: Instruction, origin: Origin, account: int
+) -> NewProposal:
+    """A new proposal. `account` is the one that the key belongs to, as when it is posted."""
     lasting = timedelta(seconds=call.runtime.settings.approval_expiry_s)
     return NewProposal(
         call.ledger,
@@ -154,7 +157,7 @@ def _proposal(call: Call, rule: Rule, instruction: Instruction, origin: Origin) 
         rule.name,
         rule.approvals,
         *origin[:2],
-        approvals.scope_of(instruction),
+        account,
         instruction.key,
         origin.body,
         digest_of(instruction, UNSALTED),

@@ -167,13 +167,6 @@ def beyond(bounds: Bounds, currency: str, amount: Decimal, rule: str) -> Rule | 
     return Rule(rule, approvals) if is_beyond else None
 
 
-def scope_of(instruction: Instruction) -> int:
-    """The account that the key of an instruction belongs to, or the transaction that it builds on,
-    whose account that is.
-    """
-    return getattr(instruction, "parent_id", None) or instruction.account_id  # type: ignore[union-attr]
-
-
 def execution_key(proposal_id: int) -> str:
     """The key that an approved proposal is carried out with."""
     return f"{RESERVED}{proposal_id}"

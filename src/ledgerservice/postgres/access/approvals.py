@@ -16,7 +16,7 @@ from ledgerservice.postgres.pipeline import Request, Wire, number, timestamp
 
 class NewProposal(msgspec.Struct, frozen=True):
     """A request that others have to approve. `operation` is the name of its form, `parent_id` the
-    id in its path, `scope_id` what its key belongs to.
+    id in its path, `scope_id` the account that its key belongs to.
     """
 
     ledger_id: int
