@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from confluent_kafka import Message, Producer
 
+from ledgerservice.access.registry import STALE_S
 from ledgerservice.postgres.connections import Database
 from tests.databases import administer, connect, url_text
 from tests.engines.kafka_store import records
@@ -290,3 +292,24 @@ def test_commands_wait_while_the_database_is_away(funded: Database, topics: Topi
         results = topics.await_results(51)
     assert {result["status"] for result in results} == {200}
     assert balances(funded)[0] == 5_100
+
+
+def test_stale_rules_are_waited_for(funded: Database, topics: Topics) -> None:
+    """A command is decided by the rules as they are when it is posted, or not yet."""
+    with consuming(funded, topics):
+        topics.send(a_deposit("before", amount="500"))
+        assert topics.await_results(1)[0]["status"] == 200
+        with connect(funded) as owner:
+            owner.autocommit = False
+            owner.execute("LOCK TABLE ledger.approval_rules")
+            rule = "INSERT INTO ledger.approval_rules VALUES (1, 'amount', 'USD', '100', 1)"
+            owner.execute(rule)
+            time.sleep(STALE_S + 1)
+            topics.send(a_deposit("meanwhile", amount="500"), a_deposit("small"))
+            time.sleep(2)
+            assert len(topics.read("results")) == 1
+            owner.commit()
+        before, big, small = topics.await_results(3)
+    assert [one["status"] for one in (before, big, small)] == [200, 403, 200]
+    assert big["body"]["code"] == "approval_required"
+    assert balances(funded)[0] == 501_00

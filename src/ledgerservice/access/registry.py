@@ -145,9 +145,9 @@ class Registry:
         subjects = {one.subject: one.digest for one in rows if one.subject}
         self._holders = {subject: callers.pop(digest) for subject, digest in subjects.items()}
         self._callers = callers
-        self._rules.by_ledger = rules_of(RuleRow(*row) for row in rules.rows)
         self._known = {}
         self._fresh_until = begun + STALE_S
+        self._rules.renew(rules_of(RuleRow(*row) for row in rules.rows), self._fresh_until)
 
     def _reads(self) -> list[Request]:
         """What is read besides the keys: the ledgers that people may have rights on."""

@@ -18,6 +18,7 @@ from ledgerservice.api.movements.approving import Proposed, may_be_caught, refus
 from ledgerservice.api.movements.batches import Item, answer_of, read_one, refusal_of
 from ledgerservice.commands.broker import Command, Result
 from ledgerservice.domain.instructions import BIGGEST_ID, Group, Kind, Movement
+from ledgerservice.domain.rules.approvals import Rules
 from ledgerservice.domain.transactions import Failed, Outcome, Recorded, Rejected
 from ledgerservice.errors import InternalFault, LedgerError, Overloaded
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
@@ -118,13 +119,22 @@ class Posting:
 
     async def _judge(self, ledger: int, items: Sequence[Item]) -> list[Decided]:
         """The outcomes of items. What others have to approve is refused: a command has no key."""
-        if not may_be_caught(self._runtime.rules.of(ledger), items):
+        if not may_be_caught(await self._rules(ledger), items):
             return await self._post(ledger, items)
         items = [await self._unless_caught(ledger, item) for item in items]
         refusals = [refusal_of(item) for item in items]
         rest = [item for item, no in zip(items, refusals, strict=True) if no is None]
         outcomes = iter(await self._post(ledger, rest) if rest else ())
         return [next(outcomes) if refusal is None else refusal for refusal in refusals]
+
+    async def _rules(self, ledger: int) -> Rules | None:
+        """The rules of a ledger. While they are stale, they are waited for."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return self._runtime.rules.of(ledger)
+            except AWAY as error:
+                pause_s = await _pause(error, pause_s)
 
     async def _unless_caught(self, ledger: int, item: Any) -> Item:
         if isinstance(item, list):

@@ -1,9 +1,10 @@
 """Four eyes, whoever dies: each step of what others have approved, and the other doors."""
 
 import asyncio
+import itertools
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -28,7 +29,7 @@ from tests.access.approvals.proposing import (
 )
 from tests.access.made import bearer
 from tests.databases import url_text
-from tests.processes import serving, wait_for
+from tests.processes import RunningService, serving, wait_for
 
 
 @contextmanager
@@ -144,6 +145,53 @@ def test_a_stream_waits_for_room_for_its_proposals(world: World) -> None:
                 streaming.result(1)
         answer = streaming.result(60)
     assert (answer["status"], answer["body"]["state"]) == (202, "open")
+
+
+# Rules that could not be read.
+
+DOORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a money route": ("/deposit", {"account_id": 1, "amount": "1"}),
+    "an instruction": ("/holds", {"account_id": 1, "amount": "1"}),
+    "a batch": ("/batches", {}),
+    "a stream": ("/batches", {}),
+}
+ITEM = {"type": "DEPOSIT", "account_id": 1, "amount": "1"}
+
+
+def post_at(service: RunningService, door: str, n: int) -> Any:
+    """The status and the code of an answer to a request with a new key."""
+    path, body = DOORS[door]
+    item = {**(ITEM if path == "/batches" else body), "idempotency_key": f"{door} {n}"}
+    if door == "a stream":
+        kind = {"Content-Type": "application/x-ndjson"}
+        sent = service.client.post(path, content=json.dumps(item), headers=kind)
+        line = json.loads(sent.text)
+        return line["status"], line["body"].get("code")
+    answer = service.post(path, {"movements": [item]} if door == "a batch" else item)
+    return answer.status_code, answer.json().get("code")
+
+
+def test_nothing_is_posted_by_stale_rules(new_database: Callable[..., Database]) -> None:
+    """Also where callers have no keys, which would be stale too."""
+    database = new_database()
+    with serving(DATABASE_URL=url_text(database)) as service:
+        service.open(balance="100")
+        with database.owner_engine().connect() as owner:
+            owner.execute(text("LOCK TABLE ledger.approval_rules"))
+            numbers = itertools.count()
+
+            def is_stale() -> bool:
+                return post_at(service, "a money route", next(numbers)) == (503, "unavailable")
+
+            assert wait_for(is_stale, 30, 0.2)
+            for door in DOORS:
+                assert post_at(service, door, -1) == (503, "unavailable"), door
+            assert service.get("/accounts/1").status_code == 200
+            owner.rollback()
+        assert wait_for(lambda: not is_stale(), 30, 0.2)
+        for door in DOORS:
+            status, _ = post_at(service, door, -1)
+            assert status == 200, door
 
 
 # Other doors.
