@@ -363,3 +363,68 @@ def test_an_execution_is_shown_as_an_answer_is() -> None:
         msgspec.json.encode(_shown(json.dumps(none).encode(), frozenset()))
         == json.dumps(none, separators=(",", ":")).encode()
     )
+
+
+def test_own_proposals_are_read_and_withdrawn(world: World) -> None:
+    """And those of others are neither read nor counted, whether they exist or not."""
+    number = int(connected(world, "SELECT id FROM ledger.principals WHERE name = 'ours'"))
+    judge = int(connected(world, "SELECT id FROM ledger.principals WHERE name = 'admin'"))
+    granted = "UPDATE ledger.account_grants SET debit_from = ARRAY[{}] WHERE principal_id = {}"
+    policy = {"ceiling": None, "actor": "a", "reason": "r", "idempotency_key": "no ceiling"}
+    for account in (OURS, PAYEE):
+        assert world.send(world.admin, f"/accounts/{account}", policy, "PATCH").status_code == 200
+    set_rules(world.database, [RuleRow(1, "amount", "USD", "2.00", 1)])
+    try:
+        new = partial(pay, OURS, PAYEE, amount="3")
+        assert wait_for(lambda: world.send(world.ours, "/transfer", new()).status_code == 202)
+        done, gone = (world.send(world.ours, "/transfer", new()).json()["id"] for _ in range(2))
+        other = world.send(world.admin, "/withdraw", item(account_id=OURS, amount="3")).json()
+        forbidden = [
+            world.service.client.request(method, path, json=body, headers=world.ours)
+            for unknown in (other["id"], 10**9)
+            for method, path, body in (
+                ("GET", f"/approvals/{unknown}", None),
+                ("POST", f"/approvals/{unknown}/withdraw", {"reason": "r"}),
+            )
+        ]
+        assert {one.json()["code"] for one in forbidden} == {"limited_to_accounts"}
+        listed = world.get(world.ours, "/approvals?limit=2&state=open")
+        assert [one["id"] for one in listed.json()] == [gone, done]
+        rest = world.get(world.ours, listed.links["next"]["url"]).json()
+        assert {one["proposed_by"] for one in [*listed.json(), *rest]} == {number}
+        withdrawn = world.send(world.ours, f"/approvals/{gone}/withdraw", {"reason": "r"})
+        assert withdrawn.json()["state"] == "withdrawn"
+        connected(
+            world,
+            "INSERT INTO ledger.decisions (ledger_id, proposal_id, proposed_by, decided_by,"
+            f" verdict, reason) VALUES (1, {done}, {number}, {judge}, 'approve', 'r') RETURNING 1",
+        )
+        path = f"/approvals/{done}"
+        assert wait_for(lambda: world.get(world.ours, path).json()["state"] == "executed")
+        execution = world.get(world.ours, path).json()["execution"]
+        assert hidden(execution["body"]["entries"]) == {PAYEE}
+        # It proposed them, but its grant does not cover the accounts any more.
+        connected(world, granted.format(PAYEE, number) + " RETURNING 1")
+        assert wait_for(lambda: world.get(world.ours, path).status_code == 403)
+        assert world.get(world.ours, "/approvals").json() == []
+    finally:
+        set_rules(world.database, [])
+        connected(world, granted.format(OURS, number) + " RETURNING 1")
+
+
+def connected(world: World, statement: str) -> Any:
+    """The one value of a statement of the owner."""
+    with connect(world.database) as owner:
+        row = owner.execute(statement).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def test_the_units_of_its_ledger_are_shown(world: World) -> None:
+    unit = {"code": "PTS", "exponent": 0, "name": "Points"}
+    assert world.send(world.admin, "/ledgers/default/currencies", unit).status_code == 201
+    for prefix in ("", "/ledgers/default"):
+        found = world.get(world.ours, f"{prefix}/currencies/PTS")
+        assert (found.status_code, found.json().get("own")) == (200, True)
+        listed = world.get(world.ours, f"{prefix}/currencies?limit=1000").json()
+        assert "PTS" in [one["code"] for one in listed]

@@ -57,8 +57,12 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     by_accounts: Mapping[int, tuple[AccountGrant, ...]] = NO_GRANTS
 
     def scopes_on(self, ledger: int) -> int:
-        """The sum of its scopes on a ledger; 0 if the ledger does not exist for this caller."""
+        """The sum of its scopes on a whole ledger."""
         return self.everywhere | self.by_ledger.get(ledger, 0)
+
+    def knows(self, ledger: int) -> bool:
+        """Whether the ledger exists for this caller."""
+        return bool(self.scopes_on(ledger)) or ledger in self.by_accounts
 
     def sees(self, ledger: int, scopes: int) -> frozenset[int] | None:
         """The accounts that its grants of one of these scopes cover; None: all of the ledger."""

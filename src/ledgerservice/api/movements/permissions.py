@@ -88,6 +88,13 @@ def _check_accounts(call: Call, instruction: Instruction, missing: Sequence[int]
         raise denied("amount_not_granted", 0)
 
 
+def is_covered(call: Call, instruction: Instruction) -> bool:
+    """Whether one of the caller's grants covers all accounts of an instruction, by any scope."""
+    uses = uses_of(instruction, call.parents)
+    grants = call.caller.by_accounts.get(call.ledger, ())
+    return uses is not None and any(one.outside(uses) is None for one in grants)
+
+
 def _needed(instruction: Instruction) -> Iterator[int]:
     """Sums of scopes: one of each is needed."""
     if isinstance(instruction, Movement):

@@ -90,8 +90,9 @@ def _reader_for(request: Request) -> Reader:
 
     Any key may list currencies, also one that has no right on the default ledger.
     """
-    is_known = caller_of(request.scope).scopes_on(ledger_of(request))
-    return runtime_of(request).reader.of(ledger_of(request) if is_known else _NO_LEDGER)
+    ledger = ledger_of(request)
+    is_known = caller_of(request.scope).knows(ledger)
+    return runtime_of(request).reader.of(ledger if is_known else _NO_LEDGER)
 
 
 @get(router, "/currencies/", list[Currency], Paging, need=ANY_KEY)

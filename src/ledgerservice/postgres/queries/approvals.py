@@ -69,7 +69,8 @@ FIND = text(f"{_VIEW} WHERE p.ledger_id = :ledger AND p.id = ANY (CAST(:ids AS b
 LIST = text(f"""
 SELECT * FROM (
     SELECT v.*, row_number() OVER (ORDER BY id DESC) AS place,
-           CAST(:state AS text) IS NULL OR state = :state AS matches
+           (CAST(:state AS text) IS NULL OR state = :state)
+           AND (CAST(:proposer AS integer) IS NULL OR proposed_by = :proposer) AS matches
     FROM ({_VIEW} WHERE p.ledger_id = :ledger AND p.id < CAST(:before AS bigint)
           ORDER BY p.id DESC LIMIT :budget) v
 ) read
@@ -109,13 +110,13 @@ async def find_many(reader: Reader, ids: Sequence[int]) -> dict[int, ProposalVie
 
 
 async def list_page(
-    reader: Reader, state: str | None, rows: int, before: int | None
+    reader: Reader, state: str | None, rows: int, before: int | None, proposer: int | None = None
 ) -> tuple[list[ProposalView], int | None]:
-    """Up to `rows` proposals, the latest first, and the place where the next page begins; None:
-    there is none. A page ends early after BUDGET_ROWS rows.
+    """Up to `rows` proposals, of one proposer if one is given, the latest first, and the place
+    where the next page begins; None: there is none. A page ends early after BUDGET_ROWS rows.
     """
     place = {"before": before or BIGGEST_ID, "budget": BUDGET_ROWS, "rows": rows}
-    found_rows = await reader.rows(LIST, search=True, state=state, **place)
+    found_rows = await reader.rows(LIST, search=True, state=state, proposer=proposer, **place)
     views = [_view(row) for row in found_rows if row.matches]
     if not found_rows or (found_rows[-1].matches and len(found_rows) < rows):
         return views, None
