@@ -32,6 +32,8 @@ DIRECT_WRITES = [
     "UPDATE ledger.accounts SET restricted = 0",
     "UPDATE ledger.ledgers SET name = 'mine'",
     "DELETE FROM ledger.ledgers",
+    "INSERT INTO ledger.executions_due (ledger_id, proposal_id) VALUES (1, 1)",
+    "DELETE FROM ledger.executions_due",
     *(
         f"{verb} ledger.{table} {rest}"
         for table, column in {

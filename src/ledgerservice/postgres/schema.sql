@@ -433,6 +433,14 @@ CREATE TABLE ledger.executions (
     CONSTRAINT executions_proposal FOREIGN KEY (ledger_id, proposal_id)
         REFERENCES ledger.proposals (ledger_id, id)
 );
+-- What has all its approvals, and was not carried out yet: the few proposals that are looked for
+-- every second. Triggers keep it.
+CREATE TABLE ledger.executions_due (
+    ledger_id   integer     NOT NULL,
+    proposal_id bigint      NOT NULL,
+    approved_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (ledger_id, proposal_id)
+);
 
 -- Signs the cursors of lists, so that nobody can make one up.
 CREATE TABLE ledger.secrets (
@@ -1175,6 +1183,37 @@ END $$;
 CREATE TRIGGER executions_approved BEFORE INSERT ON ledger.executions
     FOR EACH ROW EXECUTE FUNCTION ledger.check_execution();
 
+-- The last approval makes a proposal due, and its answer settles it.
+CREATE FUNCTION ledger.note_approval() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_RELID <> 'ledger.decisions'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
+    INSERT INTO ledger.executions_due (ledger_id, proposal_id)
+    SELECT p.ledger_id, p.id FROM ledger.proposals p
+    WHERE p.ledger_id = NEW.ledger_id AND p.id = NEW.proposal_id AND p.approvals = (
+        SELECT count(*) FROM ledger.decisions d
+        WHERE d.ledger_id = p.ledger_id AND d.proposal_id = p.id)
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER decisions_due AFTER INSERT ON ledger.decisions
+    FOR EACH ROW WHEN (NEW.verdict = 'approve') EXECUTE FUNCTION ledger.note_approval();
+
+CREATE FUNCTION ledger.settle_execution() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_RELID <> 'ledger.executions'::regclass THEN
+        PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
+    DELETE FROM ledger.executions_due
+    WHERE ledger_id = NEW.ledger_id AND proposal_id = NEW.proposal_id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER executions_settled AFTER INSERT OR UPDATE ON ledger.executions
+    FOR EACH ROW WHEN (NEW.status IS NOT NULL) EXECUTE FUNCTION ledger.settle_execution();
+
 -- History is never changed, and only the triggers above write what is derived. ENABLE ALWAYS: these
 -- guards hold in a session that applies replicated changes too.
 CREATE FUNCTION ledger.refuse_change() RETURNS trigger
@@ -1229,6 +1268,10 @@ CREATE TRIGGER executions_permanent BEFORE DELETE OR TRUNCATE ON ledger.executio
 CREATE TRIGGER executions_immutable BEFORE UPDATE ON ledger.executions
     FOR EACH ROW WHEN (OLD.status IS NOT NULL)
     EXECUTE FUNCTION ledger.refuse_change('executions are immutable');
+CREATE TRIGGER executions_due_derived BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE
+    ON ledger.executions_due
+    FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)
+    EXECUTE FUNCTION ledger.refuse_change('only decisions and executions change it');
 CREATE TRIGGER audit_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.audit
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('the audit log is immutable');
 CREATE TRIGGER ledgers_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.ledgers

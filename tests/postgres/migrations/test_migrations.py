@@ -214,3 +214,24 @@ def comment_of(database: Database) -> str:
         query = "SELECT obj_description('ledger.alembic_version'::regclass, 'pg_class')"
         [(text,)] = owner.execute(query).fetchall()
         return str(text)
+
+
+APPROVED = """
+INSERT INTO ledger.proposals (ledger_id, id, proposed_by, expires_at, rule, approvals, operation,
+                              scope_id, idempotency_key, body, digest)
+SELECT 1, n, 1, '2000-01-01', 'amount', 1, 'deposit', 1, n::text, '{}', sha256('x')
+FROM generate_series(1, 4) n;
+INSERT INTO ledger.decisions (ledger_id, proposal_id, proposed_by, decided_by, verdict, reason)
+VALUES (1, 1, 1, 2, 'approve', 'r'), (1, 2, 1, 2, 'reject', 'r'), (1, 3, 1, 2, 'approve', 'r');
+INSERT INTO ledger.executions (ledger_id, proposal_id, status) VALUES (1, 3, 200)
+"""
+
+
+def test_what_was_approved_before_is_carried_out(at: Callable[[str], Database]) -> None:
+    older = at("0014_approvals")
+    with connect(older) as owner:
+        with without_guards(owner):
+            owner.execute(APPROVED)
+        assert upgrade(older.owner_engine(), ROLE)
+        due = owner.execute("SELECT ledger_id, proposal_id FROM ledger.executions_due").fetchall()
+    assert due == [(1, 1)]

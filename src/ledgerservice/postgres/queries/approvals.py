@@ -80,14 +80,10 @@ LIST_DECISIONS = text("""
 SELECT proposal_id, decided_by, verdict, reason, decided_at FROM ledger.decisions
 WHERE ledger_id = :ledger AND proposal_id = ANY (CAST(:ids AS bigint[])) ORDER BY decided_at
 """)
-# Of all ledgers: what has its approvals, and was not carried out.
-LIST_WAITING = text(f"""
-SELECT p.ledger_id, p.id FROM ledger.proposals p
-WHERE NOT EXISTS (SELECT FROM ledger.executions x
-                  WHERE x.ledger_id = p.ledger_id AND x.proposal_id = p.id)
-  AND ({_APPROVED}) >= p.approvals
-ORDER BY p.proposed_at LIMIT :rows
-""")
+# Of all ledgers: what has its approvals, and was not carried out. It is read every second.
+LIST_WAITING = text(
+    "SELECT ledger_id, proposal_id FROM ledger.executions_due ORDER BY approved_at LIMIT :rows"
+)
 # What a transaction has moved, by currency, in minor units.
 LIST_MOVED = text("""
 SELECT a.currency, a.exponent, sum(abs(e.amount)) / 2 AS moved
