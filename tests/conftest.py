@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import URL
 from xdist.scheduler import LoadFileScheduling
 
@@ -22,6 +23,10 @@ from ledgerservice.postgres.verification import verify
 from tests.databases import administer, quick_place, reachable_folder, settings_for_tests, url_text
 from tests.processes import RunningService, serving
 from tests.servers import EMBEDDED, running_server
+
+# A property holds on a machine of any speed.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 TEMPLATE = "ledger_template"
 SERVERS = {"server_url", "workspace", "lived_in", "rounds", "stack", "engines"}

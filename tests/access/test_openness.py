@@ -10,9 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ledgerservice.access import registry as registries
 from ledgerservice.access.keys import id_of
-from ledgerservice.access.registry import Registry
 from ledgerservice.api.asgi import Service
 from ledgerservice.postgres.connections import Database
 from tests.access.made import alter_key, bearer, make_key
@@ -152,30 +150,26 @@ def test_a_stream_of_movements_ends_with_its_key(database: Database) -> None:
         assert codes == ["account_not_found", "key_invalid"]
 
 
-def test_keys_that_were_not_read_in_time_are_503(database: Database, monkeypatch) -> None:
-    """Never 401: a client would throw its key away."""
+def test_keys_that_were_not_read_in_time_are_503(database: Database) -> None:
+    """Never 401: a client would throw its key away. While their table is locked nobody reads it."""
     key = make_key(database, "shop")
+    with serving(DATABASE_URL=url_text(database)) as service:
 
-    async def test() -> None:
-        service = Service(database)
-        await service.start()
-        transport = httpx.ASGITransport(service)
-        client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
-        registry: Registry = service.api.state.authentication._registry
-        assert (await client.get("/accounts", headers=bearer(key))).status_code == 200
-        monkeypatch.setattr(registries, "STALE_S", -1.0)
-        await registry.refresh()
-        for sent in (key, "lgk_unknown"):
-            answer = await client.get("/accounts", headers=bearer(sent))
-            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-            assert answer.headers["retry-after"]
-        assert (await client.get("/health/live")).status_code == 200
-        monkeypatch.undo()
-        await registry.refresh()
-        assert (await client.get("/accounts", headers=bearer(key))).status_code == 200
-        await service.stop()
+        def answer(sent: str) -> httpx.Response:
+            return service.client.get("/accounts", headers=bearer(sent))
 
-    asyncio.run(test())
+        def statuses() -> set[int]:
+            return {answer(sent).status_code for sent in (key, "lgk_unknown")}
+
+        assert wait_for(lambda: statuses() == {200, 401})
+        with connect(database) as owner, owner.transaction():
+            owner.execute("LOCK TABLE ledger.api_keys IN ACCESS EXCLUSIVE MODE")
+            assert wait_for(lambda: statuses() == {503}, 60)
+            refused = [answer(sent) for sent in (key, "lgk_unknown")]
+            assert {one.json()["code"] for one in refused} == {"unavailable"}
+            assert all(one.headers["retry-after"] for one in refused)
+            assert service.get("/health/live").status_code == 200
+        assert wait_for(lambda: statuses() == {200, 401}, 60)
 
 
 def test_the_keys_are_read_again_after_a_lost_connection(database: Database) -> None:
