@@ -29,22 +29,25 @@ class Authority:
         return self.folder / f"{self.name}.pem"
 
     def issue(self, name: str, subject: str, *alternatives: x509.GeneralName) -> None:
+        names = [x509.SubjectAlternativeName(alternatives)] if alternatives else []
+        self.issue_with(name, subject, *names)
+
+    def issue_with(self, name: str, subject: str, *extensions: x509.ExtensionType) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName(alternatives) if alternatives else None
-        self._write(name, x509.Name.from_rfc4514_string(subject), key, names)
+        self._write(name, x509.Name.from_rfc4514_string(subject), key, *extensions)
 
     def _write(
         self,
         name: str,
         subject: x509.Name,
         key: ec.EllipticCurvePrivateKey,
-        extension: x509.ExtensionType | None,
+        *extensions: x509.ExtensionType,
     ) -> None:
         now = datetime.now(UTC)
         made = x509.CertificateBuilder(self._subject, subject, key.public_key())
         made = made.serial_number(x509.random_serial_number())
         made = made.not_valid_before(now - DAY).not_valid_after(now + DAY)
-        if extension is not None:
+        for extension in extensions:
             made = made.add_extension(extension, critical=False)
         certificate = made.sign(self._key, hashes.SHA256())
         pem = serialization.Encoding.PEM

@@ -1,6 +1,7 @@
 """Certificates of clients that stand for keys."""
 
 import json
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.databases import connect, url_text
 from tests.processes import Fork, cli, environment, free_port, wait_for
 
 SPIFFE = "spiffe://example/shop"
+NAMES_OID = x509.SubjectAlternativeName.oid
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     both = x509.DNSName("shop.example"), x509.UniformResourceIdentifier(SPIFFE)
     ca.issue("two", "CN=other", *both)
     ca.issue("mail", "CN=m", x509.RFC822Name("m@example"))
+    ca.issue_with("party", "CN=shop,O=Example\\, Inc.", PARTY)
     Authority(folder, "stranger").issue("forged", "CN=shop,O=Example\\, Inc.")
     return folder
+
+
+def alternative(names: str) -> x509.UnrecognizedExtension:
+    """The extension of alternative names with these, in hexadecimal DER."""
+    der = bytes.fromhex(names)
+    return x509.UnrecognizedExtension(NAMES_OID, bytes([0x30, len(der)]) + der)
+
+
+PARTY = alternative("a505a1030c0161")
+"""A name of the kind ediPartyName, which OpenSSL reads and the library does not."""
 
 
 class Place(NamedTuple):
@@ -96,6 +109,9 @@ def test_a_certificate_stands_for_a_key(place: Place) -> None:
     assert place.outcome("by-uri") == 200
     assert place.outcome("other") == "scope_missing"
     assert place.outcome("plain") == place.outcome("mail") == "key_missing"
+    # One that OpenSSL takes, with a name that cannot be read, stands for nobody.
+    assert place.outcome("party") == "key_missing"
+    assert place.outcome("party", **bearer(key)) == 200
     # Its names stand for two principals.
     assert place.outcome("two") == "key_invalid"
     # Signed by somebody else, it is refused in the handshake, whatever its name.
@@ -172,6 +188,33 @@ OTHERS = ["", "shop", "CN", "=x", "URI:", "IP:1.2.3.4", "CN=a\n", "CN=" + "x" * 
 @pytest.mark.parametrize("text", OTHERS)
 def test_what_is_not_a_name(text: str) -> None:
     assert canonical(text) is None
+
+
+ONE, TWO = (
+    x509.UnrecognizedExtension(x509.ObjectIdentifier(text), b"\5\0")
+    for text in ("1.2.3.4", "1.2.3.5")
+)
+UNREADABLE: dict[str, tuple[x509.ExtensionType, str, str]] = {
+    "a name of a kind that is not supported": (PARTY, "", ""),
+    "an address of X.400": (alternative("a300"), "", ""),
+    "an alternative name that is no text": (alternative("8602ffff"), "", ""),
+    "alternative names that end early": (alternative("8609ff"), "", ""),
+    "an extension twice": (TWO, "06032a0305", "06032a0304"),
+    "an unknown version": (TWO, "a003020102", "a003020105"),
+    "a subject that is no text": (TWO, "0c0473686f70", "0c04ff68ff70"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_certificate_that_cannot_be_read_has_no_name(tmp_path: Path, name: str) -> None:
+    """What no library writes gets into the certificate by replacing bytes of its DER."""
+    extension, *replaced = UNREADABLE[name]
+    before, after = map(bytes.fromhex, replaced)
+    Authority(tmp_path).issue_with("one", "CN=shop", ONE, extension)
+    der = ssl.PEM_cert_to_DER_cert((tmp_path / "one.pem").read_text())
+    assert before in der
+    changed = der.replace(before, after) if before else der
+    assert names_of(ssl.DER_cert_to_PEM_cert(changed)) == ()
 
 
 def test_what_is_not_a_certificate_has_no_name() -> None:

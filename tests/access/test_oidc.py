@@ -279,6 +279,64 @@ def test_keys_that_are_not_used(provider: Provider, database: Database, tmp_path
         assert place.outcome(secret) != 200
 
 
+ODD_IDS: dict[str, Any] = {"a list": ["odd"], "an object": {}, "a number": 7, "empty": "",
+                           "a flag": True}  # fmt: skip
+
+
+def test_keys_with_odd_members(provider: Provider, database: Database, tmp_path: Path) -> None:
+    """They are ignored, which is logged once; the others are used."""
+    odd, doubled, unnamed = SigningKey("odd"), SigningKey("doubled"), SigningKey("unnamed")
+    nameless = {name: value for name, value in unnamed.described().items() if name != "kid"}
+    provider.members = [
+        *(odd.described() | {"kid": value} for value in ODD_IDS.values()),
+        doubled.described(),
+        SigningKey("doubled").described(),
+        nameless,
+        odd.described() | {"kid": "of an odd kind", "kty": ["RSA"]},
+        odd.described() | {"kid": "of an odd algorithm", "alg": {"x": 1}},
+        odd.described() | {"kid": "of odd numbers", "n": 5, "e": None},
+        {"kty": "EC", "crv": ["P-256"], "kid": "of an odd curve", "x": "", "y": ""},
+    ]
+    with at(provider, database, tmp_path, LEDGER_OIDC_REFRESH_S="0.2") as place:
+        assert wait_for(lambda: place.outcome(place.reader()) == 200, 20)
+        heads: list[dict[str, Any]] = [{"kid": value} for value in ODD_IDS.values()]
+        for key, head in ((odd, {}), (doubled, {}), (unnamed, {"kid": None}),
+                          *((odd, head) for head in heads)):  # fmt: skip
+            token = provider.token(key, head, groups=["readers"])
+            assert place.outcome(token) in {"key_invalid", "unavailable"}, head
+        fetches = provider.fetches
+        assert wait_for(lambda: provider.fetches > fetches + 1, 20)
+        logged = [line for line in place.log.read_text().splitlines() if "is ignored" in line]
+        assert len(logged) == len(set(logged)) == 6, logged
+        assert place.outcome(place.reader()) == 200
+
+
+def test_the_only_key_needs_no_id(provider: Provider, database: Database, tmp_path: Path) -> None:
+    [key] = provider.keys
+    provider.keys = []
+    provider.members = [{n: v for n, v in key.described().items() if n != "kid"}]
+    with at(provider, database, tmp_path) as place:
+        token = provider.token(key, {"kid": None}, groups=["readers"])
+        assert wait_for(lambda: place.outcome(token) == 200, 20)
+
+
+def test_a_key_that_is_replaced_under_its_id(
+    provider: Provider, database: Database, tmp_path: Path
+) -> None:
+    """What it has signed is not believed after the refresh, what was verified before included:
+    that is remembered until the keys of the service are read again, which is every second.
+    """
+    old = provider.keys[0]
+    with at(provider, database, tmp_path, LEDGER_OIDC_REFRESH_S="0.2") as place:
+        known, unseen = (provider.token(old, groups=["readers"], sub=sub) for sub in "ab")
+        assert wait_for(lambda: place.outcome(known) == 200, 20)
+        provider.keys = [SigningKey(old.kid)]
+        renewed = provider.token(groups=["readers"])
+        assert wait_for(lambda: place.outcome(renewed) == 200, 20)
+        assert place.outcome(unseen) == "key_invalid"
+        assert wait_for(lambda: place.outcome(known) == "key_invalid")
+
+
 def test_over_tls(database: Database, tmp_path: Path) -> None:
     ca = Authority(tmp_path)
     ca.issue("server", "CN=provider", HERE)

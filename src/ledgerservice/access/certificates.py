@@ -23,12 +23,14 @@ _WORDS = {"emailAddress": NameOID.EMAIL_ADDRESS}
 
 @lru_cache(1_000)
 def names_of(pem: str) -> tuple[str, ...]:
-    """The names in a certificate; none if it cannot be read."""
+    """The names in a certificate; none if a part of it cannot be read: that part could have the
+    name of another principal.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         subject = certificate.subject.rfc4514_string()
         alternatives = _alternatives(certificate)
-    except ValueError:
+    except Exception:  # noqa: BLE001  (five classes without a base of their own, and ValueError)
         return ()
     return tuple(filter(None, (subject, *alternatives)))
 

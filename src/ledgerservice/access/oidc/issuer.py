@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,6 +53,7 @@ class Issuer:
         self._stale_s = stale_s
         self._fetched = -float("inf")
         self._woken = asyncio.Event()
+        self._ignored: list[str] = []
 
     @property
     def is_stale(self) -> bool:
@@ -78,11 +80,19 @@ class Issuer:
             address = str(document.get("jwks_uri"))
             check_url(address)
             members = (await _fetched(client, address)).get("keys")
-        keys = _keys_of(members if isinstance(members, list) else [])
+        keys, faults = _keys_of(members if isinstance(members, list) else [])
+        self._report(faults)
         if not keys:
             raise IssuerFault("it has no keys")
         self.is_changed |= keys != self.keys
         self.keys, self._fetched = keys, begun
+
+    def _report(self, faults: list[str]) -> None:
+        """Log the keys that are ignored, once as long as they are the same."""
+        for fault in faults:
+            if fault not in self._ignored:
+                log.warning("of the keys of %s is ignored: %s", self.url, fault)
+        self._ignored = faults
 
     async def keep_refreshed(self) -> None:
         """Fetch the keys until cancelled: regularly, and when `wake` says so."""
@@ -135,21 +145,37 @@ async def _fetched(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
         raise IssuerFault(f"{url} is not a JSON object") from None
 
 
-def _keys_of(members: list[Any]) -> dict[str | None, IssuerKey]:
-    """The usable keys by their ids; one without an id is the only one."""
-    keys: dict[str | None, IssuerKey] = {}
-    for member in members[:MAX_KEYS]:
-        if not isinstance(member, dict) or member.get("kty") not in KINDS or "d" in member:
-            continue
-        if member.get("use", "sig") != "sig":
-            continue
-        try:
-            key = jwt.PyJWK(member).key
-        except jwt.PyJWTError:
-            continue
-        keys[member.get("kid")] = IssuerKey(key, member.get("alg"))
-    if len(keys) == 1:
-        keys.setdefault(None, next(iter(keys.values())))
-    elif None in keys:
-        del keys[None]
-    return keys
+def _keys_of(members: list[Any]) -> tuple[dict[str | None, IssuerKey], list[str]]:
+    """The usable keys by their ids, and why others are ignored. One without an id is used if it is
+    the only one, also for tokens that name none.
+    """
+    results = [_key_of(member) for member in members[:MAX_KEYS] if _is_for_signatures(member)]
+    usable = [one for one in results if not isinstance(one, str)]
+    faults = [one for one in results if isinstance(one, str)]
+    times = Counter(kid for kid, _ in usable)
+    if len(usable) == 1:
+        [(kid, key)] = usable
+        return {kid: key, None: key}, faults
+    if times[None]:
+        faults.append("a key without an id beside others")
+    faults += [f"several keys with the id {kid!a}" for kid, n in times.items() if kid and n > 1]
+    return {kid: key for kid, key in usable if kid is not None and times[kid] == 1}, faults
+
+
+def _is_for_signatures(member: Any) -> bool:
+    """Whether a member of a key set is a public key for signatures, of a kind that is allowed."""
+    if not isinstance(member, dict) or "d" in member or member.get("use", "sig") != "sig":
+        return False
+    return isinstance(member.get("kty"), str) and member["kty"] in KINDS
+
+
+def _key_of(member: dict[str, Any]) -> tuple[str | None, IssuerKey] | str:
+    """A key with its id, or why it is ignored."""
+    kid, algorithm = member.get("kid"), member.get("alg")
+    if not isinstance(kid, str | None) or kid == "":
+        return "a key whose id is not a text"
+    try:
+        key = jwt.PyJWK(member).key
+    except Exception as error:  # noqa: BLE001  (whatever its members do to the library)
+        return f"the key {kid!a}, which cannot be read: {type(error).__name__}"
+    return kid, IssuerKey(key, algorithm)

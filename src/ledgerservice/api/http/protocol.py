@@ -8,7 +8,6 @@ import asyncio
 import ssl
 from typing import Any
 
-from cryptography import x509
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -71,7 +70,7 @@ def _tls_of(transport: asyncio.Transport) -> dict[str, Any] | None:
     return {
         "server_cert": None,
         "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate)],
-        "client_cert_name": x509.load_der_x509_certificate(certificate).subject.rfc4514_string(),
+        "client_cert_name": None,  # what stands for a principal is read from the chain
         "client_cert_error": None,
         "tls_version": TLS_VERSIONS.get(connection.version() or ""),
         "cipher_suite": None,
