@@ -1,12 +1,19 @@
 """Keys that are limited to accounts: what they read has no byte of the others."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
+from ledgerservice.access.covering import AccountGrant
+from ledgerservice.access.grants import Caller, Need
+from ledgerservice.access.scopes import Scope
+from ledgerservice.api.http.authentication import check_shown as check_path
+from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.postgres.connections import Database
 from tests.access.single_accounts import (
     HIDDEN,
@@ -185,6 +192,32 @@ def test_the_list_of_accounts(world: World, query: str, number: int) -> None:
     assert [one["id"] for one in rows] == [OURS][:number]
     cursor = world.get(world.admin, "/accounts?limit=1").links["next"]["url"]
     assert listed(world, world.ours, cursor) == []
+
+
+class Unread(frozenset[int]):
+    """A set that nobody goes through."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise AssertionError("a grant may have thousands of accounts")
+
+
+IDS = ["1", "01", "+1", "1 ", "-1", "0", "2", "\u0661", "9" * 30, "x", ""]
+
+
+@pytest.mark.parametrize("text", IDS)
+def test_whether_an_account_is_shown_is_looked_up(text: str) -> None:
+    reading = int(Scope.ACCOUNTS_READ)
+    grants = tuple(
+        AccountGrant(scopes, Unread(accounts), Unread(), Unread(), {}, {})
+        for scopes, accounts in ((reading, [OURS, 7]), (int(Scope.HOLDS), [2]), (reading, [8]))
+    )
+    caller = Caller("k", 1, by_accounts={3: grants})
+    request = Request({"type": "http", "path_params": {"account_id": text}})
+    is_shown = text == str(OURS)
+    with nullcontext() if is_shown else pytest.raises(ProblemError, match="account_not_found"):
+        check_path(caller, 3, Need(reading, by_accounts=True), request)
+    with pytest.raises(ProblemError):
+        check_path(caller, 4, Need(reading, by_accounts=True), request)
 
 
 def test_balances_at_a_time(world: World) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -36,6 +36,8 @@ Parent = tuple[str, int]
 """What an instruction builds on: holds, schedules or transactions, and the id."""
 Parents = Mapping[Parent, Uses]
 """What was found of these, and what it moves when it is captured, executed or reversed."""
+Currencies = Mapping[str, str]
+"""The currencies of accounts by their ids, as JSON has them."""
 NO_PARENTS: Parents = MappingProxyType({})
 
 
@@ -45,6 +47,7 @@ class AccountGrant(msgspec.Struct, frozen=True):
     `accounts` are shown, and their policies changed; money is taken out of those of `debit_from`
     and put into those of `credit_to`. `most` has the largest amount of an instruction by currency;
     if it has any, other currencies are not moved. `currencies` are those of all these accounts.
+    `owner`: the accounts of this one are among those that are shown.
     """
 
     scopes: int
@@ -53,6 +56,35 @@ class AccountGrant(msgspec.Struct, frozen=True):
     credit_to: frozenset[int]
     most: Mapping[str, Decimal]
     currencies: Mapping[int, str]
+    owner: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        scopes: int,
+        accounts: Iterable[int],
+        debit_from: Iterable[int] | None,
+        credit_to: Iterable[int] | None,
+        max_amounts: Mapping[str, str] | None,
+        currencies: Currencies | None,
+        owned: Currencies | None,
+        owner: str | None,
+    ) -> Self:
+        """A grant as it is stored. `currencies` are those of the accounts that it names, `owned`
+        those of the accounts of its owner. Without `debit_from` or `credit_to` they are those that
+        are shown.
+        """
+        of_owner = _numbered(owned)
+        shown = frozenset(accounts) | of_owner.keys()
+        return cls(
+            scopes,
+            shown,
+            shown if debit_from is None else frozenset(debit_from),
+            shown if credit_to is None else frozenset(credit_to),
+            {code: Decimal(text) for code, text in (max_amounts or {}).items()},
+            _numbered(currencies) | of_owner,
+            owner,
+        )
 
     def outside(self, uses: Uses) -> int | None:
         """An account of these uses that is not covered, or None."""
@@ -77,6 +109,17 @@ class AccountGrant(msgspec.Struct, frozen=True):
             currency not in self.most or amount > self.most[currency]
             for (_, currency), amount in sums.items()
         )
+
+
+def _numbered(currencies: Currencies | None) -> dict[int, str]:
+    return {int(number): code for number, code in (currencies or {}).items()}
+
+
+def all_accounts(grants: Sequence[AccountGrant]) -> frozenset[int]:
+    """The accounts that these grants show."""
+    if len(grants) == 1:  # thousands of accounts are not copied
+        return grants[0].accounts
+    return frozenset[int]().union(*(one.accounts for one in grants))
 
 
 _TABLES: dict[type[Instruction], str] = {

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from ledgerservice.access.covering import AccountGrant
+from ledgerservice.access.covering import AccountGrant, all_accounts
 from ledgerservice.access.meters import UNMETERED, Meter
 from ledgerservice.access.scopes import ALL
 
@@ -69,7 +69,14 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
         if not self.by_accounts or self.scopes_on(ledger) & scopes:
             return None
         grants = self.by_accounts.get(ledger, ())
-        return frozenset[int]().union(*(one.accounts for one in grants if one.scopes & scopes))
+        return all_accounts([one for one in grants if one.scopes & scopes])
+
+    def sees_account(self, ledger: int, scopes: int, account: int) -> bool:
+        """Whether a grant of one of these scopes covers an account of the ledger."""
+        if self.scopes_on(ledger) & scopes:
+            return True
+        grants = self.by_accounts.get(ledger, ())
+        return any(account in one.accounts for one in grants if one.scopes & scopes)
 
 
 EVERYONE = Caller(everywhere=int(ALL))

@@ -192,12 +192,16 @@ def authorize(caller: Caller, ledger: int, need: Need, *, is_named: bool = True)
         raise denied(code, need.scopes)
 
 
+_is_account_id = re.compile(r"[1-9][0-9]{0,18}", re.ASCII).fullmatch
+
+
 def check_shown(caller: Caller, ledger: int, need: Need, request: Request) -> None:
     """Raise ProblemError if the grants of a caller do not cover the account of the path: the same
     as for one that does not exist.
     """
-    shown = caller.sees(ledger, need.scopes)
-    if shown is not None and request.path_params["account_id"] not in set(map(str, shown)):
+    text = request.path_params["account_id"]
+    account = int(text) if _is_account_id(text) else 0
+    if not caller.sees_account(ledger, need.scopes, account):
         raise ProblemError("account_not_found")
 
 

@@ -41,7 +41,7 @@ from ledgerservice.api.movements.parents import with_parents
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.permissions import check_scopes
 from ledgerservice.api.movements.queueing import enter, patiently, post
-from ledgerservice.api.movements.showing import shown, shown_problem
+from ledgerservice.api.movements.showing import accounts_shown, shown_problem, shown_to
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
 from ledgerservice.errors import LedgerError, Overloaded
@@ -117,8 +117,6 @@ async def post_batch(call: Call) -> Reply:
         answers = await _enter(call, items)
     results = b",".join(await _results(call, Result, range(len(items)), answers))
     body = b'{"results":[%b]}' % results
-    if call.caller.by_accounts:
-        body = shown(call, body)
     return 200, body, {"content-type": "application/json"}
 
 
@@ -321,8 +319,10 @@ async def _results(
     numbers: Sequence[int],
     answers: Iterator[Answer],
 ) -> list[bytes]:
+    accounts = accounts_shown(call)
+
     def encode(number: int) -> bytes:
-        return _result(result, number, next(answers))
+        return shown_to(accounts, _result(result, number, next(answers)))
 
     return await in_turns(call.runtime.turn, encode, numbers)
 
@@ -467,6 +467,4 @@ async def _answer_lines(
         status, body, _ = problem_of(error)
         answers = iter([(status, body, False)] * len(numbers))
     results = await _results(call, LineResult, numbers, answers)
-    if call.caller.by_accounts:
-        results = [shown(call, result) for result in results]
     return b"".join(line + b"\n" for line in results)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from ledgerservice.access.covering import all_accounts
 from ledgerservice.access.scopes import READER
 from ledgerservice.api.http.call import Call
 from ledgerservice.api.http.problems import DecidedOn, ProblemError
@@ -25,13 +26,16 @@ def accounts_shown(call: Call) -> Accounts | None:
     caller = call.caller
     if not caller.by_accounts or caller.scopes_on(call.ledger) & _READING:
         return None
-    grants = caller.by_accounts.get(call.ledger, ())
-    return frozenset[int]().union(*(one.accounts for one in grants))
+    return all_accounts(caller.by_accounts.get(call.ledger, ()))
 
 
 def shown(call: Call, body: bytes) -> bytes:
-    """The JSON of an answer, or of a result, as the caller is shown it."""
-    accounts = accounts_shown(call)
+    """The JSON of an answer as the caller is shown it."""
+    return shown_to(accounts_shown(call), body)
+
+
+def shown_to(accounts: Accounts | None, body: bytes) -> bytes:
+    """The JSON of an answer, or of a result, with the balances of these accounts; None: of all."""
     return body if accounts is None else msgspec.json.encode(_shown(body, accounts))
 
 
