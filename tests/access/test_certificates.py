@@ -59,6 +59,10 @@ class Place(NamedTuple):
             f"{self.base}{path}", verify=context(self.files, name), headers=headers, timeout=30
         )
 
+    def post(self, name: str, path: str, headers: dict[str, str], **body: Any) -> httpx.Response:
+        sent = {"verify": context(self.files, name), "headers": headers, "timeout": 30}
+        return httpx.post(f"{self.base}{path}", json=body, **sent)
+
     def outcome(self, name: str, **headers: str) -> Any:
         answer = self.get(name, **headers)
         return answer.status_code if answer.status_code == 200 else answer.json()["code"]
@@ -156,7 +160,8 @@ def test_the_command(database: Database) -> None:
 
     assert "--role" in certify("shop", "CN=shop")
     assert not certify("shop", "CN=shop", "--role", "reader")
-    assert "There is a principal shop already" in certify("shop", "CN=new", "--role", "reader")
+    for options in (("--role", "reader"), ("--account", "1"), ("--owner", "o")):
+        assert "There is a principal shop already" in certify("shop", "CN=new", *options)
     assert "another principal's" in certify("other", "CN=shop", "--role", "reader")
     assert "is not a name of a certificate" in certify("shop", "shop")
     assert not certify("shop", "CN=shop", "--days", "7")  # renewed
@@ -165,6 +170,32 @@ def test_the_command(database: Database) -> None:
         ("revoked", "CN=shop"), ("valid", "CN=shop"),
     ]  # fmt: skip
     assert "certificate CN=shop" in run("list").stdout
+
+
+def test_a_certificate_with_limits_and_accounts(place: Place) -> None:
+    """Like a key. A renewed one has the limits of the one before, but for those that are named."""
+    admin = bearer(make_key(place.database, "admin"))
+    assert wait_for(lambda: place.outcome("plain", **admin) == 200)
+    mine, other = (place.post("plain", "/accounts", admin, owner=owner, currency="USD").json()["id"]
+                   for owner in ("mine", "other"))  # fmt: skip
+    limits = ("--rate", "0.001", "--burst", "5", "--streams", "3")
+    grant = ("--role", "poster", "--account", str(mine), "--max-amount", "USD=10.00")
+    made = place.certify("till", "CN=plain", *grant, *limits)
+    assert wait_for(lambda: place.outcome("plain") == 200)
+    assert place.get("plain", f"/accounts/{other}").json()["code"] == "account_not_found"
+    body = {"account_id": mine, "amount": "10.01", "idempotency_key": "k"}
+    assert place.post("plain", "/deposit", {}, **body).json()["code"] == "amount_not_granted"
+    body["amount"] = "10.00"
+    assert wait_for(lambda: place.outcome("plain") == "rate_limited")
+    renewed = place.certify("till", "CN=plain", "--rate", "0")
+    assert wait_for(lambda: place.post("plain", "/deposit", {}, **body).status_code == 200)
+    rows = [json.loads(line) for line in place.command("list", "--json").stdout.splitlines()]
+    by_id = {one["id"]: one for one in rows}
+    before, after = by_id[made["key_id"]], by_id[renewed["key_id"]]
+    assert before["limits"] == {**dict.fromkeys(before["limits"]), "rate": 0.001, "burst": 5,
+                                "streams": 3}  # fmt: skip
+    assert after["limits"] == before["limits"] | {"rate": 0.0}
+    assert after["grants"][0]["accounts"] == [mine]
 
 
 SUBJECTS = ["CN=shop", "CN=shop,O=Example", "CN=a\\,b\\+c,OU=x", "CN=\u00e4", "DC=b,DC=a",

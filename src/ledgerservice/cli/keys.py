@@ -134,23 +134,37 @@ def certificate(
     ledger: Ledgers = None,
     days: Days = DEFAULT_DAYS,
     person: IsPerson = False,
+    account: Accounts = None,
+    owner: Owner = None,
+    debit_from: DebitFrom = None,
+    credit_to: CreditTo = None,
+    max_amount: MaxAmount = None,
+    rate: Rate = None,
+    burst: Burst = None,
+    queue_share: QueueShare = None,
+    streams: Streams = None,
+    body_bytes_s: BodyBytes = None,
     as_json: AsJson = False,
 ) -> None:
     """Let certificates with the name SUBJECT, of LEDGER_TLS_CLIENT_CA, stand for a key of NAME.
 
-    For a new principal say what it may do. The same command again renews it.
+    For a new principal say what it may do. The same command again renews it; limits that are not
+    named stay.
     """
     subject = _subject(subject)
     scopes = _scopes(role or [], scope or []) if role or scope else None
+    limited_to = _limited_to(account, owner, debit_from, credit_to, max_amount)
+    limits = KeyLimits(rate, burst, queue_share, streams, body_bytes_s)
     with _owned() as connection:
         number = principals.principal_id(connection, name)
-        if number is not None and scopes is not None:
+        if number is not None and (scopes, limited_to) != (None, None):
             raise KeyFault(f"There is a principal {name} already, whose rights stay as they are.")
         if number is None:
             scopes = scopes or _scopes([], [])
-            number = _principal(connection, name, scopes, ledger, is_person=person)
-        _release(connection, subject, number)
+            number = _principal(connection, name, scopes, ledger, limited_to, is_person=person)
+        before = _release(connection, subject, number)
         new, expiry = _add(connection, number, days, subject)
+        principals.limit(connection, new.id, limits.or_else(before))
         note(connection, "certify_key", f"{new.id} of {name}: {subject}")
     text = f"The key {new.id} is {escape(subject)} and expires at {expiry:%Y-%m-%d %H:%M} UTC."
     facts = {"subject": subject, "principal": name, "expires_at": expiry}
@@ -384,15 +398,18 @@ def _subject(text: str) -> str:
     return name
 
 
-def _release(connection: Connection, subject: str, principal: int) -> None:
-    """Revoke the key that a principal has by this subject. Raises KeyFault if it is another's."""
+def _release(connection: Connection, subject: str, principal: int) -> KeyLimits:
+    """Revoke the key that a principal has by this subject; returns its limits. Raises KeyFault if
+    it is another's.
+    """
     holder = principals.holder_of(connection, subject)
     if holder is None:
-        return
+        return KeyLimits()
     key_id, other = holder
     if other != principal:
         raise KeyFault(f"{subject} is another principal's, by the key {key_id}: revoke that first.")
     principals.revoke(connection, key_id)
+    return principals.limits_of(connection, key_id) or KeyLimits()
 
 
 def _id(text: str) -> str:
