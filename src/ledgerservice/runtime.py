@@ -305,12 +305,14 @@ async def reading_keys(runtime: Runtime, *, with_tokens: bool) -> AsyncIterator[
         settings.key_streams,
         settings.key_body_bytes_s,
     )
-    tokens = _tokens(runtime) if with_tokens else None
+    tokens = _tokens(runtime, limits) if with_tokens else None
     registry = Registry(
         runtime.connect, runtime.rules, tokens, limits, settings.queue_limit_requests
     )
     with explained():
         await registry.refresh()
+    if tokens is not None:
+        tokens.check_accounts()
     refreshing = [asyncio.create_task(registry.keep_refreshed())]
     if tokens is not None:
         refreshing.append(asyncio.create_task(tokens.issuer.keep_refreshed()))
@@ -323,7 +325,7 @@ async def reading_keys(runtime: Runtime, *, with_tokens: bool) -> AsyncIterator[
         await registry.close()
 
 
-def _tokens(runtime: Runtime) -> "Tokens | None":
+def _tokens(runtime: Runtime, limits: KeyLimits) -> "Tokens | None":
     """The tokens that are accepted in place of keys, if there is a provider."""
     settings = runtime.settings
     if not (settings.oidc_issuer or settings.oidc_audience or settings.oidc_grants):
@@ -334,7 +336,7 @@ def _tokens(runtime: Runtime) -> "Tokens | None":
         raise ConfigurationError(
             f"A library for LEDGER_OIDC_ISSUER is missing: {installing('oidc')}"
         ) from error
-    return Tokens(settings, runtime.connect)
+    return Tokens(settings, runtime.connect, limits, settings.queue_limit_requests)
 
 
 @contextmanager

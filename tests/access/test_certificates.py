@@ -60,8 +60,10 @@ class Place(NamedTuple):
         )
 
     def post(self, name: str, path: str, headers: dict[str, str], **body: Any) -> httpx.Response:
-        sent = {"verify": context(self.files, name), "headers": headers, "timeout": 30}
-        return httpx.post(f"{self.base}{path}", json=body, **sent)
+        return httpx.post(
+            f"{self.base}{path}", verify=context(self.files, name), headers=headers, json=body,
+            timeout=30,
+        )  # fmt: skip
 
     def outcome(self, name: str, **headers: str) -> Any:
         answer = self.get(name, **headers)

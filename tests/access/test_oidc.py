@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -14,52 +13,10 @@ from ledgerservice.access.oidc.claims import Rule
 from ledgerservice.postgres.connections import Database
 from tests.access.certificates import HERE, Authority
 from tests.access.made import add_ledger, bearer, make_key
+from tests.access.people import GRANTS, Place, at
 from tests.access.provider import AUDIENCE, Provider, SigningKey, encoded, signed_by_secret
 from tests.databases import connect, url_text
-from tests.processes import RunningService, cli, serving, wait_for
-
-GRANTS = """
-[[grants]]
-claim = "groups"
-value = "readers"
-role = ["reader"]
-
-[[grants]]
-claim = "realm_access.roles"
-value = "teller"
-scope = ["deposit", "accounts:open"]
-ledger = ["eu"]
-"""
-
-
-class Place(NamedTuple):
-    service: RunningService
-    provider: Provider
-    database: Database
-    log: Path
-
-    def outcome(self, token: str, path: str = "/accounts") -> Any:
-        answer = self.service.client.get(path, headers=bearer(token))
-        return 200 if answer.status_code == 200 else answer.json()["code"]
-
-    def reader(self, **changes: Any) -> str:
-        return self.provider.token(**({"groups": ["x", "readers"]} | changes))
-
-
-@contextmanager
-def at(provider: Provider, database: Database, folder: Path, **values: str) -> Iterator[Place]:
-    grants, log = folder / "grants.toml", folder / "log"
-    grants.write_text(GRANTS)
-    values = {
-        "DATABASE_URL": url_text(database),
-        "LEDGER_OIDC_ISSUER": provider.url,
-        "LEDGER_OIDC_AUDIENCE": f"other, {AUDIENCE}",
-        "LEDGER_OIDC_GRANTS": str(grants),
-        "LOGGED_TO": str(log),
-        **values,
-    }
-    with serving(**values) as service:
-        yield Place(service, provider, database, log)
+from tests.processes import cli, wait_for
 
 
 @pytest.fixture
@@ -372,13 +329,36 @@ SETTINGS = [
     ({"LEDGER_OIDC_ALGORITHMS": "none"}, "LEDGER_OIDC_ALGORITHMS may have"),
     ({"LEDGER_OIDC_GRANTS": "/nowhere"}, "No such file"),
 ]
+RULE = "[[grants]]\nclaim = 'a'\nvalue = 'b'\nrole = ['reader']\n"
+OF_ONE = RULE + "ledger = ['eu']\n"
+LIMIT = f"{RULE}[[limits]]\nclaim = 'a'\nvalue = 'b'\n"
 FILES = [
-    ("grants = 1", "LEDGER_OIDC_GRANTS"),
+    ("grants = 1", "`$.grants`"),
     ("[[grants]]\nclaim = 'a'\nvalue = 'b'", "gives nothing"),
     ("[[grants]]\nclaim = 'a'\nvalue = 'b'\nrole = ['king']", "'king' is no scope or role"),
-    ("[[grants]]\nclaim = 'a'\nvalue = 'b'\nrole = ['reader']\nledger = []", "gives nothing"),
-    ("[[grants]]\nclaim = 'a'\nvalue = 'b'\nroles = ['reader']", "unknown field"),
+    (f"{RULE}ledger = []", "gives nothing"),
+    (f"{RULE}ledger = ['E U']", "`$.grants[0].ledger`"),
+    (f"{RULE}roles = ['reader']", "unknown field"),
     ("[[grants", "LEDGER_OIDC_GRANTS"),
+    (f"{RULE}account = [1]", "names one ledger - at `$.grants[0].ledger`"),
+    (f"{RULE}account = [1]\nledger = ['eu', 'us']", "names one ledger"),
+    (f"{OF_ONE}account = []", "it gives nothing - at `$.grants[0].account`"),
+    (f"{OF_ONE}account = [0]", "`$.grants[0].account[0]`"),
+    (f"{OF_ONE}credit_to = ['1']", "`$.grants[0].credit_to[0]`"),
+    (f"{OF_ONE}debit_from = 1", "`$.grants[0].debit_from`"),
+    (f"{OF_ONE}owner = ''", "`$.grants[0].owner`"),
+    (f'{OF_ONE}owner = "a\\u0000"', "`$.grants[0].owner`"),
+    (f"{RULE}max_amount = {{ EUR = '1' }}", "needs account, owner, debit_from or credit_to"),
+    (f"{OF_ONE}owner = 'o'\nmax_amount = {{ EUR = 1.0 }}", "`$.grants[0].max_amount[...]`"),
+    (f"{OF_ONE}owner = 'o'\nmax_amount = {{ EUR = '1e3' }}", "`$.grants[0].max_amount.EUR`"),
+    (OF_ONE + RULE + "owner = 'o'", "`$.grants[1].ledger`"),
+    (f"{RULE}ledger = ['default']\naccount = [7]", "`$.grants[0]`: the ledger has no account 7"),
+    (LIMIT, "it limits nothing - at `$.limits[0]`"),
+    (f"{LIMIT}rate = -1", "`$.limits[0].rate`"),
+    (f"{LIMIT}burst = 1.5", "`$.limits[0].burst`"),
+    (f"{LIMIT}queue_share = 2", "`$.limits[0].queue_share`"),
+    (f"{LIMIT}streams = 'many'", "`$.limits[0].streams`"),
+    (f"{LIMIT}body_bytes = 1", "unknown field `body_bytes`"),
 ]
 
 

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,9 +24,8 @@ from ledgerservice.postgres.access.callers import (
     callers_of,
 )
 from ledgerservice.postgres.access.limits import NO_LIMITS, KeyLimits
-from ledgerservice.postgres.access.people import ledgers_named
 from ledgerservice.postgres.access.rules import READ_RULES
-from ledgerservice.postgres.pipeline import Request, Wire, array, text_array
+from ledgerservice.postgres.pipeline import Request, Wire, array
 
 if TYPE_CHECKING:
     from ledgerservice.access.oidc.tokens import Tokens
@@ -138,7 +136,8 @@ class Registry:
             raise
         self.has_keys, rows = callers_of(result.rows)
         if self.tokens is not None:
-            self.has_keys, self.tokens.ledger_ids = True, dict(others[0].rows)
+            self.has_keys = True
+            self.tokens.learn(*others)
         self._meters = self._measure(rows)
         callers = _callers(rows, self._meters)
         # A row for each grant: a certificate with several is there as often.
@@ -150,10 +149,8 @@ class Registry:
         self._rules.renew(rules_of(RuleRow(*row) for row in rules.rows), self._fresh_until)
 
     def _reads(self) -> list[Request]:
-        """What is read besides the keys: the ledgers that people may have rights on."""
-        if self.tokens is None:
-            return []
-        return [ledgers_named(text_array(self.tokens.ledgers))]
+        """What is read besides the keys: the ledgers and accounts of the rights of people."""
+        return [] if self.tokens is None else self.tokens.reads()
 
     def _measure(self, rows: list[CallerRow]) -> dict[str, Meter]:
         """The meters by the ids of keys. A meter stays while its limits do."""
@@ -253,17 +250,13 @@ def _with_grant(caller: Caller, row: CallerRow) -> Caller:
 
 
 def _account_grant(row: CallerRow) -> AccountGrant:
-    owned = _numbered(row.owned)
-    shown = frozenset(row.accounts or ()) | owned.keys()
-    return AccountGrant(
+    return AccountGrant.of(
         row.scopes or 0,
-        shown,
-        shown if row.debit_from is None else frozenset(row.debit_from),
-        shown if row.credit_to is None else frozenset(row.credit_to),
-        {code: Decimal(text) for code, text in (row.max_amounts or {}).items()},
-        _numbered(row.currencies) | owned,
+        row.accounts or (),
+        row.debit_from,
+        row.credit_to,
+        row.max_amounts,
+        row.currencies,
+        row.owned,
+        row.owner,
     )
-
-
-def _numbered(currencies: dict[str, str] | None) -> dict[int, str]:
-    return {int(number): code for number, code in (currencies or {}).items()}

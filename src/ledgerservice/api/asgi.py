@@ -204,17 +204,22 @@ def _authenticate(inner: App, state: State) -> App:
             caller, receive = state.authentication.signed(caller, scope, receive)
         scope[CALLER] = caller
         note_caller(caller.key_id, caller.refusal)
+        return answer_metered(caller, scope, receive, send)
+
+    async def answer_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CALLER] = caller = await state.authentication.introduced(scope)
+        note_caller(caller.key_id, caller.refusal)
+        await answer_metered(caller, scope, receive, send)
+
+    def answer_metered(
+        caller: Caller, scope: Scope, receive: Receive, send: Send
+    ) -> Awaitable[None]:
         if (bucket := caller.meter.requests) is not None:
             try:
                 bucket.take()
             except LimitReached as error:
                 return _send(send, problem_of(error))
         return inner(scope, receive, send)
-
-    async def answer_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[CALLER] = caller = await state.authentication.introduced(scope)
-        note_caller(caller.key_id, caller.refusal)
-        await inner(scope, receive, send)
 
     return answer
 

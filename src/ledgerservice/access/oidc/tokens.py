@@ -10,13 +10,23 @@ from typing import Any, NamedTuple
 
 import jwt
 import psycopg
+from msgspec.structs import replace
 
+from ledgerservice.access.covering import AccountGrant
 from ledgerservice.access.grants import NEWCOMER, Caller
-from ledgerservice.access.oidc.claims import Rule, caller_by, read_rules
+from ledgerservice.access.meters import Meter
+from ledgerservice.access.oidc.claims import caller_by, read_rules
 from ledgerservice.access.oidc.issuer import Issuer
 from ledgerservice.errors import ConfigurationError, LedgerError
-from ledgerservice.postgres.access.people import find_or_add_person
-from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.postgres.access.limits import NO_LIMITS, KeyLimits
+from ledgerservice.postgres.access.people import (
+    GrantRequest,
+    GrantRow,
+    accounts_granted,
+    find_or_add_person,
+    ledgers_named,
+)
+from ledgerservice.postgres.pipeline import Request, Result, Wire, text_array
 from ledgerservice.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,20 +50,34 @@ class Identity(NamedTuple):
 
     subject: str
     expires_at: float
-    rules: tuple[Rule, ...]
+    places: tuple[int, ...]
+    """Those of the grants that hold, in the file."""
+    limits: KeyLimits
 
 
 class Tokens:
     """The tokens of one issuer that this service accepts."""
 
-    def __init__(self, settings: Settings, connect: Callable[[], Awaitable[Wire]]) -> None:
-        """Raises ConfigurationError."""
+    def __init__(
+        self,
+        settings: Settings,
+        connect: Callable[[], Awaitable[Wire]],
+        defaults: KeyLimits = NO_LIMITS,
+        queue_requests: int = 0,
+    ) -> None:
+        """`defaults` are the limits of people without their own; the last is the queue's length.
+        Raises ConfigurationError.
+        """
         if not (settings.oidc_issuer and settings.oidc_audience and settings.oidc_grants):
             raise ConfigurationError(
                 "LEDGER_OIDC_ISSUER, LEDGER_OIDC_AUDIENCE and LEDGER_OIDC_GRANTS go together."
             )
         self.issuer = Issuer(settings.oidc_issuer, settings.oidc_refresh_s, settings.oidc_stale_s)
-        self.ledger_ids: Mapping[str, int] = {}
+        self._ledger_ids: Mapping[str, int] = {}
+        self._account_grants: dict[int, AccountGrant] = {}
+        self._missing: list[str] = []
+        self._defaults, self._queue_requests = defaults, queue_requests
+        self._meters: dict[tuple[int, KeyLimits], Meter] = {}
         self._audiences = _texts(settings.oidc_audience)
         self._algorithms = _checked(_texts(settings.oidc_algorithms))
         self._rules = read_rules(settings.oidc_grants)
@@ -62,10 +86,38 @@ class Tokens:
         self._people: dict[str, int] = {}
         self._adding = asyncio.Lock()
 
-    @property
-    def ledgers(self) -> list[str]:
-        """The names of ledgers that the rules have."""
-        return sorted({name for rule in self._rules for name in rule.ledger or ()})
+    def reads(self) -> list[Request]:
+        """Reads the ledgers and accounts that the rules name."""
+        rules = self._rules.grants
+        names = sorted({name for rule in rules for name in rule.ledger or ()})
+        limited = [
+            GrantRequest(place, rule.ledger[0], rule.owner, sorted(rule.named_accounts))
+            for place, rule in enumerate(rules)
+            if rule.is_limited and rule.ledger
+        ]
+        return [ledgers_named(text_array(names)), accounts_granted(limited)]
+
+    def learn(self, ledgers: Result, accounts: Result) -> None:
+        """Take over what was read."""
+        self._ledger_ids = dict(ledgers.rows)
+        rows = [GrantRow(*row) for row in accounts.rows]
+        rules = self._rules.grants
+        self._account_grants = {
+            row.place: rules[row.place].account_grant(row.currencies, row.owned) for row in rows
+        }
+        self._missing = [
+            f"`$.grants[{row.place}]`: the ledger has no account {number}"
+            for row in rows
+            for number in sorted(rules[row.place].named_accounts)
+            if str(number) not in (row.currencies or {})
+        ]
+
+    def check_accounts(self) -> None:
+        """Raise ConfigurationError if a rule names an account that its ledger does not have: one
+        that is opened later could be anybody's.
+        """
+        if self._missing:
+            raise ConfigurationError(f"LEDGER_OIDC_GRANTS: {self._missing[0]}.")
 
     def caller_of(self, token: bytes) -> Caller:
         """Who has sent a token, NEWCOMER, or a caller with a refusal."""
@@ -75,7 +127,23 @@ class Tokens:
         number = self._people.get(identity.subject)
         if number is None:
             return NEWCOMER
-        return caller_by(identity.rules, f"oidc-{number}", number, self.ledger_ids)
+        caller = caller_by(
+            self._rules.grants, identity.places, self._ledger_ids, self._account_grants
+        )
+        meter = self._meter(number, identity.limits)
+        return replace(caller, key_id=f"oidc-{number}", principal_id=number, meter=meter)
+
+    def _meter(self, number: int, limits: KeyLimits) -> Meter:
+        """What a person uses, whatever token it sends. One whose tokens have claims with different
+        limits has a meter for each: with one it could begin anew by sending another token.
+        """
+        meter = self._meters.get((number, limits))
+        if meter is None:
+            if len(self._meters) >= MAX_PEOPLE:
+                del self._meters[next(iter(self._meters))]
+            meter = Meter(limits.or_else(self._defaults), self._queue_requests)
+            self._meters[number, limits] = meter
+        return meter
 
     async def introduce(self, token: bytes) -> None:
         """Give the sender of a token its row, if it has none; a failure is logged."""
@@ -142,8 +210,8 @@ class Tokens:
             return UNKNOWN
         if not subject or len(subject) > MAX_SUBJECT or not subject.isprintable():
             return UNKNOWN
-        rules = tuple(rule for rule in self._rules if rule.holds(claims))
-        return Identity(subject, expires_at, rules)
+        rules = self._rules
+        return Identity(subject, expires_at, rules.places(claims), rules.limits_of(claims))
 
 
 def _texts(value: str) -> list[str]:

@@ -17,20 +17,31 @@ LISTEN = Request(f"LISTEN {CHANNEL}")
 
 # Whether a key is valid is decided by the clock of the database alone. The first column says
 # whether there is a key at all; a service with keys stays closed when the last one has ended.
-READ_CALLERS = Request(
-    f"""
-SELECT EXISTS (SELECT FROM ledger.api_keys), k.digest, k.id, k.principal_id, g.ledger_id, l.name,
-       g.scopes, k.subject, k.public_key, g.accounts, g.debit_from, g.credit_to, g.max_amounts, (
+
+
+def account_columns(grant: str, ids: str) -> str:
+    """Two columns: the currencies of the accounts `ids` of a grant's ledger, and of those of its
+    owner, each as an object by id; NULL if there are none.
+    """
+    return f"""(
            SELECT json_object_agg(n.id, a.currency)
-           FROM (SELECT DISTINCT unnest(g.accounts || g.debit_from || g.credit_to) AS id) n
+           FROM (SELECT DISTINCT unnest({ids}) AS id) n
            CROSS JOIN LATERAL (
                SELECT currency FROM ledger.accounts
-               WHERE ledger_id = g.ledger_id AND id BETWEEN n.id AND n.id ORDER BY id LIMIT 1) a), (
+               WHERE ledger_id = {grant}.ledger_id AND id BETWEEN n.id AND n.id
+               ORDER BY id LIMIT 1) a), (
            SELECT json_object_agg(a.id, a.currency)
            FROM (
                SELECT id, currency FROM ledger.accounts
-               WHERE ledger_id = g.ledger_id AND owner = g.owner AND id > 0
-               ORDER BY owner, id LIMIT {MAX_OWNED}) a),
+               WHERE ledger_id = {grant}.ledger_id AND owner = {grant}.owner AND id > 0
+               ORDER BY owner, id LIMIT {MAX_OWNED}) a)"""
+
+
+READ_CALLERS = Request(
+    f"""
+SELECT EXISTS (SELECT FROM ledger.api_keys), k.digest, k.id, k.principal_id, g.ledger_id, l.name,
+       g.scopes, k.subject, k.public_key, g.accounts, g.debit_from, g.credit_to, g.max_amounts,
+       {account_columns("g", "g.accounts || g.debit_from || g.credit_to")}, g.owner,
        k.rate, k.burst, k.queue_share, k.streams, k.body_bytes_s
 FROM (SELECT) one
 LEFT JOIN (
@@ -80,12 +91,13 @@ class CallerRow(msgspec.Struct, frozen=True):
     max_amounts: dict[str, str] | None
     currencies: dict[str, str] | None
     owned: dict[str, str] | None
+    owner: str | None
     limits: KeyLimits
 
 
 def callers_of(rows: Rows) -> tuple[bool, list[CallerRow]]:
     """Whether there are keys at all, and the valid ones, of the rows of READ_CALLERS."""
-    valid = [_row(*row[1:15], KeyLimits(*row[15:])) for row in rows if row[1] is not None]
+    valid = [_row(*row[1:16], KeyLimits(*row[16:])) for row in rows if row[1] is not None]
     return bool(rows[0][0]), valid
 
 
