@@ -57,6 +57,7 @@ from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.urls import parse_url, without_environment
+from ledgerservice.postgres.verification.progress import Progress, load
 from ledgerservice.postgres.verification.watching import Watch
 from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.due import keep_sweeping
@@ -163,6 +164,9 @@ class Runtime:
     history: History | None = None
     cursor_key: bytes = b""
     cache: Balances | None = None
+    sample: Callable[[], None] = lambda: None
+    """Has the metrics of the database read from now on."""
+    watch: Watch | None = None
     ledger_ids: dict[str, int] = field(default_factory=dict)
     rules: Rulebook = field(default_factory=Rulebook)
     """Which requests others have to approve."""
@@ -195,6 +199,17 @@ class Runtime:
             part = openings[start : start + OPENINGS_AT_ONCE]
             answers += await asyncio.gather(*map(self.openings.post, part))
         return answers
+
+    async def verified(self) -> Progress | None:
+        """How far the verification is; None if neither this process nor LEDGER_VERIFY_PROGRESS has
+        it.
+        """
+        known = None
+        if self.watch is not None and not self.watch.is_elsewhere:
+            known = self.watch.progress
+        if known is None or not known.is_begun:
+            known = await asyncio.to_thread(load, self.settings.verify_progress)
+        return known if known.is_begun else None
 
     async def ready(self) -> bool:
         """Whether the database answers, accepts writes, and has a schema for this release."""
@@ -245,7 +260,7 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
     if settings.cache is not None:
         cache = Balances(settings.cache.get_secret_value(), connect)
     history = History(settings.history.get_secret_value()) if settings.history else None
-    with _another_loop() as writers, _verifying(database):
+    with _another_loop() as writers, _verifying(database) as watch:
         batches = MovementBatch()
         movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
         openings = Poster(connect, open_accounts, limits, writer_loop=writers, name="accounts")
@@ -271,8 +286,8 @@ async def posting(database: Database) -> AsyncIterator[Runtime]:
             budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
             parts = settings, *posters, reader, budget, probe, connect, feed, sender, audit
             queues = {poster.name: poster for poster in (*posters, records, approvals)}
-            async with observed(database, engine, queues, budget):
-                yield Runtime(*parts, approvals, history, key, cache)
+            async with observed(database, engine, queues, budget) as sample:
+                yield Runtime(*parts, approvals, history, key, cache, sample, watch)
         finally:
             if cache is not None:
                 await cache.close()
@@ -354,11 +369,11 @@ def _another_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @contextmanager
-def _verifying(database: Database) -> Iterator[None]:
+def _verifying(database: Database) -> Iterator[Watch | None]:
     """Verifies all the time, in a thread of its own, if no other process does so."""
     settings = database.settings
     if not settings.verify_interval_s:
-        yield
+        yield None
         return
     watch = Watch(database.service_engine(), settings.schema_name, settings.verify_progress)
     stop = threading.Event()
@@ -367,7 +382,7 @@ def _verifying(database: Database) -> Iterator[None]:
     thread.start()
     try:
         with shown(watch):
-            yield
+            yield watch
     finally:
         stop.set()
         watch.interrupt()

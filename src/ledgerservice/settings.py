@@ -126,7 +126,8 @@ class Settings(BaseSettings):
         description="Algorithms of signatures that tokens may have, separated by commas.",
     )
     oidc_grants: Path | None = Field(
-        default=None, description="File in TOML that says which claims give which scopes."
+        default=None,
+        description="File in TOML that says which claims give which scopes and limits.",
     )
     oidc_refresh_s: float = Field(
         default=300.0, gt=0, description="Interval at which the provider's keys are fetched."

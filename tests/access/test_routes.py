@@ -24,6 +24,7 @@ GUARDED = sorted(
     (path, method) for path, methods in ROUTES.items() if path not in OPEN for method in methods
 )
 SIGNED = {f"/approvals/{{approval_id}}/{verdict}" for verdict in ("approve", "reject")}
+OF_ALL_LEDGERS = {"/metrics", "/verification"}
 PREFIXES = ["", "/ledgers/default"]
 
 
@@ -126,8 +127,11 @@ def test_with_a_key_of_another_ledger(world: World, path: str, method: str, pref
     """The same bytes as for a ledger that does not exist; 403 where all ledgers are concerned."""
     key = world.keys["elsewhere"]
     answer = send(world, path, method, key, prefix)
-    if path in ("/currencies", "/ledgers", "/currencies/{code}", "/ledgers/{name}") and not prefix:
-        expected = 403 if method == "POST" else 404 if path == "/ledgers/{name}" else 200
+    of_all = path in OF_ALL_LEDGERS
+    anywhere = ("/currencies", "/ledgers", "/currencies/{code}", "/ledgers/{name}")
+    if (of_all or path in anywhere) and not prefix:
+        is_refused = of_all or method == "POST"
+        expected = 403 if is_refused else 404 if path == "/ledgers/{name}" else 200
         assert answer.status_code == expected
         return
     nowhere = send(world, path, method, key, "/ledgers/nowhere")

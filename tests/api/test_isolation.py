@@ -143,7 +143,8 @@ QUERIES: dict[str, list[str]] = {
 REQUIRED = {"/accounts/{account_id}/balances", "/reports/totals"}
 """What has no answer without a query."""
 # Each reading of the audit log adds to it; tests/access has its isolation.
-OF_A_LEDGER = [path for path in ROUTES if path != "/audit" and not path.startswith(NO_LEDGERS)]
+OF_ALL = {"/audit", "/metrics", "/verification"}
+OF_A_LEDGER = [path for path in ROUTES if path not in OF_ALL and not path.startswith(NO_LEDGERS)]
 READ = [path for path in OF_A_LEDGER if "GET" in ROUTES[path]]
 
 

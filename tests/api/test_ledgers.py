@@ -175,6 +175,9 @@ def test_every_route_is_below_a_ledger_s_path_too(all_of_it, path, slash) -> Non
             decided = service.post(target, {"reason": "r"})
             assert decided.json()["code"] == "approval_without_keys"
             continue
+        if path == "/verification":  # where nothing verifies before the first interval
+            assert service.client.post(target).status_code in (202, 409)
+            continue
         body = bodies(ids)[path]
         body |= {} if path in WITHOUT_KEY else {"idempotency_key": "k"}
         answer = service.client.request(method, target, json=body)

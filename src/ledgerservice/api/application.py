@@ -27,11 +27,13 @@ from ledgerservice.api.resources import (
     health,
     holds,
     ledgers,
+    metrics,
     openings,
     reports,
     schedules,
     statements,
     transactions,
+    verification,
     webhooks,
 )
 from ledgerservice.errors import LedgerError
@@ -51,6 +53,8 @@ ROUTERS = (
     approvals.router,
     webhooks.router,
     audit.router,
+    verification.router,
+    metrics.router,
     health.router,
 )
 """In the order of the description, which is that of the tour in the README."""
@@ -80,6 +84,7 @@ TAGS = {
     "reports": "Sums over a whole ledger.",
     "audit": "Who did what, refusals included.",
     "events": "Everything that is recorded, as it is recorded.",
+    "operations": "What is verified and measured.",
     "health": "The state of the process.",
 }
 

@@ -1,7 +1,7 @@
 """Lets the metrics read the parts of a running process, and measures the event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from shutil import disk_usage
 from typing import Any
@@ -26,8 +26,10 @@ async def observed(
     engine: AsyncEngine,
     posters: Mapping[str, Poster[Any, Any]],
     budget: Budget,
-) -> AsyncIterator[None]:
-    """Meanwhile the metrics show these parts. The database is sampled only if they are scraped."""
+) -> AsyncIterator[Callable[[], None]]:
+    """Meanwhile the metrics show these parts. The database is sampled only if they are scraped: by
+    the listener, or after a call of what this yields.
+    """
     settings = database.settings
     with ExitStack() as stack:
         for name, poster in posters.items():
@@ -38,11 +40,16 @@ async def observed(
         if settings.database_url is None:
             _read_disk(stack, settings)
         tasks = [asyncio.create_task(_keep_ticking())]
+
+        def sample() -> None:
+            if len(tasks) == 1:
+                tasks.append(asyncio.create_task(keep_sampling(database.connect_writer)))
+                tasks.append(asyncio.create_task(_keep_showing_backups(settings)))
+
         if settings.metrics_port is not None:
-            tasks.append(asyncio.create_task(keep_sampling(database.connect_writer)))
-            tasks.append(asyncio.create_task(_keep_showing_backups(settings)))
+            sample()
         try:
-            yield
+            yield sample
         finally:
             for task in tasks:
                 task.cancel()

@@ -7,8 +7,15 @@ next free ports. Prometheus distinguishes them by their ports, and its expressio
 import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    CollectorRegistry,
+    ProcessCollector,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -22,6 +29,7 @@ from ledgerservice.settings import Settings
 from ledgerservice.telemetry.measures import Counter, Gauge, Histogram, Labels
 from ledgerservice.telemetry.metrics import BUILD, METRICS
 
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 MOST_PROCESSES = 66
 """The workers of a service, its publisher, and one that is about to end."""
 
@@ -70,6 +78,23 @@ def _cumulated(bounds: Iterable[float], counts: list[float]) -> Iterator[tuple[s
         yield bound, number
 
 
+@cache
+def _registry(version: str) -> CollectorRegistry:
+    """What is read of this process."""
+    BUILD.set(1, version)
+    registry = CollectorRegistry()
+    registry.register(_Numbers())
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def exposition(version: str) -> bytes:
+    """The numbers of this process in the text format of Prometheus, which is CONTENT_TYPE. The
+    database is not read.
+    """
+    return generate_latest(_registry(version))
+
+
 def listen(settings: Settings, version: str) -> Callable[[], None]:
     """Start the listener of this process, if LEDGER_METRICS_PORT is set; return what ends it.
 
@@ -77,10 +102,7 @@ def listen(settings: Settings, version: str) -> Callable[[], None]:
     """
     if settings.metrics_port is None:
         return lambda: None
-    BUILD.set(1, version)
-    registry = CollectorRegistry()
-    registry.register(_Numbers())
-    ProcessCollector(registry=registry)
+    registry = _registry(version)
     first = settings.metrics_port
     for port in range(first, min(first + MOST_PROCESSES, 65_536)):
         try:

@@ -35,7 +35,8 @@ def bodies(operation: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_body_has_an_example() -> None:
     for method, path, operation in OPERATIONS:
-        assert (method in ("post", "patch")) is (None not in bodies(operation).values()), path
+        has_body = method in ("post", "patch") and path != "/verification/"
+        assert has_body is (None not in bodies(operation).values()), path
 
 
 def test_the_examples_follow_the_readme() -> None:
@@ -53,10 +54,13 @@ def test_the_examples_can_be_sent_as_they_stand(service: RunningService) -> None
             if name in CATALOGUE or path in MADE_BY_KEYS:
                 assert answer.json()["code"] == (name or MADE_BY_KEYS[path])
                 assert str(answer.status_code) in operation["responses"]
+            elif path == "/verification/":  # where nothing verifies before the first interval
+                assert answer.status_code in (200, 202, 409)
             else:
                 assert answer.is_success, (method, target, name, answer.text)
                 assert "idempotency-replayed" not in answer.headers
-            known |= ids_of(answer.json())
+            if answer.headers["content-type"].endswith("json"):
+                known |= ids_of(answer.json())
 
 
 def ids_of(answer: Any) -> dict[str, int]:

@@ -179,8 +179,9 @@ def test_other_methods_are_refused(service: RunningService, path: str, slash: st
         assert allowed == ROUTES[path]
 
 
-# Each reading of the audit log adds to it.
-SAME_TWICE = [path for path in ROUTES if "HEAD" in ROUTES[path] and not path.endswith("/audit")]
+# Each reading of the audit log adds to it, and each request to the metrics.
+CHANGES = ("/audit", "/metrics")
+SAME_TWICE = [path for path in ROUTES if "HEAD" in ROUTES[path] and not path.endswith(CHANGES)]
 
 
 @pytest.mark.parametrize("path", SAME_TWICE)
@@ -198,7 +199,10 @@ def test_no_route_redirects(service: RunningService, path: str) -> None:
         for slash in ("", "/", "/?limit=1"):
             body = b"{}" if method == "POST" else None
             reply = ask(service, method, path + slash, body)
-            assert reply.status in (200, 404, 422)
+            if path.endswith("/verification"):  # where nothing verifies yet
+                assert reply.status in (200, 202, 409, 422)
+            else:
+                assert reply.status in (200, 404, 422)
             assert reply.headers["location"] is None
 
 

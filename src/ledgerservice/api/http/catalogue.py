@@ -288,6 +288,11 @@ CATALOGUE: dict[str, Problem] = {
         "after the seconds of Retry-After.",
         HTTPStatus.TOO_MANY_REQUESTS,
     ),
+    "not_verifying": _invalid(
+        "No process verifies all the time: LEDGER_VERIFY_INTERVAL_S is 0, the service has just "
+        "started, or `verify --watch` runs on a standby, which hears nothing.",
+        HTTPStatus.CONFLICT,
+    ),
     "unavailable": _failed(
         "The database did not answer in time. Send the same request again, with the same key: a "
         "movement moves money at most once."

@@ -96,7 +96,8 @@ def get(
 
     `need` is what a caller must be allowed.
 
-    `answer` is the type that the answer is encoded from; it can have other `media_types` than JSON.
+    `answer` is the type that the answer is encoded from; it can have other `media_types` than JSON,
+    and only these if it is None.
     `refusals` are the statuses of the problems; None: those of its path, its query and the
     database. `links` lead to other operations.
     """
@@ -259,7 +260,9 @@ def body_schema(
 def _success(
     answer: Any, headers: dict[str, Any], media_types: Sequence[str], links: Links
 ) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": answer_schema(answer)}}
+    content: dict[str, Any] = {}
+    if answer is not None:
+        content["application/json"] = {"schema": answer_schema(answer)}
     text = {"schema": {"type": "string"}}
     success = {
         "description": "Success",

@@ -52,6 +52,8 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     witness: Witness | None = None
     pass_begun_s: float = 0.0
     place: Place | None = None
+    pass_ratio: float = 0.0
+    """How much of the present pass is done, or of the last one."""
     last_success_s: float = 0.0
     standing: list[str] = []
     """The violations of the last complete pass, SHOWN_VIOLATIONS at most."""

@@ -47,6 +47,7 @@ from ledgerservice.postgres.verification.progress import (
     save,
 )
 from ledgerservice.postgres.verification.recent_checks import BY_NEW_TRANSACTION
+from ledgerservice.postgres.verification.requests import TRY_LOCK, is_requested, listen
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ SETTLED_AFTER_S = 600.0  # as in epochs
 PASS_EVERY_S = 43_200.0  # so that one begins and ends within a day
 REST = 3.0  # times the work
 CANCEL_S = 5.0
+POLL_S = 0.5  # between two looks for a request
 
 NEW = [*BY_NEW_TRANSACTION, *PARTS[TRANSACTIONS].checks]
 """What is verified of new transactions."""
@@ -66,7 +68,6 @@ _BY_KEY = text(
 )
 _CUSTOM_PLANS = text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)")
 _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
-_TRY_LOCK = text("SELECT pg_try_advisory_lock(2020072, hashtext('ledger.transactions'))")
 _LAST = text("""
 SELECT t.ledger_id, t.id FROM ledger.ledgers l
 CROSS JOIN LATERAL (
@@ -119,7 +120,7 @@ class Watch:
         self._connection: Connection | None = None
         self._next_step_s = 0.0
         self._guards_are_known = True
-        self.pass_ratio = 0.0
+        self._is_requested = False
         self.is_elsewhere = False
         self._publish()
 
@@ -156,7 +157,7 @@ class Watch:
             self._next_step_s = time.monotonic() + REST * (time.monotonic() - begun_s)
         if place is None:
             self._begin_pass(time_s)
-        self.pass_ratio = ratio
+        self._progress.pass_ratio = ratio
         self._note(violations, following, moved=True)
         return violations
 
@@ -171,12 +172,17 @@ class Watch:
         progress = self._progress
         progress.standing, progress.fresh = progress.violations, []
         progress.pass_begun_s = time_s
+        self._is_requested = False
 
     @property
     def pass_is_due(self) -> bool:
-        """Whether a pass is running, or the next one should begin."""
+        """Whether a pass is running, or the next one should begin. One that was requested while
+        another one ran begins after it.
+        """
         progress = self._progress
-        return progress.place is not None or time.time() >= progress.pass_begun_s + PASS_EVERY_S
+        if progress.place is not None or self._is_requested:
+            return True
+        return time.time() >= progress.pass_begun_s + PASS_EVERY_S
 
     def verify_all(self) -> list[Violation]:
         """A whole pass, from the place where it is, without rests."""
@@ -187,16 +193,25 @@ class Watch:
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
         """Verify until `stop`, if no other process does so. The database may be away meanwhile."""
-        while not stop.wait(interval_s):
+        while not stop.is_set():
             try:
-                if self._has_lock():
+                self._rest(stop, interval_s)
+                if not stop.is_set() and self._has_lock():
                     self.verify_new()
                     self._step_until(stop, time.monotonic() + interval_s)
-            except (SQLAlchemyError, LedgerError, OSError) as error:
+            except (SQLAlchemyError, psycopg.Error, LedgerError, OSError) as error:
                 self.close()
                 if not stop.is_set():
                     log.warning("could not verify: %s", " ".join(str(error).split()))
         self.close()
+
+    def _rest(self, stop: threading.Event, interval_s: float) -> None:
+        """Wait for the interval, or until somebody requests a pass."""
+        end_s = time.monotonic() + interval_s
+        while (left_s := end_s - time.monotonic()) > 0 and not stop.wait(min(left_s, POLL_S)):
+            if self._connection is not None and is_requested(self._connection):
+                self._is_requested = True
+                return
 
     def _step_until(self, stop: threading.Event, end_s: float) -> None:
         """Go on with the pass until the next interval, as far as the rests allow."""
@@ -232,9 +247,10 @@ class Watch:
             return True
         connection = self._connected()
         with connection.begin():
-            held = bool(connection.scalar(_TRY_LOCK))
+            held = bool(connection.scalar(TRY_LOCK))
         if held:
             self._take_over()
+            listen(connection)
         else:
             self.close()
         self.is_elsewhere = not held
@@ -325,12 +341,18 @@ class Watch:
         save(self._file, progress)
 
     @property
+    def progress(self) -> Progress:
+        """What has been verified. It is not to be changed."""
+        return self._progress
+
+    @property
     def lines(self) -> list[str]:
         """The violations that stand, as text."""
         return self._progress.violations
 
     def _publish(self) -> None:
         self.position = self._progress.checked_id
+        self.pass_ratio = self._progress.pass_ratio
         self.violations = len(self._progress.violations)
         self.last_success_s = self._progress.last_success_s
 
