@@ -202,6 +202,26 @@ VERIFIED, STARTED = (
 )
 MORE_CASES = [
     (
+        "LedgerDrillOld",  # one kind of drill does not stand for the other
+        Case(
+            {
+                f'{SUCCESS}{{kind="drill"}}': "-700000+0x120",
+                f'{SUCCESS}{{kind="archive_drill"}}': "0+0x120",
+            },
+            {f'{SUCCESS}{{kind="{kind}"}}': "0+0x120" for kind in ("drill", "archive_drill")},
+        ),
+    ),
+    (
+        "LedgerDrillOld",  # the last success of a kind counts, whichever process shows it
+        Case(
+            {f'{SUCCESS}{{kind="drill",instance="{one}"}}': "-700000+0x120" for one in "ab"},
+            {
+                f'{SUCCESS}{{kind="drill",instance="{one}"}}': f"{value}+0x120"
+                for one, value in (("a", -700_000), ("b", 0))
+            },
+        ),
+    ),
+    (
         "LedgerVerifyOld",  # nothing was ever verified
         Case(
             {VERIFIED: "NaN+0x120", STARTED: "-90000+0x120"},
