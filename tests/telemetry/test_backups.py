@@ -6,12 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import LiteralString, NamedTuple
 
 import psycopg
 import pytest
 
 from ledgerservice.embedded.archive import SLOT
 from ledgerservice.embedded.server import EmbeddedServer
+from ledgerservice.posting.archives import Archives
+from ledgerservice.telemetry.metrics import ARCHIVE_LAG
 from tests.processes import ROOT, cli, environment, free_port, serving, wait_for
 from tests.telemetry.scraping import families, value
 
@@ -108,6 +111,7 @@ def test_archive_command_shows_whether_it_gets_on(data: Path) -> None:
     with serving(**values) as service:
         account = service.open(balance="5")
         ask(data, "ALTER SYSTEM SET archive_mode = 'on'")
+        ask(data, "ALTER SYSTEM SET autovacuum = 'off'")  # it has transactions too
         ask(data, "ALTER SYSTEM SET archive_command = 'false'")
     with serving(LEDGER_METRICS_PORT=str(port), **values) as service:
         service.send("/deposit/", account_id=account, amount="1")
@@ -124,8 +128,58 @@ def test_archive_command_shows_whether_it_gets_on(data: Path) -> None:
 
         assert wait_for(is_archived, 60)
         assert kinds(port, LAG_BYTES)["archive_command"] < 2 * 16 * 2**20
+        for _ in range(3):
+            service.send("/deposit/", account_id=account, amount="1")
+            # What an idle server writes into the next file of its log is no transaction.
+            switched = ask(data, "SELECT (pg_switch_wal() - '0/0')::bigint")
+            ask(data, "CHECKPOINT")
+            assert wait_for(lambda: kinds(port, POSITION)["archive_command"] >= switched, 60)  # noqa: B023
+            assert wait_for(lambda: kinds(port, LAG)["archive_command"] == 0, 10)
 
 
-def ask(data: Path, statement: str) -> None:
+FILE = 16 * 2**20
+
+
+class Seen(NamedTuple):
+    """What a sample saw: the end of the log, the next transaction, how much is archived."""
+
+    position: int
+    next_xid: int
+    archived: int
+
+
+@pytest.mark.parametrize(
+    ("samples", "lacks"),
+    [
+        ([Seen(10, 5, 0)], True),
+        ([Seen(10, 5, 0), Seen(20, 5, FILE)], False),
+        ([Seen(FILE - 9, 5, 0), Seen(FILE + 9, 6, 0)], True),
+        # A checkpoint has followed the switch before the sample.
+        ([Seen(FILE - 9, 5, 0), Seen(FILE + 9, 6, FILE)], False),
+        ([Seen(FILE + 1, 5, FILE), Seen(FILE + 9, 6, FILE)], True),
+        ([Seen(FILE + 1, 5, FILE), Seen(FILE + 9, 5, FILE), Seen(FILE + 19, 5, FILE)], False),
+        ([Seen(FILE + 1, 5, FILE), Seen(FILE + 9, 6, FILE), Seen(FILE + 19, 6, 2 * FILE)], False),
+    ],
+)
+def test_archive_command_lacks_what_is_in_no_archived_file(
+    samples: list[Seen], lacks: bool
+) -> None:
+    archives = Archives()
+    for seen in samples:
+        log = ("", seen.position, seen.next_xid, 1)
+        archives.show([log, ("archive_command", seen.archived, 1, FILE)])
+    assert (ARCHIVE_LAG.values["archive_command",] > 0) is lacks
+
+
+def test_a_receiver_lacks_what_it_has_not_got() -> None:
+    archives = Archives()
+    for position, next_xid in ((FILE - 9, 5), (FILE + 9, 6)):
+        archives.show([("", position, next_xid, 1), ("slot", FILE, 1, 1)])
+    assert ARCHIVE_LAG.values["slot",] > 0
+
+
+def ask(data: Path, statement: LiteralString) -> int:
     with psycopg.connect(EmbeddedServer(data).url, autocommit=True) as connection:
-        connection.execute(statement)
+        cursor = connection.execute(statement)
+        row = cursor.fetchone() if cursor.description else None
+        return int(row[0]) if row and isinstance(row[0], int) else 0
