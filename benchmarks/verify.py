@@ -1,32 +1,39 @@
 """How long a verification takes that continues after new transactions, beside one of everything.
 
-    python benchmarks/verify.py [--transactions 2500000] [--new 50000]
+    python benchmarks/verify.py [--entries 50000000] [--new 100000] [--folder FOLDER]
 
-Each transaction is a deposit, so it has two entries; every second one is of one account.
+Each old transaction is a deposit, so it has two entries; every second one is of one account. The
+new ones are transfers that are posted through the engine, between accounts by chance.
 """
 
 import argparse
-import os
-import tempfile
+import asyncio
+import random
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
 
+import machine
+import servers
 from ledgerservice.embedded.server import EmbeddedServer
-from ledgerservice.postgres.connections import Database
+from ledgerservice.ledger import Ledger, transfer
 from ledgerservice.postgres.migrations import upgrade
-from ledgerservice.postgres.urls import parse_url
 from ledgerservice.postgres.verification.watching import Watch
-from ledgerservice.settings import Settings
+
+Owner = psycopg.Connection[tuple[int, ...]]
 
 ACCOUNTS = 10_000
 AT_ONCE = 250_000
+POSTED_AT_ONCE = 5_000
 
 OPEN = f"""
 INSERT INTO ledger.accounts (ledger_id, id, owner, currency, currency_number, exponent, change_id)
 SELECT 1, a, 'o', 'USD', 1, 2, a FROM generate_series(1, {ACCOUNTS}) a
+ON CONFLICT DO NOTHING
 """
 # Account 1 gets every second deposit.
 POST = f"""
@@ -56,36 +63,87 @@ WHERE a.ledger_id = 1 AND b.ledger_id = 1 AND a.id = b.id
 
 def main() -> None:
     """Fill a ledger, verify it, add to it, and go on."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--transactions", type=int, default=2_500_000)
-    arguments.add_argument("--new", type=int, default=50_000)
-    options = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        if os.geteuid() == 0:
-            Path(name).chmod(0o755)
-        with EmbeddedServer(Path(name) / "data") as server:
-            measure(parse_url(server.url), server.url, options.transactions, options.new)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=5_000_000, help="entries of the old ledger")
+    parser.add_argument("--new", type=int, default=100_000, help="transfers that are posted then")
+    parser.add_argument("--rounds", type=int, default=3, help="how often they are")
+    parser.add_argument("--folder", type=Path, help="keep the ledger here, and use what is there")
+    parser.add_argument("--fill-only", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = options.folder or stack.enter_context(servers.workplace())
+        server = stack.enter_context(EmbeddedServer(folder / "data", announce=print))
+        prepare(server.url, options.entries)
+        if not options.fill_only:
+            for line in machine.facts(folder, server.url):
+                print(f"- {line}")
+            measure(server.url, folder, options)
 
 
-def measure(url: object, libpq_url: str, old: int, new: int) -> None:
-    """Print the seconds of each step."""
-    database = Database(url, Settings(database_url=None))  # type: ignore[arg-type]
-    upgrade(database.owner_engine(), None)
-    watch = Watch(database.owner_engine(), "ledger")
-    with psycopg.connect(libpq_url, autocommit=True) as owner:
-        fill(owner, 1, old, is_first=True)
-        owner.execute("VACUUM ANALYZE")
-        timed(f"everything, {2 * old:,} entries", watch.verify_all)
-        timed("first look", watch.verify_new)
-        fill(owner, old + 1, old + new)
-        timed(f"{2 * new:,} new entries", watch.verify_new)
-        timed("nothing new", watch.verify_new)
-    watch.close()
+def prepare(url: str, entries: int) -> None:
+    """Bring a ledger to at least so many entries."""
+    database = servers.as_database(url)
+    upgrade(database.owner_engine(), database.settings.service_role)
+    with psycopg.connect(url, autocommit=True) as owner:
+        old, last_id = numbers(owner)
+        if old < entries:
+            fill(owner, last_id + 1, last_id + (entries - old) // 2)
+            owner.execute("VACUUM ANALYZE")
 
 
-def fill(owner: psycopg.Connection[tuple[object, ...]], first: int, last: int, *,
-         is_first: bool = False) -> None:  # fmt: skip
-    """Post deposits past the guards, with the guards as they were afterwards."""
+def numbers(owner: Owner) -> tuple[int, int]:
+    """How many entries there are, and the last transaction id."""
+    query = (
+        "SELECT (SELECT coalesce(sum(version), 0)::bigint FROM ledger.accounts),"
+        " (SELECT coalesce(max(id), 0) FROM ledger.transactions WHERE ledger_id = 1)"
+    )
+    [(entries, last_id)] = owner.execute(query).fetchall()
+    return entries, last_id
+
+
+def measure(url: str, folder: Path, options: argparse.Namespace) -> None:
+    """Print the seconds of each step. Each continued run is a new one, as of another process."""
+    engine = servers.as_database(url).owner_engine()
+    file = folder / "progress"
+    file.unlink(missing_ok=True)
+
+    def watch() -> Watch:
+        return Watch(engine, "ledger", file)
+
+    with psycopg.connect(url) as owner:
+        timed(f"everything, {numbers(owner)[0]:,} entries", watch().verify_all)
+    timed("first look", watch().verify_new)
+    times_s = []
+    for _ in range(options.rounds):
+        asyncio.run(post(url, options.new))
+        times_s.append(timed(f"{options.new:,} new transfers", watch().verify_new))
+        timed("nothing new", watch().verify_new)
+    print(f"median: {statistics.median(times_s):.1f} s")
+
+
+async def post(url: str, count: int) -> None:
+    """Post transfers between accounts by chance, as the service does."""
+    chance, run = random.Random(count), time.time_ns()
+    async with Ledger.open(url) as ledger:
+        for start in range(0, count, POSTED_AT_ONCE):
+            pairs = [
+                chance.sample(range(1, ACCOUNTS + 1), 2)
+                for _ in range(min(POSTED_AT_ONCE, count - start))
+            ]
+            outcomes = await ledger.post(
+                [
+                    transfer(source, target, "0.01", f"{run} {start + number}")
+                    for number, (source, target) in enumerate(pairs)
+                ]
+            )
+            assert all(outcome.posted for outcome in outcomes)
+
+
+def fill(owner: Owner, first: int, last: int) -> None:
+    """Post deposits past the guards, with the guards as they were afterwards.
+
+    The accounts are those of OPEN, and all earlier transactions are from here too.
+    """
     guards = owner.execute(
         "SELECT tgrelid::regclass::text, quote_ident(tgname) FROM pg_trigger t"
         " JOIN pg_class c ON c.oid = tgrelid"
@@ -93,20 +151,24 @@ def fill(owner: psycopg.Connection[tuple[object, ...]], first: int, last: int, *
     ).fetchall()
     for table, name in guards:
         owner.execute(f"ALTER TABLE {table} DISABLE TRIGGER {name}".encode())
-    if is_first:
-        owner.execute(OPEN)
+    owner.execute(OPEN)
     for start in range(first, last + 1, AT_ONCE):
         owner.execute(POST, {"first": start, "last": min(last, start + AT_ONCE - 1)})
+        print(f"{start - first + AT_ONCE:,} transactions", end="\r", flush=True)
     owner.execute(MOVE)
+    owner.execute(f"SELECT setval('ledger.transaction_id', {last + 1})".encode())
+    owner.execute(f"SELECT setval('ledger.account_id', {ACCOUNTS})".encode())
     for table, name in guards:
         owner.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}".encode())
 
 
-def timed(label: str, verify: Callable[[], list[object]]) -> None:
-    """Print how long it took, and what was violated."""
+def timed(label: str, verify: Callable[[], Sequence[object]]) -> float:
+    """Print how long it took, and what was violated. Returns the seconds."""
     begun_s = time.monotonic()
     violations = verify()
-    print(f"{label}: {time.monotonic() - begun_s:.1f} s, {len(violations)} violations", flush=True)
+    taken_s = time.monotonic() - begun_s
+    print(f"{label}: {taken_s:.1f} s, {len(violations)} violations", flush=True)
+    return taken_s
 
 
 if __name__ == "__main__":
