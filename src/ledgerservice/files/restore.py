@@ -63,8 +63,11 @@ def restore(
     """
     settings = database.settings
     schema, role = settings.schema_name, settings.service_role or None
-    with database.owner_engine().begin() as connection:
-        migrations.lock(connection)
+    with (
+        database.owner_engine().connect() as connection,
+        migrations.locked(connection),
+        connection.begin(),
+    ):
         if not contents.is_empty(connection):
             raise BackupError(
                 f"The database has a ledger already, or something else in the schema {schema}. "

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import ProgrammingError
 
 from ledgerservice.errors import SchemaLocked
 from ledgerservice.postgres import migrations
@@ -61,6 +62,14 @@ def test_no_revision_locks_anybody_out_for_long(at: Callable[[str], Database]) -
         if locks.faults:
             faults[revision] = locks.faults
     assert faults == {}
+
+
+def test_an_upgrade_keeps_its_revisions_apart(at: Callable[[str], Database]) -> None:
+    """In one transaction for all, no index would be made CONCURRENTLY, and all locks be kept."""
+    engine = at(REVISIONS[0]).owner_engine()
+    with watched(engine) as locks:
+        upgrade(engine, ROLE)
+    assert locks.faults == []
 
 
 LONG = {
@@ -140,6 +149,47 @@ def test_a_migration_waits_for_a_lock_and_nobody_waits_for_it(
             assert done == []
         thread.join(60)
     assert done == [True]
+
+
+def test_who_waits_for_a_migration_does_not_hold_it_up(
+    at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An index that is made CONCURRENTLY waits for the snapshot of each statement that runs."""
+    monkeypatch.setattr(online, "GIVE_UP_S", 5.0)
+    older = at("0004_positions")
+    migrating, results = older.owner_engine(), []
+    threads = [
+        threading.Thread(target=lambda one=engine: results.append(upgrade(one, ROLE)))
+        for engine in (migrating, older.owner_engine())
+    ]
+
+    def let_the_other_wait(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("CREATE INDEX CONCURRENTLY") and not threads[1].is_alive():
+            threads[1].start()
+            assert wait_for(lambda: "waiting for another process" in caplog.text, 30)
+
+    event.listen(migrating, "before_cursor_execute", let_the_other_wait)
+    threads[0].start()
+    threads[0].join(60)
+    threads[1].join(60)
+    assert sorted(results) == [False, True]
+    assert "another session holds a lock" not in caplog.text
+
+
+def test_what_runs_outside_of_a_transaction_leaves_short_locks_behind(
+    at: Callable[[str], Database],
+) -> None:
+    older = at("0004_positions")
+    with connect(older) as owner:
+        owner.execute("CREATE TABLE ledger.details_effective ()")
+    with older.owner_engine().connect() as connection:
+        connection.exec_driver_sql(f"SET lock_timeout = {online.LOCK_TIMEOUT_MS}")
+        connection.commit()
+        with pytest.raises(ProgrammingError, match="is not an index"):
+            migrations._alter(connection, SCHEMA, HEAD)
+        connection.rollback()
+        lock_timeout = connection.exec_driver_sql("SHOW lock_timeout").scalar()
+    assert lock_timeout == f"{online.LOCK_TIMEOUT_MS}ms"
 
 
 def test_a_migration_gives_up(

@@ -10,15 +10,17 @@ A revision is a transaction of its own, with what belongs to it. Its locks are s
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import iso4217
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, TextClause, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.errors import SchemaForeign, SchemaMissing, SchemaUnknown
@@ -31,6 +33,7 @@ from ledgerservice.postgres.schema import FUNCTIONS_SQL, SCHEMA, SCHEMA_SQL
 log = logging.getLogger(__name__)
 
 MIGRATION_LOCK = 0x1ED6E2  # any constant that other programs on the database do not lock
+LOCK_POLL_S = 0.1
 
 
 Applied = Callable[[Connection, str], None]
@@ -117,41 +120,43 @@ def upgrade(
     Each revision is a database transaction, all of them under an advisory lock, so that processes
     that start together migrate once. Raises SchemaUnknown and SchemaLocked.
     """
-    with engine.connect() as connection, _locked(connection):
+    with engine.connect() as connection, locked(connection):
 
         def bring() -> bool:
-            is_older = _is_older(connection)
+            is_older, is_new = _is_older(connection), revision(connection) is None
+            # Each revision is a transaction of its own only if none is open here.
             connection.commit()
-            if is_older:
-                _migrate(connection, schema, lambda: _provide(connection, role, login, again=True))
-            else:
-                _provide(connection, role, login, again=False)
+            _bring(connection, schema, role, login, is_older=is_older, is_new=is_new)
             connection.commit()
             return is_older
 
         return patiently(connection, bring)
 
 
-def lock(
-    connection: Connection, attempt: TextClause | None = None, wait: TextClause | None = None
-) -> None:
-    """Keep other processes from migrating this database, by default until the transaction ends."""
-    if not connection.scalar(_TRY_LOCK if attempt is None else attempt, {"key": MIGRATION_LOCK}):
-        log.warning("waiting for another process that migrates this database")
-        connection.execute(_LOCK if wait is None else wait, {"key": MIGRATION_LOCK})
-
-
 @contextmanager
-def _locked(connection: Connection) -> Iterator[None]:
-    """Meanwhile no other process migrates this database."""
-    lock(connection, _TRY_SESSION_LOCK, _SESSION_LOCK)
-    connection.commit()
+def locked(connection: Connection) -> Iterator[None]:
+    """Meanwhile no other process migrates this database. No transaction is open before and after.
+
+    Nothing waits within a transaction: its snapshot would be waited for by the process that has the
+    lock, when it makes an index CONCURRENTLY, and each would wait for the other.
+    """
+    if not _try_lock(connection):
+        log.warning("waiting for another process that migrates this database")
+        while not _try_lock(connection):
+            time.sleep(LOCK_POLL_S)
     try:
         yield
     finally:
-        connection.rollback()
-        connection.execute(_UNLOCK, {"key": MIGRATION_LOCK})
-        connection.commit()
+        with suppress(SQLAlchemyError):  # if the session is lost, so is its lock
+            connection.rollback()
+            connection.execute(_UNLOCK, {"key": MIGRATION_LOCK})
+            connection.commit()
+
+
+def _try_lock(connection: Connection) -> bool:
+    is_held = bool(connection.scalar(_TRY_LOCK, {"key": MIGRATION_LOCK}))
+    connection.commit()
+    return is_held
 
 
 def _is_older(connection: Connection) -> bool:
@@ -166,16 +171,37 @@ def _is_older(connection: Connection) -> bool:
 def bring_up_to_date(
     connection: Connection, role: str | None, schema: str, login: roles.Login | None
 ) -> bool:
-    """`upgrade`, all of it in the connection's transaction, which has taken the `lock`.
+    """`upgrade`, all of it in the connection's transaction, while it is `locked`.
 
     It is for a database that nobody else uses, as in a restore: locks are kept until its end.
     """
-    is_older = _is_older(connection)
-    if is_older:
-        _migrate(connection, schema, lambda: _provide(connection, role, login, again=True))
-    else:
-        _provide(connection, role, login, again=False)
+    is_older, is_new = _is_older(connection), revision(connection) is None
+    _bring(connection, schema, role, login, is_older=is_older, is_new=is_new)
     return is_older
+
+
+def _bring(
+    connection: Connection,
+    schema: str,
+    role: str | None,
+    login: roles.Login | None,
+    *,
+    is_older: bool,
+    is_new: bool,
+) -> None:
+    """Bring a schema to the head, or make one, and provide the role in the last transaction."""
+
+    def finish() -> None:
+        _provide(connection, role, login, again=is_older)
+
+    if is_new:
+        create(connection, schema)
+        connection.execute(_ADD_CURRENCY, _iso_4217())
+        finish()
+    elif is_older:
+        _alter(connection, schema, HEAD, finish)
+    else:
+        finish()
 
 
 def _provide(
@@ -185,16 +211,6 @@ def _provide(
         connection.execute(_REVOKE)
     if role is not None:
         roles.provide(connection, role, login, again=again)
-
-
-def _migrate(connection: Connection, schema: str, finish: Callable[[], None]) -> None:
-    """Bring an older schema, or none, to the head, and `finish` in the last transaction."""
-    if revision(connection) is not None:
-        _alter(connection, schema, HEAD, finish)
-        return
-    create(connection, schema)
-    connection.execute(_ADD_CURRENCY, _iso_4217())
-    finish()
 
 
 def create(connection: Connection, schema: str, at_revision: str = HEAD) -> None:
@@ -278,10 +294,7 @@ _ADD_CURRENCY = text(
     f" WHERE NOT EXISTS (SELECT FROM {SCHEMA}.currencies WHERE code = :code)"
     " ON CONFLICT DO NOTHING"
 )
-_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
-_TRY_SESSION_LOCK = text("SELECT pg_try_advisory_lock(:key)")
-_SESSION_LOCK = text("SELECT pg_advisory_lock(:key)")
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
 _UNLOCK = text("SELECT pg_advisory_unlock(:key)")
 # An empty schema may have been made for us.
 _IS_OURS = text(

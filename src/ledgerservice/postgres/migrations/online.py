@@ -65,9 +65,11 @@ def run_outside(*statements: str) -> None:
         connection = op.get_bind()
         # They wait for transactions that are open, and nobody waits for them.
         connection.exec_driver_sql("SET lock_timeout = 0")
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-        connection.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+        try:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        finally:
+            connection.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
 
 
 def create_index(name: str, definition: str) -> None:
