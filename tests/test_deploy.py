@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -110,6 +111,15 @@ def test_requests_through_nginx(proxy: httpx.Client) -> None:
 def manifests() -> dict[str, Any]:
     documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     return {document["kind"]: document for document in documents}
+
+
+@pytest.mark.parametrize("release", ["1.25", kubernetes_validate.latest_version()])
+def test_kubernetes_takes_the_manifests(release: str) -> None:
+    for manifest in manifests().values():
+        kubernetes_validate.validate(manifest, release, strict=True)
+    misspelt = json.loads(json.dumps(manifests()["Deployment"]).replace("readinessP", "readyP"))
+    with pytest.raises(kubernetes_validate.ValidationError, match="readyProbe"):
+        kubernetes_validate.validate(misspelt, release, strict=True)
 
 
 def test_the_manifests_name_what_is_there() -> None:
