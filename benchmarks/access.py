@@ -66,7 +66,7 @@ def _layer(key: bytes | None) -> float:
     layer: Callable[..., Any] = _authenticate(_nothing, state)  # type: ignore[arg-type]
     need = Need(Scope.TRANSFER)
     place = ("127.0.0.1", 8000)
-    scope = {"headers": headers, "server": place, "client": place}
+    scope: dict[str, Any] = {"headers": headers, "server": place, "client": place}
     begun = time.perf_counter()
     for _ in range(CALLS):
         layer(scope, None, None)

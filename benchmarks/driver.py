@@ -26,7 +26,8 @@ async def main(url: str, accounts: int) -> None:
             opened = await asyncio.gather(
                 *(ledger.open_account(f"owner {n}", "USD", key=f"open-{n}") for n in numbers)
             )
-            new = [account.account_id for account in opened]
+            ids_of_opened = (account.account_id for account in opened)
+            new = [number for number in ids_of_opened if number is not None]
             await ledger.post([deposit(number, FUNDS, "funds") for number in new])
             ids += new
         # A full collection takes as long as 2,000 transfers, so a ratio would say which tree's runs

@@ -25,7 +25,7 @@ import psutil
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from tests.databases import quick_place, reachable_folder
+from tests.databases import quick_place, reachable_folder, settings_for_tests
 from tests.processes import serving
 
 from ledgerservice.feed.reading import Feed
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=4_000, help="transfers/s of a moderate load")
     options = parser.parse_args()
     with reachable_folder(quick_place()) as folder, serving(LEDGER_DATA_FOLDER=f"{folder}/data"):
-        settings = Settings(_env_file=None, database_url=None, data_folder=folder / "data")
+        settings = settings_for_tests(data_folder=folder / "data")
         asyncio.run(_bench(settings, options.rounds, options.rate))
 
 

@@ -102,7 +102,7 @@ def _bench(options: argparse.Namespace, folder: Path, url: str) -> bool:
                     run = load.run(label, target, "uniform", CONNECTIONS, seconds, folder)
                     runs[name].append(run)
                     reads = [
-                        load.read(target, path) for path in ("", "/history", READERS, 3).p99_ms
+                        load.read(target, path, READERS, 3).p99_ms for path in ("", "/history")
                     ]
                     if turn >= 0:
                         measured[name].append((run.transfers_s, run.p99_ms, *reads))
@@ -164,8 +164,10 @@ def _grow(url: str, size: Size) -> None:
 # Queries for rows of `transactions` and of `entries`, from the state of the accounts.
 _DEPOSITS = (
     (
-        "SELECT 1, {base} + a.id - {low}, 1, 1, a.id, -1, {funds}, '{time}', 1, '{run}:{base}'"
-        " FROM ledger.accounts a WHERE ledger_id = 1 AND id BETWEEN {low} AND {high}"
+        "SELECT 1, {base} + a.id - {low}, 1, 1, a.id, -1, {funds}, '{time}', 1, '{run}:{base}',"
+        " a.version + 1, o.version + 1 + a.id - {low} FROM ledger.accounts a, ledger.accounts o"
+        " WHERE a.ledger_id = 1 AND a.id BETWEEN {low} AND {high}"
+        " AND o.ledger_id = 1 AND o.id = -1"
     ),
     (
         "SELECT 1, a.id, a.version + 1, {base} + a.id - {low}, 1, {funds}, 0,"
@@ -179,8 +181,10 @@ _DEPOSITS = (
 )
 _TRANSFERS = (
     (
-        "SELECT 1, {base} + (n - {low}) / 2, 3, 1, n, n + 1, 1, '{time}', 1, '{run}:{base}'"
-        " FROM generate_series({low}, {high} - 1, 2) n"
+        "SELECT 1, {base} + (n - {low}) / 2, 3, 1, n, n + 1, 1, '{time}', 1, '{run}:{base}',"
+        " a.version + 1, b.version + 1 FROM generate_series({low}, {high} - 1, 2) n"
+        " JOIN ledger.accounts a ON a.ledger_id = 1 AND a.id = n"
+        " JOIN ledger.accounts b ON b.ledger_id = 1 AND b.id = n + 1"
     ),
     (
         "SELECT 1, a.id, a.version + 1, {base} + (a.id - {low}) / 2, 1,"
@@ -192,7 +196,7 @@ _TRANSFERS = (
 )
 _TRANSACTION_COLUMNS = (
     "transactions (ledger_id, id, kind, status, account_id, counterparty_id, amount, recorded_at,"
-    " renderer, idempotency_key)"
+    " renderer, idempotency_key, account_seq, counterparty_seq)"
 )
 _ENTRY_COLUMNS = (
     "entries (ledger_id, account_id, seq, transaction_id, currency_number, amount, held_change,"

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from tests.databases import quick_place, reachable_folder
+from tests.databases import quick_place, reachable_folder, settings_for_tests
 from tests.engines.cassandra_store import CassandraStore
 from tests.engines.dynamo_store import DynamoStore
 from tests.engines.kafka_store import KafkaStore
@@ -119,9 +119,14 @@ def _ledger(transfers: int) -> Iterator[tuple[Settings, RunningService]]:
         reachable_folder(quick_place()) as folder,
         serving(LEDGER_DATA_FOLDER=f"{folder}/data") as service,
     ):
-        settings = Settings(_env_file=None, database_url=None, data_folder=folder / "data")
+        settings = settings_for_tests(data_folder=folder / "data")
         asyncio.run(_fill(settings, transfers))
         yield settings, service
+
+
+def _pair(draw: random.Random) -> tuple[int, int]:
+    sender, receiver = draw.sample(range(1, ACCOUNTS + 1), 2)
+    return sender, receiver
 
 
 async def _fill(settings: Settings, number: int) -> None:
@@ -134,7 +139,7 @@ async def _fill(settings: Settings, number: int) -> None:
             await ledger.post([deposit(n + 1, "100000", f"d{n}") for n in range(ACCOUNTS)])
             for start in range(0, number, CALL):
                 await ledger.post([
-                    transfer(*draw.sample(range(1, ACCOUNTS + 1), 2), "0.01", f"fill{n}")
+                    transfer(*_pair(draw), "0.01", f"fill{n}")
                     for n in range(start, min(start + CALL, number))
                 ])  # fmt: skip
 
@@ -201,8 +206,7 @@ async def _transfer(ledger: Ledger, name: str, seconds: float) -> float:
         nonlocal done
         draw, number = random.Random(task), 0
         while time.perf_counter() - began_s < seconds:
-            pair = draw.sample(range(1, ACCOUNTS + 1), 2)
-            await ledger.transfer(*pair, "0.01", key=f"{name}-{task}-{number}")
+            await ledger.transfer(*_pair(draw), "0.01", key=f"{name}-{task}-{number}")
             done, number = done + 1, number + 1
 
     await asyncio.gather(*map(post, range(AT_ONCE)))
