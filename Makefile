@@ -1,6 +1,6 @@
 # make serve: the ledger on http://127.0.0.1:8000, with a PostgreSQL of its own.
 # make test: the suite. make test-long: its long proofs. make quick: what needs no server. make check: lint, types, imports. make bench: the speed, side by side.
-# make proof: ten minutes in which everything dies, and a verdict.
+# make proof: ten minutes in which everything dies, and a verdict. make models: the protocols across shards, in all orders.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -13,7 +13,7 @@ PROOF_HOURS ?= 2
 CORES   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 
-.PHONY: serve demo verify test test-long quick check checker proof proof-long proof-upgrade bench bench-against bench-growth bench-bombs bench-feed bench-soak lock
+.PHONY: serve demo verify test test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-growth bench-bombs bench-feed bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -47,6 +47,10 @@ checker: $(VENV)/.dev
 	LEDGER_CHECKER_SEEDS=3 LEDGER_SIMULATIONS=1000 $(BIN)/python -m pytest -q -n $(CORES) \
 	    tests/proof/test_checker.py tests/proof/test_scenes.py tests/posting/test_simulation.py
 	LEDGER_TEST_EXAMPLES=4 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile $(BY_CHANCE)
+
+# All orders of the steps of a transfer across shards, and of a move. Needs spin and gcc.
+models: $(VENV)/.dev
+	$(BIN)/python -m tests.models
 
 # Requests of one tenant that name what is another's.
 TENANTS := $(BIN)/python -m pytest -q --timeout 0 tests/access/test_tenants.py
