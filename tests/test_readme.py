@@ -234,6 +234,15 @@ def test_the_readme_s_figures_are_those_of_the_performance_page():
     assert re.search(rf"^\| post uniform +\| +{rate} ", performance, re.MULTILINE)
 
 
+def test_the_tables_of_a_hundred_shards_are_computed():
+    command = [sys.executable, "benchmarks/scale.py"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tables = printed.strip().split("\n\n")
+    assert len(tables) == 2
+    page = (DOCS / "scale.md").read_text()
+    assert [table for table in tables if f"\n\n{table}\n\n" not in page] == []
+
+
 def test_the_configuration_table_is_the_settings():
     page = (DOCS / "configuration.md").read_text()
     rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", page, re.MULTILINE)
