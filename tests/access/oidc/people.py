@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ledgerservice.postgres.connections import Database
 from tests.access.made import bearer
-from tests.access.provider import AUDIENCE, Provider
+from tests.access.oidc.provider import AUDIENCE, Provider
 from tests.databases import url_text
 from tests.processes import RunningService, serving
 

@@ -13,8 +13,8 @@ from ledgerservice.access.oidc.claims import Rule
 from ledgerservice.postgres.connections import Database
 from tests.access.certificates import HERE, Authority
 from tests.access.made import add_ledger, bearer, make_key
-from tests.access.people import GRANTS, Place, at
-from tests.access.provider import AUDIENCE, Provider, SigningKey, encoded, signed_by_secret
+from tests.access.oidc.people import GRANTS, Place, at
+from tests.access.oidc.provider import AUDIENCE, Provider, SigningKey, encoded, signed_by_secret
 from tests.databases import connect, url_text
 from tests.processes import cli, wait_for
 

@@ -9,8 +9,8 @@ import pytest
 
 from ledgerservice.postgres.connections import Database
 from tests.access.made import bearer, make_key
-from tests.access.people import Place, at
-from tests.access.provider import Provider
+from tests.access.oidc.people import Place, at
+from tests.access.oidc.provider import Provider
 from tests.access.single_accounts import OURS, OUTSIDE, PAYEE, hidden, item, legs, pay
 from tests.processes import wait_for
 
