@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from ledgerservice.access.scopes import ALL
 from ledgerservice.postgres.access.principals import GrantedAccounts
 from ledgerservice.postgres.connections import Database
 from tests.access.made import bearer, make_key
@@ -30,8 +31,10 @@ class World(NamedTuple):
         return self.service.client.get(path, headers=who)
 
 
-def limited_key(database: Database, name: str, limited_to: GrantedAccounts) -> str:
-    return make_key(database, name, ledgers=["default"], limited_to=limited_to)
+def limited_key(
+    database: Database, name: str, limited_to: GrantedAccounts, scopes: int = int(ALL)
+) -> str:
+    return make_key(database, name, scopes, ledgers=["default"], limited_to=limited_to)
 
 
 def worlds(new_database: Callable[..., Database]) -> Iterator[World]:

@@ -71,6 +71,13 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
         grants = self.by_accounts.get(ledger, ())
         return all_accounts([one for one in grants if one.scopes & scopes])
 
+    def sees_owners(self, ledger: int, scopes: int) -> frozenset[str] | None:
+        """The owners of whom its grants of one of these scopes cover all accounts; None: all."""
+        if not self.by_accounts or self.scopes_on(ledger) & scopes:
+            return None
+        grants = self.by_accounts.get(ledger, ())
+        return frozenset(one.owner for one in grants if one.owner and one.scopes & scopes)
+
     def sees_account(self, ledger: int, scopes: int, account: int) -> bool:
         """Whether a grant of one of these scopes covers an account of the ledger."""
         if self.scopes_on(ledger) & scopes:

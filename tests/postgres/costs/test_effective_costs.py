@@ -227,8 +227,8 @@ def test_a_period_of_a_statement_reads_the_dates_of_its_account(imported) -> Non
 
 
 AS_OF = {
-    "recorded": reports.LIST_OWNER_BALANCES_AT,
-    "effective": reports.LIST_OWNER_BALANCES_EFFECTIVE_AT,
+    "recorded": reports.OWNER_BALANCES.recorded,
+    "effective": reports.OWNER_BALANCES.effective,
 }
 
 

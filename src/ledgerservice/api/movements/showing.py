@@ -39,6 +39,13 @@ def shown_to(accounts: Accounts | None, body: bytes) -> bytes:
     return body if accounts is None else msgspec.json.encode(_shown(body, accounts))
 
 
+def shown_event(body: bytes, accounts: Accounts) -> bytes:
+    """The JSON of an event without the balances of other accounts."""
+    members = msgspec.json.decode(body, type=Members)
+    members["data"] = _encoded(_shown(members["data"], accounts))
+    return msgspec.json.encode(members)
+
+
 def without_others(answer: Any, accounts: Accounts) -> Raw:
     """The JSON of an answer without the balances of other accounts."""
     return Raw(msgspec.json.encode(_shown(msgspec.json.encode(answer), accounts)))

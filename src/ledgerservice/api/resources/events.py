@@ -19,12 +19,13 @@ from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.parameters import Parameters, integer, parameters_of
 from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.api.http.streams import PiecewiseResponse
+from ledgerservice.api.movements.showing import shown_event
 from ledgerservice.domain.events import TYPES, Event, position
 from ledgerservice.domain.instructions import BIGGEST_ID
 from ledgerservice.feed.reading import Feed, Position, PositionLost
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 
-NEED = Need(Scope.EVENTS_READ)
+NEED = Need(Scope.EVENTS_READ, by_accounts=True)
 
 router = APIRouter(tags=["events"])
 
@@ -122,7 +123,7 @@ class _Page(msgspec.Struct):
     "/events",
     Events,
     EventFilters,
-    refusals=(410, 422, 503),
+    refusals=(404, 410, 422, 503),
     media_types=(STREAM,),
     need=NEED,
 )
@@ -136,6 +137,9 @@ async def list_events(request: Request) -> Response:
 
     Events are ordered by their ids, and so are the versions of each account. After a restore, or
     the loss of the last commits, a position of before is refused with `position_lost`.
+
+    A key that is limited to accounts has to name one of these in `account_id`. It gets the events
+    that are of such an account or have an entry on one, without the balances of other accounts.
     """
     reading = _Reading(request)
     if STREAM in request.headers.get("accept", ""):
@@ -158,9 +162,11 @@ class _Reading:
         self._filters = parameters_of(request, EventFilters)
         self._after = _last_event_id(request) or self._filters.after
         self._position = Position(0, 0)
+        self._seen: frozenset[int] | None = None
 
     async def begin(self) -> None:
         """Find the position of the request. Raises ProblemError."""
+        self._check()
         if self._after is None:
             self._position = await self._feed.start()
         elif self._after == NEW:
@@ -181,9 +187,9 @@ class _Reading:
                 left_s -= STEP_S
             if taken or (left_s <= 0 and not skipped) or self._state.is_draining:
                 break
-        if (code := self._denial()) is not None:
-            raise denied(code, NEED.scopes)
-        return _Page([Raw(event.body) for event in taken], position(*self._position))
+        self._check()
+        bodies = [Raw(self._shown(event)) for event in taken if self._is_seen(event)]
+        return _Page(bodies, position(*self._position))
 
     async def stream(self) -> AsyncIterator[str]:
         """Server-sent events, until the service stops or the caller's key ends."""
@@ -198,15 +204,42 @@ class _Reading:
                 silent = 0
                 yield f"id: {position(*self._position)}\n\n"
             else:
-                yield "".join(map(self._sent, taken))
+                yield "".join(map(self._sent, filter(self._is_seen, taken)))
+
+    def _check(self) -> None:
+        """Raise ProblemError if the caller may not read."""
+        code = self._denial()
+        if code == "account_not_found":
+            raise ProblemError(code)
+        if code is not None:
+            raise denied(code, NEED.scopes)
 
     def _denial(self) -> str | None:
-        """Why the caller may no longer read; keys end while events are waited for."""
-        return denial(caller_now(self._request), self._ledger, NEED)
+        """Why the caller may not read; keys and grants end while events are waited for."""
+        caller = caller_now(self._request)
+        code = denial(caller, self._ledger, NEED)
+        self._seen = None if code else caller.sees(self._ledger, NEED.scopes)
+        if code is not None or self._seen is None:
+            return code
+        if self._filters.account_id is None:
+            return "limited_to_accounts"
+        return None if self._filters.account_id in self._seen else "account_not_found"
+
+    def _is_seen(self, event: Event) -> bool:
+        """Whether an event is of an account that the caller sees, or has an entry on one. One that
+        only names it, as the payee of somebody's hold, is not.
+        """
+        if self._seen is None:
+            return True
+        own = {*event.accounts[:1], *(line.account_id for line in event.lines)}
+        return not self._seen.isdisjoint(own)
+
+    def _shown(self, event: Event) -> bytes:
+        return event.body if self._seen is None else shown_event(event.body, self._seen)
 
     def _sent(self, event: Event) -> str:
         number = position(self._position.epoch, event.id)
-        return f"id: {number}\nevent: {event.type}\ndata: {event.body.decode()}\n\n"
+        return f"id: {number}\nevent: {event.type}\ndata: {self._shown(event).decode()}\n\n"
 
     async def _next(self, wait_s: float, limit: int, *, peek: bool = False) -> list[Event]:
         """The events of the next chunk that the filters take; the position passes all of it."""
@@ -218,7 +251,8 @@ class _Reading:
             raise ProblemError("position_lost", compare_from=compare_from) from None
         if peek:
             return []
-        taken = [event for event in chunk.events if self._filters.take(event)]
+        # What is not seen ends no wait, which would show that it happened.
+        taken = [one for one in chunk.events if self._filters.take(one) and self._is_seen(one)]
         self._position = chunk.position
         if len(taken) > limit:
             taken = taken[:limit]

@@ -10,8 +10,9 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
+from ledgerservice.api.http.authentication import caller_of, denied
 from ledgerservice.api.http.calendar import AsOf, By, Zone
-from ledgerservice.api.http.call import json_response, reader_of
+from ledgerservice.api.http.call import json_response, ledger_of, reader_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, PeriodFilters, first_rows, listing
@@ -99,18 +100,30 @@ class OwnerFilters(Paging):
     by: ByWithTime = "recorded"
 
 
-@get(router, "/reports/balances", list[OwnerBalance], OwnerFilters, need=Need(Scope.REPORTS_READ))
+@get(
+    router,
+    "/reports/balances",
+    list[OwnerBalance],
+    OwnerFilters,
+    need=Need(Scope.REPORTS_READ, by_accounts=True),
+)
 async def list_owner_balances(request: Request) -> Response:
     """The balance of each owner in each currency, as it stands or as of a time.
 
     As effective it is that of all that takes effect by `at`. It has no `held` then: a hold reserves
     money from its recording on.
+
+    A key that is limited to the accounts of an owner gets the balances of this one.
     """
+    scopes = int(Scope.REPORTS_READ)
+    owners = caller_of(request.scope).sees_owners(ledger_of(request), scopes)
+    if owners is not None and not owners:
+        raise denied("limited_to_accounts", scopes)
 
     async def read(filters: OwnerFilters, after: tuple[str, str] | None) -> Page:
         limit = filters.limit
         rows = await queries.list_owner_balances(
-            reader_of(request), limit + 1, after, filters.at, filters.by
+            reader_of(request), limit + 1, after, filters.at, filters.by, owners
         )
         return first_rows(rows, limit, OwnerBalance.of, lambda last: (last.owner, last.currency))
 

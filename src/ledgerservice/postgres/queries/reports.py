@@ -1,9 +1,10 @@
 """Reports over a whole ledger: balances by currency and by owner, and totals by metadata."""
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Row, TextClause, text
@@ -125,6 +126,7 @@ SELECT pg_snapshot_xmin(pg_current_snapshot()) > CAST(CAST(:number AS text) AS x
 _OWNERS_AFTER = """
 ledger_id = :ledger AND id > 0 AND owner >= :owner AND (owner, currency) > (:owner, :currency)
 """
+_OF_OWNERS = f"{_OWNERS_AFTER} AND owner = ANY (CAST(:owners AS text[]))"
 _BY_OWNER = "GROUP BY owner, currency ORDER BY owner, currency LIMIT :rows"
 
 
@@ -135,31 +137,44 @@ def _owner_balances(held: str, rows: str) -> TextClause:
         FROM {rows} {_BY_OWNER}""")
 
 
-LIST_OWNER_BALANCES = _owner_balances(
-    f"sum({HELD})::numeric", f"ledger.accounts a WHERE {_OWNERS_AFTER}"
-)
-LIST_OWNER_BALANCES_AT = _owner_balances(
-    "sum(held)::numeric",
-    f"""(
+class _OwnerStatements(NamedTuple):
+    """The balances of owners as they stand, as of a time, and as effective by then."""
+
+    now: TextClause
+    recorded: TextClause
+    effective: TextClause
+
+
+def _owner_statements(condition: str) -> _OwnerStatements:
+    """Those of the accounts with this condition."""
+    now = _owner_balances(f"sum({HELD})::numeric", f"ledger.accounts a WHERE {condition}")
+    recorded = _owner_balances(
+        "sum(held)::numeric",
+        f"""(
         SELECT a.owner, a.currency, a.exponent, coalesce(e.balance, 0) AS balance,
                {HELD_AT} AS held
         FROM (SELECT *, ledger.version_at(ledger_id, id, version, :at) AS seq
-              FROM ledger.accounts WHERE created_at <= :at AND {_OWNERS_AFTER}) a
+              FROM ledger.accounts WHERE created_at <= :at AND {condition}) a
         {JOIN_ENTRY} {JOIN_EXPIRED}) b""",
-)
-LIST_OWNER_BALANCES_EFFECTIVE_AT = _owner_balances(
-    "NULL",
-    f"""(
+    )
+    effective = _owner_balances(
+        "NULL",
+        f"""(
         SELECT a.owner, a.currency, a.exponent,
                coalesce(e.balance, 0) + coalesce(d.correction, 0) AS balance
         FROM (SELECT *, ledger.version_at(ledger_id, id, version, :at) AS seq
-              FROM ledger.accounts WHERE {_OWNERS_AFTER}) a
+              FROM ledger.accounts WHERE {condition}) a
         {JOIN_ENTRY} {JOIN_CORRECTION}
         WHERE a.created_at <= :at OR EXISTS (
             SELECT FROM ledger.dated_entries x
             WHERE x.ledger_id = a.ledger_id AND x.account_id = a.id
               AND x.effective_at <= :at)) b""",
-)
+    )
+    return _OwnerStatements(now, recorded, effective)
+
+
+OWNER_BALANCES = _owner_statements(_OWNERS_AFTER)
+OWNER_BALANCES_OF = _owner_statements(_OF_OWNERS)
 
 # A reversal without a value of the key has its original's value. The order is by the beginning of a
 # value; the digest distinguishes values that begin alike.
@@ -254,17 +269,20 @@ async def list_owner_balances(
     after: tuple[str, str] | None = None,
     at: datetime | None = None,
     by: TimeOf = "recorded",
+    owners: Collection[str] | None = None,
 ) -> list[OwnerBalance]:
     """Up to `rows` balances ordered by owner and currency, after that pair; as they stand, or as of
-    the time `at`.
+    the time `at`; of all owners, or of these.
     """
     owner, currency = after or ("", "")
     values: dict[str, Any] = {"owner": owner, "currency": currency, "rows": rows}
-    statement = LIST_OWNER_BALANCES
+    statements = OWNER_BALANCES
+    if owners is not None:
+        statements, values["owners"] = OWNER_BALANCES_OF, list(owners)
+    statement = statements.now
     if at is not None:
         values["at"] = at
-        of_effect = by == "effective"
-        statement = LIST_OWNER_BALANCES_EFFECTIVE_AT if of_effect else LIST_OWNER_BALANCES_AT
+        statement = statements.effective if by == "effective" else statements.recorded
     balances = await reader.rows(statement, search=True, **values)
     return [_summed(OwnerBalance, row) for row in balances]
 
