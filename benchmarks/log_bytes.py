@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from ledgerservice.domain.accounts import Opened
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.ledger import Ledger, deposit, transfer
 
@@ -38,7 +39,8 @@ async def measure(url: str, accounts: int) -> None:
     async with Ledger.open(url) as ledger:
         numbers = range(accounts)
         opened = [ledger.open_account(f"owner {n}", "USD", key=f"open-{n}") for n in numbers]
-        ids = [account.account_id for account in await asyncio.gather(*opened)]
+        accounts_opened = await asyncio.gather(*opened)
+        ids = [one.account_id for one in accounts_opened if isinstance(one, Opened)]
         await ledger.post([deposit(number, "1000000.00", "funds") for number in ids])
         with psycopg.connect(url, autocommit=True) as watcher:
             for size, batches in SIZES.items():
@@ -52,10 +54,12 @@ async def measure(url: str, accounts: int) -> None:
 async def run(ledger: Ledger, ids: list[int], name: str, size: int, batches: int) -> None:
     """Post batches, one after another."""
     for batch in range(batches):
-        pairs = [random.sample(ids, 2) for _ in range(size)]
-        keys = (f"{name}:{batch}:{number}" for number in range(size))
+        pairs = (random.sample(ids, 2) for _ in range(size))
         await ledger.post(
-            [transfer(*pair, "0.01", key) for pair, key in zip(pairs, keys, strict=True)]
+            [
+                transfer(payer, payee, "0.01", f"{name}:{batch}:{number}")
+                for number, (payer, payee) in enumerate(pairs)
+            ]
         )
 
 
