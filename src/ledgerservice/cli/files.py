@@ -135,21 +135,16 @@ def import_file(
     The page files.md of the documentation describes them. The exit code is 1
     if a row was declined or rejected.
     """
+    place = ledger, principal
     if history:
         others = (key_prefix, rejects, account, columns, ignored, bank_account, opening)
         forms = (encoding, delimiter, decimal_comma, date_format, timezone != "UTC")
-        if any(others) or any(forms):
-            raise ImportFault(
-                "--history can be combined with --format, --ledger, --principal, --dry-run and "
-                "--json only."
-            )
+        _refuse_beside_history(*others, *forms)
         form = _form_of_history(None if file == STANDARD_INPUT else Path(file), form)
-        place = ledger, principal
         _import_history(file, form, place, as_json=as_json, dry_run=dry_run)
         return
-    path = Path("stdin" if file == STANDARD_INPUT else file)
     options = Options(
-        format_of(path, form),
+        format_of(_path(file), form),
         encoding,
         _delimiter(delimiter),
         decimal_comma,
@@ -164,17 +159,26 @@ def import_file(
     ending = _Ending(Totals(), as_json, dry_run)
     with _opened(file) as source, _reporting(ending):
         table = _table(source, options, _decimal(opening))
-        suffix = ".ndjson" if options.form is Format.NDJSON else ".csv"
-        target = Rejects(rejects or path_of_rejects(path, suffix), table.head, table.reject)
-        try:
-            size = _size(file)
-            place = ledger, principal
-            asyncio.run(_post(table, target, ending.totals, size, place, dry_run=dry_run))
-        finally:
-            target.close()
-            ending.rejects = target.path if target.count else None
+        _post_all(file, table, _rejects(file, rejects, table, options.form), ending, place)
     if ending.rejects is not None:
         raise typer.Exit(1)
+
+
+def _refuse_beside_history(*options: object) -> None:
+    if any(options):
+        raise ImportFault(
+            "--history can be combined with --format, --ledger, --principal, --dry-run and "
+            "--json only."
+        )
+
+
+def _path(file: str) -> Path:
+    return Path("stdin" if file == STANDARD_INPUT else file)
+
+
+def _rejects(file: str, path: Path | None, table: Table | BankFile, form: Format) -> Rejects:
+    suffix = ".ndjson" if form is Format.NDJSON else ".csv"
+    return Rejects(path or path_of_rejects(_path(file), suffix), table.head, table.reject)
 
 
 def _delimiter(text: str | None) -> str | None:
@@ -250,6 +254,22 @@ def _reporting(ending: _Ending) -> Iterator[None]:
             _print_totals(ending, time.monotonic() - started_s)
         raise
     _print_totals(ending, time.monotonic() - started_s)
+
+
+def _post_all(
+    file: str,
+    table: Table | BankFile,
+    rejects: Rejects,
+    ending: _Ending,
+    place: tuple[str, str | None],
+) -> None:
+    """Post the rows of a table, and keep those that were not posted, also if it ends early."""
+    totals, dry_run = ending.totals, ending.dry_run
+    try:
+        asyncio.run(_post(table, rejects, totals, _size(file), place, dry_run=dry_run))
+    finally:
+        rejects.close()
+        ending.rejects = rejects.path if rejects.count else None
 
 
 async def _post(
