@@ -110,7 +110,8 @@ def _tell(result: Result) -> None:
     said = "holds" if result.holds else f"[bold red]BROKEN[/]: {_found(result)}"
     times = ", ".join(f"{name} {count}" for name, count in result.times.items())
     console.print(
-        f"{result.name}: {times}; {result.report.operations:,} operations; healed after "
+        f"{result.name}: {times}; {result.report.operations:,} operations, "
+        f"{result.report.executions} of them approved; healed after "
         f"{result.healed_s:.1f} s, all resolved {result.resolved_s:.1f} s later; {said}"
     )
 

@@ -184,7 +184,9 @@ class Campaign:
         clients.fund(seen, setup.services[0].base, setup.keys[0])
         bases = [service.base for service in setup.services]
         callers = chance.choice([16, 32, 64])
-        setup.load = clients.Load(seen, bases, callers, chance.randrange(2**32), setup.keys)
+        seed = chance.randrange(2**32)
+        by = setup.keys, setup.signer, setup.judges
+        setup.load = clients.Load(seen, bases, callers, seed, *by)
         setup.load.start()
         try:
             time.sleep(CALM_S)
@@ -196,7 +198,9 @@ class Campaign:
             time.sleep(CALM_S)
         finally:
             setup.load.stop()
-        result.resolved_s = clients.resolve(seen, bases[0], RESOLVE_LIMIT_S, setup.keys[-1])
+        result.resolved_s = clients.resolve(
+            seen, bases[0], RESOLVE_LIMIT_S, setup.signer or setup.keys[-1]
+        )
         wait_for_what_is_due(setup.postgres.url)
         found = journal.dump(setup.postgres.url)
         journal.save(found, setup.folder / "journal.json")

@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from tests.proof.history import Attempt
 from tests.proof.journal import Journal
-from tests.proof.judging import accounts, answers, conditions, decisions, reads, timing
+from tests.proof.judging import (
+    accounts,
+    answers,
+    approvals,
+    conditions,
+    decisions,
+    reads,
+    timing,
+)
 from tests.proof.judging.evidence import Case, Clock, outcome
 
 PROMISES = (
@@ -27,6 +35,11 @@ PROMISES = (
     decisions.groups_are_whole,
     decisions.declines_are_just,
     decisions.keys_have_one_outcome,
+    approvals.nothing_is_unapproved,
+    approvals.proposals_are_executed_once,
+    approvals.proposals_are_kept,
+    approvals.proposals_are_answered,
+    approvals.decisions_are_kept,
     answers.answers_are_kept,
     answers.principals_are_named,
     answers.all_is_resolved,
@@ -42,6 +55,8 @@ DOUBLED = (
     "hold_exceeded",
     "reversal_exceeded",
     "applied_twice",
+    "executed_twice",
+    "unapproved",
     "key_twice",
     "unasked",
     "refused_but_applied",
@@ -63,6 +78,7 @@ class Report(NamedTuple):
     violations: Sequence[Violation] = ()
     operations: int = 0
     outcomes: Mapping[str, int] = MappingProxyType({})
+    executions: int = 0
 
     def count(self, *codes: str) -> int:
         """How many of these violations there are."""
@@ -82,6 +98,7 @@ def check(
     `clock`: what the database's showed at a time of the history, if nobody moved it.
     """
     case = Case(list(attempts), journal, strangers, clock)
+    approvals.add_executions(case)
     found = [Violation(code, what) for promise in PROMISES for code, what in promise(case)]
     outcomes = Counter(outcome(attempt) for attempt in case.attempts)
-    return Report(found, len(case.attempts), outcomes)
+    return Report(found, len(case.attempts), outcomes, len(journal.executions))

@@ -16,6 +16,7 @@ PLAIN = ("deposit", "withdraw", "transfer")
 STEPS = ("capture", "release", "reversal", "cancellation")
 MOVEMENTS = (*PLAIN, "general", "hold", "schedule", "policy", *STEPS)
 DRY_RUN = "dry_run"
+DECISIONS = ("approve", "reject")
 CONDITIONS = ("available_at_least", "balance_at_least", "version")
 
 
@@ -36,7 +37,8 @@ class Exchange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What was asked.
 
-    `kind` is one of MOVEMENTS, a DRY_RUN of one of them, or a read: `account` (its state),
+    `kind` is one of MOVEMENTS, a DRY_RUN of one of them, one of DECISIONS on the proposal `parent`,
+    or a read: `account` (its state),
     `accounts` (the state of all), `history` (its newest page) or `key` (what became of a key).
     `amount` is in minor units; of a step 0 is all that is left. A step names its `parent`, whose
     account is `account`. A general transaction has `legs` of account and amount, `conditions` of
@@ -119,7 +121,7 @@ class Recorder:
     """The file of one client, which sends the keys of a principal."""
 
     def __init__(self, folder: Path, client: str, principal: int = 0) -> None:
-        self._principal = principal
+        self.principal = principal
         self._file = (folder / f"{client}.jsonl").open("ab", buffering=0)
         self._encoder = msgspec.json.Encoder()
         self._number = 0
@@ -133,7 +135,7 @@ class Recorder:
         first = self._number
         self._number += len(requests)
         numbers = list(range(first, self._number))
-        facts = first if together else None, self._principal
+        facts = first if together else None, self.principal
         self._write(Sent(n, at_ns, r, *facts) for n, r in zip(numbers, requests, strict=True))
         return numbers
 

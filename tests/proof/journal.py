@@ -106,6 +106,46 @@ class Schedule(msgspec.Struct, gc=False):
     settled_by: int | None
 
 
+class Rule(msgspec.Struct, gc=False):
+    """A rule of approvals. `bound` is in minor units of a currency with two decimals."""
+
+    name: str
+    currency: str
+    bound: int | None
+    approvals: int
+
+
+class Proposal(msgspec.Struct, gc=False):
+    """A request that others have to approve: its key, who made it, and the body, byte by byte."""
+
+    id: int
+    account: int
+    key: str
+    principal: int
+    rule: str
+    approvals: int
+    operation: str
+    parent: int | None
+    body: str
+
+
+class Decision(msgspec.Struct, gc=False):
+    """What a principal has decided on a proposal."""
+
+    proposal: int
+    principal: int
+    verdict: str
+
+
+class Execution(msgspec.Struct, gc=False):
+    """What came of a proposal: the answer to its request. `status` is None while it is posted."""
+
+    proposal: int
+    status: int | None
+    transaction: int | None
+    answer: str | None
+
+
 class Journal(msgspec.Struct):
     """All of a ledger: accounts by id, transactions by id, entries by account and seq."""
 
@@ -115,6 +155,10 @@ class Journal(msgspec.Struct):
     holds: list[Hold] = []
     schedules: list[Schedule] = []
     policies: list[Policy] = []
+    rules: list[Rule] = []
+    proposals: list[Proposal] = []
+    decisions: list[Decision] = []
+    executions: list[Execution] = []
 
 
 def _moment(column: str) -> str:
@@ -167,12 +211,30 @@ _POLICIES = """
 SELECT transaction_id, account_id, seq, floor, ceiling, restricted, actor, reason, lowest
 FROM ledger.policies WHERE ledger_id = 1 ORDER BY account_id, seq
 """
+_RULES = """
+SELECT rule, currency, (bound::numeric * 100)::bigint, approvals
+FROM ledger.approval_rules WHERE ledger_id = 1
+"""
+_PROPOSALS = """
+SELECT id, scope_id, idempotency_key, proposed_by, rule, approvals, operation, parent_id,
+       convert_from(body, 'UTF8')
+FROM ledger.proposals WHERE ledger_id = 1 ORDER BY id
+"""
+_DECISIONS = """
+SELECT proposal_id, decided_by, verdict FROM ledger.decisions WHERE ledger_id = 1
+ORDER BY proposal_id, decided_by
+"""
+_EXECUTIONS = """
+SELECT proposal_id, status, transaction_id, convert_from(answer, 'UTF8')
+FROM ledger.executions WHERE ledger_id = 1 ORDER BY proposal_id
+"""
 _DUE = """
 SELECT (SELECT count(*) FROM ledger.schedules
         WHERE settled_by IS NULL AND execute_at < clock_timestamp())
      + (SELECT count(*) FROM ledger.holds
         WHERE remaining > 0 AND (ends_at < clock_timestamp()
            OR capture_at < clock_timestamp() AND capture_tried_at IS NULL))
+     + (SELECT count(*) FROM ledger.executions_due)
 """
 
 
@@ -197,6 +259,10 @@ def dump(url: str) -> Journal:
             _rows(connection, _HOLDS, Hold),
             _rows(connection, _SCHEDULES, Schedule),
             _rows(connection, _POLICIES, Policy),
+            _rows(connection, _RULES, Rule),
+            _rows(connection, _PROPOSALS, Proposal),
+            _rows(connection, _DECISIONS, Decision),
+            _rows(connection, _EXECUTIONS, Execution),
         )
 
 

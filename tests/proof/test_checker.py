@@ -12,6 +12,7 @@ from tests.proof.checker import check
 from tests.proof.doctored import (
     accounts,
     answers,
+    approvals,
     decisions,
     details,
     exchanges,
@@ -56,6 +57,7 @@ def test_a_history_is_kept_on_disk(tmp_path) -> None:
 
 ROOMS = (
     accounts,
+    approvals,
     policies,
     reversals,
     exchanges,

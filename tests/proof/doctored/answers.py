@@ -23,7 +23,11 @@ def written_for_another(d: Doctor) -> None:
 
 
 def written_for_who_repeated_it(d: Doctor) -> None:
-    repeat = d.one(lambda a: a.replayed and outcome(a) == OK)
+    known = [a for a in d.attempts if outcome(a) == OK]
+    first = {(a.request.account, a.request.key) for a in known if not a.replayed}
+    repeat = d.one(
+        lambda a: a.replayed and outcome(a) == OK and (a.request.account, a.request.key) in first
+    )
     repeat.principal = d.row(repeat).principal = 9
 
 

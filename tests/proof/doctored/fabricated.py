@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from tests.proof.doctored.inventions import RARE, RUPEES, SMALL, Inventions
+from tests.proof.doctored.inventions import PROPOSED, RARE, RUPEES, SMALL, Inventions
 from tests.proof.doctored.ledger import Ledger
+from tests.proof.doctored.proposing import Proposing
 from tests.proof.history import Attempt, Request
 
 STEP_NS = 1_000
@@ -31,6 +32,9 @@ class Fabricated:
         self._answers: dict[tuple[int, str], tuple[Request, int, dict[str, Any]]] = {}
         for request in self._inventions.funds():
             self._move(request)
+        before = self._random.getstate()  # the other operations are those of the seed
+        Proposing(self.journal, self._decide_later, self.attempt).propose_all()
+        self._random.setstate(before)
         for number in range(operations):
             self.now_ns += STEP_NS
             self._step(number)
@@ -49,6 +53,12 @@ class Fabricated:
 
     def decide(self, request: Request) -> tuple[int, dict[str, Any]]:
         return self.ledger.decide(request, self.time())
+
+    def _decide_later(self, request: Request) -> tuple[int, dict[str, Any]]:
+        self.now_ns += 100 * STEP_NS  # what was approved is seen by nobody before
+        answer = self.decide(request)
+        self.now_ns += 100 * STEP_NS
+        return answer
 
     def state(self, number: int) -> dict[str, Any]:
         return self.ledger.state(number, self.time())
@@ -72,7 +82,7 @@ class Fabricated:
         if chance < 0.1:
             self.attempt(Request("account", account), 200, self.state(account))
         elif chance < 0.15:
-            everyone = (*self._customers, *SMALL, *RARE, *RUPEES)
+            everyone = (*self._customers, *SMALL, *RARE, PROPOSED, *RUPEES)
             self.attempt(Request("accounts"), 200, [self.state(a) for a in everyone])
         elif chance < 0.2:
             self.attempt(Request("history", account), 200, self.ledger.page(account))

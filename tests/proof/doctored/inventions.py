@@ -15,6 +15,7 @@ from tests.proof.judging.evidence import major
 SMALL = range(101, 113)  # accounts with next to nothing, which are closed
 RUPEES = range(301, 305)
 RARE = 201, 202  # for what is rare
+PROPOSED = 203  # whose deposits and withdrawals others approve
 
 Moment = Callable[[int], str]
 """The moment so many steps from now."""

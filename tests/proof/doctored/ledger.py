@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from tests.oracle.model import Asked, Name, SequentialLedger
-from tests.proof.doctored.inventions import RARE, RUPEES, SMALL
+from tests.proof.doctored.inventions import PROPOSED, RARE, RUPEES, SMALL
 from tests.proof.history import PLAIN, Request
 from tests.proof.journal import (
     NO_DETAIL,
@@ -39,7 +39,7 @@ class Ledger:
 
     def __init__(self, customers: int) -> None:
         self.model = Model()
-        dollars = (*range(1, customers + 1), *SMALL, *RARE)
+        dollars = (*range(1, customers + 1), *SMALL, *RARE, PROPOSED)
         self.journal = Journal(
             [Account(number, -number, 0, 0, 0, None, currency=c) for c, number in EXTERNAL.items()]
             + [Account(number, 2, 0, 0, 0, 0, currency="INR") for number in RUPEES]

@@ -5,7 +5,17 @@ from typing import Any
 
 from tests.proof.history import DRY_RUN, PLAIN, Attempt, Request
 from tests.proof.journal import Transaction
-from tests.proof.judging.evidence import DECLINED, OK, REFUSED, UNKNOWN, Case, Found, minor, outcome
+from tests.proof.judging.evidence import (
+    DECLINED,
+    OK,
+    PROPOSED,
+    REFUSED,
+    UNKNOWN,
+    Case,
+    Found,
+    minor,
+    outcome,
+)
 from tests.proof.judging.exchanges import is_at_its_rate
 from tests.proof.judging.matching import asks_for
 from tests.proof.judging.order import NEVER
@@ -64,6 +74,8 @@ def _is_alone(
 ) -> bool:
     """Whether nothing else was asked for with its key; of a step the row does not tell all."""
     if attempt.request.kind not in PLAIN and len({a.request for a in attempts}) > 1:
+        return False
+    if any(outcome(a) == PROPOSED and a.request != attempt.request for a in attempts):
         return False
     return all(asks_for(case, attempt.request, row) for row in rows)
 

@@ -8,14 +8,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from tests.proof.history import MOVEMENTS, Attempt
-from tests.proof.journal import Entry, Hold, Journal, Transaction
+from tests.proof.history import DECISIONS, MOVEMENTS, Attempt
+from tests.proof.journal import Decision, Entry, Hold, Journal, Transaction
 
 OWN = ("expiry ", "capture ", "execution ")  # how the keys of the service itself begin
 
 EVER, NEVER_YET = ("", "~"), ("", "")  # first and last moments
 
 OK, DECLINED, REFUSED, UNKNOWN = "ok", "declined", "refused", "unknown"
+PROPOSED = "proposed"
 
 Policy = tuple[int, int | None, int]
 DEBITS, CREDITS = 1, 2  # what an account can be frozen for
@@ -33,12 +34,14 @@ Found = Iterator[tuple[str, str]]
 
 
 def outcome(attempt: Attempt) -> str:
-    """What an attempt's client knows: OK, DECLINED, REFUSED (nothing recorded) or UNKNOWN."""
+    """What an attempt's client knows: OK, DECLINED, REFUSED (nothing recorded), PROPOSED (others
+    have to approve it) or UNKNOWN.
+    """
     status, body = attempt.status, attempt.body
     if status is None or not isinstance(body, dict | list):
         return UNKNOWN
     if status < 300:
-        return OK
+        return PROPOSED if status == 202 else OK
     if isinstance(body, dict) and "transaction_id" in body:
         return DECLINED
     return REFUSED if status < 500 or body.get("code") == "overloaded" else UNKNOWN
@@ -133,6 +136,18 @@ class Case:
         for attempt in attempts:
             if attempt.request.kind in MOVEMENTS:
                 self.asked[attempt.request.account, attempt.request.key].append(attempt)
+        self.decided: dict[int, list[Decision]] = defaultdict(list)  # by proposal
+        for decision in journal.decisions:
+            self.decided[decision.proposal].append(decision)
+        self.deciding: dict[int, list[Attempt]] = defaultdict(list)  # by proposal
+        self.shown: dict[int, list[Attempt]] = defaultdict(list)  # by proposal, what shows it
+        for attempt in attempts:
+            if (known := outcome(attempt)) == PROPOSED:
+                self.shown[attempt.body["id"]].append(attempt)
+            elif attempt.request.kind in DECISIONS:
+                self.deciding[attempt.request.parent].append(attempt)
+                if known == OK:
+                    self.shown[attempt.request.parent].append(attempt)
         self.customers = {account for account, _ in self.asked} & self.accounts.keys()
 
     def _index(self, entry: Entry, t: Transaction | None) -> None:

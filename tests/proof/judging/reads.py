@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt
+from tests.proof.history import DECISIONS, DRY_RUN, MOVEMENTS, Attempt
 from tests.proof.journal import Transaction
 from tests.proof.judging.answers import answer_is_kept
 from tests.proof.judging.evidence import (
@@ -50,7 +50,7 @@ def _seen(attempt: Attempt) -> Iterator[tuple[int, int, int]]:
 def reads_are_of_what_was(case: Case) -> Found:
     for attempt in case.attempts:
         versions = []
-        if attempt.request.kind not in (*MOVEMENTS, DRY_RUN):
+        if attempt.request.kind not in (*MOVEMENTS, DRY_RUN, *DECISIONS):
             yield from _read_is_of_what_is(case, attempt)
         for account, version, available in _seen(attempt):
             versions.append(version)
@@ -122,7 +122,8 @@ def order_is_strict(case: Case) -> Found:
                 case, order, nodes, nodes[row.id], row.deciding_account, row.deciding_version or 0
             )
     for attempt in case.attempts:
-        if outcome(attempt) in (OK, REFUSED) and attempt.request.kind not in MOVEMENTS:
+        is_read = attempt.request.kind not in (*MOVEMENTS, *DECISIONS)
+        if outcome(attempt) in (OK, REFUSED) and is_read:
             _order_read(case, order, nodes, attempt)
     yield from order.violations()
 

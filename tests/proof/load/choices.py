@@ -16,6 +16,7 @@ ACCOUNTS = 8  # which most of the money moves between
 SMALL = range(ACCOUNTS + 1, ACCOUNTS + 33)  # with next to nothing, so that they can be closed
 LARGEST = 300
 REPEATS, OTHER_BODY = 0.2, 0.3
+FORCED = 0.2  # of the movements of clients that sign are forced reversals
 RECENT = 400
 
 KINDS = {
@@ -83,20 +84,27 @@ class Choices:
     """What was asked for and what is there, and what to ask for next."""
 
     def __init__(self) -> None:
+        self.proposed: dict[int, Request] = {}  # by the ids of proposals
         self.recent: deque[Request] = deque(maxlen=RECENT)
         self._versions: dict[int, int] = {}
         self._holds: deque[Placed] = deque(maxlen=PLACED)
         self._scheduled: deque[Placed] = deque(maxlen=PLACED)
         self._moved: deque[Placed] = deque(maxlen=PLACED)
 
-    def movement(self, key: str, chance: random.Random, *, new: bool = False) -> Request:
+    def movement(
+        self, key: str, chance: random.Random, *, new: bool = False, may_force: bool = False
+    ) -> Request:
         """A new movement, or one seen before, or one with a key seen before."""
         if self.recent and not new and chance.random() < REPEATS:
             asked = chance.choice(self.recent)
+            if asked.force and not may_force:
+                asked = msgspec.structs.replace(asked, force=False, actor="")
             return another(asked, chance) if chance.random() < OTHER_BODY else asked
         pool = RUPEES if chance.random() < IN_RUPEES else range(1, ACCOUNTS + 1)
         account, other, third = chance.sample(pool, 3)
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
+        if may_force and chance.random() < FORCED:
+            kind = "reversal"
         amount = chance.randint(1, LARGEST * (50 if pool is RUPEES else 1))
         if pool is not RUPEES and chance.random() < A_SMALL:
             account, amount = chance.choice(SMALL), chance.randint(1, 3)
@@ -129,7 +137,7 @@ class Choices:
             final = kind == "capture" and chance.random() < 0.3
             request = Request(kind, account, None, part, key, parent=parent, final=final)
             if kind == "reversal":
-                request = _reversal(request, sides, chance)
+                request = _reversal(request, sides, chance, may_force=may_force)
         if request.kind != "policy" and not request.force and chance.random() < 0.25:
             request = _detailed(request, chance)
         if not new:
@@ -191,11 +199,13 @@ class Choices:
 
 
 def _reversal(
-    request: Request, sides: tuple[tuple[int, int], ...], chance: random.Random
+    request: Request,
+    sides: tuple[tuple[int, int], ...],
+    chance: random.Random,
+    *,
+    may_force: bool,
 ) -> Request:
-    """By legs or not. An external account is not to be named. Others would have to approve a forced
-    one, and the clients have no keys.
-    """
+    """By legs or not, and forced where the client signs. An external account is not to be named."""
     terms: dict[str, Any] = {}
     rupees = chance.random() < 0.5
     own = [(account, n) for account, n in sides if account > 0 and (account in RUPEES) == rupees]
@@ -205,6 +215,8 @@ def _reversal(
         (one, most), (other, least) = chance.choice(gained), chance.choice(given)
         part = min(chance.choice([1, most, most // 2 + 1, most + 1]), 1 - least)
         terms = {"amount": 0, "legs": ((one, -part), (other, part))}
+    if may_force:
+        terms |= {"force": True, "actor": "risk", "description": "stolen"}
     return msgspec.structs.replace(request, **terms)
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import httpx
 import msgspec
 
+from ledgerservice.access.keys import id_of
+from ledgerservice.access.signatures import Signer
 from tests.proof import history
 from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
 from tests.proof.judging.evidence import UNKNOWN, outcome
@@ -23,6 +25,10 @@ from tests.proof.load.choices import ACCOUNTS, OPENED, RUPEES, SMALL, Choices
 
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
 BATCH = 60
+SIGNERS = 8  # one of so many clients signs its requests
+JUDGED_EVERY_S = 0.1
+LAST_LOOKS = 3
+VERDICTS = {"approve": 80, "reject": 8, "ignore": 12}
 RESOLVED_AT_ONCE = 200
 SIZES = {
     "huge": (600, 1_200),  # these are posted by COPY, and without looking for their keys
@@ -46,10 +52,13 @@ ACTIONS = {
 
 
 class Key(NamedTuple):
-    """What a client sends, and the id of the principal that it belongs to."""
+    """What a client sends, and the id of the principal that it belongs to. With a private key, in
+    PEM, it signs each request.
+    """
 
     text: str
     principal: int
+    pem: bytes = b""
 
 
 NO_KEY = Key("", 0)
@@ -58,6 +67,12 @@ NO_KEY = Key("", 0)
 def headers_of(key: str) -> dict[str, str]:
     """What every request sends."""
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def client_of(key: Key) -> httpx.AsyncClient:
+    """Sends requests with a key."""
+    signer = Signer(id_of(key.text) or "", key.pem) if key.pem else None
+    return httpx.AsyncClient(headers=headers_of(key.text), auth=signer)
 
 
 class Load:
@@ -70,9 +85,14 @@ class Load:
         clients: int,
         seed: int,
         keys: Sequence[Key] = (NO_KEY,),
+        signer: Key | None = None,
+        judges: Sequence[Key] = (),
     ) -> None:
-        """Each client sends one of the `keys`; without one the services must be open."""
+        """Each client sends one of the `keys`; without one the services must be open. One of eight
+        has that of the `signer`. The `judges` decide on what is proposed.
+        """
         self.bases = list(bases)
+        self._signer, self._judges = signer, judges
         self._keys = keys
         self.patience_s: tuple[float, ...] = (0.3, 1.0, 3.0, 8.0)
         self.vanish_rate = 0.0
@@ -105,15 +125,33 @@ class Load:
         async with asyncio.TaskGroup() as group:
             for number in range(self._clients):
                 group.create_task(self._client(number))
+            for number, key in enumerate(self._judges):
+                group.create_task(self._judge(number, key))
+
+    async def _judge(self, number: int, key: Key) -> None:
+        """Approve most proposals, reject some, and let some expire."""
+        recorder = Recorder(self._folder, f"judge{number}", key.principal)
+        async with client_of(key) as http:
+            chance = random.Random(f"judge{number}/{self._seed}")
+            judge = Judge(http, recorder, self, chance)
+            while not self._stopping:
+                await judge.decide()
+                await asyncio.sleep(JUDGED_EVERY_S)
+            for _ in range(LAST_LOOKS):  # everything is up again
+                await judge.decide()
+        recorder.close()
 
     async def _client(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/{number}")
         name = f"client{number:02}"
         sent = self._keys[number % len(self._keys)]
+        if self._signer is not None and number % SIGNERS == SIGNERS - 1:
+            sent = self._signer
         recorder = Recorder(self._folder, name, sent.principal)
         counter = 0
-        async with httpx.AsyncClient(headers=headers_of(sent.text)) as http:
+        async with client_of(sent) as http:
             caller = Caller(http, recorder, self, random.Random(f"{name}/{self._seed}"))
+            caller.may_force = bool(sent.pem)
             while not self._stopping:
                 counter += 1
                 caller.patience_s = chance.choice(self.patience_s)
@@ -124,13 +162,20 @@ class Load:
     async def _step(self, step: str, key: str, caller: "Caller", chance: random.Random) -> None:
         of = chance.choices([range(1, ACCOUNTS + 1), RUPEES, SMALL], [6, 2, 1])[0]
         account = chance.choice(of)
+        may_force = caller.may_force
+        if step == "stream" and may_force:  # it cannot be signed
+            step = "independent"
         if step == "movement":
-            await caller.move(self.choices.movement(key, chance))
+            await caller.move(self.choices.movement(key, chance, may_force=may_force))
         elif step == "dry_run":
-            await caller.try_out(self.choices.movement(key, chance, new=True))
+            request = self.choices.movement(key, chance, new=True, may_force=may_force)
+            await caller.try_out(request)
         elif step in ("independent", "huge", "atomic", "stream", "linked"):
             size = chance.randint(*SIZES.get(step, (2, BATCH)))
-            movements = [self.choices.movement(f"{key}.{n}", chance) for n in range(size)]
+            movements = [
+                self.choices.movement(f"{key}.{n}", chance, may_force=may_force)
+                for n in range(size)
+            ]
             if step == "stream":
                 await caller.stream(movements)
             elif step == "linked":
@@ -161,6 +206,7 @@ class Caller:
         self._load = load
         self._chance = chance
         self.patience_s = 5.0
+        self.may_force = False
 
     async def move(self, request: Request) -> None:
         """One movement."""
@@ -235,6 +281,8 @@ class Caller:
     def _told(self, request: Request, status: int, body: bytes) -> None:
         if status == 200:
             self._load.choices.placed(request, msgspec.json.decode(body))
+        elif status == 202:
+            self._load.choices.proposed[msgspec.json.decode(body)["id"]] = request
 
     async def read(self, request: Request) -> None:
         """A read."""
@@ -268,6 +316,37 @@ class Caller:
         return answer
 
 
+class Judge(Caller):
+    """Decides on what others have proposed."""
+
+    _ignored: frozenset[int] = frozenset()
+
+    async def decide(self) -> None:
+        """Decide on what is open, most of it."""
+        answer = await self._send("GET", "/approvals?state=open&limit=50")
+        for one in answer.json() if answer is not None and answer.status_code == 200 else ():
+            own = [d for d in one["decisions"] if d["decided_by"] == self._recorder.principal]
+            if own or one["id"] in self._ignored:
+                continue
+            verdict = self._chance.choices(list(VERDICTS), list(VERDICTS.values()))[0]
+            if verdict == "ignore":
+                self._ignored |= {one["id"]}
+            else:
+                await self._decide(verdict, one["id"])
+
+    async def _decide(self, verdict: str, number: int) -> None:
+        (sent,) = self._recorder.sent(Request(verdict, parent=number))
+        path = f"/approvals/{number}/{verdict}"
+        answer = await self._send("POST", path, **encoded({"reason": "the proof"}))
+        if answer is None:
+            return
+        self._recorder.got([(sent, answer.status_code, answer.content, False)])
+        execution = answer.json().get("execution") if answer.status_code == 200 else None
+        request = self._load.choices.proposed.get(number)
+        if execution and execution["status"] == 200 and request is not None:
+            self._load.choices.placed(request, execution["body"])
+
+
 JSON = ("application/json", "application/problem+json", "application/x-ndjson")
 
 
@@ -290,10 +369,11 @@ def fund(folder: Path, base: str, key: Key = NO_KEY) -> None:
 
 async def _fund(folder: Path, base: str, key: Key) -> None:
     recorder = Recorder(folder, "funding", key.principal)
-    async with httpx.AsyncClient(headers=headers_of(key.text)) as http:
+    async with client_of(key) as http:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         for number in range(1, ACCOUNTS + 1):
-            await caller.move(Request("deposit", number, None, FUNDS, "funding"))
+            for half in (1, 2):  # of the whole others would have to approve
+                await caller.move(Request("deposit", number, None, FUNDS // 2, f"funding {half}"))
         for number in RUPEES:
             await caller.move(Request("deposit", number, None, FUNDS * 100, "funding"))
     recorder.close()
@@ -311,7 +391,7 @@ def resolve(folder: Path, base: str, limit_s: float, key: Key = NO_KEY) -> float
 
 async def _resolve(folder: Path, base: str, end_s: float, key: Key) -> None:
     recorder = Recorder(folder, "resolver", key.principal)
-    async with httpx.AsyncClient(headers=headers_of(key.text)) as http:
+    async with client_of(key) as http:
         caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
         caller.patience_s = 10
         while (groups := open_groups(history.read(folder))) and time.monotonic() < end_s:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from ledgerservice import cli
+from ledgerservice.access.rulebook import Rulebook
 from ledgerservice.domain import planner
 from ledgerservice.domain.instructions import Capture
 from ledgerservice.domain.rules import RULES
@@ -53,6 +54,7 @@ CANARIES = {
     "expiry_late": Canary("vanish", patched=True, sweep_s=6.0),  # or it seldom shows
     "final_ignored": Canary("vanish", patched=True),
     "groups_torn": Canary("vanish", patched=True),
+    "rules_ignored": Canary("vanish", patched=True),
     "position_first": Canary("kill_publisher", patched=True),
 }
 
@@ -99,6 +101,11 @@ def groups_torn() -> None:
     planner._Batch._revert_to = _do_nothing  # type: ignore[assignment, method-assign]
 
 
+def rules_ignored() -> None:
+    """What others have to approve is posted at once."""
+    Rulebook.of = _do_nothing  # type: ignore[assignment, method-assign]
+
+
 def position_first() -> None:
     """A publisher writes its position, and the events after it."""
     module: Any = publisher
@@ -141,6 +148,7 @@ PATCHES: dict[str, Callable[[], None]] = {
     "expiry_late": expiry_late,
     "final_ignored": final_ignored,
     "groups_torn": groups_torn,
+    "rules_ignored": rules_ignored,
     "position_first": position_first,
     "column_dropped": column_dropped,
     "table_locked": table_locked,

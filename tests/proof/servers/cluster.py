@@ -33,7 +33,7 @@ SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "max_connections": "40",
+    "max_connections": "80",
     "superuser_reserved_connections": "5",
     "shared_buffers": "32MB",
     "max_wal_size": "96MB",

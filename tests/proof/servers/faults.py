@@ -266,7 +266,7 @@ def take_connections(setup: Setup, chance: random.Random, seconds: float) -> int
         taken: list[psycopg.Connection[Any]] = []
         with suppress(psycopg.OperationalError):
             url = setup.postgres.url.replace("postgres@", "other@")
-            for _ in range(60):
+            for _ in range(100):
                 setup.postgres.ask(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     f" WHERE datname = '{DATABASE}' AND usename <> 'other'"

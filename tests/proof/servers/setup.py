@@ -1,10 +1,8 @@
 """A setup: everything that one round runs on, put together from what its faults need."""
 
-import json
 import os
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Set
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,7 +10,24 @@ from functools import partial
 from pathlib import Path
 
 import psycopg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
 
+from ledgerservice.access import keys
+from ledgerservice.access.scopes import ALL, Scope
+from ledgerservice.access.signatures import public_key_of
+from ledgerservice.domain.rules.approvals import RuleRow
+from ledgerservice.postgres.access import principals
+from ledgerservice.postgres.access.rules import set_rule
+from ledgerservice.postgres.urls import parse_url
 from tests.processes import wait_for
 from tests.proof.load.clients import NO_KEY, Key, Load
 from tests.proof.servers import cluster
@@ -43,7 +58,37 @@ PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED, READ_MODELS = (
 DISK_MB = 700
 PRINCIPALS = "proof", "prover"
 """Whose keys the clients send, by turns."""
+SIGNER = "signer"
+"""Whose requests are signed, so that they may force."""
+JUDGES = "judge", "second"
+"""Who approve and reject what the others propose."""
+RULES = (
+    RuleRow(1, "amount", "USD", "2.80", 1),
+    RuleRow(1, "unfreeze", "", None, 1),
+    RuleRow(1, "force", "", None, 2),
+)
+"""What others have to approve."""
+APPROVAL_EXPIRY_S = 15.0
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+
+
+def _new_private_key() -> bytes:
+    """In PEM."""
+    form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    return Ed25519PrivateKey.generate().private_bytes(*form)
+
+
+def _new_key(owner: Connection, name: str, scopes: int, pem: bytes = b"") -> Key:
+    """The key of a new principal; with a private key it requires signatures."""
+    new = keys.make()
+    number = principals.add_principal(owner, name, "service", int(scopes), [None])
+    public = None
+    if pem:
+        private = load_pem_private_key(pem, None)
+        form = Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        public = public_key_of(private.public_key().public_bytes(*form))
+    principals.add_key(owner, new.id, new.digest, number, 90, public_key=public)
+    return Key(new.text, number, pem)
 
 
 class Setup:
@@ -59,6 +104,8 @@ class Setup:
     keys: tuple[Key, ...] = (NO_KEY,)
     """What clients may do everything with, of several principals; one without a text if the
     services are open."""
+    signer: Key | None = None
+    judges: tuple[Key, ...] = ()
 
     def __init__(
         self,
@@ -114,14 +161,14 @@ class Setup:
                 LEDGER_DRAIN_S=str(self._drain_s),
                 LEDGER_ALLOW_UNSAFE_DURABILITY="true",
                 LEDGER_DATA_FOLDER=str(self.folder / "embedded"),
+                LEDGER_APPROVAL_EXPIRY_S=str(APPROVAL_EXPIRY_S),
                 LEDGER_SWEEP_INTERVAL_S=str(self._broken.sweep_s if self._broken else 1.0),
             )
             self._stack.callback(service.kill)
             service.start()
             self.services.append(service)
         if self._has_keys:
-            self.keys = tuple(map(self._make_key, PRINCIPALS))
-            self._await_keys()
+            self._make_keys()
         if READ_MODELS in self._parts:
             program = self._program if self._broken else ["ledgerservice"]
             models = ReadModels(self.folder, url, program, random.Random(self._seed))
@@ -136,11 +183,17 @@ class Setup:
         """The text of the first key."""
         return self.keys[0].text
 
-    def _make_key(self, name: str) -> Key:
-        text = self._run("keys", "create", name, "--role", "admin").strip()
-        listed = map(json.loads, self._run("keys", "list", "--json").splitlines())
-        [principal] = [one["principal_id"] for one in listed if one["name"] == name]
-        return Key(text, principal)
+    def _make_keys(self) -> None:
+        """The rules and all keys: a service that knows the keys knows the rules."""
+        engine = create_engine(parse_url(self.postgres.url), poolclass=NullPool)
+        with engine.begin() as owner:
+            for rule in RULES:
+                set_rule(owner, rule)
+            pem = _new_private_key()
+            self.signer = _new_key(owner, SIGNER, ALL, pem)
+            self.judges = tuple(_new_key(owner, n, Scope.APPROVALS_DECIDE, pem) for n in JUDGES)
+            self.keys = tuple(_new_key(owner, name, ALL) for name in PRINCIPALS)
+        self._await_keys()
 
     def _await_keys(self) -> None:
         """The first key closes the services; each knows all when this returns."""
@@ -150,16 +203,6 @@ class Setup:
 
     def _is_closed(self, service: Service) -> bool:
         return all(service.takes(key.text) for key in self.keys) and not service.takes("")
-
-    def _run(self, *arguments: str) -> str:
-        """What a command prints."""
-        command = self._release.command("ledgerservice", *arguments)
-        environment = self._release.environment(self.services[0].environment)
-        done = subprocess.run(
-            command,
-            env=environment, cwd=self._release.root, check=True, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        return done.stdout
 
     def _embedded(self) -> str:
         """No URL: the services run a PostgreSQL of their own."""
