@@ -139,7 +139,8 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         assert "principal_id" in written and "posted_by" not in written
         added = {(p, c) for t, p, c in rows if t == "currencies"}
         assert added == {
-            ("INSERT", c) for c in ("code", "exponent", "name", "principal_id", "ledger_id")
+            ("INSERT", c)
+            for c in ("code", "number", "exponent", "name", "principal_id", "ledger_id")
         }
         for table, derived in {
             "holds": {"remaining", "captured", "capture_tried_at", "ends_at"},
@@ -148,7 +149,7 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
             columns = {column for t, p, column in rows if (t, p) == (table, "INSERT")}
             assert columns == set(metadata.tables[f"ledger.{table}"].c.keys()) - derived
         named = {(p, c) for t, p, c in rows if t == "ledgers"}
-        assert named == {("INSERT", "name"), ("INSERT", "principal_id")}
+        assert named == {("INSERT", c) for c in ("ledger_id", "name", "principal_id")}
         of_webhooks = {(t, p, c) for t, p, c in rows if t.startswith("webhook")}
         assert of_webhooks >= {("webhook_secrets", "INSERT", "secret")}
         assert {c for t, p, c in of_webhooks if (t, p) == ("webhook_secrets", "UPDATE")} == {

@@ -616,6 +616,64 @@ CREATE TABLE ledger.key_uses (
     PRIMARY KEY (key_id, day)
 );
 
+-- Shards: databases with this schema that have some of the ledgers. The database of DATABASE_URL is the
+-- shard main and the directory: it has shards, homes and chunks, and all ledgers with their rights. A
+-- ledger without a row in homes is on main. number is the order in which shards were added.
+CREATE TABLE ledger.shards (
+    name     text        PRIMARY KEY,
+    number   smallint    NOT NULL UNIQUE,
+    added_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT shards_name CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    CONSTRAINT shards_main CHECK ((name = 'main') = (number = 0) AND number >= 0)
+);
+
+-- Where a ledger is. Each move raises generation; while a ledger moves, it is still on shard.
+CREATE TABLE ledger.homes (
+    ledger_id  integer PRIMARY KEY REFERENCES ledger.ledgers,
+    shard      text    NOT NULL REFERENCES ledger.shards,
+    generation integer NOT NULL DEFAULT 0,
+    state      text    NOT NULL DEFAULT 'home',
+    target     text    REFERENCES ledger.shards,
+    CONSTRAINT homes_generation CHECK (generation >= 0),
+    CONSTRAINT homes_state
+        CHECK (state IN ('home', 'moving') AND (state = 'moving') = (target IS NOT NULL)),
+    CONSTRAINT homes_target CHECK (target <> shard)
+);
+
+-- Which shard of which directory a database is, so that one that was named wrongly is not used.
+CREATE TABLE ledger.identity (
+    directory uuid NOT NULL,
+    shard     text NOT NULL
+);
+CREATE UNIQUE INDEX identity_one ON ledger.identity ((true));
+
+-- Ids are unique over shards. A chunk has the 2^36 ids from number * 2^36 on of a sequence, and belongs
+-- to one shard for ever. Numbers rise with time, so that ids rise along a ledger that was moved too.
+CREATE TABLE ledger.chunks (
+    sequence  text        NOT NULL,
+    number    bigint      NOT NULL,
+    shard     text        NOT NULL REFERENCES ledger.shards,
+    leased_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (sequence, number),
+    CONSTRAINT chunks_sequence CHECK (
+        sequence IN ('transaction_id', 'account_id', 'webhook_id', 'webhook_delivery_id')),
+    CONSTRAINT chunks_number CHECK (number BETWEEN 0 AND 131071)
+);
+
+-- On a shard: ledgers that are on their way to it or away from it, or have left it.
+CREATE TABLE ledger.fences (
+    ledger_id  integer PRIMARY KEY REFERENCES ledger.ledgers,
+    generation integer NOT NULL,
+    state      text    NOT NULL,
+    CONSTRAINT fences_state CHECK (state IN ('arriving', 'leaving', 'left'))
+);
+
+-- On a shard: up to which id a ledger's rows have come from another one. They are no events here.
+CREATE TABLE ledger.arrivals (
+    ledger_id integer PRIMARY KEY REFERENCES ledger.ledgers,
+    last_id   bigint  NOT NULL
+);
+
 -- Functions and triggers.
 --
 -- Plans are pinned by the SET clauses. A plan that was made while the tables were small, or for
@@ -1214,6 +1272,58 @@ END $$;
 CREATE TRIGGER executions_settled AFTER INSERT OR UPDATE ON ledger.executions
     FOR EACH ROW WHEN (NEW.status IS NOT NULL) EXECUTE FUNCTION ledger.settle_execution();
 
+-- The home of a ledger that this database transaction has added. Others have theirs from the owner.
+CREATE FUNCTION ledger.place_ledger(ledger integer, home text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM ledger.ledgers
+                   WHERE ledger_id = ledger AND xmin = pg_current_xact_id()::xid) THEN
+        PERFORM ledger.refuse('homes_new', format('ledger %s is not new', ledger));
+    END IF;
+    INSERT INTO ledger.homes (ledger_id, shard) VALUES (ledger, home);
+END $$;
+
+-- On the directory: a further chunk of a sequence, for a shard. Its number is above all others.
+CREATE FUNCTION ledger.lease_chunk(for_shard text, of_sequence text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    further bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(2020083);
+    SELECT max(c.number) + 1 INTO further FROM ledger.chunks c WHERE c.sequence = of_sequence;
+    IF further IS NULL THEN
+        PERFORM ledger.refuse('chunks_first', format('there are no chunks of %s', of_sequence));
+    END IF;
+    INSERT INTO ledger.chunks (sequence, number, shard) VALUES (of_sequence, further, for_shard);
+    RETURN further;
+END $$;
+
+-- On a shard: the sequence goes on in a chunk, which is never below where it stands. What is left of
+-- the chunk before is not used. A transaction takes 100 ids at a time. The first statement locks the
+-- sequence, so that it stands still.
+CREATE FUNCTION ledger.take_chunk(of_sequence text, number bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place text := (SELECT oid::regclass FROM pg_class
+                   WHERE relnamespace = 'ledger'::regnamespace AND relname = of_sequence
+                     AND relname IN ('transaction_id', 'account_id', 'webhook_id',
+                                     'webhook_delivery_id'));
+    first_id bigint := number << 36;
+    last_id bigint := ((number + 1) << 36) - 100;
+    present bigint;
+BEGIN
+    IF place IS NULL OR number NOT BETWEEN 0 AND 131071 THEN
+        PERFORM ledger.refuse('chunks_number', format('no chunk %s of %s', number, of_sequence));
+    END IF;
+    EXECUTE format('ALTER SEQUENCE %s MAXVALUE %s', place, 1::bigint << 53);
+    EXECUTE format('SELECT last_value FROM %s', place) INTO present;
+    IF present > last_id THEN
+        PERFORM ledger.refuse('chunks_rise', format('%s is beyond chunk %s', of_sequence, number));
+    END IF;
+    EXECUTE format('ALTER SEQUENCE %s MAXVALUE %s %s', place, last_id,
+        CASE WHEN present < first_id THEN 'RESTART ' || first_id END);
+END $$;
+
 -- History is never changed, and only the triggers above write what is derived. ENABLE ALWAYS: these
 -- guards hold in a session that applies replicated changes too.
 CREATE FUNCTION ledger.refuse_change() RETURNS trigger
@@ -1274,6 +1384,10 @@ CREATE TRIGGER executions_due_derived BEFORE INSERT OR UPDATE OR DELETE OR TRUNC
     EXECUTE FUNCTION ledger.refuse_change('only decisions and executions change it');
 CREATE TRIGGER audit_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.audit
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('the audit log is immutable');
+CREATE TRIGGER chunks_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.chunks
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('chunks are permanent');
+CREATE TRIGGER identity_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.identity
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('the identity is permanent');
 CREATE TRIGGER ledgers_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.ledgers
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('ledgers are permanent');
 
@@ -1355,3 +1469,8 @@ GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currenc
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.ledger_id TO {role};
 GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.refuse_table,
     ledger.next_change_id, ledger.audit_digest TO {role};
+-- A shard gets the ledgers and currencies of the directory with their ids and numbers.
+GRANT INSERT (ledger_id) ON ledger.ledgers TO {role};
+GRANT INSERT (number) ON ledger.currencies TO {role};
+GRANT SELECT ON SEQUENCE ledger.webhook_id, ledger.webhook_delivery_id TO {role};
+GRANT EXECUTE ON FUNCTION ledger.place_ledger, ledger.lease_chunk, ledger.take_chunk TO {role};

@@ -18,6 +18,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    Uuid,
 )
 from sqlalchemy.types import UserDefinedType
 
@@ -46,6 +47,7 @@ _TYPES: dict[str, Any] = {
     "date": Date,
     "json": JSON,
     "bytea": LargeBinary,
+    "uuid": Uuid,
     "xid8": Xid8,
 }
 _TABLE = re.compile(r"CREATE TABLE ledger\.(\w+) \((.*?)\n\)", re.DOTALL)
