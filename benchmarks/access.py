@@ -26,6 +26,7 @@ from ledgerservice.api.asgi import Service, _authenticate
 from ledgerservice.api.http.authentication import CALLER, Authentication, authorize
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.postgres.access.limits import KeyLimits
+from ledgerservice.postgres.sharding.directory import Directory
 from ledgerservice.runtime import prepared
 
 CALLS, ROUNDS = 200_000, 6
@@ -52,7 +53,7 @@ def _nothing(*_: Any) -> Any:
 
 def _layer(key: bytes | None) -> float:
     """Microseconds a request: the layer, and the check of the route's scope."""
-    registry = Registry(_nothing, Rulebook())
+    registry = Registry(_nothing, Rulebook(), Directory())
     registry.has_keys = key is not None
     registry._fresh_until = time.monotonic() + 3_600  # noqa: SLF001
     limits = KeyLimits(1e9, 10**9, 0.5, 100, 10**12)

@@ -30,6 +30,7 @@ from ledgerservice.feed.kafka import address_of
 from ledgerservice.ledger import Ledger, deposit, transfer
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
+from ledgerservice.shards import Shards
 from servers import workplace
 
 CALL, COMMANDS, ACCOUNTS = 8_000, 80_000, 1_000
@@ -75,7 +76,9 @@ async def consume(runtime: Runtime, url: str) -> float:
         if sum(number for _, number in batches) == COMMANDS:
             done.set()
 
-    consuming = asyncio.create_task(keep_consuming(runtime, address_of(url), "bench", report))
+    consuming = asyncio.create_task(
+        keep_consuming(Shards(runtime), address_of(url), "bench", report)
+    )
     await done.wait()
     consuming.cancel()
     await asyncio.gather(consuming, return_exceptions=True)
@@ -88,7 +91,7 @@ async def measure(kafka: Kafka, turns: int) -> None:
     rates: dict[str, list[float]] = {"post": [], "consume": []}
     async with running(Settings.load()) as runtime:
         tune_process()
-        ledger = Ledger(runtime)
+        ledger = Ledger(Shards(runtime))
         for number in range(ACCOUNTS):
             await ledger.open_account("o", "USD", key=f"a{number}")
         await ledger.post([deposit(n + 1, "1000000", "funds") for n in range(ACCOUNTS)])

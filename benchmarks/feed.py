@@ -33,6 +33,7 @@ from ledgerservice.ledger import Ledger, deposit, transfer
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.runtime import posting, started
 from ledgerservice.settings import Settings
+from ledgerservice.shards import Shards
 
 ACCOUNTS = 200
 AT_ONCE = 64  # tasks that post one transfer after another
@@ -64,7 +65,7 @@ def main() -> None:
 async def _bench(settings: Settings, rounds: int, rate: int) -> None:
     with started(settings) as database:
         async with posting(database) as runtime:
-            ledger = Ledger(runtime)
+            ledger = Ledger(Shards(runtime))
             for number in range(ACCOUNTS):
                 await ledger.open_account("o", "USD", key=f"a{number}")
             await ledger.post([deposit(n + 1, "100000", f"d{n}") for n in range(ACCOUNTS)])

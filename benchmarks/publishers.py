@@ -45,6 +45,7 @@ from ledgerservice.feed.targets import Published, Target, target_of
 from ledgerservice.ledger import Ledger, deposit, transfer
 from ledgerservice.runtime import posting, started
 from ledgerservice.settings import Settings
+from ledgerservice.shards import Shards
 
 STORES: dict[str, tuple[Any, Any]] = {
     "kafka": (Kafka, KafkaStore),
@@ -133,7 +134,7 @@ async def _fill(settings: Settings, number: int) -> None:
     draw = random.Random(1)
     with started(settings) as database:
         async with posting(database) as runtime:
-            ledger = Ledger(runtime)
+            ledger = Ledger(Shards(runtime))
             for account in range(ACCOUNTS):
                 await ledger.open_account("o", "USD", key=f"a{account}")
             await ledger.post([deposit(n + 1, "100000", f"d{n}") for n in range(ACCOUNTS)])
@@ -191,7 +192,7 @@ async def _load(settings: Settings, url: str, seconds: float) -> tuple[float, li
     await asyncio.to_thread(queue.get)
     with started(settings) as database:
         async with posting(database) as runtime:
-            transfers_s = await _transfer(Ledger(runtime), url, seconds)
+            transfers_s = await _transfer(Ledger(Shards(runtime)), url, seconds)
     stop.set()
     lags_ms: list[float] = await asyncio.to_thread(queue.get)
     publisher.join()

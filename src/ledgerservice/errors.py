@@ -91,6 +91,12 @@ class PoolerFound(UnfitConnection):
     """A connection pooler stands between the ledger and PostgreSQL."""
 
 
+class WrongDatabase(UnfitConnection):
+    """The connection leads to another database than the one that LEDGER_SHARDS or DATABASE_URL
+    should name. Correct the URLs.
+    """
+
+
 class SchemaMissing(LedgerError):
     """The database has no ledger schema, or an older one."""
 
@@ -149,12 +155,22 @@ class RuleFault(LedgerError):
     """The rule cannot be written."""
 
 
+class ShardFault(LedgerError):
+    """The shards were left as they are."""
+
+
 class CannotJoin(LedgerError):
     """The ledger cannot post in this transaction."""
 
 
 class Unavailable(LedgerError):
     """The ledger could not confirm the outcome in time. Send the same request with the same key
+    again; it moves money at most once.
+    """
+
+
+class ShardUnavailable(Unavailable):
+    """The database that has the ledger cannot be used now. Send the same request with the same key
     again; it moves money at most once.
     """
 

@@ -58,12 +58,14 @@ from ledgerservice.postgres.queries.gathered import AccountRead, HistoryRead
 from ledgerservice.postgres.queries.holds import HoldView
 from ledgerservice.postgres.queries.schedules import ScheduleView
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
+from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.search import Place
 from ledgerservice.posting.history import Counts, Part, import_history
 from ledgerservice.posting.joining import post_in
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
+from ledgerservice.shards import Shards, sharded
 
 __all__ = ["Amount", "Ledger", "deposit", "transfer", "withdrawal"]
 
@@ -73,13 +75,18 @@ ALL_ACCOUNTS, ALL_TRANSACTIONS = AccountFilter(), TransactionFilter()
 class Ledger:
     """A ledger of a database. Safe to be shared by the tasks of one event loop."""
 
-    def __init__(
-        self, runtime: Runtime, ledger: int = DEFAULT_LEDGER, principal_id: int = 0
-    ) -> None:
-        self._runtime = runtime
+    def __init__(self, shards: Shards, ledger: int = DEFAULT_LEDGER, principal_id: int = 0) -> None:
+        self._shards = shards
         self._ledger = ledger
         self._principal_id = principal_id
-        self._reader = runtime.reader.of(ledger)
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self._shards.now(self._ledger)
+
+    @property
+    def _reader(self) -> Reader:
+        return self._runtime.reader.of(self._ledger)
 
     @classmethod
     @asynccontextmanager
@@ -95,8 +102,8 @@ class Ledger:
         settings = Settings.load()
         if url is not None:
             settings = settings.model_copy(update={"database_url": SecretStr(url)})
-        async with running(settings) as runtime:
-            yield cls(runtime, principal_id=await runtime.principal_id(principal))
+        async with running(settings) as runtime, sharded(runtime, reading=True) as shards:
+            yield cls(shards, principal_id=await runtime.principal_id(principal))
 
     async def add_currency(
         self, code: str, exponent: int, name: str, *, own: bool = False
@@ -111,7 +118,7 @@ class Ledger:
         currency = CurrencyRequest(*facts, ledger)
         if (fault := currencies.fault_of(currency)) is not None:
             raise fault
-        return await self._runtime.currencies.post(currency)
+        return await self._shards.add_currency(currency)
 
     async def add_ledger(self, name: str) -> Self:
         """The ledger of that name, which is added if it is not there.
@@ -120,16 +127,18 @@ class Ledger:
         """
         if not isinstance(name, str) or not is_ledger_name(name):
             raise InvalidField("name", "must be 1 to 63 small letters, digits, - and _")
-        request = LedgerRequest(name, principal_id=self._principal_id)
-        added = await self._runtime.ledgers.post(request)
-        return type(self)(self._runtime, added.id, self._principal_id)
+        shards = self._shards
+        request = LedgerRequest(name, False, self._principal_id, shards.roomiest())
+        added = await shards.add_ledger(request)
+        return type(self)(shards, added.id, self._principal_id)
 
     async def ledger(self, name: str) -> Self | None:
         """The ledger of that name, or None."""
-        ledger_id = await self._runtime.ledger_id(name)
+        ledger_id = await self._shards.main.ledger_id(name)
         if ledger_id is None:
             return None
-        return type(self)(self._runtime, ledger_id, self._principal_id)
+        await self._shards.runtime_of(ledger_id)
+        return type(self)(self._shards, ledger_id, self._principal_id)
 
     async def open_account(
         self,
@@ -152,7 +161,7 @@ class Ledger:
             metadata=(FieldType.METADATA, content),
             key=(FieldType.KEY, key or ""),
         )
-        return await self._runtime.openings.post(
+        return await self._runtime.open_account(
             Opening(
                 owner,
                 currency,

@@ -2,23 +2,27 @@
 
 import asyncio
 import logging
-import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledgerservice.access.audit import AuditLog
-from ledgerservice.access.registry import Registry
 from ledgerservice.access.rulebook import Rulebook
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_name
-from ledgerservice.domain.transactions import Outcomes, Rejected
+from ledgerservice.domain.transactions import Outcomes, Rejected, Rejection
 from ledgerservice.embedded.data import DataSource, empty_data
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.errors import ConfigurationError, PrincipalUnknown
@@ -31,11 +35,9 @@ from ledgerservice.feed.targets import targets_of
 from ledgerservice.feed.webhooks.addresses import Guard
 from ledgerservice.feed.webhooks.deliverer import keep_delivering
 from ledgerservice.feed.webhooks.sending import Sender
-from ledgerservice.installation import installing
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.access.approvals import NewDecision, NewProposal, record_approvals
 from ledgerservice.postgres.access.audit import add_records
-from ledgerservice.postgres.access.limits import KeyLimits
 from ledgerservice.postgres.connections import (
     Database,
     check_same_database,
@@ -56,6 +58,15 @@ from ledgerservice.postgres.queries.gathered import (
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
+from ledgerservice.postgres.sharding.copies import (
+    CurrencyCopy,
+    LedgerCopy,
+    add_copies,
+    list_currencies,
+)
+from ledgerservice.postgres.sharding.databases import databases_of
+from ledgerservice.postgres.sharding.directory import Directory
+from ledgerservice.postgres.sharding.identity import MAIN, Identity, fault_of, identity_of
 from ledgerservice.postgres.urls import parse_url, without_environment
 from ledgerservice.postgres.verification.progress import Progress, load
 from ledgerservice.postgres.verification.watching import Watch
@@ -64,18 +75,14 @@ from ledgerservice.posting.due import keep_sweeping
 from ledgerservice.posting.frozen import keep_ending_frozen
 from ledgerservice.posting.movements import MovementBatch, weight_of
 from ledgerservice.posting.observation import observed
-from ledgerservice.posting.poster import Limits, Poster
+from ledgerservice.posting.poster import Poster
+from ledgerservice.posting.queues import Queues, another_loop
+from ledgerservice.posting.verifying import verifying
 from ledgerservice.settings import Settings
-from ledgerservice.telemetry.metrics import VERIFY_PROGRESS, VERIFY_SUCCESS, VERIFY_VIOLATIONS
-
-if TYPE_CHECKING:
-    from ledgerservice.access.oidc.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 0.3
-VERIFY_END_S = 30.0
-"""How long the stop waits for the verification, whose thread ends with the process."""
 OPENINGS_AT_ONCE = 1_000  # of one request, in a queue that others use too
 
 
@@ -123,14 +130,16 @@ def upgrade(database: Database) -> bool:
     )
 
 
-def prepared(database: Database) -> Database:
+def prepared(database: Database, expected: Identity | None = None) -> Database:
     """`database`, checked and migrated, with the role of the service.
 
-    Raises a LedgerError whose message says what to do.
+    `expected` is what a shard must say it is; None: it is main, or the only one. Raises a
+    LedgerError whose message says what to do.
     """
     settings = database.settings
     with explained():
         check_server(database.of_owner())
+        database = replace(database, identity=_identified(database, expected))
         if settings.auto_migrate:
             upgrade(database)
         if database.owner_url is not None:
@@ -141,9 +150,32 @@ def prepared(database: Database) -> Database:
         return replace(database, role=usable_role(database))
 
 
+def _identified(database: Database, expected: Identity | None) -> Identity | None:
+    """What the database says it is. Raises WrongDatabase; nothing was written then."""
+    with database.owner_engine().connect() as connection:
+        present = identity_of(connection)
+    if expected is None and present is not None:
+        expected = Identity(present.directory, MAIN)
+    if expected is not None:
+        fault = fault_of([] if present is None else [present], expected)
+        if fault is not None:
+            raise fault
+    return expected
+
+
+OF_DIRECTORY = (
+    *("currencies", "ledgers", "approvals", "audit", "rules", "directory", "cursor_key"),
+    *("body_budget", "sender", "turn"),
+)
+"""The parts of a runtime that a process has once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The running parts, which all ledgers of a database share."""
+    """The running parts, which all ledgers of a database share.
+
+    On another shard than main, what stands in OF_DIRECTORY is main's.
+    """
 
     settings: Settings
     movements: Poster[Group, Outcomes]
@@ -161,23 +193,35 @@ class Runtime:
     """Sends the tests of webhooks."""
     audit: AuditLog
     approvals: Poster[NewProposal | NewDecision, int | bool | None]
+    copies: Poster[Sequence[LedgerCopy | CurrencyCopy], None]
+    """Adds what a shard has of the directory."""
+    cursor_key: bytes
+    rules: Rulebook
+    """Which requests others have to approve."""
+    directory: Directory
+    """Which shard has which ledger."""
+    turn: asyncio.Lock
+    """Held for a piece of a large request, so that each round of the event loop has one of them."""
+    shard: str = MAIN
+    directory_runtime: "Runtime | None" = None
     history: History | None = None
-    cursor_key: bytes = b""
     cache: Balances | None = None
     sample: Callable[[], None] = lambda: None
     """Has the metrics of the database read from now on."""
     watch: Watch | None = None
     ledger_ids: dict[str, int] = field(default_factory=dict)
-    rules: Rulebook = field(default_factory=Rulebook)
-    """Which requests others have to approve."""
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held for a piece of a large request, so that each round of the event loop has one of them."""
+
+    @property
+    def main(self) -> "Runtime":
+        """The parts on the directory: of ledgers, rights, proposals and the audit log."""
+        return self.directory_runtime or self
 
     async def ledger_id(self, name: str) -> int | None:
         """The id of a ledger, or None. Names never change, so a known one is kept in memory."""
         if name not in self.ledger_ids and is_ledger_name(name):
-            ledger = await catalogue.find_ledger(self.reader, name)
+            ledger = await catalogue.find_ledger(self.main.reader, name)
             if ledger is not None:
+                self.directory.first[ledger.id] = ledger.shard
                 self.ledger_ids[name] = ledger.id
         return self.ledger_ids.get(name)
 
@@ -185,7 +229,7 @@ class Runtime:
         """The id of a principal; 0 for None. Raises PrincipalUnknown."""
         if name is None:
             return 0
-        number = await catalogue.find_principal(self.reader, name)
+        number = await catalogue.find_principal(self.main.reader, name)
         if number is None:
             raise PrincipalUnknown(f"{name!a} is not in the database: see keys list.")
         return number
@@ -197,7 +241,7 @@ class Runtime:
         answers: list[Opened | Rejected] = []
         for start in range(0, len(openings), OPENINGS_AT_ONCE):
             part = openings[start : start + OPENINGS_AT_ONCE]
-            answers += await asyncio.gather(*map(self.openings.post, part))
+            answers += await asyncio.gather(*map(self.open_account, part))
         return answers
 
     async def verified(self) -> Progress | None:
@@ -210,6 +254,19 @@ class Runtime:
         if known is None or not known.is_begun:
             known = await asyncio.to_thread(load, self.settings.verify_progress)
         return known if known.is_begun else None
+
+    async def open_account(self, opening: Opening) -> Opened | Rejected:
+        """The durable answer to an opening. A shard may lack a currency that the directory has."""
+        answer = await self.openings.post(opening)
+        is_unknown = isinstance(answer, Rejected) and answer.reason is Rejection.CURRENCY_UNKNOWN
+        if is_unknown and self.main is not self:
+            await self.copy_currencies()
+            return await self.openings.post(opening)
+        return answer
+
+    async def copy_currencies(self) -> None:
+        """Give this shard the currencies that all ledgers have, and the units of its ledgers."""
+        await self.copies.post(await list_currencies(self.main.reader, self.shard))
 
     async def ready(self) -> bool:
         """Whether the database answers, accepts writes, and has a schema for this release."""
@@ -224,6 +281,7 @@ def check_addresses(settings: Settings) -> None:
         balances.check(settings.cache.get_secret_value())
     if settings.history is not None:
         history_of(settings.history.get_secret_value())
+    databases_of(settings)
 
 
 @contextmanager
@@ -244,165 +302,130 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
 
 
 @asynccontextmanager
-async def posting(database: Database) -> AsyncIterator[Runtime]:
-    """The parts of this process, on a database that `prepared` has returned."""
-    settings = database.settings
-    limits = Limits(
-        settings.queue_limit_requests, settings.batch_limit_requests, settings.request_deadline_s
-    )
+async def posting(
+    database: Database, shard: str = MAIN, main: Runtime | None = None
+) -> AsyncIterator[Runtime]:
+    """The parts of this process, on a database that `prepared` has returned.
+
+    With `main` they are those of another shard, and the directory's parts are main's.
+    """
+    settings, connect = database.settings, database.connect_writer
     engine = database.read_engine()
     searches = asyncio.Semaphore(max(1, settings.read_connections // 2))
     reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s, searches)
-    connect = database.connect_writer
-    probe = Probe(connect, migrations.IS_READY)
-    feed, sender = Feed(connect), Sender(Guard(settings), settings.webhooks_timeout_s)
-    cache = None
-    if settings.cache is not None:
-        cache = Balances(settings.cache.get_secret_value(), connect)
-    history = History(settings.history.get_secret_value()) if settings.history else None
-    with _another_loop() as writers, _verifying(database) as watch:
-        batches = MovementBatch()
-        movements = Poster(connect, batches, limits, weight_of, writer_loop=writers)
-        openings = Poster(connect, open_accounts, limits, writer_loop=writers, name="accounts")
-        currencies = Poster(connect, add_currencies, limits, writer_loop=writers, name="currencies")
-        ledgers = Poster(connect, add_ledgers, limits, writer_loop=writers, name="ledgers")
-        account_reads = Poster(connect, find_accounts, limits, name="account_reads")
-        history_reads = Poster(connect, list_histories, limits, name="history_reads")
-        records = Poster(connect, add_records, limits, writer_loop=writers, name="audit")
-        audit = AuditLog(records.post)
-        approvals = Poster(connect, record_approvals, limits, writer_loop=writers, name="approvals")
-        posters = movements, openings, currencies, ledgers, account_reads, history_reads
-        watching = [
-            asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
-            asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
-            asyncio.create_task(audit.keep_flushing()),
-        ]
-        if settings.webhooks:
-            watching.append(asyncio.create_task(keep_delivering(database, settings)))
+    probe, feed = Probe(connect, migrations.IS_READY), Feed(connect)
+    with another_loop() as writers, verifying(database, is_main=main is None) as watch:
+        queues = Queues(database, writers, None if main is None else shard)
+        of_ledgers: dict[str, Any] = {
+            "movements": queues.writing("movements", MovementBatch(), weight_of),
+            "openings": queues.writing("accounts", open_accounts),
+            "account_reads": queues.reading("account_reads", find_accounts),
+            "history_reads": queues.reading("history_reads", list_histories),
+            "copies": queues.writing("copies", add_copies),
+        }
+        parts: AbstractAsyncContextManager[dict[str, Any]] = (
+            _of_directory(settings, queues, reader)
+            if main is None
+            else nullcontext({name: getattr(main, name) for name in OF_DIRECTORY})
+        )
+        watching = _watch_over(database, engine, of_ledgers["movements"])
         try:
-            with explained():
-                key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
-            # One batch at least.
-            budget = Budget(max(settings.body_budget_bytes, settings.max_batch_bytes))
-            parts = settings, *posters, reader, budget, probe, connect, feed, sender, audit
-            queues = {poster.name: poster for poster in (*posters, records, approvals)}
-            async with observed(database, engine, queues, budget) as sample:
-                yield Runtime(*parts, approvals, history, key, cache, sample, watch)
+            async with parts as of_directory, _read_models(settings, connect) as read_models:
+                posters = {poster.name: poster for poster in queues.posters}
+                observing = observed(
+                    database, engine, posters, of_directory["body_budget"], is_main=main is None
+                )
+                async with observing as sample:
+                    yield Runtime(
+                        settings=settings,
+                        reader=reader,
+                        probe=probe,
+                        connect=connect,
+                        feed=feed,
+                        shard=shard,
+                        directory_runtime=main,
+                        sample=sample,
+                        watch=watch,
+                        **of_ledgers,
+                        **of_directory,
+                        **read_models,
+                    )
+                await _cancelled(watching)
         finally:
-            if cache is not None:
-                await cache.close()
-            await sender.close()
             await feed.close()
             await probe.close()
-            if history is not None:
-                await history.close()
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
-            await audit.close()
-            for queue in (*posters, records, approvals):
-                await queue.close()
+            await _cancelled(watching)
+            await queues.close()
             await engine.dispose()
 
 
 @asynccontextmanager
-async def reading_keys(runtime: Runtime, *, with_tokens: bool) -> AsyncIterator[Registry]:
-    """The keys of callers, and of an OpenID provider, and the rules of approvals, which are kept
-    up to date meanwhile.
-
-    The service starts while the provider is away. Raises ConfigurationError.
-    """
-    settings = runtime.settings
-    limits = KeyLimits(
-        settings.key_rate,
-        settings.key_burst,
-        settings.key_queue_share,
-        settings.key_streams,
-        settings.key_body_bytes_s,
-    )
-    tokens = _tokens(runtime, limits) if with_tokens else None
-    registry = Registry(
-        runtime.connect, runtime.rules, tokens, limits, settings.queue_limit_requests
-    )
-    with explained():
-        await registry.refresh()
-    if tokens is not None:
-        tokens.check_accounts()
-    refreshing = [asyncio.create_task(registry.keep_refreshed())]
-    if tokens is not None:
-        refreshing.append(asyncio.create_task(tokens.issuer.keep_refreshed()))
+async def _read_models(
+    settings: Settings, connect: Callable[[], Awaitable[Wire]]
+) -> AsyncIterator[dict[str, Any]]:
+    """The cache and the store that reads may come from."""
+    cache = history = None
+    if settings.cache is not None:
+        cache = Balances(settings.cache.get_secret_value(), connect)
+    if settings.history is not None:
+        history = History(settings.history.get_secret_value())
     try:
-        yield registry
+        yield {"cache": cache, "history": history}
     finally:
-        for task in refreshing:
-            task.cancel()
-        await asyncio.gather(*refreshing, return_exceptions=True)
-        await registry.close()
+        if cache is not None:
+            await cache.close()
+        if history is not None:
+            await history.close()
 
 
-def _tokens(runtime: Runtime, limits: KeyLimits) -> "Tokens | None":
-    """The tokens that are accepted in place of keys, if there is a provider."""
-    settings = runtime.settings
-    if not (settings.oidc_issuer or settings.oidc_audience or settings.oidc_grants):
-        return None
-    try:
-        from ledgerservice.access.oidc.tokens import Tokens  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigurationError(
-            f"A library for LEDGER_OIDC_ISSUER is missing: {installing('oidc')}"
-        ) from error
-    return Tokens(settings, runtime.connect, limits, settings.queue_limit_requests)
-
-
-@contextmanager
-def _another_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop of the same class as the running one, in a thread of its own."""
-    loop = type(asyncio.get_running_loop())()
-    thread = threading.Thread(target=loop.run_forever, name="writers")
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-@contextmanager
-def _verifying(database: Database) -> Iterator[Watch | None]:
-    """Verifies all the time, in a thread of its own, if no other process does so."""
+def _watch_over(
+    database: Database, engine: AsyncEngine, movements: Poster[Group, Outcomes]
+) -> list[asyncio.Task[None]]:
+    """What a process does on a database by itself."""
     settings = database.settings
-    if not settings.verify_interval_s:
-        yield None
-        return
-    watch = Watch(database.service_engine(), settings.schema_name, settings.verify_progress)
-    stop = threading.Event()
-    arguments = stop, settings.verify_interval_s
-    thread = threading.Thread(target=watch.run, args=arguments, name="verify", daemon=True)
-    thread.start()
+    watching = [
+        asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
+        asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
+    ]
+    if settings.webhooks:
+        watching.append(asyncio.create_task(keep_delivering(database, settings)))
+    return watching
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _of_directory(
+    settings: Settings, queues: Queues, reader: Reader
+) -> AsyncIterator[dict[str, Any]]:
+    """The parts that a process has once, whatever the number of shards."""
+    audit = AuditLog(queues.writing("audit", add_records).post)
+    sender = Sender(Guard(settings), settings.webhooks_timeout_s)
+    flushing = asyncio.create_task(audit.keep_flushing())
     try:
-        with shown(watch):
-            yield watch
+        with explained():
+            key = str(await reader.scalar(catalogue.CURSOR_SECRET)).encode()
+        yield {
+            "currencies": queues.writing("currencies", add_currencies),
+            "ledgers": queues.writing("ledgers", add_ledgers),
+            "approvals": queues.writing("approvals", record_approvals),
+            # One batch at least.
+            "body_budget": Budget(max(settings.body_budget_bytes, settings.max_batch_bytes)),
+            "audit": audit,
+            "sender": sender,
+            "cursor_key": key,
+            "rules": Rulebook(),
+            "directory": Directory(),
+            "turn": asyncio.Lock(),
+        }
     finally:
-        stop.set()
-        watch.interrupt()
-        thread.join(VERIFY_END_S)
-
-
-@contextmanager
-def shown(watch: Watch) -> Iterator[None]:
-    """Let the metrics show how far a verification is, in the process that does it."""
-
-    def known(number: float) -> float:
-        return math.nan if watch.is_elsewhere else number
-
-    with (
-        # Until everything has been verified there is no time to show.
-        VERIFY_SUCCESS.reading(lambda: known(watch.last_success_s or math.nan)),
-        VERIFY_VIOLATIONS.reading(lambda: known(watch.violations)),
-        VERIFY_PROGRESS.reading(lambda: known(watch.pass_ratio)),
-    ):
-        yield
+        await sender.close()
+        await _cancelled([flushing])
+        await audit.close()
 
 
 @contextmanager

@@ -55,6 +55,16 @@ class Settings(BaseSettings):
         description="URL for migrate, backup, restore and verify, of a user that owns the schema. "
         "DATABASE_URL is then a login without rights of its own. By default DATABASE_URL.",
     )
+    shards: SecretStr | None = Field(
+        default=None,
+        description="Further databases that have some of the ledgers, as NAME=URL, separated by "
+        "blanks or lines. `ledgerservice shards add NAME` adds each of them.",
+    )
+    shards_owner: SecretStr | None = Field(
+        default=None,
+        description="What LEDGER_OWNER_URL is for DATABASE_URL, for LEDGER_SHARDS: NAME=URL, "
+        "separated by blanks or lines.",
+    )
     schema_name: str = Field(
         default="ledger",
         validation_alias="LEDGER_SCHEMA",

@@ -106,7 +106,7 @@ def test_two_principals_in_one_batch_of_the_writer(place: Place) -> None:
             opened = await one.open_account("o", "USD", key="k")
             assert isinstance(opened, Opened)
             account = opened.account_id
-            other = Ledger(one._runtime, principal_id=2)
+            other = Ledger(one._shards, principal_id=2)
             await asyncio.gather(*(
                 ledger.post([deposit(account, 1, f"{n} {ledger._principal_id}")])
                 for n in range(20) for ledger in (one, other)

@@ -6,6 +6,7 @@ import random
 from ledgerservice.ledger import Ledger, deposit
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting
+from ledgerservice.shards import Shards
 from tests.files.lives import KINDS, Life
 
 
@@ -19,7 +20,7 @@ def live(database: Database, seed: int, steps: int = 60, busy: int = 0) -> None:
 
     async def run() -> None:
         async with posting(database) as runtime:
-            life = Life(Ledger(runtime))
+            life = Life(Ledger(Shards(runtime)))
             await life.open()
             await life.live(chosen)
             keys = (f"busy {number}" for number in range(busy))

@@ -18,6 +18,7 @@ from ledgerservice.feed.balances import Balances, CachedAccount
 from ledgerservice.ledger import Ledger
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting
+from ledgerservice.shards import Shards
 from tests.databases import url_text
 from tests.engines.servers import Valkey
 from tests.engines.stores import differences
@@ -329,7 +330,7 @@ def in_process(database: Database, work: Callable[[Ledger], Any], cache: str | N
         secret = None if cache is None else SecretStr(cache)
         settings = database.settings.model_copy(update={"cache": secret})
         async with posting(Database(database.url, settings)) as runtime:
-            return await work(Ledger(runtime))
+            return await work(Ledger(Shards(runtime)))
 
     return asyncio.run(run())
 

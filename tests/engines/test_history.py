@@ -20,6 +20,7 @@ from ledgerservice.feed.targets import Published, Target, TargetFault, target_of
 from ledgerservice.ledger import Ledger
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting
+from ledgerservice.shards import Shards
 from tests.databases import connect, url_text
 from tests.engines.cassandra_store import CassandraStore
 from tests.engines.dynamo_store import DynamoStore
@@ -111,7 +112,7 @@ def test_python_reads_pages_of_the_store(
 
     async def read() -> None:
         async with posting(replace(published, settings=settings)) as runtime:
-            ledger = Ledger(runtime)
+            ledger = Ledger(Shards(runtime))
             for number, before in ((50, 1_050), (1_000, 1_002), (5, 1)):
                 page = await ledger.history(1, number, before_version=before)
                 with monkeypatch.context() as patch:

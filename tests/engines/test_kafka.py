@@ -19,6 +19,7 @@ from ledgerservice.feed.targets import kafka as kafka_target
 from ledgerservice.ledger import Ledger, deposit
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting
+from ledgerservice.shards import Shards
 from tests.databases import connect, url_text
 from tests.engines.kafka_store import KafkaStore
 from tests.engines.kafka_victim import PUBLISHING, kill_at
@@ -40,7 +41,7 @@ def store(kafka_store: KafkaStore) -> KafkaStore:
 def filled(database: Database) -> Database:
     async def fill() -> None:
         async with posting(database) as runtime:
-            ledger = Ledger(runtime)
+            ledger = Ledger(Shards(runtime))
             for currency in ("USD", "EUR"):
                 await ledger.open_account("o", currency, key=currency)
             await ledger.post([deposit(n % 2 + 1, n + 1, f"k{n}") for n in range(DEPOSITS)])
@@ -180,7 +181,7 @@ def test_a_name_has_no_password() -> None:
 async def live(database: Database) -> None:
     """Let everything happen that has an event."""
     async with posting(database) as runtime:
-        ledger = Ledger(runtime)
+        ledger = Ledger(Shards(runtime))
         await ledger.add_currency("XTS", 3, "Test")
         life = Life(await ledger.add_ledger("other"))
         await life.open()

@@ -17,6 +17,7 @@ from ledgerservice.ledger import Ledger, transfer
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.runtime import posting
+from ledgerservice.shards import Shards
 from tests.databases import connect
 
 ACCOUNTS = 6
@@ -50,7 +51,7 @@ async def writers(database: Database, number: int) -> AsyncIterator[list[Ledger]
         others = [posting(database) for _ in range(number - 1)]
         runtimes = [first, *[await other.__aenter__() for other in others]]
         try:
-            yield [Ledger(runtime) for runtime in runtimes]
+            yield [Ledger(Shards(runtime)) for runtime in runtimes]
         finally:
             for other in others:
                 await other.__aexit__(None, None, None)

@@ -19,7 +19,8 @@ from ledgerservice.postgres.contents import driver
 from ledgerservice.postgres.migrations import HEAD
 from ledgerservice.postgres.verification import verify, watching
 from ledgerservice.postgres.verification.watching import Watch
-from ledgerservice.runtime import opened_database, shown, upgrade
+from ledgerservice.posting.verifying import shown
+from ledgerservice.runtime import opened_database, upgrade
 from ledgerservice.telemetry.metrics import VERIFY_VIOLATIONS
 from tests.databases import administer, connect, settings_for_tests, url_text, without_guards
 from tests.postgres.breaking import post_whole, violations

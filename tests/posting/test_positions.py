@@ -15,6 +15,7 @@ from ledgerservice.postgres import locking, registration
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Request, Result, Wire
 from ledgerservice.runtime import posting
+from ledgerservice.shards import Shards
 from tests.databases import connect
 
 TAKES_IDS = {
@@ -79,7 +80,7 @@ def test_a_writer_has_its_number_before_it_takes_ids(
 
     async def run() -> None:
         async with posting(database) as runtime:
-            ledger = Ledger(runtime)
+            ledger = Ledger(Shards(runtime))
             for number in (1, 2):
                 await ledger.open_account("o", "USD", key=f"a{number}")
             await ledger.post([deposit(1, "1000", "funding")])

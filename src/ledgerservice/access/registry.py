@@ -18,14 +18,19 @@ from ledgerservice.access.rulebook import Rulebook
 from ledgerservice.domain.rules.approvals import RuleRow, rules_of
 from ledgerservice.postgres.access.callers import (
     LISTEN,
+    NOT_FOUND,
     READ_CALLERS,
     WRITE_USES,
     CallerRow,
+    Limited,
+    Names,
     callers_of,
 )
 from ledgerservice.postgres.access.limits import NO_LIMITS, KeyLimits
 from ledgerservice.postgres.access.rules import READ_RULES
 from ledgerservice.postgres.pipeline import Request, Wire, array
+from ledgerservice.postgres.sharding.directory import READ_DIRECTORY, Directory
+from ledgerservice.postgres.sharding.identity import MAIN
 
 if TYPE_CHECKING:
     from ledgerservice.access.oidc.tokens import Tokens
@@ -37,6 +42,7 @@ PATIENCE_S = 2.0
 """A database that has not answered by then is connected to again."""
 STALE_S = 5.0
 KNOWN_KEYS = 10_000
+_HERE = {None, MAIN}
 DAY_S = 86_400
 
 BEARER = b"bearer "
@@ -58,17 +64,19 @@ class Registry:
         self,
         connect: Callable[[], Awaitable[Wire]],
         rules: Rulebook,
+        directory: Directory,
         tokens: "Tokens | None" = None,
         defaults: KeyLimits = NO_LIMITS,
         queue_requests: int = 0,
     ) -> None:
-        """`rules` are read together with the keys. `defaults` are the limits of keys without their
-        own; the last is the queue's length.
+        """`rules` and the `directory` are read together with the keys. `defaults` are the limits of
+        keys without their own; the last is the queue's length.
         """
         self.has_keys = True
         self.tokens = tokens
         self._connect = connect
         self._rules = rules
+        self._directory = directory
         self._wire: Wire | None = None
         self._callers: dict[bytes, Caller] = {}
         self._holders: dict[str, Caller] = {}
@@ -79,6 +87,9 @@ class Registry:
         self._defaults = defaults
         self._queue_requests = queue_requests
         self._meters: dict[str, Meter] = {}
+        self._before: dict[Limited, Names] = {}
+        self.elsewhere: dict[Limited, Names] = {}
+        """What grants on ledgers of other shards are limited to; who knows the shards finds it."""
 
     def caller_of(self, authorization: bytes) -> Caller:
         """Who sends a request with this value of Authorization."""
@@ -128,16 +139,21 @@ class Registry:
                 if self._wire is None:
                     self._wire = await self._connect()
                     await self._wire.exchange(LISTEN)
-                result, rules, *others = await self._wire.exchange(
-                    READ_CALLERS, READ_RULES, *self._reads()
+                # The directory comes last: it has the homes of all ledgers that others name.
+                result, rules, *others, homes = await self._wire.exchange(
+                    READ_CALLERS, READ_RULES, *self._reads(), READ_DIRECTORY
                 )
         except BaseException:
             await self.close()
             raise
+        self._directory.update(homes.rows, begun)
         self.has_keys, rows = callers_of(result.rows)
+        self._before, self.elsewhere = self.elsewhere, {}
+        rows = [self._completed(row) for row in rows]
         if self.tokens is not None:
             self.has_keys = True
-            self.tokens.learn(*others)
+            ledgers, accounts = others
+            self.tokens.learn(ledgers, accounts, self._found_elsewhere)
         self._meters = self._measure(rows)
         callers = _callers(rows, self._meters)
         # A row for each grant: a certificate with several is there as often.
@@ -147,6 +163,20 @@ class Registry:
         self._known = {}
         self._fresh_until = begun + STALE_S
         self._rules.renew(rules_of(RuleRow(*row) for row in rules.rows), self._fresh_until)
+
+    def _completed(self, row: CallerRow) -> CallerRow:
+        """The row with the currencies of accounts that are on another shard than main."""
+        limited = row.limited()
+        names = None if limited is None else self._found_elsewhere(limited)
+        if names is None:
+            return row
+        return msgspec.structs.replace(row, currencies=names[0], owned=names[1])
+
+    def _found_elsewhere(self, limited: Limited) -> Names | None:
+        """What was found of a grant on another shard; None: its ledger is on main."""
+        if self._directory.home_of(limited.ledger_id) in _HERE:
+            return None
+        return self.elsewhere.setdefault(limited, self._before.get(limited, NOT_FOUND))
 
     def _reads(self) -> list[Request]:
         """What is read besides the keys: the ledgers and accounts of the rights of people."""

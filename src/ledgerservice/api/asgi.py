@@ -18,7 +18,7 @@ from ledgerservice.access.grants import NEWCOMER, Caller
 from ledgerservice.access.signatures import Signatures
 from ledgerservice.api.application import create_api
 from ledgerservice.api.http.authentication import CALLER, Authentication, caller_of, denied
-from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, Call
+from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, RUNTIME, Call
 from ledgerservice.api.http.documentation import ASSETS
 from ledgerservice.api.http.forwarding import Forwarding
 from ledgerservice.api.http.head import HeadCheck
@@ -32,8 +32,10 @@ from ledgerservice.api.resources.accounts import get_account, get_history
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
-from ledgerservice.runtime import Runtime, posting, reading_keys, running
+from ledgerservice.rights import reading_keys
+from ledgerservice.runtime import Runtime, posting, running
 from ledgerservice.settings import Settings
+from ledgerservice.shards import Shards, sharded
 from ledgerservice.telemetry import exporter, logs, requests, traces
 from ledgerservice.telemetry.exchanges import CURRENT, note_caller
 
@@ -121,8 +123,9 @@ class Service:
             registry = await life.enter_async_context(
                 reading_keys(state.runtime, with_tokens=not self._is_trusted)
             )
-            executing = asyncio.create_task(keep_executing(state.runtime))
-            life.push_async_callback(_cancelled, executing)
+            state.shards = await life.enter_async_context(sharded(state.runtime))
+            for work in (keep_executing(state.shards), state.shards.keep_completing(registry)):
+                life.push_async_callback(_cancelled, asyncio.create_task(work))
         except BaseException:
             await life.aclose()
             raise
@@ -240,27 +243,48 @@ def _find_ledger(inner: App, state: State) -> App:
         scope: Scope, receive: Receive, send: Send, name: str, path: str
     ) -> None:
         try:
-            scope = await _on_ledger(state.runtime, scope, name, path)
+            scope = await _on_ledger(state.shards, scope, name, path)
             if (exchange := CURRENT.get()) is not None:
                 exchange.ledger, exchange.ledger_id = name, scope[LEDGER]
         except Exception as error:  # noqa: BLE001  (every request is answered)
             await _send(send, problem_of(error))
             return
+        if scope["method"] != "POST" and state.shards.directory.homes.shards:
+            send = _unless_moved(send, state.shards, scope)
         await inner(scope, receive, send)
 
     return answer
 
 
-async def _on_ledger(runtime: Runtime, scope: Scope, name: str, path: str) -> Scope:
-    """The same request without the prefix of the path, on the ledger that the prefix names."""
-    ledger = await _ledger_id(runtime, caller_of(scope), name)
+def _unless_moved(send: Send, shards: Shards, scope: Scope) -> Send:
+    """Refuses an answer that was read where the ledger may no longer be."""
+    ledger, runtime = scope[LEDGER], scope[RUNTIME]
+    is_refused = False
+
+    async def send_checked(message: Message) -> None:
+        nonlocal is_refused
+        if message["type"] == "http.response.start" and not shards.is_at(ledger, runtime):
+            is_refused = True
+            await _send(send, problem("shard_unavailable"))
+        elif not is_refused:
+            await send(message)
+
+    return send_checked
+
+
+async def _on_ledger(shards: Shards, scope: Scope, name: str, path: str) -> Scope:
+    """The same request without the prefix of the path, on the ledger that the prefix names, and on
+    its shard.
+    """
+    ledger = await _ledger_id(shards.main, caller_of(scope), name)
     if ledger is None:
         raise ProblemError("ledger_not_found")
     _, slash, inner = scope["raw_path"].partition(b"?")[0][len(b"/ledgers/") :].partition(b"/")
     if not slash:  # the slash was percent-encoded
         raise ProblemError("not_found")
     outside = scope.get("root_path", "") + f"/ledgers/{name}"
-    return {**scope, LEDGER: ledger, "path": path, "raw_path": slash + inner, OUTSIDE: outside}
+    place = {LEDGER: ledger, RUNTIME: await shards.runtime_of(ledger), OUTSIDE: outside}
+    return {**scope, **place, "path": path, "raw_path": slash + inner}
 
 
 async def _ledger_id(runtime: Runtime, caller: Caller, name: str) -> int | None:
@@ -297,7 +321,8 @@ def _move_money(inner: App, state: State) -> App:
 
     async def answer_movement(form: Form, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            reply = await move(Call.of(state.runtime, scope, receive), form)
+            runtime = scope.get(RUNTIME, state.runtime)
+            reply = await move(Call.of(runtime, scope, receive), form)
         except Exception as error:  # noqa: BLE001  (every request is answered)
             reply = problem_of(error)
         await _send(send, reply)

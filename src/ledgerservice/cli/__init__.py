@@ -40,6 +40,7 @@ COMMANDS = {
     "key": ("accounts", "key"),
     "keys": ("keys", "app"),
     "approvals": ("approvals", "app"),
+    "shards": ("shards", "app"),
     "psql": ("database", "psql"),
     "audit": ("audit", "audit"),
     "url": ("database", "url"),

@@ -12,8 +12,10 @@ import typer
 from ledgerservice import __version__
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import ConfigurationError
-from ledgerservice.runtime import reading_keys, running
+from ledgerservice.rights import reading_keys
+from ledgerservice.runtime import running
 from ledgerservice.settings import Settings
+from ledgerservice.shards import sharded
 from ledgerservice.telemetry.exporter import listening
 
 log = logging.getLogger(__name__)
@@ -54,11 +56,15 @@ async def _consume(url: str, instance: str, principal: str | None, *, as_json: b
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     address = address_of(url)
-    async with running(Settings.load()) as runtime, reading_keys(runtime, with_tokens=False):
+    async with (
+        running(Settings.load()) as runtime,
+        reading_keys(runtime, with_tokens=False),
+        sharded(runtime) as shards,
+    ):
         with listening(runtime.settings, __version__):
             lines, writer = _Lines(as_json=as_json), await runtime.principal_id(principal)
             tune_process()
-            await keep_consuming(runtime, address, instance, lines, writer)
+            await keep_consuming(shards, address, instance, lines, writer)
 
 
 class _Lines:

@@ -2,10 +2,10 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,11 +13,16 @@ from rich.progress import MofNCompleteColumn
 
 from ledgerservice import __version__
 from ledgerservice.cli.output import AsJson, progress_bar, report
+from ledgerservice.errors import ConfigurationError
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import Database, check_server, explained
+from ledgerservice.postgres.sharding.databases import settings_of
+from ledgerservice.postgres.sharding.identity import MAIN
+from ledgerservice.postgres.verification import Violation
 from ledgerservice.postgres.verification import verify as find_violations
 from ledgerservice.postgres.verification.watching import Watch
-from ledgerservice.runtime import opened_database, shown, upgrade
+from ledgerservice.posting.verifying import counted, shown
+from ledgerservice.runtime import opened_database, upgrade
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry.exporter import listening
 
@@ -25,14 +30,43 @@ SHOWN_VIOLATIONS = 1_000
 DEFAULT_INTERVAL_S = 60.0
 
 
-def migrate(as_json: AsJson = False) -> None:
-    """Create the schema of the database, or bring it up to date."""
-    settings = Settings.load()
-    with opened_database(settings) as (database, _), explained():
-        check_server(database.of_owner())
-        changed = upgrade(database)
-    text = f"The schema is at revision {migrations.HEAD}{'.' if changed else ' already.'}"
-    report(text, as_json=as_json, revision=migrations.HEAD, changed=changed)
+OneShard = Annotated[str | None, typer.Option("--shard", help="Only this shard. [all]")]
+
+
+def chosen(settings: Settings, shard: str | None) -> dict[str, Settings]:
+    """The settings of each shard by itself, or of one of them. Raises ConfigurationError.
+
+    Main is among them under its name, also if it is the only database.
+    """
+    every = {MAIN: settings, **settings_of(settings)}
+    if shard is None:
+        return every
+    if shard not in every:
+        raise ConfigurationError(f"LEDGER_SHARDS does not name {shard!a}.")
+    return {shard: every[shard]}
+
+
+def migrate(shard: OneShard = None, as_json: AsJson = False) -> None:
+    """Create the schema of the database and its shards, or bring it up to date."""
+    every = chosen(Settings.load(), shard)
+    for name, settings in every.items():
+        with opened_database(settings) as (database, _), explained():
+            check_server(database.of_owner())
+            changed = upgrade(database)
+        text = f"The schema is at revision {migrations.HEAD}{'.' if changed else ' already.'}"
+        facts = _of_shard(name, every)
+        report(
+            _named(text, facts), as_json=as_json, revision=migrations.HEAD, changed=changed, **facts
+        )
+
+
+def _of_shard(name: str, every: Mapping[str, Settings]) -> dict[str, str]:
+    """What JSON says of a shard, where there are several."""
+    return {} if list(every) == [MAIN] else {"shard": name}
+
+
+def _named(text: str, facts: Mapping[str, str]) -> str:
+    return f"{facts['shard']}: {text}" if facts else text
 
 
 def verify(
@@ -43,63 +77,105 @@ def verify(
         Path | None,
         typer.Option("--progress", help="Continue after the last run, which kept this file."),
     ] = None,
+    shard: OneShard = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every invariant over the whole database. Exit code 1 if one is violated.
 
     With --progress only what is new is checked, and everything twice a day. With --watch both are
-    done again and again, every LEDGER_VERIFY_INTERVAL_S.
+    done again and again, every LEDGER_VERIFY_INTERVAL_S. Where there are shards, each is checked by
+    itself; the file of one has its name behind FILE's.
     """
+    every = chosen(Settings.load(), shard)
     if watch or progress_file is not None:
-        _continue(progress_file, watch=watch, as_json=as_json)
+        _continue(progress_file, every, watch=watch, as_json=as_json)
         return
     count = 0
-    existing = opened_database(Settings.load(), create=False)
-    with existing as (database, _), explained(), _progress() as progress:
-        check_schema(database)
-        for violation in find_violations(
-            database.owner_engine(), progress, database.settings.schema_name
-        ):
-            count += 1
-            if count <= SHOWN_VIOLATIONS:
-                report(str(violation), as_json=as_json, **violation._asdict())
+    for facts, violation in _violations(every):
+        count += 1
+        if count <= SHOWN_VIOLATIONS:
+            text = _named(str(violation), facts)
+            report(text, as_json=as_json, **violation._asdict(), **facts)
     _conclude(count, as_json=as_json)
 
 
-def _continue(file: Path | None, *, watch: bool, as_json: bool) -> None:
-    existing = opened_database(Settings.load(), create=False)
-    with existing as (database, _), explained():
+def _violations(every: Mapping[str, Settings]) -> Iterator[tuple[dict[str, str], Violation]]:
+    """What is violated, and on which shard."""
+    for name, settings in every.items():
+        existing = opened_database(settings, create=False)
+        with existing as (database, _), explained(), _progress() as progress:
+            check_schema(database)
+            engine = database.owner_engine()
+            for violation in find_violations(engine, progress, settings.schema_name):
+                yield _of_shard(name, every), violation
+
+
+def _continue(
+    file: Path | None, every: Mapping[str, Settings], *, watch: bool, as_json: bool
+) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(explained())
+        verifications = {
+            name: stack.enter_context(_verification(name, settings, file))
+            for name, settings in every.items()
+        }
+        if watch:
+            _run(list(verifications.values()), next(iter(every.values())))
+        else:
+            for one in verifications.values():
+                one.verify_new()
+                if one.pass_is_due:
+                    one.verify_all()
+    for name, one in verifications.items():
+        facts = _of_shard(name, every)
+        for line in one.lines:
+            report(_named(escape(line), facts), as_json=as_json, violation=line, **facts)
+    positions = {name: one.position for name, one in verifications.items()}
+    position = positions if len(positions) > 1 else next(iter(positions.values()))
+    count = sum(one.violations for one in verifications.values())
+    _conclude(count, as_json=as_json, position=position)
+
+
+@contextmanager
+def _verification(name: str, settings: Settings, file: Path | None) -> Iterator[Watch]:
+    """What verifies a shard, and keeps how far it is in a file of the shard's own."""
+    if file is not None and name != MAIN:
+        file = file.with_name(f"{file.name}.{name}")
+    with opened_database(settings, create=False) as (database, _):
         check_schema(database)
-        verification = Watch(database.owner_engine(), database.settings.schema_name, file)
+        watch = Watch(database.owner_engine(), settings.schema_name, file)
         try:
-            if watch:
-                _run(verification, database.settings)
-            else:
-                verification.verify_new()
-                if verification.pass_is_due:
-                    verification.verify_all()
+            yield watch
         finally:
-            verification.close()
-    for line in verification.lines:
-        report(escape(line), as_json=as_json, violation=line)
-    _conclude(verification.violations, as_json=as_json, position=verification.position)
+            watch.close()
 
 
-def _run(verification: Watch, settings: Settings) -> None:
-    """Verify until SIGINT or SIGTERM."""
+def _run(verifications: Sequence[Watch], settings: Settings) -> None:
+    """Verify until SIGINT or SIGTERM, each shard in a thread of its own."""
     stop = threading.Event()
 
     def end(*_: object) -> None:
         stop.set()
-        verification.interrupt()
+        for one in verifications:
+            one.interrupt()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    with listening(settings, __version__), shown(verification):
-        verification.run(stop, settings.verify_interval_s or DEFAULT_INTERVAL_S)
+    interval_s = settings.verify_interval_s or DEFAULT_INTERVAL_S
+    first, *others = verifications
+    threads = [threading.Thread(target=one.run, args=(stop, interval_s)) for one in others]
+    with ExitStack() as stack:
+        stack.enter_context(listening(settings, __version__))
+        stack.enter_context(shown(first))
+        for one, thread in zip(others, threads, strict=True):
+            stack.enter_context(counted(one))
+            thread.start()
+        first.run(stop, interval_s)
+        for thread in threads:
+            thread.join()
 
 
-def _conclude(count: int, *, as_json: bool, **facts: int) -> None:
+def _conclude(count: int, *, as_json: bool, **facts: Any) -> None:
     text = "[bold green]All invariants hold.[/]"
     if count:
         text = (

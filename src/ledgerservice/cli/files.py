@@ -39,7 +39,9 @@ from ledgerservice.files.readers import Table
 from ledgerservice.files.rejects import Rejects, path_of_rejects
 from ledgerservice.files.values import time_of
 from ledgerservice.ledger import Ledger
-from ledgerservice.postgres.connections import explained
+from ledgerservice.postgres.access.principals import ledger_id
+from ledgerservice.postgres.connections import Database, explained
+from ledgerservice.postgres.sharding.databases import home_of
 from ledgerservice.posting.history import Counts
 from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
@@ -397,13 +399,20 @@ def export_file(
         stack.enter_context(explained())
         check_schema(database)
         target = stack.enter_context(_written(output)) if output else sys.stdout.buffer
-        engine = database.owner_engine()
+        engine = _home(database, ledger).owner_engine()
         if history:
             facts = export_history(engine, target, ledger, form)._asdict()
         else:
             facts = {"entries": write_entries(engine, target, form, span)}
         target.flush()
     report("", as_json=as_json, file=output, format=form, ledger=ledger, **facts)
+
+
+def _home(main: Database, ledger: str) -> Database:
+    """The database that has the ledger; main if there is none of the name."""
+    with main.owner_engine().connect() as connection:
+        number = ledger_id(connection, ledger)
+        return main if number is None else home_of(connection, main, number)
 
 
 def _form_of(output: Path | None, form: Format | None) -> Format:

@@ -28,6 +28,7 @@ from ledgerservice.postgres.access.people import list_people
 from ledgerservice.postgres.access.principals import GrantedAccounts, GrantView, KeyView
 from ledgerservice.postgres.connections import explained
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
+from ledgerservice.postgres.sharding.databases import home_of
 from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
 
@@ -356,10 +357,20 @@ def _ledgers(
         raise KeyFault("A grant that is limited to accounts is on one ledger.")
     ledger = _ledger(connection, names[0]) if names else DEFAULT_LEDGER
     assert ledger is not None
-    missing = principals.missing_account(connection, ledger, limited_to.all())
+    missing = _missing(connection, ledger, limited_to.all())
     if missing is not None:
         raise KeyFault(f"The ledger has no account {missing}.")
     return [ledger]
+
+
+def _missing(connection: Connection, ledger: int, ids: set[int]) -> int | None:
+    """One of the ids that is no account of the ledger, or None, on the shard that has it."""
+    with opened_database(Settings.load(), create=False) as (main, _):
+        home = home_of(connection, main, ledger)
+    if home is main:
+        return principals.missing_account(connection, ledger, ids)
+    with home.owner_engine().connect() as shard:
+        return principals.missing_account(shard, ledger, ids)
 
 
 def _ledger(connection: Connection, name: str | None) -> int | None:

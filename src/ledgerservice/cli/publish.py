@@ -20,11 +20,14 @@ from ledgerservice import __version__
 from ledgerservice.cli.output import AsJson, progress_bar
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.publisher import Progress, keep_publishing
-from ledgerservice.feed.targets import Target, targets_of
+from ledgerservice.feed.targets import targets_of
 from ledgerservice.feed.webhooks.deliverer import keep_delivering
 from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.sharding.databases import databases_of
+from ledgerservice.postgres.sharding.stores import stores_of
 from ledgerservice.runtime import started
 from ledgerservice.settings import Settings
+from ledgerservice.shards import prepared_shard
 from ledgerservice.telemetry.exporter import listening
 
 REPORT_S = 5.0
@@ -45,13 +48,16 @@ def publish(
     """Publish all events to Kafka, Redis, Cassandra or DynamoDB, from where each of them is.
 
     With --webhooks their endpoints get events too. One process at a time is active for a target,
-    and one for webhooks; others wait until it is gone.
+    and one for webhooks; others wait until it is gone. What a shard publishes has its name behind
+    the prefix, keyspace or table of the URL.
     """
     if with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     settings = Settings.load()
     listed = urls or ([settings.publish.get_secret_value()] if settings.publish else [])
     targets = [target for text in listed for target in targets_of(text)]
+    for name in databases_of(settings):
+        targets_of(stores_of(",".join(listed), name))  # raises before anything is published
     if not (targets or webhooks):
         raise ConfigurationError("Name a target, set LEDGER_PUBLISH, or use --webhooks.")
     with (
@@ -60,7 +66,7 @@ def publish(
         _reporting(as_json=as_json) as report,
         suppress(asyncio.CancelledError),
     ):
-        asyncio.run(_publish(database, targets, report, webhooks=webhooks))
+        asyncio.run(_publish(database, listed, report, webhooks=webhooks))
 
 
 def _end_with_parent() -> None:
@@ -69,20 +75,26 @@ def _end_with_parent() -> None:
 
 
 async def _publish(
-    database: Database,
-    targets: Sequence[Target],
-    report: Callable[[Progress], None],
-    *,
-    webhooks: bool,
+    main: Database, urls: Sequence[str], report: Callable[[Progress], None], *, webhooks: bool
 ) -> None:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    work = [keep_publishing(database, target, report) for target in targets]
-    if webhooks:
-        work.append(keep_delivering(database, database.settings))
-    await asyncio.gather(*work)
+    listed = ",".join(urls)
+
+    async def publish_shard(name: str, unprepared: Database) -> None:
+        database = await prepared_shard(main, name, unprepared)
+        await publish_all(database, stores_of(listed, name))
+
+    async def publish_all(database: Database, listed: str) -> None:
+        work = [keep_publishing(database, target, report) for target in targets_of(listed)]
+        if webhooks:
+            work.append(keep_delivering(database, database.settings))
+        await asyncio.gather(*work)
+
+    shards = [publish_shard(name, one) for name, one in databases_of(main.settings).items()]
+    await asyncio.gather(publish_all(main, listed), *shards)
 
 
 @contextmanager

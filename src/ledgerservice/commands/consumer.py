@@ -22,7 +22,7 @@ from ledgerservice.commands.broker import LARGEST_BYTES, Batch, KafkaFault, Sink
 from ledgerservice.commands.posting import Decided, Posting, Prepared, named, results_of
 from ledgerservice.feed.kafka import Address, Remarks, make_topics, text_of
 from ledgerservice.feed.threads import call
-from ledgerservice.runtime import Runtime
+from ledgerservice.shards import Shards
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def tune_process() -> None:
 
 
 async def keep_consuming(
-    runtime: Runtime,
+    shards: Shards,
     address: Address,
     instance: str,
     report: Callable[[int], None],
@@ -55,7 +55,7 @@ async def keep_consuming(
     pause_s, faults = FIRST_PAUSE_S, 0
     while True:
         try:
-            async with _consuming(runtime, address, instance, principal_id) as consuming:
+            async with _consuming(shards, address, instance, principal_id) as consuming:
                 async for number in consuming.batches():
                     report(number)
                     pause_s, faults = FIRST_PAUSE_S, 0
@@ -69,7 +69,7 @@ async def keep_consuming(
 
 @asynccontextmanager
 async def _consuming(
-    runtime: Runtime, address: Address, instance: str, principal_id: int
+    shards: Shards, address: Address, instance: str, principal_id: int
 ) -> AsyncIterator["_Consuming"]:
     remarks = Remarks()
     commands, answers, dead = Topics.of(address.prefix)
@@ -82,7 +82,7 @@ async def _consuming(
         except KafkaException as error:
             raise _fault(address, error, remarks) from error
         try:
-            yield _Consuming(Posting(runtime, principal_id), source, sink, reader, writer)
+            yield _Consuming(Posting(shards, principal_id), source, sink, reader, writer)
         except KafkaException as error:
             raise _fault(address, error, remarks) from error
         finally:

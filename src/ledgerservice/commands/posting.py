@@ -22,7 +22,7 @@ from ledgerservice.domain.rules.approvals import Rules
 from ledgerservice.domain.transactions import Failed, Outcome, Recorded, Rejected
 from ledgerservice.errors import InternalFault, LedgerError, Overloaded
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
-from ledgerservice.runtime import Runtime
+from ledgerservice.shards import Shards
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Posting:
     `named`, `prepared` and `results_of` only compute, so other threads may call them meanwhile.
     """
 
-    def __init__(self, runtime: Runtime, principal_id: int = 0) -> None:
+    def __init__(self, shards: Shards, principal_id: int = 0) -> None:
+        self._shards, runtime = shards, shards.main
         self._runtime = runtime
         caller = msgspec.structs.replace(EVERYONE, principal_id=principal_id)
         self._plain = Call(runtime, (), _nothing, DEFAULT_LEDGER, False, caller)
@@ -139,9 +140,11 @@ class Posting:
     async def _unless_caught(self, ledger: int, item: Any) -> Item:
         if isinstance(item, list):
             return [await self._unless_caught(ledger, one) for one in item]
-        call, pause_s = self._plain._replace(ledger=ledger), FIRST_PAUSE_S
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
+                runtime = await self._shards.runtime_of(ledger)
+                call = self._plain._replace(ledger=ledger, runtime=runtime)
                 return await refused_if_caught(call, item)
             except ProblemError as error:
                 return error.bare()
@@ -158,22 +161,24 @@ class Posting:
         )
         while True:
             try:
-                return list(await self._runtime.movements.post(group))  # type: ignore[arg-type]
+                runtime = await self._shards.runtime_of(ledger)
+                return list(await runtime.movements.post(group))  # type: ignore[arg-type]
             except InternalFault as error:
                 if len(items) > 1:
                     half = len(items) // 2
                     first = await self._post(ledger, items[:half])
                     return first + await self._post(ledger, items[half:])
-                if await self._works():
+                if await self._works(ledger):
                     return [ProblemError("internal_error")]
                 pause_s = await _pause(error, pause_s)
             except AWAY as error:
                 pause_s = await _pause(error, pause_s)
 
-    async def _works(self) -> bool:
+    async def _works(self, ledger: int) -> bool:
         """Whether the fault of a command is of that command only."""
         try:
-            await self._runtime.movements.post(Group((PROBE,), dry_run=True))
+            runtime = await self._shards.runtime_of(ledger)
+            await runtime.movements.post(Group((PROBE,), dry_run=True))
         except AWAY:
             return False
         return True

@@ -11,11 +11,12 @@ _is_ledger_name = re.compile(LEDGER_NAME_PATTERN, re.ASCII).fullmatch
 
 
 class LedgerRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request for a ledger. The name is its key."""
+    """A request for a ledger. The name is its key. `shard` is where it is to be; None: on main."""
 
     name: str
     dry_run: bool = False
     principal_id: int = 0
+    shard: str | None = None
 
 
 class LedgerRecord(msgspec.Struct, frozen=True, gc=False):
@@ -24,6 +25,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, gc=False):
     name: str
     id: int
     created_at: datetime
+    shard: str = "main"
     replayed: bool = False
 
 

@@ -28,6 +28,8 @@ from ledgerservice.postgres.pipeline import Wire, without_values
 from ledgerservice.postgres.refusals import explain, refuse_shared_sessions
 from ledgerservice.postgres.roles import Login
 from ledgerservice.postgres.schema import SCHEMA, in_schema
+from ledgerservice.postgres.sharding import identity
+from ledgerservice.postgres.sharding.identity import READ_IDENTITY, Identity
 from ledgerservice.settings import Settings
 
 OLDEST_SERVER = 15
@@ -51,12 +53,14 @@ class Database:
 
     `url` is of the service's login. `role` is the service's least-privilege role, or None to stay
     the login. `owner_url` is of the user that owns the schema, None if that is the login.
+    `identity` is what the database must say it is, if it is one of several.
     """
 
     url: URL
     settings: Settings
     role: str | None = None
     owner_url: URL | None = None
+    identity: Identity | None = None
 
     @property
     def login(self) -> Login | None:
@@ -93,7 +97,7 @@ class Database:
         engine = create_engine(
             self.url, poolclass=NullPool, connect_args=arguments, hide_parameters=True
         )
-        return self._translated(session.checked(engine, pinned))
+        return self._identified(self._translated(session.checked(engine, pinned)))
 
     def read_engine(self) -> AsyncEngine:
         """The service's pool, for reads."""
@@ -108,8 +112,28 @@ class Database:
             hide_parameters=True,
             connect_args=self._arguments(pinned),
         )
-        self._translated(session.checked(engine.sync_engine, pinned))
+        self._identified(self._translated(session.checked(engine.sync_engine, pinned)))
         return engine
+
+    def _identified(self, engine: Engine) -> Engine:
+        """The engine; each of its new connections raises WrongDatabase if it is another one."""
+        if self.identity is not None:
+            event.listen(engine, "connect", self._identify)
+        return engine
+
+    def _identify(self, connection: Any, _: Any) -> None:
+        assert self.identity is not None
+        cursor = connection.cursor()
+        cursor.execute(self._read_identity)
+        fault = identity.fault_of(cursor.fetchall(), self.identity)
+        cursor.close()
+        connection.commit()
+        if fault is not None:
+            raise fault
+
+    @property
+    def _read_identity(self) -> str:
+        return in_schema(READ_IDENTITY, self.settings.schema_name)
 
     def _translated(self, engine: Engine) -> Engine:
         """The engine, with the schema's name put into each statement if it is not the default."""
@@ -126,13 +150,15 @@ class Database:
     async def connect_writer(self) -> Wire:
         """A connection of the write path, in autocommit: the journal sends BEGIN itself.
 
-        Raises UnfitConnection.
+        Raises UnfitConnection, of which WrongDatabase is one.
         """
         pinned = self._service_session() | session.WRITER_PLANS
         arguments = {**self.driver_arguments(), **self._arguments(pinned)}
         arguments["target_session_attrs"] = "read-write"
         connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)
         await session.check(connection, pinned)
+        if self.identity is not None:
+            await identity.check(connection, self._read_identity, self.identity)
         return Wire(connection, self.settings.schema_name)
 
     def driver_arguments(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ledgerservice.postgres.pipeline import (
     optional_array,
     text_array,
 )
+from ledgerservice.postgres.sharding.identity import MAIN
 
 # An unknown currency joins nothing. Of two requests with one key the first opens the account, and
 # its metadata is the account's. They are put together by sorting: a join whose plan was made for
@@ -116,8 +117,16 @@ WHERE NOT EXISTS (SELECT FROM ledger.ledgers l WHERE l.name = requested.name)
 ORDER BY requested.name ON CONFLICT (name) DO NOTHING RETURNING name
 """
 
+# The homes of those that are new. Others stay where they are.
+PLACE_LEDGERS = """
+SELECT ledger.place_ledger(l.ledger_id, requested.shard)
+FROM unnest($1::text[], $2::text[]) AS requested (name, shard)
+JOIN ledger.ledgers l ON l.name = requested.name AND l.xmin = pg_current_xact_id()::xid
+"""
+
 FIND_LEDGERS = """
-SELECT name, ledger_id, created_at FROM ledger.ledgers WHERE name = ANY ($1::text[])
+SELECT name, ledger_id, created_at, coalesce(shard, 'main')
+FROM ledger.ledgers LEFT JOIN ledger.homes USING (ledger_id) WHERE name = ANY ($1::text[])
 """
 
 CLOCK = "SELECT clock_timestamp()"
@@ -150,10 +159,12 @@ async def _by_dry_run(
     return [await preview(wire, one) if one.dry_run else next(written) for one in requests]
 
 
-async def _commit(wire: Wire, write: Request, find: Request) -> tuple[Rows, Rows]:
+async def _commit(
+    wire: Wire, write: Request, find: Request, *between: Request
+) -> tuple[Rows, Rows]:
     """Write, find, commit: the new rows, and the rows that were found."""
-    steps = [Request(BEGIN), Request(TAKE_XID), write, find, Request(WRITE_BARRIER)]
-    _, _, new, found, _ = await commit(wire, *steps)
+    steps = [Request(BEGIN), Request(TAKE_XID), write, *between, find, Request(WRITE_BARRIER)]
+    _, _, new, *_, found, _ = await commit(wire, *steps)
     return new.rows, found.rows
 
 
@@ -244,9 +255,21 @@ async def _add_ledgers(wire: Wire, requests: Sequence[LedgerRequest]) -> list[Le
     names = text_array(ledger.name for ledger in requests)
     principals = array(ledger.principal_id for ledger in requests)
     new, rows = await _commit(
-        wire, Request(ADD_LEDGERS, [names, principals]), Request(FIND_LEDGERS, [names])
+        wire,
+        Request(ADD_LEDGERS, [names, principals]),
+        Request(FIND_LEDGERS, [names]),
+        *_homes(requests),
     )
     return answer_ledgers(requests, [LedgerRecord(*row) for row in rows], [row[0] for row in new])
+
+
+def _homes(requests: Sequence[LedgerRequest]) -> list[Request]:
+    """What gives new ledgers their homes; nothing if all are on main. The first request decides."""
+    homes = {one.name: one.shard for one in reversed(requests)}
+    placed = {name: shard for name, shard in homes.items() if shard not in {None, MAIN}}
+    if not placed:
+        return []
+    return [Request(PLACE_LEDGERS, [text_array(placed), text_array(placed.values())])]
 
 
 async def _preview_ledger(wire: Wire, request: LedgerRequest) -> LedgerRecord:
@@ -254,6 +277,7 @@ async def _preview_ledger(wire: Wire, request: LedgerRequest) -> LedgerRecord:
         Request(CLOCK), Request(FIND_LEDGERS, [text_array([request.name])])
     )
     ledgers = [LedgerRecord(*row) for row in ledger_rows.rows]
-    new = [] if ledgers else [LedgerRecord(request.name, 0, clock.rows[0][0])]
+    shard = request.shard or MAIN
+    new = [] if ledgers else [LedgerRecord(request.name, 0, clock.rows[0][0], shard)]
     [answer] = answer_ledgers([request], ledgers + new, [ledger.name for ledger in new])
     return answer

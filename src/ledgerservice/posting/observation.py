@@ -26,15 +26,22 @@ async def observed(
     engine: AsyncEngine,
     posters: Mapping[str, Poster[Any, Any]],
     budget: Budget,
+    *,
+    is_main: bool = True,
 ) -> AsyncIterator[Callable[[], None]]:
     """Meanwhile the metrics show these parts. The database is sampled only if they are scraped: by
     the listener, or after a call of what this yields.
+
+    Of another shard than main they show the queues.
     """
     settings = database.settings
     with ExitStack() as stack:
         for name, poster in posters.items():
             stack.enter_context(metrics.QUEUE_REQUESTS.reading(poster.waiting_requests, name))
             stack.enter_context(metrics.QUEUE_AGE.reading(poster.waiting_s, name))
+        if not is_main:
+            yield lambda: None
+            return
         stack.enter_context(metrics.BODY_BYTES.reading(lambda: budget.taken))
         _read_pool(stack, engine)
         if settings.database_url is None:

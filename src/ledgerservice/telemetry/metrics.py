@@ -118,6 +118,7 @@ LOOP_LAG = Histogram(
     "ledger_event_loop_lag_seconds", "How late the event loop runs a timer.", PHASE_SECONDS
 )
 DATABASE_UP = Gauge("ledger_database_up", "1 if the database answered the last sample, else 0.")
+SHARD_UP = Gauge("ledger_shard_up", "1 if the process can use the shard, else 0.", "shard")
 DATABASE_BYTES = Gauge("ledger_database_bytes", "Size of the database.")
 DISK_FREE = Gauge("ledger_disk_free_bytes", "Free space where the embedded server keeps its data.")
 DISK_SIZE = Gauge("ledger_disk_size_bytes", "Size of that file system.")

@@ -17,7 +17,9 @@ from ledgerservice import Ledger
 from ledgerservice.commands.broker import Command
 from ledgerservice.commands.posting import Posting, results_of
 from ledgerservice.postgres.connections import Database
-from ledgerservice.runtime import posting, reading_keys
+from ledgerservice.rights import reading_keys
+from ledgerservice.runtime import posting
+from ledgerservice.shards import Shards
 from tests.access.approvals.proposing import (
     WHY,
     World,
@@ -203,7 +205,7 @@ def test_commands_and_programs(world: World) -> None:
 
     async def run() -> None:
         async with posting(world.database) as runtime, reading_keys(runtime, with_tokens=False):
-            consumer = Posting(runtime, principal(world, "alice"))
+            consumer = Posting(Shards(runtime), principal(world, "alice"))
             lines = [
                 json.dumps(
                     {"type": "DEPOSIT", "account_id": account, "amount": amount,

@@ -3,34 +3,10 @@
 So are they by a reader of /docs. An example that is named by a code gets that refusal.
 """
 
-from typing import Any
-
-from ledgerservice.api.http.catalogue import CATALOGUE
-from tests.api.routes import API
+from tests.api.examples import OPERATIONS, bodies, send_all
 from tests.processes import RunningService
 
-DOCUMENT = API.openapi()
-OPERATIONS = [
-    (method, path, operation)
-    for path, operations in DOCUMENT["paths"].items()
-    for method, operation in operations.items()
-]
-MADE_BY_KEYS = {"/approvals/{approval_id}": "approval_not_found"}
-"""Without keys nothing is proposed."""
 README_TOUR = ["alice", "bob", "deposit", "transfer", "insufficient_funds"]
-
-
-def parameters(operation: dict[str, Any], place: str) -> dict[str, Any]:
-    """The examples of the parameters in the path or in the query."""
-    declared = operation["parameters"]
-    return {p["name"]: p["example"] for p in declared if p["in"] == place and "example" in p}
-
-
-def bodies(operation: dict[str, Any]) -> dict[str, Any]:
-    """The bodies to send, by their names; an operation without a body has one that is None."""
-    content = operation.get("requestBody", {}).get("content", {})
-    examples = content.get("application/json", {}).get("examples", {"": {"value": None}})
-    return {name: given["value"] for name, given in examples.items()}
 
 
 def test_every_body_has_an_example() -> None:
@@ -45,26 +21,4 @@ def test_the_examples_follow_the_readme() -> None:
 
 
 def test_the_examples_can_be_sent_as_they_stand(service: RunningService) -> None:
-    known: dict[str, Any] = {}
-    for method, path, operation in OPERATIONS:
-        target = path.format(**known | parameters(operation, "path"))
-        query = parameters(operation, "query")
-        for name, body in bodies(operation).items():
-            answer = service.client.request(method, target, params=query, json=body)
-            if name in CATALOGUE or path in MADE_BY_KEYS:
-                assert answer.json()["code"] == (name or MADE_BY_KEYS[path])
-                assert str(answer.status_code) in operation["responses"]
-            elif path == "/verification/":  # where nothing verifies before the first interval
-                assert answer.status_code in (200, 202, 409)
-            else:
-                assert answer.is_success, (method, target, name, answer.text)
-                assert "idempotency-replayed" not in answer.headers
-            if answer.headers["content-type"].endswith("json"):
-                known |= ids_of(answer.json())
-
-
-def ids_of(answer: Any) -> dict[str, int]:
-    """The ids that an answer names, as a reader copies them into the next path."""
-    names = ("transaction_id", "hold_id", "schedule_id")
-    is_object = isinstance(answer, dict)
-    return {name: answer[name] for name in names if is_object and answer.get(name) is not None}
+    assert send_all(service) > len(OPERATIONS)

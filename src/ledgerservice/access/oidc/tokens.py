@@ -18,6 +18,7 @@ from ledgerservice.access.meters import Meter
 from ledgerservice.access.oidc.claims import caller_by, read_rules
 from ledgerservice.access.oidc.issuer import Issuer
 from ledgerservice.errors import ConfigurationError, LedgerError
+from ledgerservice.postgres.access.callers import Limited, Names
 from ledgerservice.postgres.access.limits import NO_LIMITS, KeyLimits
 from ledgerservice.postgres.access.people import (
     GrantRequest,
@@ -97,10 +98,15 @@ class Tokens:
         ]
         return [ledgers_named(text_array(names)), accounts_granted(limited)]
 
-    def learn(self, ledgers: Result, accounts: Result) -> None:
-        """Take over what was read."""
+    def learn(
+        self, ledgers: Result, accounts: Result, elsewhere: Callable[[Limited], Names | None]
+    ) -> None:
+        """Take over what was read. `elsewhere` has what is on other shards; None: it is on main."""
         self._ledger_ids = dict(ledgers.rows)
-        rows = [GrantRow(*row) for row in accounts.rows]
+        read = [GrantRow(*row) for row in accounts.rows]
+        found_names = {row.place: elsewhere(self._limited(row.place)) for row in read}
+        rows = [row if (n := found_names[row.place]) is None else GrantRow(row.place, *n)
+                for row in read]  # fmt: skip
         rules = self._rules.grants
         self._account_grants = {
             row.place: rules[row.place].account_grant(row.currencies, row.owned) for row in rows
@@ -108,13 +114,21 @@ class Tokens:
         self._missing = [
             f"`$.grants[{row.place}]`: the ledger has no account {number}"
             for row in rows
+            if found_names[row.place] is None
             for number in sorted(rules[row.place].named_accounts)
             if str(number) not in (row.currencies or {})
         ]
 
+    def _limited(self, place: int) -> Limited:
+        """What the grant at a place is limited to; its ledger exists."""
+        rule = self._rules.grants[place]
+        assert rule.ledger is not None
+        accounts = tuple(sorted(rule.named_accounts))
+        return Limited(self._ledger_ids[rule.ledger[0]], accounts, rule.owner)
+
     def check_accounts(self) -> None:
         """Raise ConfigurationError if a rule names an account that its ledger does not have: one
-        that is opened later could be anybody's.
+        that is opened later could be anybody's. What is on another shard is not checked.
         """
         if self._missing:
             raise ConfigurationError(f"LEDGER_OIDC_GRANTS: {self._missing[0]}.")

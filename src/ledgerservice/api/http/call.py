@@ -18,9 +18,12 @@ from ledgerservice.domain.rules.approvals import RESERVED
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.runtime import Runtime
+from ledgerservice.shards import Shards
 
 LEDGER = "ledgerservice.ledger"
 """The entry of a request's scope with the id of the ledger that the path names."""
+RUNTIME = "ledgerservice.runtime"
+"""The entry of a request's scope with the running parts of the shard that has this ledger."""
 OUTSIDE = "ledgerservice.outside"
 """The entry of a request's scope with the part of the path that names the ledger."""
 
@@ -116,9 +119,15 @@ def unreserved(key: str) -> str:
 
 
 def runtime_of(request: Request) -> Runtime:
-    """The running parts of the service."""
-    runtime: Runtime = request.app.state.runtime
+    """The running parts of the shard that has the ledger of the request."""
+    runtime: Runtime = request.scope.get(RUNTIME) or request.app.state.runtime
     return runtime
+
+
+def shards_of(request: Request) -> Shards:
+    """The shards of the service."""
+    shards: Shards = request.app.state.shards
+    return shards
 
 
 def ledger_of(request: Request) -> int:
@@ -135,6 +144,11 @@ def accounts_seen(request: Request, scope: int) -> frozenset[int] | None:
 def reader_of(request: Request) -> Reader:
     """A reader of the ledger that the path names."""
     return runtime_of(request).reader.of(ledger_of(request))
+
+
+def directory_reader_of(request: Request) -> Reader:
+    """A reader of what the directory has of the ledger that the path names."""
+    return runtime_of(request).main.reader.of(ledger_of(request))
 
 
 _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)

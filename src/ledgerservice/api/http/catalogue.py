@@ -297,6 +297,10 @@ CATALOGUE: dict[str, Problem] = {
         "The database did not answer in time. Send the same request again, with the same key: a "
         "movement moves money at most once."
     ),
+    "shard_unavailable": _failed(
+        "The database that has the ledger cannot be used now. Send the same request again, with "
+        "the same key: a movement moves money at most once."
+    ),
     "internal_error": _failed(
         "The service failed, and its log has the reason. The same request with the same key can "
         "be sent again safely.",

@@ -12,7 +12,7 @@ from ledgerservice.access.meters import headers_of
 from ledgerservice.api.http.catalogue import CATALOGUE, ProblemCode, Retry
 from ledgerservice.api.http.fields import AmountText, TimestampText, TransactionType
 from ledgerservice.domain.transactions import Rejected
-from ledgerservice.errors import LimitReached, Overloaded, Unavailable
+from ledgerservice.errors import LimitReached, Overloaded, ShardUnavailable, Unavailable
 from ledgerservice.telemetry.exchanges import note_refusal
 from ledgerservice.telemetry.metrics import LIMITED
 
@@ -205,6 +205,8 @@ def problem_of(error: Exception) -> Reply:
         return status, body, headers | headers_of(error)
     if isinstance(error, Overloaded):
         return problem("overloaded")
+    if isinstance(error, ShardUnavailable):
+        return problem("shard_unavailable")
     if isinstance(error, Unavailable):
         return problem("unavailable")
     log.error("a request failed", exc_info=error)

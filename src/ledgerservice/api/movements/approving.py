@@ -136,7 +136,7 @@ async def _propose(call: Call, rule: Rule, instruction: Instruction, origin: Ori
     if number is None:
         raise ProblemError("idempotency_key_reused")
     await call.runtime.audit.add(_record(call, number, rule))
-    bodies = await bodies_of(call.runtime.reader.of(call.ledger), [number])
+    bodies = await bodies_of(call.runtime.main.reader.of(call.ledger), [number])
     location = f"{call.scope.get(OUTSIDE, '')}/approvals/{number}"
     return 202, bodies[number], _headers(202) | {"location": location}
 

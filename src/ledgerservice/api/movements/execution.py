@@ -26,6 +26,7 @@ from ledgerservice.postgres.access.approvals import Executed, carry_out
 from ledgerservice.postgres.queries import approvals as queries
 from ledgerservice.postgres.queries.approvals import ProposalView
 from ledgerservice.runtime import Runtime
+from ledgerservice.shards import Shards
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ async def execute(runtime: Runtime, ledger: int, proposal: ProposalView) -> None
     and OSError: then another process, or this one, carries it out later.
     """
     work = partial(_execute, runtime, ledger, proposal)
-    await carry_out(runtime.connect, ledger, proposal.id, work)
+    await carry_out(runtime.main.connect, ledger, proposal.id, work)
 
 
 async def _execute(
@@ -111,24 +112,25 @@ def _record(ledger: int, proposal: ProposalView, executed: Executed) -> AuditRec
     )
 
 
-async def sweep(runtime: Runtime) -> None:
+async def sweep(shards: Shards) -> None:
     """Carry out what is approved and was not carried out. One that fails does not stop the others,
     and is tried again.
     """
-    for ledger, number in await queries.list_waiting(runtime.reader):
+    reader = shards.main.reader
+    for ledger, number in await queries.list_waiting(reader):
         try:
-            proposal = await queries.find(runtime.reader.of(ledger), number)
+            proposal = await queries.find(reader.of(ledger), number)
             if proposal is not None:
-                await execute(runtime, ledger, proposal)
+                await execute(await shards.runtime_of(ledger), ledger, proposal)
         except Exception as error:  # noqa: BLE001  (whatever it is, the others are carried out)
             log.warning("proposal %d was not carried out: %s", number, type(error).__name__)
 
 
-async def keep_executing(runtime: Runtime) -> None:
+async def keep_executing(shards: Shards) -> None:
     """Sweep until cancelled."""
     while True:
-        await asyncio.sleep(runtime.settings.sweep_interval_s)
+        await asyncio.sleep(shards.main.settings.sweep_interval_s)
         try:
-            await sweep(runtime)
+            await sweep(shards)
         except Exception as error:  # noqa: BLE001  (the database may be away; it comes back)
             log.warning("what is approved could not be found: %s", type(error).__name__)

@@ -183,7 +183,7 @@ async def open_account(request: Request) -> Response:
         origin,
         call.caller.principal_id,
     )
-    outcome = await call.runtime.openings.post(opening)
+    outcome = await call.runtime.open_account(opening)
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
     return created(opened(outcome), replayed=outcome.replayed)

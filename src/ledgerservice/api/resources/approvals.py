@@ -18,10 +18,10 @@ from ledgerservice.api.http.call import (
     Call,
     accounts_seen,
     call_of,
+    directory_reader_of,
     id_of,
     json_response,
     ledger_of,
-    reader_of,
     runtime_of,
 )
 from ledgerservice.api.http.fields import Text
@@ -63,7 +63,7 @@ async def list_approvals(request: Request) -> Response:
 
     The Link header leads to the next page, also from a page with fewer rows than `limit`.
     """
-    reader = reader_of(request)
+    reader = directory_reader_of(request)
 
     seen = accounts_seen(request, READS.scopes)
     proposer = None if seen is None else caller_of(request.scope).principal_id
@@ -155,7 +155,7 @@ async def _found(request: Request, need: Need) -> ProposalView:
     """The proposal of the path. A key that is limited to accounts gets its own, and the same
     refusal for all others, whether they exist or not.
     """
-    proposal = await queries.find(reader_of(request), _id(request))
+    proposal = await queries.find(directory_reader_of(request), _id(request))
     is_limited = accounts_seen(request, need.scopes) is not None
     if is_limited and not (proposal and await _covered(request, [proposal])):
         raise denied("limited_to_accounts", need.scopes)
@@ -175,7 +175,7 @@ async def _covered(request: Request, rows: Sequence[ProposalView]) -> list[Propo
 
 
 async def _answer(request: Request, need: Need) -> Response:
-    [answer] = await answers_of(reader_of(request), [await _found(request, need)])
+    [answer] = await answers_of(directory_reader_of(request), [await _found(request, need)])
     return json_response(_shown(accounts_seen(request, need.scopes), answer))
 
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from ledgerservice.access.grants import Need, everywhere
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.authentication import authorize, caller_of
-from ledgerservice.api.http.call import reader_of
+from ledgerservice.api.http.call import directory_reader_of
 from ledgerservice.api.http.fields import Answer, JsonObject, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, PeriodFilters, listing
@@ -73,7 +73,7 @@ async def list_audit(request: Request) -> Response:
 
     The Link header leads to the next page, also from a page with fewer rows than `limit`.
     """
-    reader = reader_of(request)
+    reader = directory_reader_of(request)
 
     async def read(filters: AuditFilters, after: AuditPlace | None) -> Page:
         if filters.everywhere:

@@ -17,6 +17,7 @@ from ledgerservice.api.http.call import (
     json_response,
     ledger_of,
     runtime_of,
+    shards_of,
 )
 from ledgerservice.api.http.fields import Answer, Exponent, Text
 from ledgerservice.api.http.openapi import DRY_RUN, body_schema, get, post
@@ -72,7 +73,7 @@ async def add_currency(request: Request) -> Response:
     body = await body_of(call, AddCurrency)
     facts = body.code, body.exponent, body.name
     new = CurrencyRequest(*facts, call.dry_run, call.caller.principal_id, ledger)
-    outcome = await call.runtime.currencies.post(new)
+    outcome = await shards_of(request).add_currency(new)
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
     return created(_shown(outcome, outcome.ledger), replayed=outcome.replayed)
@@ -92,7 +93,7 @@ def _reader_for(request: Request) -> Reader:
     """
     ledger = ledger_of(request)
     is_known = caller_of(request.scope).knows(ledger)
-    return runtime_of(request).reader.of(ledger if is_known else _NO_LEDGER)
+    return runtime_of(request).main.reader.of(ledger if is_known else _NO_LEDGER)
 
 
 @get(router, "/currencies/", list[Currency], Paging, need=ANY_KEY)

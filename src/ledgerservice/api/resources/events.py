@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from ledgerservice.access.grants import Need, denial
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.authentication import caller_now, caller_of, denied
-from ledgerservice.api.http.call import LEDGER, json_response, runtime_of
+from ledgerservice.api.http.call import LEDGER, json_response, runtime_of, shards_of
 from ledgerservice.api.http.fields import JsonObject
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.parameters import Parameters, integer, parameters_of
@@ -197,7 +197,7 @@ class _Reading:
         yield ": the feed\n\n"
         while not self._state.is_draining:
             taken = await self._next(STEP_S, MAX_EVENTS)
-            if self._denial() is not None:
+            if self._denial() is not None or not self._is_here():
                 return
             silent = 0 if taken else silent + 1
             if silent == SILENT_STEPS:
@@ -213,6 +213,11 @@ class _Reading:
             raise ProblemError(code)
         if code is not None:
             raise denied(code, NEED.scopes)
+
+    def _is_here(self) -> bool:
+        """Whether the ledger is still on the shard whose feed is read."""
+        shards, runtime = shards_of(self._request), runtime_of(self._request)
+        return self._ledger == DEFAULT_LEDGER or shards.is_at(self._ledger, runtime)
 
     def _denial(self) -> str | None:
         """Why the caller may not read; keys and grants end while events are waited for."""

@@ -1,24 +1,35 @@
 """Ledgers."""
 
+from functools import partial
+from typing import Annotated, Any, Self
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from msgspec import UNSET, Meta, UnsetType
 from pydantic import Field
 
 from ledgerservice.access.grants import ANY_KEY, everywhere
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.bodies import Body, body_of
-from ledgerservice.api.http.call import call_of, created, json_response, reader_of
+from ledgerservice.api.http.call import (
+    call_of,
+    created,
+    directory_reader_of,
+    json_response,
+    shards_of,
+)
 from ledgerservice.api.http.fields import Answer, TimestampText
 from ledgerservice.api.http.openapi import DRY_RUN, body_schema, get, post
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
-from ledgerservice.api.http.problems import ProblemError
+from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.domain.ledgers import (
     LEDGER_NAME_PATTERN,
     LedgerRequest,
     is_ledger_name,
 )
 from ledgerservice.postgres.queries import catalogue
+from ledgerservice.postgres.sharding.identity import MAIN
 
 router = APIRouter(tags=["ledgers"])
 
@@ -28,12 +39,28 @@ class Ledger(Answer):
 
     name: str
     created_at: TimestampText
+    shard: Annotated[
+        str | UnsetType, Meta(description="The database that has it, where there are several.")
+    ] = UNSET
+
+    @classmethod
+    def of(cls, request: Request, row: Any) -> Self:
+        """The ledger as it is answered: with its shard if there are several."""
+        has_shards = bool(shards_of(request).states())
+        return cls.of_row(row, shard=row.shard if has_shards else UNSET)
 
 
 class AddLedger(Body):
     """Add a ledger: a closed book with its own accounts."""
 
     name: str = Field(pattern=f"^{LEDGER_NAME_PATTERN}$", examples=["marketplace"])
+    shard: str | None = Field(
+        default=None,
+        pattern=f"^{LEDGER_NAME_PATTERN}$",
+        description="Where several databases are: which of them gets it. By default the one with "
+        "the fewest ledgers.",
+        examples=["main"],
+    )
 
 
 @post(
@@ -52,12 +79,15 @@ async def add_ledger(request: Request) -> Response:
 
     The name is the key, so a repeat has no effect. Its routes are below `/ledgers/{name}/`.
     """
-    call = call_of(request)
+    call, shards = call_of(request), shards_of(request)
     body = await body_of(call, AddLedger)
-    outcome = await call.runtime.ledgers.post(
-        LedgerRequest(body.name, call.dry_run, call.caller.principal_id)
+    if body.shard not in {None, MAIN, *shards.states()}:
+        raise invalid("shard", "is not the name of a shard")
+    shard = body.shard or shards.roomiest()
+    outcome = await shards.add_ledger(
+        LedgerRequest(body.name, call.dry_run, call.caller.principal_id, shard)
     )
-    return created(Ledger.of_row(outcome), replayed=outcome.replayed)
+    return created(Ledger.of(request, outcome), replayed=outcome.replayed)
 
 
 @get(router, "/ledgers/", list[Ledger], Paging, need=ANY_KEY)
@@ -67,9 +97,9 @@ async def list_ledgers(request: Request) -> Response:
     async def read(filters: Paging, after: int | None) -> Page:
         caller = caller_of(request.scope)
         own = None if caller.everywhere else sorted({*caller.by_ledger, *caller.by_accounts})
-        reader, limit = reader_of(request), filters.limit + 1
+        reader, limit = directory_reader_of(request), filters.limit + 1
         rows = await catalogue.list_ledgers(reader, limit, after or 0, own)
-        return first_rows(rows, filters.limit, Ledger.of_row, lambda last: last.id)
+        return first_rows(rows, filters.limit, partial(Ledger.of, request), lambda last: last.id)
 
     return await listing(request, Paging, int, read)
 
@@ -83,7 +113,7 @@ async def get_ledger(request: Request) -> Response:
     name = request.path_params["name"]
     ledger, caller = None, caller_of(request.scope)
     if is_ledger_name(name) and (caller.everywhere or name in caller.ledgers):
-        ledger = await catalogue.find_ledger(reader_of(request), name)
+        ledger = await catalogue.find_ledger(directory_reader_of(request), name)
     if ledger is None:
         raise ProblemError("ledger_not_found")
-    return json_response(Ledger.of_row(ledger))
+    return json_response(Ledger.of(request, ledger))

@@ -1,11 +1,14 @@
 """The valid keys with their grants, as every process reads them, and the days of their use."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
+from sqlalchemy import text
 
 from ledgerservice.postgres.access.limits import KeyLimits
 from ledgerservice.postgres.pipeline import Request, Rows
+from ledgerservice.postgres.reader import Reader
 
 CHANNEL = "ledger_access"
 """What a process listens on; whoever writes the tables notifies it."""
@@ -93,6 +96,44 @@ class CallerRow(msgspec.Struct, frozen=True):
     owned: dict[str, str] | None
     owner: str | None
     limits: KeyLimits
+
+    def limited(self) -> "Limited | None":
+        """What its grant is limited to; None: to a whole ledger, or to nothing."""
+        if self.ledger_id is None or self.accounts is None:
+            return None
+        ids = {*self.accounts, *(self.debit_from or ()), *(self.credit_to or ())}
+        return Limited(self.ledger_id, tuple(sorted(ids)), self.owner)
+
+
+class Limited(NamedTuple):
+    """The accounts that a grant names, and the owner of all others that it covers."""
+
+    ledger_id: int
+    accounts: tuple[int, ...]
+    owner: str | None
+
+
+Names = tuple[dict[str, str] | None, dict[str, str] | None]
+"""The currencies of the accounts that a grant names, and of those of its owner, by their ids."""
+NOT_FOUND: Names = (None, None)
+"""They are not known yet."""
+
+
+# What READ_CALLERS reads where the ledgers are on main.
+FIND_LIMITED = text(f"""
+SELECT {account_columns("g", "g.accounts")}
+FROM json_to_recordset(CAST(:grants AS json))
+    AS g (place integer, ledger_id integer, accounts bigint[], owner text)
+ORDER BY g.place
+""")
+
+
+async def find_limited(reader: Reader, grants: Sequence[Limited]) -> list[Names]:
+    """Of each grant the currencies of its accounts and those of its owner's, on a shard."""
+    listed = [{"place": place, **one._asdict()} for place, one in enumerate(grants)]
+    content = msgspec.json.encode(listed).decode()
+    rows: list[Any] = await reader.rows(FIND_LIMITED, grants=content)
+    return [(row[0], row[1]) for row in rows]
 
 
 def callers_of(rows: Rows) -> tuple[bool, list[CallerRow]]:

@@ -8,7 +8,8 @@ from sqlalchemy import ARRAY, Integer, bindparam, func, select
 
 from ledgerservice.postgres.queries.structs import columns, find_all, find_one
 from ledgerservice.postgres.reader import Reader
-from ledgerservice.postgres.tables import currencies, ledgers, principals, secrets
+from ledgerservice.postgres.sharding.identity import MAIN
+from ledgerservice.postgres.tables import currencies, homes, ledgers, principals, secrets
 
 
 class CurrencyView(msgspec.Struct, frozen=True):
@@ -25,11 +26,12 @@ class CurrencyView(msgspec.Struct, frozen=True):
 
 
 class LedgerView(msgspec.Struct, frozen=True):
-    """A ledger."""
+    """A ledger, and the shard that has it."""
 
     id: int
     name: str
     created_at: datetime
+    shard: str
 
 
 _CURRENCIES = select(*columns(CurrencyView, currencies))
@@ -44,7 +46,10 @@ LIST_CURRENCIES = (
     .limit(bindparam("rows"))
 )
 
-_LEDGERS = select(*columns(LedgerView, ledgers, id=ledgers.c.ledger_id))
+_SHARD = func.coalesce(homes.c.shard, MAIN)
+_LEDGERS = select(*columns(LedgerView, ledgers, id=ledgers.c.ledger_id, shard=_SHARD)).select_from(
+    ledgers.outerjoin(homes, homes.c.ledger_id == ledgers.c.ledger_id)
+)
 FIND_LEDGER = _LEDGERS.where(ledgers.c.name == bindparam("name"))
 LIST_LEDGERS = (
     _LEDGERS.where(ledgers.c.ledger_id > bindparam("after"))

@@ -1,4 +1,7 @@
-"""The checks of `verify` on what was proposed, decided and carried out. They are run once each."""
+"""The checks of `verify` on what was proposed, decided and carried out. They are run once each.
+
+The transactions of a ledger on another shard are not in this database.
+"""
 
 APPROVED = """
         SELECT 'proposal ' || p.id || ', ledger ' || p.ledger_id,
@@ -23,6 +26,8 @@ APPROVED = """
            OR x.transaction_id IS NOT NULL
               AND (t.idempotency_key, t.origin, t.principal_id, t.status = {POSTED})
                   IS DISTINCT FROM ('approval-' || p.id, 0::smallint, p.proposed_by, x.status < 400)
+              AND NOT EXISTS (SELECT FROM ledger.homes h
+                              WHERE h.ledger_id = p.ledger_id AND h.shard <> 'main')
            OR x.proposal_id IS NULL AND d.given >= p.approvals AND NOT d.ended
               AND d.last < (SELECT recorded_at FROM ledger.transactions
                             WHERE ledger_id = p.ledger_id ORDER BY id DESC LIMIT 1)

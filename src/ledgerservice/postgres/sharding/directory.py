@@ -1,0 +1,69 @@
+"""Where each ledger is, as a process knows it: read together with the keys, every second."""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ledgerservice.postgres.pipeline import Request, Rows
+from ledgerservice.postgres.sharding.identity import MAIN
+
+STALE_S = 5.0
+"""A directory that was read longer ago is not used: a ledger may have been moved meanwhile."""
+
+READ_DIRECTORY = Request(
+    """
+SELECT s.name, (SELECT array_agg(h.ledger_id) FROM ledger.homes h WHERE h.shard = s.name)
+FROM ledger.shards s ORDER BY s.number
+"""
+)
+
+
+class Homes(NamedTuple):
+    """The shards in the order in which they were added, and the shard of each ledger in `homes`.
+
+    Without other shards both are empty.
+    """
+
+    shards: tuple[str, ...] = ()
+    by_ledger: Mapping[int, str] = {}
+
+
+def homes_of(rows: Rows) -> Homes:
+    """What the rows of READ_DIRECTORY say."""
+    homes = {ledger: name for name, ledgers in rows for ledger in ledgers or ()}
+    return Homes(tuple(name for name, _ in rows), homes)
+
+
+class Directory:
+    """The homes as they were last read, and the first homes of ledgers that were looked up since.
+
+    A ledger that was added after the last reading is found by its name, together with its home.
+    """
+
+    def __init__(self) -> None:
+        self.homes = Homes()
+        self.first: dict[int, str] = {}
+        self._fresh_until = 0.0
+
+    def update(self, rows: Rows, read_s: float) -> None:
+        """Take the rows of READ_DIRECTORY; `read_s` is when it was sent, on the monotonic clock."""
+        self.homes = homes_of(rows)
+        self._fresh_until = read_s + STALE_S
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it was read recently, or there is one database only."""
+        return not self.homes.shards or time.monotonic() < self._fresh_until
+
+    def home_of(self, ledger: int) -> str | None:
+        """The shard of a ledger; None if the ledger was not looked up yet."""
+        return self.homes.by_ledger.get(ledger) or self.first.get(ledger)
+
+    def emptiest(self, among: set[str]) -> str:
+        """The shard with the fewest ledgers, of those that are not main; main if there is none."""
+        counts = dict.fromkeys([name for name in self.homes.shards if name in among], 0)
+        counts.pop(MAIN, None)
+        for shard in self.homes.by_ledger.values():
+            if shard in counts:
+                counts[shard] += 1
+        return min(counts, key=counts.__getitem__, default=MAIN)
