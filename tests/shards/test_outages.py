@@ -201,10 +201,10 @@ def test_a_new_ledger_whose_process_was_killed_is_finished(world: World) -> None
     assert world.rows("b", here) == world.rows("main", here)
 
 
-END_WAITING = """
-SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock'
+WAITING = """
+FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
+END_WAITING = f"SELECT pg_terminate_backend(pid, 10000) {WAITING}"
 """What the process has sent would still be carried out when the lock is gone."""
 
 

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ledgerservice.cli.data import OneShard, chosen
 from ledgerservice.cli.output import AsJson, keep_output_for_file, report
 from ledgerservice.domain.timestamps import parse_timestamp
 from ledgerservice.errors import BackupError, BackupNotSound
@@ -27,6 +28,7 @@ from ledgerservice.files.restore import checked_file
 from ledgerservice.files.restore import restore as load_backup
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import check_server, explained
+from ledgerservice.postgres.sharding.identity import MAIN
 from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry.backups import BACKUP, DRILL, kept_result
@@ -44,21 +46,40 @@ def backup(
             "--verify", help="Restore FILE into a scratch server instead, and compare it."
         ),
     ] = False,
+    shard: OneShard = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the whole ledger to FILE. The service may keep running.
 
-    FILE holds the secrets of the ledger too: who has it can read everything.
+    FILE holds the secrets of the ledger too: who has it can read everything. Where there are
+    shards, each is written to a file with its name behind FILE's, and main to FILE at last.
 
     With --verify nothing is written: FILE is restored into a scratch server, which is removed
     again. Exit code 1 if anything differs.
     """
     settings = Settings.load()
+    files = _files(settings, file, shard)
     if verify:
-        _drill(settings, Path(file), as_json=as_json)
+        for name, one in files:
+            _drill(one, Path(name), as_json=as_json)
         return
     with kept_result(settings.results_folder, BACKUP):
-        _back_up(settings, file, as_json=as_json)
+        for name, one in files:
+            _back_up(one, name, as_json=as_json)
+
+
+def _files(settings: Settings, file: str, shard: str | None) -> list[tuple[str, Settings]]:
+    """The files of the shards, or of one of them. Raises BackupError.
+
+    Main comes last, so that it knows all ledgers that the others have.
+    """
+    every = chosen(settings, shard)
+    if len(every) == 1:
+        return [(file, one) for one in every.values()]
+    if file == STANDARD_OUTPUT:
+        raise BackupError("Standard output takes one database: name it with --shard.")
+    main = every.pop(MAIN)
+    return [*((f"{file}.{name}", one) for name, one in every.items()), (file, main)]
 
 
 def _back_up(settings: Settings, file: str, *, as_json: bool) -> None:
@@ -178,6 +199,9 @@ def restore(
         str | None,
         typer.Option(help="The time to restore of an archive, as 2026-01-31T12:00:00Z. [its end]"),
     ] = None,
+    shard: Annotated[
+        str, typer.Option("--shard", help="The shard whose backup it is, which must be empty.")
+    ] = MAIN,
     as_json: AsJson = False,
 ) -> None:
     """Restore a backup into a database without a ledger, update its schema, and verify it.
@@ -185,7 +209,7 @@ def restore(
     The file is checked before the database is touched. It is restored completely, or not at all.
     The folder of an archive becomes a new embedded server, as the ledger was at a time.
     """
-    settings = Settings.load()
+    [settings] = chosen(Settings.load(), shard).values()
     if file.is_dir():
         _recover(settings, file, until, as_json=as_json)
         return
