@@ -130,16 +130,16 @@ def upgrade(database: Database) -> bool:
     )
 
 
-def prepared(database: Database, expected: Identity | None = None) -> Database:
+def prepared(database: Database, expected: Identity | None = None, shard: str = MAIN) -> Database:
     """`database`, checked and migrated, with the role of the service.
 
-    `expected` is what a shard must say it is; None: it is main, or the only one. Raises a
-    LedgerError whose message says what to do.
+    `expected` is what the database must say it is; None: that it is `shard`, of whatever service,
+    or the only database. Raises a LedgerError whose message says what to do.
     """
     settings = database.settings
     with explained():
         check_server(database.of_owner())
-        database = replace(database, identity=_identified(database, expected))
+        database = replace(database, identity=_identified(database, expected, shard))
         if settings.auto_migrate:
             upgrade(database)
         if database.owner_url is not None:
@@ -150,12 +150,12 @@ def prepared(database: Database, expected: Identity | None = None) -> Database:
         return replace(database, role=usable_role(database))
 
 
-def _identified(database: Database, expected: Identity | None) -> Identity | None:
+def _identified(database: Database, expected: Identity | None, shard: str) -> Identity | None:
     """What the database says it is. Raises WrongDatabase; nothing was written then."""
     with database.owner_engine().connect() as connection:
         present = identity_of(connection)
     if expected is None and present is not None:
-        expected = Identity(present.directory, MAIN)
+        expected = Identity(present.directory, shard)
     if expected is not None:
         fault = fault_of([] if present is None else [present], expected)
         if fault is not None:
@@ -285,10 +285,10 @@ def check_addresses(settings: Settings) -> None:
 
 
 @contextmanager
-def started(settings: Settings, *, create: bool = True) -> Iterator[Database]:
+def started(settings: Settings, *, create: bool = True, shard: str = MAIN) -> Iterator[Database]:
     """The database, checked and migrated. The embedded server is watched meanwhile."""
     with opened_database(settings, create=create) as (unprepared, embedded):
-        database = prepared(unprepared)
+        database = prepared(unprepared, shard=shard)
         with _watched(embedded):
             yield database
 

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 
+from ledgerservice.cli.data import chosen
 from ledgerservice.cli.output import AsJson, console, progress_bar, report
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.compare import START, Difference, compare
@@ -16,6 +17,8 @@ from ledgerservice.feed.stores import Store, store_of
 from ledgerservice.feed.targets import TargetFault
 from ledgerservice.postgres.connections import Database, explained
 from ledgerservice.postgres.entries import EntryPlace, count_entries
+from ledgerservice.postgres.sharding.identity import MAIN
+from ledgerservice.postgres.sharding.stores import stores_of
 from ledgerservice.runtime import started
 from ledgerservice.settings import Settings
 
@@ -25,12 +28,14 @@ def compare_store(
     after: Annotated[
         str | None, typer.Option("--from", help="Go on from here, as Ctrl-C prints it.")
     ] = None,
+    shard: Annotated[str, typer.Option("--shard", help="The shard whose store it is.")] = MAIN,
     as_json: AsJson = False,
 ) -> None:
     """Compare every row of a store with the journal. Exit code 1 at the first that differs."""
-    store = store_of(url)
+    [settings] = chosen(Settings.load(), shard).values()
+    store = store_of(url if shard == MAIN else stores_of(url, shard))
     progress = _Progress(_place_of(after))
-    with started(Settings.load(), create=False) as database, explained():
+    with started(settings, create=False, shard=shard) as database, explained():
         try:
             difference = _compared(database, store, progress)
         except (KeyboardInterrupt, TargetFault):
