@@ -225,6 +225,18 @@ def test_a_key_is_of_one_proposal(world: World) -> None:
     assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
 
 
+def test_a_key_that_another_request_has_got_meanwhile(world: World) -> None:
+    """It has one outcome: what no rule catches was posted, so the proposal is refused."""
+    account = world.account()
+    place = deposit(world, account, "500", "same")
+    small = {"account_id": account, "amount": "5", "idempotency_key": "same"}
+    assert world.send("alice", "POST", "/deposit", small).status_code == 200
+    done = approve(world, place)
+    assert (done["state"], done["execution"]["status"]) == ("refused", 422)
+    assert done["execution"]["body"]["code"] == "idempotency_key_reused"
+    assert world.balance(account) == "5.00"
+
+
 def test_a_key_belongs_to_the_account_of_its_transaction(world: World) -> None:
     """As when it is posted, and to nothing else that has the number of the transaction."""
     account = world.account()

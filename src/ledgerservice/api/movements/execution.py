@@ -81,17 +81,22 @@ async def _post(runtime: Runtime, ledger: int, proposal: ProposalView) -> Execut
         (outcome,) = await runtime.movements.post(group)  # type: ignore[misc]
         return outcome
 
-    # A rule that was lifted meanwhile lets the same request through, with the caller's key.
     if not _is_replay(await post(own, dry_run=True)):
-        before = await post(original, dry_run=True)
-        if _is_replay(before):
-            assert isinstance(before, Recorded)
-            number = before.transaction.id
-            raise ProblemError("approval_superseded", transaction_id=number)
+        _check_key(await post(original, dry_run=True))
     outcome = await post(own)
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
     return Executed(*answer(outcome.transaction), outcome.transaction.id)
+
+
+def _check_key(outcome: Outcome) -> None:
+    """Raise ProblemError if the caller's key was posted meanwhile: by the same request, because the
+    rule was lifted, or by another one that no rule catches.
+    """
+    if isinstance(outcome, Rejected):
+        raise rejection(outcome)
+    if outcome.replayed:
+        raise ProblemError("approval_superseded", transaction_id=outcome.transaction.id)
 
 
 def _is_replay(outcome: Outcome) -> bool:
