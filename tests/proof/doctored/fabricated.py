@@ -32,9 +32,8 @@ class Fabricated:
         self._answers: dict[tuple[int, str], tuple[Request, int, dict[str, Any]]] = {}
         for request in self._inventions.funds():
             self._move(request)
-        before = self._random.getstate()  # the other operations are those of the seed
-        Proposing(self.journal, self._decide_later, self.attempt).propose_all()
-        self._random.setstate(before)
+        if operations:
+            self._propose()
         for number in range(operations):
             self.now_ns += STEP_NS
             self._step(number)
@@ -53,6 +52,11 @@ class Fabricated:
 
     def decide(self, request: Request) -> tuple[int, dict[str, Any]]:
         return self.ledger.decide(request, self.time())
+
+    def _propose(self) -> None:
+        before = self._random.getstate()  # the other operations are those of the seed
+        Proposing(self.journal, self._decide_later, self.attempt).propose_all()
+        self._random.setstate(before)
 
     def _decide_later(self, request: Request) -> tuple[int, dict[str, Any]]:
         self.now_ns += 100 * STEP_NS  # what was approved is seen by nobody before

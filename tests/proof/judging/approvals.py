@@ -13,6 +13,7 @@ from tests.proof.judging.evidence import (
     OWN,
     PROPOSED,
     REFUSED,
+    RESERVED,
     Case,
     Found,
     outcome,
@@ -20,7 +21,6 @@ from tests.proof.judging.evidence import (
 from tests.proof.judging.matching import asks_for
 from tests.proof.load.bodies import body_of, item_of
 
-RESERVED = "approval-"
 ITEM = "item"
 
 
@@ -155,12 +155,20 @@ def proposals_are_executed_once(case: Case) -> Found:
         is_approved = len(_approvers(case, one)) >= one.approvals
         if is_approved and (execution is None or execution.status is None):
             yield "forgotten", where
-        request = _request_of(case, one)
-        under_its_key = case.by_key.get((one.account, one.key), [])
-        if found and request and any(asks_for(case, request, row) for row in under_its_key):
+        if found and _is_posted_too(case, one):
             yield "executed_twice", f"{where}, and under its own key"
     for key, found in rows.items():
         yield "unapproved", f"key {key}: transactions {found}"
+
+
+def _is_posted_too(case: Case, proposal: Proposal) -> bool:
+    """Whether its request was posted under its own key; another one may have been."""
+    place, request = (proposal.account, proposal.key), _request_of(case, proposal)
+    for row in case.by_key.get(place, []) if request is not None else ():
+        same = {a.request for a in case.asked[place] if asks_for(case, a.request, row)}
+        if request in same and all(caught(case, one) for one in same):
+            return True
+    return False
 
 
 def proposals_are_kept(case: Case) -> Found:

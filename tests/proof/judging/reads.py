@@ -14,6 +14,7 @@ from tests.proof.judging.evidence import (
     FROZEN,
     NEVER_YET,
     OK,
+    PROPOSED,
     REFUSED,
     UNKNOWN,
     Case,
@@ -133,7 +134,7 @@ def _node(case: Case, order: Order, row: Transaction) -> int:
     same = [
         attempt
         for attempt in case.asked.get((row.account, row.key), [])
-        if asks_for(case, attempt.request, row) and outcome(attempt) != REFUSED
+        if asks_for(case, attempt.request, row) and outcome(attempt) not in (REFUSED, PROPOSED)
     ]
     invoked = min((attempt.invoked_ns for attempt in same), default=0)
     completed = min(
