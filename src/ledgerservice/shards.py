@@ -22,6 +22,7 @@ from ledgerservice.errors import LedgerError, ShardUnavailable, Unavailable, Wro
 from ledgerservice.postgres.access.callers import Limited, find_limited
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.sharding import chunks, copies
 from ledgerservice.postgres.sharding.databases import databases_of
 from ledgerservice.postgres.sharding.directory import READ_DIRECTORY, Directory
@@ -52,6 +53,8 @@ class Shards:
 
     async def runtime_of(self, ledger: int) -> Runtime:
         """The parts of the shard that has a ledger. Raises Unavailable or ShardUnavailable."""
+        if ledger == DEFAULT_LEDGER:
+            return self.main
         name = self.directory.home_of(ledger) or await self._first_home(ledger)
         runtime = self.running(name)
         if runtime is not self.main and ledger not in self._present[name]:
@@ -60,6 +63,8 @@ class Shards:
 
     def now(self, ledger: int) -> Runtime:
         """The same of a ledger that was used before, at once."""
+        if ledger == DEFAULT_LEDGER:
+            return self.main
         return self.running(self.directory.home_of(ledger) or MAIN)
 
     def is_at(self, ledger: int, runtime: Runtime) -> bool:
@@ -67,14 +72,15 @@ class Shards:
 
         A process that was stopped for some seconds may have read what a move has left behind.
         """
-        return self.directory.is_usable and self.directory.home_of(ledger) == runtime.shard
+        home = self.directory.home_of(ledger) or MAIN
+        return self.directory.is_usable and home == runtime.shard
 
     def running(self, name: str) -> Runtime:
-        """The parts of a shard. Raises ShardUnavailable."""
-        if name == MAIN:
-            return self.main
+        """The parts of a shard, for a ledger that is on it. Raises ShardUnavailable."""
+        if not self.directory.is_usable:
+            raise ShardUnavailable("Which shard has the ledger was not read for some seconds.")
         runtime = self._running.get(name)
-        if runtime is None or name in self._down or not self.directory.is_usable:
+        if runtime is None or name in self._down:
             raise ShardUnavailable(f"It is the shard {name}.")
         return runtime
 
@@ -154,7 +160,7 @@ class Shards:
                     tried.set()
                     log.info("the shard %s is in use", name)
                     await self._keep_looking(runtime)
-            except (LedgerError, psycopg.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is, the shard is started again)
                 said = _said_once(name, error, said)
             finally:
                 self._running.pop(name, None)

@@ -249,11 +249,14 @@ def _find_ledger(inner: App, state: State) -> App:
         except Exception as error:  # noqa: BLE001  (every request is answered)
             await _send(send, problem_of(error))
             return
-        if scope["method"] != "POST" and state.shards.directory.homes.shards:
+        if scope["method"] in READING and state.shards.directory.homes.shards:
             send = _unless_moved(send, state.shards, scope)
         await inner(scope, receive, send)
 
     return answer
+
+
+READING = frozenset({"GET", "HEAD"})
 
 
 def _unless_moved(send: Send, shards: Shards, scope: Scope) -> Send:
