@@ -24,6 +24,7 @@ from tests.engines.servers import Valkey
 from tests.engines.stores import differences
 from tests.engines.valkey_store import ValkeyStore
 from tests.processes import RunningService, serving, wait_for
+from tests.shards.world import World, add_ledger
 
 pytestmark = pytest.mark.processes
 
@@ -386,3 +387,29 @@ def test_without_the_library_the_start_says_so(
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'ledgerservice\[redis\]'"):
         Balances("redis://127.0.0.1", database.connect_writer)
+
+
+# Of several shards.
+
+
+def test_a_shard_s_balances_are_beside_those_of_main(
+    engines: Any, new_database: Callable[..., Database]
+) -> None:
+    store = ValkeyStore(engines.running(Valkey), "of_shards")
+    world = World({"main": new_database(), "b": new_database()})
+    world.run("shards", "add", "b")
+
+    def cached(service: RunningService, path: str) -> str | None:
+        body = service.get(f"{path}?consistency=cached").json()
+        balance: str = body["balance"]
+        return balance if body["consistency"] == "cached" else None
+
+    with world.serving(LEDGER_PUBLISH=store.url, LEDGER_CACHE=store.url) as service:
+        add_ledger(service, "far", "b")
+        body = {"owner": "Alice", "currency": "USD"}
+        far = service.post("/ledgers/far/accounts/", body).json()["id"]
+        service.send("/ledgers/far/deposit/", account_id=far, amount="3.00")
+        near = service.open(balance="5.00")
+        path = f"/ledgers/far/accounts/{far}"
+        assert wait_for(lambda: cached(service, path) == "3.00", 30)
+        assert wait_for(lambda: cached(service, f"/accounts/{near}") == "5.00", 30)
