@@ -135,6 +135,10 @@ class BackupNotSound(BackupError):
         super().__init__(text, violations=violations)
 
 
+class MoveFault(LedgerError):
+    """The ledger was not moved."""
+
+
 class ImportFault(LedgerError):
     """The file cannot be imported."""
 
@@ -195,6 +199,12 @@ class LimitReached(Overloaded):
         self.window_s = window_s
         self.unit = unit
         super().__init__(limit)
+
+
+class LedgerMoving(Unavailable):
+    """The ledger is moving to another database. Nothing was moved. Send the same request with the
+    same key again in a few seconds.
+    """
 
 
 class InternalFault(LedgerError):

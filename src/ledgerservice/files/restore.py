@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from ledgerservice.errors import BackupError, BackupNotSound
 from ledgerservice.files.archive import Archive, TableRecord, Totals
@@ -80,6 +80,7 @@ def restore(
         loaded(connection)
         loaded_totals = totals(connection)  # a migration may add accounts
         migrations.bring_up_to_date(connection, role, schema, database.login)
+        connection.execute(text("SELECT ledger.set_fences()"))
         pause_webhooks(connection, schema)
         connection.exec_driver_sql(RECOVER_EPOCH)
         _analyze(connection, schema)

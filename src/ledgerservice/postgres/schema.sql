@@ -660,18 +660,26 @@ CREATE TABLE ledger.chunks (
     CONSTRAINT chunks_number CHECK (number BETWEEN 0 AND 131071)
 );
 
--- On a shard: ledgers that are on their way to it or away from it, or have left it.
+-- On a shard: ledgers that are on their way to it (removing: a copy of before is removed; then arriving) or
+-- away from it (leaving), or have left it.
+-- While a ledger's state is not home, triggers refuse what is written to it: see set_fences. generation
+-- is that of the last step of a move here; a step of an older one is refused.
 CREATE TABLE ledger.fences (
     ledger_id  integer PRIMARY KEY REFERENCES ledger.ledgers,
     generation integer NOT NULL,
     state      text    NOT NULL,
-    CONSTRAINT fences_state CHECK (state IN ('arriving', 'leaving', 'left'))
+    CONSTRAINT fences_state
+        CHECK (state IN ('arriving', 'home', 'leaving', 'left', 'removing'))
 );
 
--- On a shard: up to which id a ledger's rows have come from another one. They are no events here.
+-- On a shard: the ids of a ledger above after_id, up to last_id, have come from another one, and are not
+-- published here. epoch is that of the other one: a position of it up to last_id is valid here.
 CREATE TABLE ledger.arrivals (
-    ledger_id integer PRIMARY KEY REFERENCES ledger.ledgers,
-    last_id   bigint  NOT NULL
+    ledger_id integer NOT NULL REFERENCES ledger.ledgers,
+    after_id  bigint  NOT NULL,
+    last_id   bigint  NOT NULL,
+    epoch     integer NOT NULL,
+    PRIMARY KEY (ledger_id, last_id)
 );
 
 -- Functions and triggers.
@@ -700,12 +708,119 @@ BEGIN
         relation::regclass));
 END $$;
 
--- Opening an account sets everything that is derived, whatever the statement says.
+-- Loading: a ledger that moves to this database comes in row by row as it was elsewhere. While its state
+-- in fences is arriving or removing, only the owner of the schema can write its rows (refuse_fenced), in a session
+-- that names the ledger in the setting ledgerservice.loading. The other triggers let such rows pass. They
+-- look only after a cheaper test has shown that a row is not one of the service's.
+CREATE FUNCTION ledger.is_loading(ledger integer) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ledger::text = current_setting('ledgerservice.loading', true)
+        AND EXISTS (SELECT FROM ledger.fences WHERE ledger_id = ledger
+                    AND state IN ('arriving', 'removing'));
+END $$;
+
+-- What a fence does: LM001 is its own SQLSTATE. A copy may be removed while its ledger arrives. It runs with
+-- the rights of whoever writes.
+CREATE FUNCTION ledger.refuse_fenced() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    fenced integer := coalesce(NEW.ledger_id, OLD.ledger_id);
+BEGIN
+    IF fenced::text = current_setting('ledgerservice.loading', true)
+       AND pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE')
+       AND ledger.is_loading(fenced) THEN
+        RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'LM001', CONSTRAINT = 'ledger_fenced',
+        MESSAGE = format('ledger %s is moving to another database, or has moved', fenced);
+END $$;
+
+-- The triggers that there must be for the rows of fences. definition is NULL where there must be none, as
+-- everywhere while no ledger moves, so that a fence costs nothing then. While a ledger leaves, nothing is
+-- recorded in it; its webhooks are still delivered. External accounts are opened everywhere, and the
+-- directory has the units of all ledgers, so those are not refused.
+CREATE FUNCTION ledger.fence_triggers()
+RETURNS TABLE (relation regclass, name text, definition text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH fenced AS (
+        SELECT f.relation, f.operation, f.condition,
+               (SELECT '{' || string_agg(ledger_id::text, ',' ORDER BY ledger_id) || '}'
+                FROM ledger.fences WHERE state = ANY (f.states)) AS ledgers
+        FROM (
+            VALUES
+            ('ledger.transactions'::regclass, 'INSERT', '{arriving,removing,leaving,left}'::text[],
+             '(new.ledger_id = ANY (%L::integer[]))'),
+            ('ledger.accounts', 'INSERT', '{arriving,removing,leaving,left}',
+             '((new.ledger_id = ANY (%L::integer[])) AND (new.id > 0))'),
+            ('ledger.currencies', 'INSERT', '{arriving,removing,leaving}',
+             '(new.ledger_id = ANY (%L::integer[]))'),
+            ('ledger.webhooks', 'INSERT', '{arriving,removing,left}', '(new.ledger_id = ANY (%L::integer[]))'),
+            ('ledger.webhooks', 'UPDATE', '{arriving,removing,left}', '(new.ledger_id = ANY (%L::integer[]))'),
+            ('ledger.webhooks', 'DELETE', '{arriving,removing,left}', '(old.ledger_id = ANY (%L::integer[]))'),
+            ('ledger.webhook_secrets', 'INSERT', '{arriving,removing,left}',
+             '(new.ledger_id = ANY (%L::integer[]))')
+            UNION ALL
+            SELECT 'ledger.entries'::regclass, 'INSERT', '{arriving,removing}',
+                   '(new.ledger_id = ANY (%L::integer[]))'
+            UNION ALL
+            SELECT side, 'INSERT', '{arriving,removing}', '(new.ledger_id = ANY (%L::integer[]))'
+            FROM unnest(ARRAY['ledger.details'::regclass, 'ledger.dated_entries'::regclass,
+                              'ledger.holds'::regclass, 'ledger.policies'::regclass,
+                              'ledger.schedules'::regclass,
+                              'ledger.account_details'::regclass]) AS side
+            UNION ALL
+            SELECT kept, 'DELETE', '{arriving,removing}', NULL
+            FROM unnest(ARRAY['ledger.transactions'::regclass, 'ledger.entries'::regclass,
+                              'ledger.details'::regclass, 'ledger.dated_entries'::regclass,
+                              'ledger.holds'::regclass, 'ledger.policies'::regclass,
+                              'ledger.schedules'::regclass, 'ledger.accounts'::regclass,
+                              'ledger.account_details'::regclass]) AS kept
+        ) AS f (relation, operation, states, condition)
+    )
+    SELECT f.relation, 'fenced_' || lower(f.operation), CASE WHEN f.ledgers IS NOT NULL THEN
+        format('CREATE TRIGGER fenced_%s BEFORE %s ON %s FOR EACH ROW %sEXECUTE FUNCTION %s()',
+               lower(f.operation), f.operation, f.relation,
+               coalesce('WHEN (' || format(f.condition, f.ledgers) || ') ', ''),
+               'ledger.refuse_fenced'::regproc) END
+    FROM fenced f
+$$;
+
+-- Make the triggers what fences says. CREATE TRIGGER waits for whoever writes to the table, so nothing
+-- older is in flight when a fence is there. Triggers that are right are not touched. Two that set fences at
+-- the same time would each leave out what the other one has added.
+CREATE FUNCTION ledger.set_fences() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    fence record;
+BEGIN
+    PERFORM pg_advisory_xact_lock(2020084);
+    FOR fence IN
+        SELECT f.relation, f.name, f.definition
+        FROM ledger.fence_triggers() f
+        LEFT JOIN pg_trigger t ON t.tgrelid = f.relation AND t.tgname = f.name
+        WHERE pg_get_triggerdef(t.oid) IS DISTINCT FROM f.definition OR t.tgenabled <> 'A'
+        ORDER BY f.relation <> 'ledger.transactions'::regclass, f.relation, f.name
+    LOOP
+        IF fence.definition IS NULL THEN
+            EXECUTE format('DROP TRIGGER %I ON %s', fence.name, fence.relation);
+        ELSE
+            EXECUTE replace(fence.definition, 'CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER');
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', fence.relation, fence.name);
+        END IF;
+    END LOOP;
+END $$;
+
+-- Opening an account sets everything that is derived, whatever the statement says. The service cannot
+-- give a currency's number.
 CREATE FUNCTION ledger.open_account() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_RELID <> 'ledger.accounts'::regclass THEN
         PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
+    IF NEW.currency_number IS NOT NULL AND ledger.is_loading(NEW.ledger_id) THEN
+        RETURN NEW;
     END IF;
     SELECT c.number, c.exponent INTO NEW.currency_number, NEW.exponent
     FROM ledger.currencies c
@@ -815,6 +930,10 @@ BEGIN
                             AND e.credited_seq = t.counterparty_seq END) IS NOT TRUE
     LIMIT 1;
     IF FOUND THEN
+        IF (SELECT bool_and(ledger.is_loading(n.ledger_id))
+            FROM (SELECT DISTINCT ledger_id FROM new_entries) n) THEN
+            RETURN NULL;
+        END IF;
         PERFORM ledger.refuse('entries_transaction', format(
             'transaction %s: its entries do not sum to zero or are not those that it names, or it '
             'is missing, declined, or not of this database transaction and time', stray));
@@ -934,6 +1053,10 @@ BEGIN
        OR t.status <> 1 AND TG_TABLE_NAME <> 'details'
     LIMIT 1;
     IF FOUND THEN
+        IF (SELECT bool_and(ledger.is_loading(n.ledger_id))
+            FROM (SELECT DISTINCT ledger_id FROM new_rows) n) THEN
+            RETURN NULL;
+        END IF;
         PERFORM ledger.refuse(TG_NAME, format(
             'transaction %s is missing, declined, or not of this database transaction', stray));
     END IF;
@@ -971,6 +1094,10 @@ BEGIN
     WHERE a.id IS NULL OR a.id < 0 OR a.version > 0
     LIMIT 1;
     IF FOUND THEN
+        IF (SELECT bool_and(ledger.is_loading(n.ledger_id))
+            FROM (SELECT DISTINCT ledger_id FROM new_rows) n) THEN
+            RETURN NULL;
+        END IF;
         PERFORM ledger.refuse(TG_NAME, format(
             'account %s is missing, external, or has been used already', stray));
     END IF;
@@ -1036,7 +1163,7 @@ BEGIN
             below_floor = least(floor, below_floor, step.floor, step.lowest)
         WHERE ledger_id = step.ledger_id AND id = step.account_id
           AND floor IS NOT NULL AND restricted < 4;
-        IF NOT FOUND THEN
+        IF NOT FOUND AND NOT ledger.is_loading(step.ledger_id) THEN
             PERFORM ledger.refuse(TG_NAME, format(
                 'account %s can have no policy, or is closed', step.account_id));
         END IF;
@@ -1091,7 +1218,7 @@ BEGIN
         UPDATE ledger.schedules SET settled_by = step.transaction_id
         WHERE ledger_id = step.ledger_id AND transaction_id = step.parent_id
           AND coalesce(settled_by, 0) = 0;
-        IF NOT FOUND THEN
+        IF NOT FOUND AND NOT ledger.is_loading(step.ledger_id) THEN
             PERFORM ledger.refuse(TG_NAME, format(
                 'transaction %s: its schedule is missing, or settled already',
                 step.transaction_id));
@@ -1137,6 +1264,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_RELID <> 'ledger.holds'::regclass THEN
         PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
+    END IF;
+    IF (NEW.remaining <> 0 OR NEW.captured <> 0) AND ledger.is_loading(NEW.ledger_id) THEN
+        RETURN NEW;
     END IF;
     NEW.remaining := 0;
     NEW.captured := 0;
@@ -1329,6 +1459,11 @@ END $$;
 CREATE FUNCTION ledger.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- The copy of a ledger that arrives may be removed; the trigger fenced_delete judges each row.
+    IF TG_OP = 'DELETE' AND current_setting('ledgerservice.loading', true) <> ''
+       AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = TG_RELID AND tgname = 'fenced_delete') THEN
+        RETURN NULL;
+    END IF;
     PERFORM ledger.refuse(TG_NAME, format('%s on %s.%s is refused: %s',
         TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]));
     RETURN NULL;
@@ -1468,7 +1603,7 @@ GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currenc
     ledger.ledger_id TO {role};
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.ledger_id TO {role};
 GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.refuse_table,
-    ledger.next_change_id, ledger.audit_digest TO {role};
+    ledger.next_change_id, ledger.audit_digest, ledger.is_loading, ledger.fence_triggers TO {role};
 -- A shard gets the ledgers and currencies of the directory with their ids and numbers.
 GRANT INSERT (ledger_id) ON ledger.ledgers TO {role};
 GRANT INSERT (number) ON ledger.currencies TO {role};

@@ -27,9 +27,13 @@ Value = TypeVar("Value")
 TRY_LOCK = """
 SELECT pg_try_advisory_lock(2020071, 'ledger.webhooks'::regclass::oid::integer)
 """
+# The webhooks of a ledger that moves are delivered by one shard at a time.
 LIST_ACTIVE = """
 SELECT ledger_id, id, url, types, account_id, epoch, position, digest, dead_letters, revision
-FROM ledger.webhooks WHERE state = 'active' ORDER BY ledger_id, id
+FROM ledger.webhooks w WHERE state = 'active' AND NOT EXISTS (
+    SELECT FROM ledger.fences f
+    WHERE f.ledger_id = w.ledger_id AND f.state IN ('arriving', 'left', 'removing'))
+ORDER BY ledger_id, id
 """
 LIST_SECRETS = """
 SELECT s.ledger_id, s.webhook_id, s.secret, s.expires_at

@@ -31,21 +31,24 @@ DUE_ROWS = 1_000
 
 LATE_S = "extract(epoch FROM clock_timestamp() - {})::float8"
 
+# A ledger that moves is left to the shard that will have it.
+_HERE = "ledger_id NOT IN (SELECT ledger_id FROM ledger.fences WHERE state <> 'home')"
 # A declined capture is not tried again; its hold ends at its expiry.
 FIND_DUE = text(f"""
 (SELECT ledger_id, transaction_id, {Origin.EXPIRY:d} AS origin, {LATE_S.format("ends_at")}
  FROM ledger.holds
- WHERE remaining > 0 AND ends_at <= clock_timestamp()
+ WHERE remaining > 0 AND ends_at <= clock_timestamp() AND {_HERE}
  ORDER BY ends_at LIMIT :rows)
 UNION ALL
 (SELECT ledger_id, transaction_id, {Origin.CAPTURE:d}, {LATE_S.format("capture_at")}
  FROM ledger.holds
  WHERE remaining > 0 AND capture_at <= clock_timestamp() AND capture_tried_at IS NULL
+   AND {_HERE}
  ORDER BY capture_at LIMIT :rows)
 UNION ALL
 (SELECT ledger_id, transaction_id, {Origin.EXECUTION:d}, {LATE_S.format("execute_at")}
  FROM ledger.schedules
- WHERE settled_by IS NULL AND execute_at <= clock_timestamp()
+ WHERE settled_by IS NULL AND execute_at <= clock_timestamp() AND {_HERE}
  ORDER BY execute_at LIMIT :rows)
 """)
 

@@ -20,10 +20,11 @@ from ledgerservice.domain.history import (
 )
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.domain.registration import answer_openings
-from ledgerservice.errors import Unavailable
+from ledgerservice.errors import LedgerMoving, Unavailable
 from ledgerservice.postgres import journal, locking, registration
 from ledgerservice.postgres.pipeline import Request, Wire, number
 from ledgerservice.posting.movements import salts
+from ledgerservice.posting.poster import is_fenced
 
 BATCH_ROWS = 2_000
 
@@ -80,6 +81,8 @@ async def import_history(
             "The connection was lost during the import. If the ledger is still empty, run it again."
         ) from error
     except psycopg.DatabaseError as error:
+        if is_fenced(error):
+            raise LedgerMoving from error
         raise HistoryFault(f"the database refuses it: {error}") from error
     else:
         return importing.counts

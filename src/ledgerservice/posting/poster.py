@@ -22,7 +22,13 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from ledgerservice.errors import InternalFault, Overloaded, Unavailable, UnfitConnection
+from ledgerservice.errors import (
+    InternalFault,
+    LedgerMoving,
+    Overloaded,
+    Unavailable,
+    UnfitConnection,
+)
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.telemetry import metrics, traces
 from ledgerservice.telemetry.batches import COMMIT, RUNNING, BatchClock
@@ -249,10 +255,9 @@ class Poster(Generic[Request, Answer]):
             answers = await self._post([one.request for one in batch])
         except Exception as error:  # noqa: BLE001  (the writer must outlive every fault)
             waiting = [one for one in batch if not one.answer.done()]
-            if is_poison(error) and len(waiting) > 1:
-                half = len(waiting) // 2
-                await self._answer_batch(waiting[:half])
-                await self._answer_batch(waiting[half:])
+            if parts := _split(error, waiting):
+                for part in parts:
+                    await self._answer_batch(part)
             else:
                 fault = self._fault(error, len(batch))
                 self._loop.call_soon_threadsafe(self._fail, batch, fault, self._clock)
@@ -333,6 +338,8 @@ class Poster(Generic[Request, Answer]):
 
     def _fault(self, error: Exception, requests: int) -> Exception:
         """The exception that the callers of a batch get for `error`, which is logged."""
+        if is_fenced(error):
+            return LedgerMoving()
         if is_passing(error):
             metrics.UNRESOLVED.add(1, self.name)
             log.error("gave up a batch of %d: %s", requests, error)
@@ -358,6 +365,32 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, psycopg.OperationalError | UnfitConnection):
         return True
     return isinstance(error, psycopg.Error) and error.sqlstate in PASSING_STATES
+
+
+FENCED = "LM001"
+
+
+def is_fenced(error: BaseException) -> bool:
+    """Whether the database refuses a ledger, because it is moving or has moved to another one."""
+    return isinstance(error, psycopg.Error) and error.sqlstate == FENCED
+
+
+def _split(
+    error: BaseException, waiting: list[_Waiting[Any, Any]]
+) -> list[list[_Waiting[Any, Any]]]:
+    """The parts in which a batch is tried again; none if it has failed.
+
+    A fence refuses the requests of one ledger together, and no others.
+    """
+    if is_fenced(error):
+        ledgers = {one.request.ledger: list[_Waiting[Any, Any]]() for one in waiting}
+        for one in waiting:
+            ledgers[one.request.ledger].append(one)
+        return list(ledgers.values()) if len(ledgers) > 1 else []
+    if is_poison(error) and len(waiting) > 1:
+        half = len(waiting) // 2
+        return [waiting[:half], waiting[half:]]
+    return []
 
 
 def is_poison(error: BaseException) -> bool:

@@ -293,6 +293,10 @@ CATALOGUE: dict[str, Problem] = {
         "started, or `verify --watch` runs on a standby, which hears nothing.",
         HTTPStatus.CONFLICT,
     ),
+    "ledger_moving": _failed(
+        "The ledger is moving to another database, and nothing was recorded. Send the same request "
+        "again in a few seconds, with the same key."
+    ),
     "unavailable": _failed(
         "The database did not answer in time. Send the same request again, with the same key: a "
         "movement moves money at most once."

@@ -12,7 +12,13 @@ from ledgerservice.access.meters import headers_of
 from ledgerservice.api.http.catalogue import CATALOGUE, ProblemCode, Retry
 from ledgerservice.api.http.fields import AmountText, TimestampText, TransactionType
 from ledgerservice.domain.transactions import Rejected
-from ledgerservice.errors import LimitReached, Overloaded, ShardUnavailable, Unavailable
+from ledgerservice.errors import (
+    LedgerMoving,
+    LimitReached,
+    Overloaded,
+    ShardUnavailable,
+    Unavailable,
+)
 from ledgerservice.telemetry.exchanges import note_refusal
 from ledgerservice.telemetry.metrics import LIMITED
 
@@ -203,6 +209,8 @@ def problem_of(error: Exception) -> Reply:
         LIMITED.add(1, error.limit)
         status, body, headers = problem("rate_limited", limit=error.limit)
         return status, body, headers | headers_of(error)
+    if isinstance(error, LedgerMoving):
+        return problem("ledger_moving")
     if isinstance(error, Overloaded):
         return problem("overloaded")
     if isinstance(error, ShardUnavailable):

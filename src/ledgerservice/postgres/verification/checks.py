@@ -124,6 +124,9 @@ CATALOGUE = [
             SELECT 'trigger', tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
             WHERE c.relnamespace = 'ledger'::regnamespace AND NOT tgisinternal
               AND tgname <> ALL ((:triggers)::text[])
+              AND NOT EXISTS (
+                  SELECT FROM ledger.fence_triggers() f
+                  WHERE f.relation = t.tgrelid AND f.definition = pg_get_triggerdef(t.oid))
             UNION ALL
             SELECT 'rule', rulename FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
             WHERE c.relnamespace = 'ledger'::regnamespace
@@ -161,6 +164,21 @@ CATALOGUE = [
         JOIN ledger.currencies c ON c.ledger_id IS NULL OR c.ledger_id = l.ledger_id
         WHERE NOT EXISTS (SELECT FROM ledger.accounts a
                           WHERE a.ledger_id = l.ledger_id AND a.id = -c.number)
+          AND NOT EXISTS (SELECT FROM ledger.fences f
+                          WHERE f.ledger_id = l.ledger_id
+                            AND f.state IN ('arriving', 'left', 'removing'))
+        """,
+    ),
+    Check(
+        5,
+        """
+        SELECT 'trigger ' || f.name || ' on ' || f.relation,
+               'the fence of a ledger that moves, or has moved, is missing or not as it must be'
+        FROM ledger.fence_triggers() f
+        WHERE f.definition IS NOT NULL AND NOT EXISTS (
+            SELECT FROM pg_trigger t
+            WHERE t.tgrelid = f.relation AND t.tgname = f.name AND t.tgenabled = 'A'
+              AND pg_get_triggerdef(t.oid) = f.definition)
         """,
     ),
 ]

@@ -46,11 +46,15 @@ CREATE TABLE ledger.fences (
     ledger_id  integer PRIMARY KEY REFERENCES ledger.ledgers,
     generation integer NOT NULL,
     state      text    NOT NULL,
-    CONSTRAINT fences_state CHECK (state IN ('arriving', 'leaving', 'left'))
+    CONSTRAINT fences_state
+        CHECK (state IN ('arriving', 'home', 'leaving', 'left', 'removing'))
 );
 CREATE TABLE ledger.arrivals (
-    ledger_id integer PRIMARY KEY REFERENCES ledger.ledgers,
-    last_id   bigint  NOT NULL
+    ledger_id integer NOT NULL REFERENCES ledger.ledgers,
+    after_id  bigint  NOT NULL,
+    last_id   bigint  NOT NULL,
+    epoch     integer NOT NULL,
+    PRIMARY KEY (ledger_id, last_id)
 );
 CREATE TRIGGER chunks_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.chunks
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('chunks are permanent');
