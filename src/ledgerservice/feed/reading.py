@@ -11,7 +11,15 @@ import psycopg
 from ledgerservice.domain.events import Event, event_of
 from ledgerservice.errors import LedgerError, Unavailable
 from ledgerservice.feed.horizon import Horizon
-from ledgerservice.postgres.changes import last_id, ledger_names, list_changes
+from ledgerservice.postgres.changes import (
+    Arrival,
+    Recorded,
+    last_id,
+    ledger_names,
+    list_arrivals,
+    list_changes,
+    spans_of,
+)
 from ledgerservice.postgres.epochs import Epoch, Witness, current_epoch, witness_of
 from ledgerservice.postgres.pipeline import Wire
 
@@ -64,6 +72,7 @@ class Feed:
         self.witness: Witness | None = None
         """The last event that was read: it proves, after a reconnect, that nothing is lost."""
         self._names: dict[int, str] = {}
+        self._arrivals: list[Arrival] = []
         self._looked = asyncio.Condition()
         self._looks = 0
         self._finished = 0
@@ -109,7 +118,7 @@ class Feed:
         while True:
             self._watch()
             if after.epoch != self._epoch.number:
-                raise PositionLost(self._epoch)
+                after = await self._arrived(after, ledger)
             events = await self._events(after.id, limit, ledger)
             left_s = end_s - asyncio.get_running_loop().time()
             if events or left_s <= 0:
@@ -129,7 +138,10 @@ class Feed:
             if safe_id <= after:
                 return []
             ledgers = await self._ledgers(wire, ledger)
-            changes = await list_changes(wire, ledgers, after, safe_id, limit)
+            if ledger is ALL_LEDGERS:
+                changes = await self._changes_here(wire, after, safe_id, limit)
+            else:
+                changes = await list_changes(wire, spans_of(ledgers, after, safe_id), limit)
             events = [
                 event_of(epoch, one.ledger_id, self._names[one.ledger_id], one.change)
                 for one in changes
@@ -137,6 +149,32 @@ class Feed:
             if events and (epoch, events[-1].id) > (self.witness or NOTHING)[:2]:
                 self.witness = witness_of(epoch, events[-1])
             return events
+
+    async def _changes_here(self, wire: Wire, after: int, until: int, rows: int) -> list[Recorded]:
+        """The changes of all ledgers, without what has come from another shard: that was published
+        there. A ledger that begins to arrive while they are read has them read again.
+        """
+        while True:
+            spans = spans_of(self._names, after, until, self._arrivals)
+            changes = await list_changes(wire, spans, rows)
+            known, self._arrivals = self._arrivals, await list_arrivals(wire)
+            if known == self._arrivals:
+                return changes
+
+    async def _arrived(self, after: Position, ledger: int | None) -> Position:
+        """A position of the shard that a ledger has come from, in the epoch of this one.
+
+        Raises PositionLost for any other one.
+        """
+        if ledger is not ALL_LEDGERS:
+            async with self._reading() as wire:
+                arrivals = await list_arrivals(wire)
+            if any(
+                (one.ledger, one.epoch) == (ledger, after.epoch) and after.id <= one.last
+                for one in arrivals
+            ):
+                return Position(self._epoch.number, after.id)
+        raise PositionLost(self._epoch)
 
     async def _ledgers(self, wire: Wire, ledger: int | None) -> Iterable[int]:
         if ledger is ALL_LEDGERS or ledger not in self._names:

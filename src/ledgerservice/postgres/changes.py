@@ -15,14 +15,16 @@ from ledgerservice.postgres.pipeline import Request, Rows, Wire, array, number
 from ledgerservice.postgres.rows import FIND_DETAILS, FIND_ENTRIES, TRANSACTION, transactions_of
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 
-# One index range for each ledger, whatever the statistics say: only the key has this order.
+# One index range for each span, whatever the statistics say: only the key has this order.
+_SPANS = """unnest($1::integer[], $2::bigint[], $3::bigint[])
+        AS span (ledger_id, after_id, until_id)"""
 LIST_TRANSACTIONS = f"""
 SELECT t.ledger_id, t.has_details, {TRANSACTION}
 FROM (
-    SELECT t.* FROM unnest($1::integer[]) AS listed (ledger_id)
+    SELECT t.* FROM {_SPANS}
     CROSS JOIN LATERAL (
         SELECT * FROM ledger.transactions
-        WHERE ledger_id = listed.ledger_id AND id > $2 AND id <= $3
+        WHERE ledger_id = span.ledger_id AND id > span.after_id AND id <= span.until_id
         ORDER BY ledger_id, id LIMIT $4) t
     ORDER BY t.id LIMIT $4) t
 CROSS JOIN LATERAL (
@@ -31,13 +33,14 @@ CROSS JOIN LATERAL (
     ORDER BY id LIMIT 1) a
 ORDER BY t.id
 """
-LIST_ACCOUNTS = """
+LIST_ACCOUNTS = f"""
 SELECT a.change_id, a.ledger_id, a.id, a.owner, a.currency, a.reference, a.created_at,
        d.metadata::text
-FROM unnest($1::integer[]) AS listed (ledger_id)
+FROM {_SPANS}
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.accounts
-    WHERE ledger_id = listed.ledger_id AND id > 0 AND change_id > $2 AND change_id <= $3
+    WHERE ledger_id = span.ledger_id AND id > 0
+      AND change_id > span.after_id AND change_id <= span.until_id
     ORDER BY ledger_id, change_id LIMIT $4) a
 LEFT JOIN LATERAL (
     SELECT metadata FROM ledger.account_details
@@ -45,15 +48,22 @@ LEFT JOIN LATERAL (
     ORDER BY account_id LIMIT 1) d ON true
 ORDER BY a.change_id LIMIT $4
 """
-LIST_CURRENCIES = """
-SELECT change_id, coalesce(ledger_id, $1), code, exponent, name FROM ledger.currencies
-WHERE change_id > $2 AND change_id <= $3 AND coalesce(ledger_id, $1) = ANY ($4::integer[])
-ORDER BY change_id LIMIT $5
+LIST_CURRENCIES = f"""
+SELECT c.change_id, span.ledger_id, c.code, c.exponent, c.name
+FROM {_SPANS}
+JOIN ledger.currencies c ON coalesce(c.ledger_id, {DEFAULT_LEDGER}) = span.ledger_id
+    AND c.change_id > span.after_id AND c.change_id <= span.until_id
+ORDER BY c.change_id LIMIT $4
 """
-LIST_LEDGERS = """
-SELECT change_id, ledger_id, name, created_at FROM ledger.ledgers
-WHERE change_id > $2 AND change_id <= $3 AND ledger_id = ANY ($1::integer[])
-ORDER BY change_id LIMIT $4
+LIST_LEDGERS = f"""
+SELECT l.change_id, l.ledger_id, l.name, l.created_at
+FROM {_SPANS}
+JOIN ledger.ledgers l ON l.ledger_id = span.ledger_id
+    AND l.change_id > span.after_id AND l.change_id <= span.until_id
+ORDER BY l.change_id LIMIT $4
+"""
+LIST_ARRIVALS = """
+SELECT ledger_id, after_id, last_id, epoch FROM ledger.arrivals ORDER BY ledger_id, last_id
 """
 FIND_LAST = """
 SELECT greatest(max(t.id), max(a.change_id), max(l.change_id) FILTER (WHERE l.change_id <= $2),
@@ -80,6 +90,23 @@ TAKE_NUMBER = "SELECT pg_current_xact_id()::text::bigint"
 TRY_TO_PUBLISH = "SELECT pg_try_advisory_lock(2020070, hashtext($1))"
 STILL_THERE = "SELECT 1"
 NAME_LEDGERS = "SELECT ledger_id, name FROM ledger.ledgers"
+
+
+class Span(NamedTuple):
+    """The ids of a ledger in (after, until]."""
+
+    ledger: int
+    after: int
+    until: int
+
+
+class Arrival(NamedTuple):
+    """The ids of a ledger in (after, last] have come from another shard, where `epoch` was."""
+
+    ledger: int
+    after: int
+    last: int
+    epoch: int
 
 
 class Recorded(NamedTuple):
@@ -127,21 +154,42 @@ async def last_id(wire: Wire, ledgers: Iterable[int], until: int) -> int:
     return int(last.rows[0][0] or 0)
 
 
-async def list_changes(
-    wire: Wire, ledgers: Iterable[int], after: int, until: int, rows: int
-) -> list[Recorded]:
-    """The first `rows` changes of the ledgers with an id in (after, until], by id.
+async def list_arrivals(wire: Wire) -> list[Arrival]:
+    """What has come from other shards, in order of the ledgers and their ids."""
+    [listed] = await wire.exchange(Request(LIST_ARRIVALS))
+    return [Arrival(*row) for row in listed.rows]
 
-    Currencies that all ledgers have are listed with the default ledger. `until` is not above the
+
+def spans_of(
+    ledgers: Iterable[int], after: int, until: int, arrivals: Iterable[Arrival] = ()
+) -> list[Span]:
+    """The ids of ledgers in (after, until], without those of the arrivals, which are in order."""
+    begins = dict.fromkeys(ledgers, after)
+    spans = []
+    for one in arrivals:
+        if one.ledger in begins:
+            spans.append(Span(one.ledger, begins[one.ledger], min(until, one.after)))
+            begins[one.ledger] = max(begins[one.ledger], one.last)
+    spans += [Span(ledger, begin, until) for ledger, begin in begins.items()]
+    return [span for span in spans if span.after < span.until]
+
+
+async def list_changes(wire: Wire, spans: Sequence[Span], rows: int) -> list[Recorded]:
+    """The first `rows` changes in the spans, by id.
+
+    Currencies that all ledgers have are listed with the default ledger. No span ends above the
     safe id.
     """
-    listed = array(ledgers)
-    values = [listed, number(after), number(until), number(rows)]
-    of_currencies = [number(DEFAULT_LEDGER), values[1], values[2], listed, values[3]]
+    values = [
+        array(span.ledger for span in spans),
+        array(span.after for span in spans),
+        array(span.until for span in spans),
+        number(rows),
+    ]
     transactions, accounts, currencies, added = await wire.exchange(
         Request(LIST_TRANSACTIONS, values),
         Request(LIST_ACCOUNTS, values),
-        Request(LIST_CURRENCIES, of_currencies),
+        Request(LIST_CURRENCIES, values),
         Request(LIST_LEDGERS, values),
     )
     changes = [

@@ -8,7 +8,7 @@ import hashlib
 from typing import NamedTuple
 
 from ledgerservice.domain.events import Event, event_of
-from ledgerservice.postgres.changes import ledger_names, list_changes
+from ledgerservice.postgres.changes import ledger_names, list_changes, spans_of
 from ledgerservice.postgres.pipeline import Request, Wire, number
 
 # Where the journal is. A restored database has another table; a copy of one, another database; a
@@ -159,7 +159,7 @@ async def _is_missing(wire: Wire, witness: Witness | None) -> bool:
     if witness is None:
         return False
     names = await ledger_names(wire)
-    changes = await list_changes(wire, names, witness.id - 1, witness.id, 1)
+    changes = await list_changes(wire, spans_of(names, witness.id - 1, witness.id), 1)
     events = [
         event_of(witness.epoch, one.ledger_id, names[one.ledger_id], one.change) for one in changes
     ]

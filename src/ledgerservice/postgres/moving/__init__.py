@@ -1,0 +1,1 @@
+"""Moving a ledger from one shard to another while others go on."""

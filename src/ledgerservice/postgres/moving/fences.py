@@ -1,0 +1,99 @@
+"""Fences: a shard refuses what is written to a ledger that moves, or has moved, away from it.
+
+Each step has the generation of its run. A step of an older one is refused, so a process that was
+stopped for a while does no harm.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from ledgerservice.errors import MoveFault
+from ledgerservice.postgres.moving.homes import SUPERSEDED
+
+log = logging.getLogger(__name__)
+
+HOME, ARRIVING, REMOVING, LEAVING, LEFT = "home", "arriving", "removing", "leaving", "left"
+
+LOCK_TIMEOUT_MS = 300
+PAUSE_S = 0.2
+GIVE_UP_S = 120.0
+
+_LIMIT_LOCKS = text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+_FIND = text("SELECT state FROM ledger.fences WHERE ledger_id = :ledger")
+_WRITE = text("""
+INSERT INTO ledger.fences AS f (ledger_id, generation, state)
+VALUES (:ledger, :generation, :state)
+ON CONFLICT (ledger_id) DO UPDATE SET generation = excluded.generation, state = excluded.state
+WHERE f.generation <= excluded.generation
+""")
+_SET = text("SELECT ledger.set_fences()")
+_HOLD = text("""
+SELECT FROM ledger.fences
+WHERE ledger_id = :ledger AND generation = :generation AND state = :state FOR UPDATE
+""")
+_NAME_LOADED = text("SELECT set_config('ledgerservice.loading', (:ledger)::integer::text, true)")
+
+
+def state_of(shard: Connection, ledger: int) -> str:
+    """The state of a ledger's fence on a shard; home if it has none."""
+    with shard.begin():
+        return str(shard.scalar(_FIND, {"ledger": ledger}) or HOME)
+
+
+def set_fence(
+    shard: Connection,
+    ledger: int,
+    generation: int,
+    state: str,
+    also: Callable[[], object] = lambda: None,
+) -> None:
+    """Set a ledger's fence on a shard, and do what `also` does in the same transaction.
+
+    When it returns, nothing that was written before is still in flight. Writers never wait for
+    longer than LOCK_TIMEOUT_MS. Raises MoveFault if a later run goes on, or if another session has
+    written to the ledger's tables in one transaction for GIVE_UP_S.
+    """
+    end_s = time.monotonic() + GIVE_UP_S
+    while True:
+        try:
+            _set(shard, ledger, generation, state, also)
+        except DBAPIError as error:
+            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+                raise
+            if time.monotonic() > end_s:
+                raise MoveFault(
+                    "Another session has a transaction open that writes to the ledger's tables; "
+                    "see pg_stat_activity. Run the command again when it has ended."
+                ) from error
+        else:
+            return
+        log.info("another session writes to the ledger's tables; trying again")
+        time.sleep(PAUSE_S)
+
+
+def _set(
+    shard: Connection, ledger: int, generation: int, state: str, also: Callable[[], object]
+) -> None:
+    with shard.begin():
+        shard.execute(_LIMIT_LOCKS)
+        values = {"ledger": ledger, "generation": generation, "state": state}
+        if shard.execute(_WRITE, values).rowcount != 1:
+            raise MoveFault(SUPERSEDED)
+        also()
+        shard.execute(_SET)
+
+
+def load(shard: Connection, ledger: int, generation: int, state: str = ARRIVING) -> None:
+    """Let the rest of this transaction write or remove the rows of a ledger that is on its way.
+
+    Raises MoveFault if it is not, or if a later run goes on.
+    """
+    values = {"ledger": ledger, "generation": generation, "state": state}
+    if shard.execute(_HOLD, values).one_or_none() is None:
+        raise MoveFault(SUPERSEDED)
+    shard.execute(_NAME_LOADED, {"ledger": ledger})

@@ -1,0 +1,429 @@
+"""`shards move`: the steps, each of which can be done again, and one home at each of them.
+
+1. The directory says where the ledger goes.
+2. The target refuses it, and what an earlier stay has left there is removed.
+3. What never changes is copied while the ledger goes on.
+4. The source refuses it.
+5. The rest is copied.
+6. The target is verified, and its sequences go beyond all ids.
+7. Publishers and webhooks pass the end.
+8. The directory says that the ledger is at its target.
+9. When no process can still use an older directory, the target takes it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple
+
+from psycopg import sql
+from sqlalchemy import Connection
+
+from ledgerservice.errors import MoveFault
+from ledgerservice.postgres import migrations
+from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.contents import StoredTable, driver, stored_tables
+from ledgerservice.postgres.moving import homes
+from ledgerservice.postgres.moving.copying import copy
+from ledgerservice.postgres.moving.fences import (
+    ARRIVING,
+    HOME,
+    LEAVING,
+    LEFT,
+    REMOVING,
+    load,
+    set_fence,
+    state_of,
+)
+from ledgerservice.postgres.moving.homes import MAIN, Home, change_home
+from ledgerservice.postgres.moving.rows import AT_THE_END, Part, Place, Rows
+from ledgerservice.postgres.moving.safety import safe_id
+from ledgerservice.postgres.moving.statements import (
+    ADD_ARRIVAL,
+    ADD_LEDGER,
+    ADD_UNIT,
+    ANALYZED,
+    END_ARRIVAL,
+    FIND_LEDGER,
+    FIND_PLACE,
+    FORGET_ARRIVAL,
+    LAST_ID,
+    LAST_TRANSACTION,
+    LAST_VALUES,
+    LATE_WEBHOOKS,
+    LEASE,
+    LIST_UNITS,
+    NEXT_END,
+    OPEN_EXTERNALS,
+    SEQUENCES,
+    TAKE,
+    USED,
+)
+from ledgerservice.postgres.verification import verify_ledger
+
+CHUNK_TRANSACTIONS = 20_000
+OLD_DIRECTORY_S = 5.0
+"""A process does not use a directory that it read longer ago."""
+PUBLISHERS_S = 60.0
+WEBHOOKS_S = 5.0
+PAUSE_S = 0.05
+SHOWN_VIOLATIONS = 20
+
+Report = Callable[[str, int, int], None]
+"""Shows progress: the step, the amount done, and the amount of all."""
+Late = Callable[[int], list[str]]
+"""The names of the publishers of the source that have not passed an id."""
+
+
+class Moved(NamedTuple):
+    """What was done: the rows that were copied, and how long the ledger took no requests."""
+
+    ledger: int
+    shard: str
+    generation: int
+    rows: int
+    paused_s: float
+
+
+class Abandoned(NamedTuple):
+    """What an abort has left: the ledger's home."""
+
+    ledger: int
+    shard: str
+    generation: int
+
+
+def _schema(shards: Mapping[str, Database], name: str) -> str:
+    return shards[name].settings.schema_name
+
+
+def nobody(_last_id: int) -> list[str]:
+    """There are no publishers."""
+    return []
+
+
+def move(
+    shards: Mapping[str, Database], name: str, target: str, report: Report, late: Late = nobody
+) -> Moved:
+    """Move a ledger to a shard; or go on with it, after any end of an earlier run.
+
+    `shards` has the database of each shard, main's too. Raises MoveFault; the same call goes on.
+    """
+    with _connected(shards, MAIN) as directory:
+        home = homes.find_home(directory, name)
+        with homes.only_mover(directory, home.ledger):
+            report("Beginning", 0, 1)
+            with _connected(shards, home.shard) as source:
+                _settle_earlier(directory, source, home, target, report)
+                home = homes.begin(directory, home, target)
+                if home.target is None:
+                    settle(source, home, report)
+                    return Moved(home.ledger, target, home.generation, 0, 0.0)
+                with _connected(shards, target) as arrival:
+                    schemas = _schema(shards, home.shard), _schema(shards, target)
+                    connections = directory, source, arrival
+                    return _Move(connections, home, schemas, report).run(late)
+
+
+def _settle_earlier(
+    directory: Connection, source: Connection, home: Home, target: str, report: Report
+) -> None:
+    """End an earlier move to where the ledger is now, before another one begins."""
+    if home.state == HOME and home.shard != target and state_of(source, home.ledger) == ARRIVING:
+        settle(source, homes.begin(directory, home, home.shard), report)
+
+
+def settle(shard: Connection, home: Home, report: Report) -> None:
+    """9: the ledger is here by the directory; take it when no process can use an older one."""
+    if state_of(shard, home.ledger) != ARRIVING:
+        return
+    end_s = time.monotonic() + OLD_DIRECTORY_S
+    while (left_s := end_s - time.monotonic()) > 0:
+        report("Waiting for all processes", round(OLD_DIRECTORY_S - left_s), round(OLD_DIRECTORY_S))
+        time.sleep(min(left_s, PAUSE_S))
+    values = {"ledger": home.ledger}
+    report("Opening", 0, 1)
+    set_fence(
+        shard,
+        home.ledger,
+        home.generation,
+        HOME,
+        lambda: shard.execute(END_ARRIVAL, {**values, "last": shard.scalar(LAST_ID, values)}),
+    )
+    report("Opening", 1, 1)
+
+
+def abort(shards: Mapping[str, Database], name: str, report: Report) -> Abandoned:
+    """Take a move back that has not reached its target, and remove what was copied.
+
+    Raises MoveFault if the ledger is at its target already.
+    """
+    with _connected(shards, MAIN) as directory:
+        home = homes.find_home(directory, name)
+        with homes.only_mover(directory, home.ledger), _connected(shards, home.shard) as source:
+            if state_of(source, home.ledger) in {ARRIVING, REMOVING}:
+                raise MoveFault(f"It is on {home.shard} already. Move it there to end the move.")
+            target, home = home.target, homes.abort(directory, home)
+            for shard in [shard for shard in shards if shard != home.shard]:
+                with _connected(shards, shard) as other:
+                    if _is_begun(other, home.ledger, is_target=shard == target):
+                        report("Removing the copy", 0, 1)
+                        _forget(other, home, _schema(shards, shard))
+            report("Opening", 0, 1)
+            if state_of(source, home.ledger) != HOME:
+                set_fence(source, home.ledger, home.generation, HOME)
+            report("Opening", 1, 1)
+    return Abandoned(home.ledger, home.shard, home.generation)
+
+
+def _forget(shard: Connection, home: Home, schema: str) -> None:
+    """Remove the copy of a ledger that does not arrive, and refuse it."""
+    set_fence(shard, home.ledger, home.generation, REMOVING)
+    with shard.begin():
+        load(shard, home.ledger, home.generation, REMOVING)
+        Rows(home.ledger, {}, ("", schema)).remove(shard)
+        shard.execute(FORGET_ARRIVAL, {"ledger": home.ledger})
+    set_fence(shard, home.ledger, home.generation, LEFT)
+
+
+def _is_begun(shard: Connection, ledger: int, *, is_target: bool) -> bool:
+    """Whether a shard that is not the home has rows that a move has brought."""
+    state = state_of(shard, ledger)
+    if not is_target:
+        return state in {ARRIVING, REMOVING}
+    with shard.begin():
+        values = {"ledger": ledger}
+        is_there = shard.execute(FIND_LEDGER, values).one_or_none() is not None
+        is_empty = is_there and state == HOME and not shard.scalar(LAST_ID, values)
+    return is_empty or state in {ARRIVING, REMOVING}
+
+
+@contextmanager
+def _connected(shards: Mapping[str, Database], name: str) -> Iterator[Connection]:
+    """A connection to a shard as the owner of its schema. Raises MoveFault."""
+    if name not in shards:
+        raise MoveFault(f"LEDGER_SHARDS does not name {name}.")
+    with shards[name].owner_engine().connect() as connection:
+        with connection.begin():
+            present = migrations.known_revision(connection)
+        if present != migrations.HEAD:
+            raise MoveFault(f"The schema of {name} is at revision {present}. Migrate it first.")
+        yield connection
+
+
+class _Move:
+    """A run of a move between two databases."""
+
+    def __init__(
+        self,
+        connections: tuple[Connection, Connection, Connection],
+        move: Home,
+        schemas: tuple[str, str],
+        report: Report,
+    ) -> None:
+        """`connections`: to directory, source and target; `schemas`: of the last two."""
+        self._directory, self._source, self._target = connections
+        self._move = move
+        self._ledger = {"ledger": move.ledger}
+        self._schema = schemas[1]
+        self._report = report
+        self._copied_rows = 0
+        self._rows = Rows(move.ledger, self._tables(), schemas)
+
+    def _tables(self) -> dict[str, StoredTable]:
+        with self._source.begin(), self._target.begin():
+            return stored_tables(self._source)
+
+    def run(self, late: Late) -> Moved:
+        """The steps from 2 on."""
+        self._arrive()
+        if state_of(self._source, self._move.ledger) not in {LEAVING, LEFT}:
+            self._copy_transactions(safe_id(self._source))
+            self._analyze()
+            self._wait_for_publishers(late)
+        paused_s = time.monotonic()
+        self._leave()
+        self._copy_transactions(self._last_transaction(self._source))
+        self._copy_rest()
+        self._lease()
+        self._verify()
+        self._wait_for_publishers(late)
+        self._copy_webhooks()
+        self._step("Changing the home", lambda: change_home(self._directory, self._move))
+        settle(self._target, self._move, self._report)
+        paused_s = time.monotonic() - paused_s
+        move = self._move
+        return Moved(
+            move.ledger, str(move.target), move.generation, self._copied_rows, round(paused_s, 3)
+        )
+
+    def _step(self, name: str, work: Callable[[], object]) -> None:
+        self._report(name, 0, 1)
+        work()
+        self._report(name, 1, 1)
+
+    def _fence(
+        self, shard: Connection, state: str, also: Callable[[], object] = lambda: None
+    ) -> None:
+        set_fence(shard, self._move.ledger, self._move.generation, state, also)
+
+    # 2
+
+    def _arrive(self) -> None:
+        """The target refuses the ledger, and has nothing of an earlier stay."""
+        with self._source.begin(), self._target.begin():
+            row = self._source.execute(FIND_LEDGER, self._ledger).mappings().one()
+            self._target.execute(ADD_LEDGER, dict(row))
+        state = state_of(self._target, self._move.ledger)
+        if state != ARRIVING:
+            self._step("Fencing the target", lambda: self._begin_arrival(state))
+            self._step("Removing what was there", self._remove)
+        self._step("Expecting the ledger", lambda: self._fence(self._target, ARRIVING))
+
+    def _begin_arrival(self, state: str) -> None:
+        last_id, epoch = self._last_id(self._target), self._place(self._source).epoch
+        if state == HOME and last_id:
+            raise MoveFault("The target has transactions or accounts of it that are no old copy.")
+        values = {**self._ledger, "after": last_id, "epoch": epoch}
+        self._fence(self._target, REMOVING, lambda: self._target.execute(ADD_ARRIVAL, values))
+
+    def _remove(self) -> None:
+        with self._target.begin():
+            load(self._target, self._move.ledger, self._move.generation, REMOVING)
+            self._rows.remove(self._target)
+
+    # 3 and 5
+
+    def _copy_transactions(self, until: int) -> None:
+        """Copy up to an id what never changes. What is there already was proven."""
+        first = after = self._last_transaction(self._target)
+        while after < until:
+            self._report("Copying", after - first, until - first)
+            end = self._next_end(after, until)
+            with self._source.begin(), self._target.begin():
+                self._load(self._rows.of_transactions(after, end))
+            after = end
+        self._report("Copying", 1, 1)
+
+    def _next_end(self, after: int, until: int) -> int:
+        values = {**self._ledger, "after": after, "until": until, "rows": CHUNK_TRANSACTIONS - 1}
+        with self._source.begin():
+            return int(self._source.scalar(NEXT_END, values) or until)
+
+    def _load(self, parts: Iterable[Part]) -> None:
+        load(self._target, self._move.ledger, self._move.generation)
+        for part in parts:
+            self._copied_rows += copy(self._source, self._target, self._schema, part)
+
+    def _analyze(self) -> None:
+        """For the plans of `verify`, and of the first requests."""
+        for table in ANALYZED:
+            with self._target.begin():
+                name = sql.Identifier(self._schema, table)
+                driver(self._target).execute(sql.SQL("ANALYZE {}").format(name))
+
+    # 4
+
+    def _leave(self) -> None:
+        """The source refuses the ledger. When this returns, nothing is recorded in it any more."""
+        state = state_of(self._source, self._move.ledger)
+        state = LEFT if state == LEFT else LEAVING
+        self._step("Fencing the source", lambda: self._fence(self._source, state))
+
+    def _copy_rest(self) -> None:
+        """Copy what changes, all of it again if that was done before."""
+        self._report("Copying the accounts", 0, 1)
+        with self._source.begin(), self._target.begin():
+            load(self._target, self._move.ledger, self._move.generation)
+            for unit in self._source.execute(LIST_UNITS, self._ledger).mappings():
+                self._target.execute(ADD_UNIT, dict(unit))
+            self._rows.remove_some(self._target, *AT_THE_END)
+            self._load(self._rows.at_the_end())
+            self._target.execute(OPEN_EXTERNALS, self._ledger)
+        self._report("Copying the accounts", 1, 1)
+
+    # 6
+
+    def _lease(self) -> None:
+        """The ids that the target gives out are above all ids of the ledger."""
+        with self._target.begin():
+            used = self._target.execute(USED, self._ledger).one()
+            last_values = self._target.execute(LAST_VALUES).one()
+        for sequence, last_id, last_value in zip(SEQUENCES, used, last_values, strict=True):
+            if last_id >= last_value:
+                self._lease_one(sequence)
+
+    def _lease_one(self, sequence: str) -> None:
+        values = {"shard": self._move.target, "sequence": sequence}
+        with self._directory.begin():
+            chunk = self._directory.scalar(LEASE, values)
+        with self._target.begin():
+            self._target.execute(TAKE, {"sequence": sequence, "chunk": chunk})
+
+    def _verify(self) -> None:
+        with self._target.begin():
+            shown = islice(
+                verify_ledger(
+                    self._target,
+                    self._move.ledger,
+                    lambda done, of: self._report("Verifying", done, of),
+                ),
+                SHOWN_VIOLATIONS,
+            )
+            violations = [str(violation) for violation in shown]
+        if violations:
+            raise MoveFault(
+                "The copy violates invariants. Take the move back with --abort, and verify the "
+                f"source. The first: {violations[0]}",
+                violations=violations,
+            )
+
+    # 7
+
+    def _wait_for_publishers(self, late: Late) -> None:
+        """Wait until the publishers of the source have passed what is recorded now."""
+        last_id, end_s = self._last_id(self._source), time.monotonic() + PUBLISHERS_S
+        self._report("Waiting for publishers", 0, 1)
+        while names := late(last_id):
+            if time.monotonic() > end_s:
+                raise MoveFault(
+                    f"Publishers of the source have not passed {last_id} in {PUBLISHERS_S:.0f} s: "
+                    f"{', '.join(names)}. Run the command again, or take it back with --abort."
+                )
+            time.sleep(PAUSE_S)
+
+    def _copy_webhooks(self) -> None:
+        """The source delivers no more, and the target goes on from where it was.
+
+        An endpoint that does not take its events has them tried by the target.
+        """
+        self._report("Waiting for webhooks", 0, 1)
+        last_id, end_s = self._last_id(self._source), time.monotonic() + WEBHOOKS_S
+        while self._has_late_webhooks(last_id) and time.monotonic() < end_s:
+            time.sleep(PAUSE_S)
+        self._step("Fencing the webhooks", lambda: self._fence(self._source, LEFT))
+        places = self._place(self._source), self._place(self._target)
+        self._report("Copying the webhooks", 0, 1)
+        with self._source.begin(), self._target.begin():
+            load(self._target, self._move.ledger, self._move.generation)
+            self._rows.remove_some(self._target, "webhooks")
+            self._load(self._rows.of_webhooks(*places))
+        self._report("Copying the webhooks", 1, 1)
+
+    def _has_late_webhooks(self, last_id: int) -> bool:
+        with self._source.begin():
+            return bool(self._source.scalar(LATE_WEBHOOKS, {**self._ledger, "last": last_id}))
+
+    def _place(self, shard: Connection) -> Place:
+        with shard.begin():
+            row = shard.execute(FIND_PLACE).one_or_none()
+        return Place(1, 0) if row is None else Place(row.epoch, row.compare_from)
+
+    def _last_id(self, shard: Connection) -> int:
+        with shard.begin():
+            return int(shard.scalar(LAST_ID, self._ledger) or 0)
+
+    def _last_transaction(self, shard: Connection) -> int:
+        with shard.begin():
+            return int(shard.scalar(LAST_TRANSACTION, self._ledger) or 0)

@@ -1,0 +1,81 @@
+"""The statements of a move, but for those that copy rows."""
+
+from sqlalchemy import text
+
+from ledgerservice.postgres.epochs import FIND_EPOCH
+
+NO_END = 2**63 - 1
+"""The end of what arrives, while it arrives: nothing of the ledger is published."""
+
+FIND_LEDGER = text("""
+SELECT ledger_id, name, created_at, change_id, principal_id, origin
+FROM ledger.ledgers WHERE ledger_id = :ledger
+""")
+ADD_LEDGER = text("""
+INSERT INTO ledger.ledgers (ledger_id, name, created_at, change_id, principal_id, origin)
+VALUES (:ledger_id, :name, :created_at, :change_id, :principal_id, :origin)
+ON CONFLICT (ledger_id) DO NOTHING
+""")
+# The directory has the units of all ledgers: main may have a row already, with its own change_id.
+LIST_UNITS = text("""
+SELECT code, number, exponent, name, change_id, principal_id, origin, ledger_id
+FROM ledger.currencies WHERE ledger_id = :ledger ORDER BY number
+""")
+ADD_UNIT = text("""
+INSERT INTO ledger.currencies
+    (code, number, exponent, name, change_id, principal_id, origin, ledger_id)
+VALUES (:code, :number, :exponent, :name, :change_id, :principal_id, :origin, :ledger_id)
+ON CONFLICT (number) DO NOTHING
+""")
+# Of a currency that the source does not have yet.
+OPEN_EXTERNALS = text("""
+INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
+SELECT :ledger, -c.number, 'external', c.code, NULL FROM ledger.currencies c
+WHERE c.ledger_id IS NULL OR c.ledger_id = :ledger
+ON CONFLICT DO NOTHING
+""")
+HAS_ACCOUNTS = text("SELECT EXISTS (SELECT FROM ledger.accounts WHERE ledger_id = :ledger)")
+LAST_TRANSACTION = text("""
+SELECT coalesce(max(id), 0) FROM ledger.transactions WHERE ledger_id = :ledger
+""")
+LAST_ID = text("""
+SELECT coalesce(greatest(
+    (SELECT max(id) FROM ledger.transactions WHERE ledger_id = :ledger),
+    (SELECT max(change_id) FROM ledger.accounts WHERE ledger_id = :ledger AND id > 0)), 0)
+""")
+NEXT_END = text("""
+SELECT id FROM ledger.transactions WHERE ledger_id = :ledger AND id > :after AND id <= :until
+ORDER BY id OFFSET :rows LIMIT 1
+""")
+ADD_ARRIVAL = text(f"""
+INSERT INTO ledger.arrivals (ledger_id, after_id, last_id, epoch)
+VALUES (:ledger, :after, {NO_END}, :epoch) ON CONFLICT DO NOTHING
+""")
+END_ARRIVAL = text(f"""
+UPDATE ledger.arrivals SET last_id = :last WHERE ledger_id = :ledger AND last_id = {NO_END}
+""")
+FORGET_ARRIVAL = text(f"""
+DELETE FROM ledger.arrivals WHERE ledger_id = :ledger AND last_id = {NO_END}
+""")
+FIND_PLACE = text(FIND_EPOCH)
+LATE_WEBHOOKS = text("""
+SELECT EXISTS (SELECT FROM ledger.webhooks
+               WHERE ledger_id = :ledger AND state = 'active' AND position < :last)
+""")
+SEQUENCES = ("transaction_id", "account_id", "webhook_id", "webhook_delivery_id")
+USED = text("""
+SELECT coalesce(greatest(
+           (SELECT max(id) FROM ledger.transactions WHERE ledger_id = :ledger),
+           (SELECT max(change_id) FROM ledger.accounts WHERE ledger_id = :ledger AND id > 0),
+           (SELECT max(change_id) FROM ledger.currencies WHERE ledger_id = :ledger)), 0),
+       (SELECT coalesce(max(id), 0) FROM ledger.accounts WHERE ledger_id = :ledger),
+       (SELECT coalesce(max(id), 0) FROM ledger.webhooks WHERE ledger_id = :ledger),
+       (SELECT coalesce(max(id), 0) FROM ledger.webhook_deliveries WHERE ledger_id = :ledger)
+""")
+"""The largest id of a ledger out of each of SEQUENCES."""
+LAST_VALUES = text(
+    "SELECT " + ", ".join(f"(SELECT last_value FROM ledger.{name})" for name in SEQUENCES)
+)
+LEASE = text("SELECT ledger.lease_chunk(:shard, :sequence)")
+TAKE = text("SELECT ledger.take_chunk(:sequence, :chunk)")
+ANALYZED = ("transactions", "entries", "details", "accounts")

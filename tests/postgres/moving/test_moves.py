@@ -1,0 +1,86 @@
+"""A ledger moves to another shard: every row is the same, and there is one home at each step."""
+
+import asyncio
+
+import pytest
+
+from ledgerservice.errors import LedgerMoving, MoveFault
+from ledgerservice.postgres.moving.mover import abort, move
+from tests.databases import connect
+from tests.postgres.moving.places import SAME, Shards, deposit, quiet, rows
+
+
+def test_every_row_is_the_same(shards: Shards, lived: int, no_violations) -> None:
+    before = rows(shards["main"], lived)
+    assert all(before[table] for table in SAME if not table.startswith("webhook"))
+    moved = move(shards, "shop", "b", quiet)
+    assert rows(shards["b"], lived) == before == rows(shards["main"], lived)
+    assert moved.rows >= sum(map(len, before.values()))
+    for database in shards.values():
+        no_violations(database)
+
+
+def test_moves_there_and_on_and_back(shards: Shards, lived: int, no_violations) -> None:
+    """A new copy takes the place of the old one; ids and seqs go on rising."""
+    asyncio.run(deposit(shards["main"], lived, "on main"))
+    for home, target in (("main", "b"), ("b", "c"), ("c", "main"), ("main", "b")):
+        before = rows(shards[home], lived)
+        move(shards, "shop", target, quiet)
+        assert rows(shards[target], lived) == before
+        with pytest.raises(LedgerMoving):
+            asyncio.run(deposit(shards[home], lived, f"late on {home}"))
+        asyncio.run(deposit(shards[target], lived, f"on {target} after {home}"))
+    for database in shards.values():
+        no_violations(database)
+    with connect(shards["b"]) as reading:
+        ids = "SELECT id, lag(id) OVER (ORDER BY recorded_at, id) FROM ledger.transactions"
+        assert all(before is None or before < one for one, before in reading.execute(ids))
+
+
+@pytest.mark.parametrize(("name", "target", "fault"), [
+    ("shop", "d", "There is no shard d"),
+    ("default", "b", "stays on main"),
+    ("nobody", "b", "There is no ledger"),
+])  # fmt: skip
+def test_what_cannot_be_moved(shards: Shards, lived: int, name: str, target: str, fault: str):
+    with pytest.raises(MoveFault, match=fault):
+        move(shards, name, target, quiet)
+    assert asyncio.run(deposit(shards["main"], lived, "as before")) is None
+
+
+def test_an_abort_leaves_everything_as_it_was(shards: Shards, lived: int, no_violations) -> None:
+    before = rows(shards["main"], lived)
+    for step in steps_of(shards, lived):
+        if step == ("Changing the home", 1):
+            break
+        with pytest.raises(Ended):
+            move(shards, "shop", "b", ending_at(*step))
+        abort(shards, "shop", quiet)
+        assert rows(shards["main"], lived) == before
+        assert not any(rows(shards["b"], lived).values())
+        asyncio.run(deposit(shards["main"], lived, f"after {step}"))
+        before = rows(shards["main"], lived)
+        for database in shards.values():
+            no_violations(database)
+
+
+class Ended(Exception):
+    pass
+
+
+def ending_at(name: str, done: int):
+    """A report that ends the mover at a step, once."""
+
+    def report(step: str, at: int, of: int) -> None:
+        if step == name and (at > 0) == (done > 0):
+            raise Ended
+
+    return report
+
+
+def steps_of(shards: Shards, lived: int) -> list[tuple[str, int]]:
+    """Every place at which a move reports."""
+    steps: list[tuple[str, int]] = []
+    move(shards, "shop", "c", lambda step, done, of: steps.append((step, min(done, 1))))
+    move(shards, "shop", "main", quiet)
+    return list(dict.fromkeys(steps))
