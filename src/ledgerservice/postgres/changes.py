@@ -80,9 +80,9 @@ LEFT JOIN LATERAL (
     WHERE ledger_id = listed.ledger_id AND id > 0 AND change_id <= $2
     ORDER BY ledger_id DESC, change_id DESC LIMIT 1) a ON true
 """
-# The sequence counts blocks of ids.
+# The sequence counts blocks of ids. Where it begins in another chunk, all that is below was given out.
 LOOK_AT_IDS = f"""
-SELECT CASE WHEN is_called THEN last_value + {ID_BLOCK - 1} ELSE 0 END,
+SELECT last_value + CASE WHEN is_called THEN {ID_BLOCK - 1} ELSE -1 END,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint
 FROM ledger.transaction_id
 """

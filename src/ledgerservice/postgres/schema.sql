@@ -730,7 +730,7 @@ BEGIN
     IF fenced::text = current_setting('ledgerservice.loading', true)
        AND pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE')
        AND ledger.is_loading(fenced) THEN
-        RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+        RETURN NULL;
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'LM001', CONSTRAINT = 'ledger_fenced',
         MESSAGE = format('ledger %s is moving to another database, or has moved', fenced);
@@ -738,7 +738,8 @@ END $$;
 
 -- The triggers that there must be for the rows of fences. definition is NULL where there must be none, as
 -- everywhere while no ledger moves, so that a fence costs nothing then. While a ledger leaves, nothing is
--- recorded in it; its webhooks are still delivered. External accounts are opened everywhere, and the
+-- recorded in it; its webhooks are still delivered. They fire AFTER, because COPY puts rows in one by one where
+-- a trigger fires BEFORE each. External accounts are opened everywhere, and the
 -- directory has the units of all ledgers, so those are not refused.
 CREATE FUNCTION ledger.fence_triggers()
 RETURNS TABLE (relation regclass, name text, definition text)
@@ -779,7 +780,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         ) AS f (relation, operation, states, condition)
     )
     SELECT f.relation, 'fenced_' || lower(f.operation), CASE WHEN f.ledgers IS NOT NULL THEN
-        format('CREATE TRIGGER fenced_%s BEFORE %s ON %s FOR EACH ROW %sEXECUTE FUNCTION %s()',
+        format('CREATE TRIGGER fenced_%s AFTER %s ON %s FOR EACH ROW %sEXECUTE FUNCTION %s()',
                lower(f.operation), f.operation, f.relation,
                coalesce('WHEN (' || format(f.condition, f.ledgers) || ') ', ''),
                'ledger.refuse_fenced'::regproc) END
