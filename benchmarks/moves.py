@@ -2,9 +2,9 @@
 
     python benchmarks/moves.py [--entries 10000 1000000] [--rounds 15]
 
-The ledger moves from one database to another on one server, while a writer posts deposits to it, one
-after the other, and finds its home as a process of the service does, once a second. A fence is
-measured in turns: batches of 1,000 transfers of a ledger with and without a fence of another one.
+The ledger moves from one database to another on one server, while a writer posts deposits to it,
+one after the other, and looks for its home once a second, as a process of the service does. A fence
+is measured in turns: batches of 1,000 transfers with and without a fence of another ledger.
 """
 
 import argparse
@@ -20,7 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 # After the change of sys.path.
 from rich.console import Console
-from tests.databases import empty_database, quick_place, reachable_folder, settings_for_tests
+from tests.databases import (
+    connect,
+    empty_database,
+    reachable_folder,
+    settings_for_tests,
+)
 from tests.postgres.moving.places import add_shards, home_of
 
 from ledgerservice.embedded.server import EmbeddedServer
@@ -31,7 +36,7 @@ from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.postgres.moving.fences import HOME, LEFT, set_fence
 from ledgerservice.postgres.moving.mover import Moved, move
 from ledgerservice.postgres.urls import parse_url
-from ledgerservice.runtime import posting
+from ledgerservice.runtime import Runtime, posting
 
 ACCOUNTS = 1_000
 BATCH = 4_000
@@ -49,7 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     with (
-        reachable_folder(quick_place()) as folder,
+        reachable_folder(Path("/var/tmp")) as folder,
         EmbeddedServer(folder / "data") as server,
     ):
         first = Database(parse_url(server.url), settings_for_tests())
@@ -62,14 +67,14 @@ def main() -> None:
 
 async def _measure(options: argparse.Namespace, shards: Shards) -> None:
     async with AsyncExitStack() as stack:
-        ledgers = {
-            name: Ledger(await stack.enter_async_context(posting(database)))
+        runtimes = {
+            name: await stack.enter_async_context(posting(database))
             for name, database in shards.items()
         }
         if options.rounds:
-            await _measure_fence(ledgers["main"], shards["main"], options.rounds)
+            await _measure_fence(Ledger(runtimes["main"]), shards["main"], options.rounds)
         for entries in options.entries:
-            await _measure_move(shards, ledgers, entries)
+            await _measure_move(shards, runtimes, entries)
 
 
 async def _fill(ledger: Ledger, entries: int) -> list[int]:
@@ -94,14 +99,16 @@ def _transfers(accounts: list[int], name: str, count: int) -> list:
 
 async def _measure_fence(default: Ledger, database: Database, rounds: int) -> None:
     """Milliseconds of a batch, in turns: without a fence, and with one of another ledger."""
-    ledger, other = await default.add_ledger("fast"), await default.add_ledger("fenced")
+    ledger = await default.add_ledger("fast")
+    await default.add_ledger("fenced")
+    other = _number_of(database, "fenced")
     accounts = await _fill(ledger, 2 * ACCOUNTS)
     times: dict[bool, list[float]] = {False: [], True: []}
     generation = 0
     for turn in range(2 * rounds):
         fenced, generation = bool(turn % 2), generation + 1
         with database.owner_engine().connect() as connection:
-            set_fence(connection, other._ledger, generation, LEFT if fenced else HOME)
+            set_fence(connection, other, generation, LEFT if fenced else HOME)
         await ledger.post(_transfers(accounts, f"warm {turn}", FENCED_BATCH))
         for part in range(5):
             begun_s = time.perf_counter()
@@ -114,12 +121,19 @@ async def _measure_fence(default: Ledger, database: Database, rounds: int) -> No
     )
 
 
-async def _measure_move(shards: Shards, ledgers: dict[str, Ledger], entries: int) -> None:
-    ledger = await ledgers["main"].add_ledger(f"with-{entries}")
-    number = ledger._ledger
+def _number_of(database: Database, name: str) -> int:
+    with connect(database) as connection:
+        query = "SELECT ledger_id FROM ledger.ledgers WHERE name = %s"
+        [(number,)] = connection.execute(query, [name]).fetchall()
+    return int(number)
+
+
+async def _measure_move(shards: Shards, runtimes: dict[str, Runtime], entries: int) -> None:
+    ledger = await Ledger(runtimes["main"]).add_ledger(f"with-{entries}")
+    number = _number_of(shards["main"], f"with-{entries}")
     account = (await _fill(ledger, entries))[0]
     for target in ("b", "main"):
-        homes = {name: Ledger(one._runtime, number) for name, one in ledgers.items()}
+        homes = {name: Ledger(runtime, number) for name, runtime in runtimes.items()}
         writer = asyncio.create_task(_write(shards, homes, number, account, target))
         begun_s = time.perf_counter()
         moved: Moved = await asyncio.to_thread(move, shards, f"with-{entries}", target, _quiet)

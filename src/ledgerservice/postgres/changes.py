@@ -80,7 +80,7 @@ LEFT JOIN LATERAL (
     WHERE ledger_id = listed.ledger_id AND id > 0 AND change_id <= $2
     ORDER BY ledger_id DESC, change_id DESC LIMIT 1) a ON true
 """
-# The sequence counts blocks of ids. Where it begins in another chunk, all that is below was given out.
+# The sequence counts blocks of ids. Where it begins in another chunk, all below was given out.
 LOOK_AT_IDS = f"""
 SELECT last_value + CASE WHEN is_called THEN {ID_BLOCK - 1} ELSE -1 END,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint

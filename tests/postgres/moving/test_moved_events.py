@@ -51,14 +51,13 @@ class Kept:
 class Publishers:
     """A publisher for each shard; what all of them have published, in that order."""
 
-    def __init__(self, shards: Shards, ledger: int) -> None:
+    def __init__(self, shards: Shards) -> None:
         self.events: list[Event] = []
         self._shards = shards
-        self._ledger = ledger
         self._kept = {name: Kept(name, self.events) for name in shards}
 
-    def late(self, last_id: int) -> list[str]:
-        published = self._kept[home_of(self._shards, self._ledger)].published
+    def late(self, shard: str, last_id: int) -> list[str]:
+        published = self._kept[shard].published
         return [] if published is not None and published.id >= last_id else ["kept"]
 
     async def run(self) -> None:
@@ -76,7 +75,7 @@ def versions(events: Sequence[Event]) -> dict[int, list[int]]:
 
 
 def test_publishers_have_each_event_once_and_in_order(shards: Shards, lived: int) -> None:
-    publishers = Publishers(shards, lived)
+    publishers = Publishers(shards)
 
     def there_and_back() -> None:
         for target in ("b", "main", "b"):
@@ -88,7 +87,7 @@ def test_publishers_have_each_event_once_and_in_order(shards: Shards, lived: int
         with connect(shards["b"]) as home:
             query = "SELECT max(id) FROM ledger.transactions WHERE ledger_id = %s"
             [(last_id,)] = home.execute(query, [lived]).fetchall()
-        assert await asyncio.to_thread(wait_for, lambda: not publishers.late(last_id))
+        assert await asyncio.to_thread(wait_for, lambda: not publishers.late("b", last_id))
         publishing.cancel()
         await asyncio.gather(publishing, return_exceptions=True)
 
@@ -107,7 +106,7 @@ def test_a_publisher_that_stands_still_holds_the_move_up(
 ) -> None:
     monkeypatch.setattr(mover, "PUBLISHERS_S", 0.1)
     with pytest.raises(MoveFault, match="have not passed"):
-        move(shards, "shop", "b", quiet, lambda _: ["kafka://host"])
+        move(shards, "shop", "b", quiet, lambda *_: ["kafka://host"])
     assert home_of(shards, lived) == "main"
     move(shards, "shop", "b", quiet)
     assert home_of(shards, lived) == "b"

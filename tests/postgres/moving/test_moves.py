@@ -5,7 +5,11 @@ import asyncio
 import pytest
 
 from ledgerservice.errors import LedgerMoving, MoveFault
+from ledgerservice.postgres.contents import stored_tables
 from ledgerservice.postgres.moving.mover import abort, move
+from ledgerservice.postgres.moving.rows import AT_THE_END, BY_TRANSACTION, REMOVED, WEBHOOKS
+from ledgerservice.postgres.schema import SCHEMA
+from ledgerservice.postgres.verification.watching import Watch
 from tests.databases import connect
 from tests.postgres.moving.places import SAME, Shards, deposit, quiet, rows
 
@@ -18,6 +22,22 @@ def test_every_row_is_the_same(shards: Shards, lived: int, no_violations) -> Non
     assert moved.rows >= sum(map(len, before.values()))
     for database in shards.values():
         no_violations(database)
+
+
+ON_MAIN = {
+    *("approval_rules", "proposals", "decisions", "executions"),  # what others approve
+    *("account_grants", "grants", "audit"),  # who may do what, and who did it
+    *("homes", "fences", "arrivals", "ledgers", "currencies"),  # the directory, and the move itself
+}
+
+
+def test_every_table_of_a_ledger_is_copied_or_stays(shards: Shards) -> None:
+    with shards["main"].owner_engine().connect() as connection:
+        tables = stored_tables(connection)
+    of_ledgers = {name for name, table in tables.items() if "ledger_id" in table.columns}
+    copied = {*BY_TRANSACTION, *AT_THE_END, *WEBHOOKS, "dated_entries"}
+    assert of_ledgers == copied | ON_MAIN
+    assert copied - {"webhook_secrets", "webhook_failures", "webhook_deliveries"} == {*REMOVED}
 
 
 def test_moves_there_and_on_and_back(shards: Shards, lived: int, no_violations) -> None:
@@ -84,3 +104,20 @@ def steps_of(shards: Shards, lived: int) -> list[tuple[str, int]]:
     move(shards, "shop", "c", lambda step, done, of: steps.append((step, min(done, 1))))
     move(shards, "shop", "main", quiet)
     return list(dict.fromkeys(steps))
+
+
+def test_what_verifies_all_the_time_leaves_out_what_arrives(shards: Shards, lived: int) -> None:
+    """Also in the middle of a pass over the copy of before."""
+    move(shards, "shop", "b", quiet)
+    watch = Watch(shards["main"].owner_engine(), SCHEMA, None)
+    try:
+        watch.verify_new()
+        for _ in range(4):  # the default ledger, and the accounts of the copy
+            watch.step()
+        with pytest.raises(Ended):
+            move(shards, "shop", "main", ending_at("Fencing the source", 0))
+        watch.verify_new()
+        watch.verify_all()
+        assert watch.lines == []
+    finally:
+        watch.close()

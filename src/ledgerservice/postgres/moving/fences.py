@@ -7,6 +7,7 @@ stopped for a while does no harm.
 import logging
 import time
 from collections.abc import Callable
+from itertools import count
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, text
@@ -20,10 +21,14 @@ log = logging.getLogger(__name__)
 HOME, ARRIVING, REMOVING, LEAVING, LEFT = "home", "arriving", "removing", "leaving", "left"
 
 LOCK_TIMEOUT_MS = 300
+# PostgreSQL ends an autovacuum that somebody waits for longer than deadlock_timeout (1 s). One
+# comes after each removal.
+PATIENT_MS = 1_500
+PATIENT_EVERY = 4
 PAUSE_S = 0.2
 GIVE_UP_S = 120.0
 
-_LIMIT_LOCKS = text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+_LIMIT_LOCKS = text("SELECT set_config('lock_timeout', (:limit_ms)::integer::text, true)")
 _FIND = text("SELECT state FROM ledger.fences WHERE ledger_id = :ledger")
 _WRITE = text("""
 INSERT INTO ledger.fences AS f (ledger_id, generation, state)
@@ -55,13 +60,15 @@ def set_fence(
     """Set a ledger's fence on a shard, and do what `also` does in the same transaction.
 
     When it returns, nothing that was written before is still in flight. Writers never wait for
-    longer than LOCK_TIMEOUT_MS. Raises MoveFault if a later run goes on, or if another session has
-    written to the ledger's tables in one transaction for GIVE_UP_S.
+    longer than LOCK_TIMEOUT_MS, or PATIENT_MS where autovacuum works on the tables. Raises
+    MoveFault if a later run goes on, or if another session has written to the ledger's tables in
+    one transaction for GIVE_UP_S.
     """
     end_s = time.monotonic() + GIVE_UP_S
-    while True:
+    for attempt in count(1):
+        limit_ms = LOCK_TIMEOUT_MS if attempt % PATIENT_EVERY else PATIENT_MS
         try:
-            _set(shard, ledger, generation, state, also)
+            _set(shard, ledger, generation, state, also, limit_ms)
         except DBAPIError as error:
             if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
                 raise
@@ -77,10 +84,15 @@ def set_fence(
 
 
 def _set(
-    shard: Connection, ledger: int, generation: int, state: str, also: Callable[[], object]
+    shard: Connection,
+    ledger: int,
+    generation: int,
+    state: str,
+    also: Callable[[], object],
+    limit_ms: int,
 ) -> None:
     with shard.begin():
-        shard.execute(_LIMIT_LOCKS)
+        shard.execute(_LIMIT_LOCKS, {"limit_ms": limit_ms})
         values = {"ledger": ledger, "generation": generation, "state": state}
         if shard.execute(_WRITE, values).rowcount != 1:
             raise MoveFault(SUPERSEDED)

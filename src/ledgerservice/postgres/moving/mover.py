@@ -14,7 +14,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from psycopg import sql
@@ -41,8 +41,6 @@ from ledgerservice.postgres.moving.rows import AT_THE_END, Part, Place, Rows
 from ledgerservice.postgres.moving.safety import safe_id
 from ledgerservice.postgres.moving.statements import (
     ADD_ARRIVAL,
-    ADD_LEDGER,
-    ADD_UNIT,
     ANALYZED,
     END_ARRIVAL,
     FIND_LEDGER,
@@ -57,10 +55,17 @@ from ledgerservice.postgres.moving.statements import (
     NEXT_END,
     OPEN_EXTERNALS,
     SEQUENCES,
+    SNAPSHOT,
     TAKE,
     USED,
+    adding,
 )
-from ledgerservice.postgres.verification import verify_ledger
+from ledgerservice.postgres.verification import (
+    Violation,
+    verify_guards,
+    verify_ledger,
+    verify_since,
+)
 
 CHUNK_TRANSACTIONS = 20_000
 OLD_DIRECTORY_S = 5.0
@@ -72,8 +77,8 @@ SHOWN_VIOLATIONS = 20
 
 Report = Callable[[str, int, int], None]
 """Shows progress: the step, the amount done, and the amount of all."""
-Late = Callable[[int], list[str]]
-"""The names of the publishers of the source that have not passed an id."""
+Late = Callable[[str, int], list[str]]
+"""The names of the publishers of a shard that have not passed an id."""
 
 
 class Moved(NamedTuple):
@@ -94,11 +99,22 @@ class Abandoned(NamedTuple):
     generation: int
 
 
+def _refuse(place: str, found: Iterator[Violation]) -> None:
+    """Raise MoveFault if there are violations."""
+    violations = [str(violation) for violation in islice(found, SHOWN_VIOLATIONS)]
+    if violations:
+        raise MoveFault(
+            f"The {place} violates invariants. Take the move back with --abort, and verify the "
+            f"source. The first: {violations[0]}",
+            violations=violations,
+        )
+
+
 def _schema(shards: Mapping[str, Database], name: str) -> str:
     return shards[name].settings.schema_name
 
 
-def nobody(_last_id: int) -> list[str]:
+def nobody(_shard: str, _last_id: int) -> list[str]:
     """There are no publishers."""
     return []
 
@@ -229,6 +245,7 @@ class _Move:
         self._schema = schemas[1]
         self._report = report
         self._copied_rows = 0
+        self._verified_id = 0
         self._rows = Rows(move.ledger, self._tables(), schemas)
 
     def _tables(self) -> dict[str, StoredTable]:
@@ -239,8 +256,10 @@ class _Move:
         """The steps from 2 on."""
         self._arrive()
         if state_of(self._source, self._move.ledger) not in {LEAVING, LEFT}:
-            self._copy_transactions(safe_id(self._source))
+            safe = safe_id(self._source)
+            self._copy_transactions(safe)
             self._analyze()
+            self._verify_source(safe)
             self._wait_for_publishers(late)
         paused_s = time.monotonic()
         self._leave()
@@ -273,13 +292,18 @@ class _Move:
     def _arrive(self) -> None:
         """The target refuses the ledger, and has nothing of an earlier stay."""
         with self._source.begin(), self._target.begin():
-            row = self._source.execute(FIND_LEDGER, self._ledger).mappings().one()
-            self._target.execute(ADD_LEDGER, dict(row))
+            self._add_ledger(self._move.ledger)
         state = state_of(self._target, self._move.ledger)
         if state != ARRIVING:
             self._step("Fencing the target", lambda: self._begin_arrival(state))
             self._step("Removing what was there", self._remove)
         self._step("Expecting the ledger", lambda: self._fence(self._target, ARRIVING))
+
+    def _add_ledger(self, ledger: int) -> None:
+        row = dict(self._source.execute(FIND_LEDGER, {"ledger": ledger}).mappings().one())
+        if (parent := row.get("parent_id")) is not None:
+            self._add_ledger(parent)
+        self._target.execute(adding("ledgers", row), row)
 
     def _begin_arrival(self, state: str) -> None:
         last_id, epoch = self._last_id(self._target), self._place(self._source).epoch
@@ -337,7 +361,7 @@ class _Move:
         with self._source.begin(), self._target.begin():
             load(self._target, self._move.ledger, self._move.generation)
             for unit in self._source.execute(LIST_UNITS, self._ledger).mappings():
-                self._target.execute(ADD_UNIT, dict(unit))
+                self._target.execute(adding("currencies", dict(unit)), dict(unit))
             self._rows.remove_some(self._target, *AT_THE_END)
             self._load(self._rows.at_the_end())
             self._target.execute(OPEN_EXTERNALS, self._ledger)
@@ -362,22 +386,29 @@ class _Move:
             self._target.execute(TAKE, {"sequence": sequence, "chunk": chunk})
 
     def _verify(self) -> None:
+        """Verify the copy. What this run has verified at the source is the same here, and is not
+        verified again while the ledger takes no requests.
+        """
+        ledger, after = self._move.ledger, self._verified_id
+        self._report("Verifying the copy", 0, 1)
         with self._target.begin():
-            shown = islice(
-                verify_ledger(
-                    self._target,
-                    self._move.ledger,
-                    lambda done, of: self._report("Verifying", done, of),
-                ),
-                SHOWN_VIOLATIONS,
-            )
-            violations = [str(violation) for violation in shown]
-        if violations:
-            raise MoveFault(
-                "The copy violates invariants. Take the move back with --abort, and verify the "
-                f"source. The first: {violations[0]}",
-                violations=violations,
-            )
+            found = verify_guards(self._target, self._schema)
+            if after:
+                found = chain(found, verify_since(self._target, ledger, after))
+            else:
+                found = chain(found, verify_ledger(self._target, ledger, self._verifying))
+            _refuse("copy", found)
+        self._report("Verifying the copy", 1, 1)
+
+    def _verify_source(self, safe: int) -> None:
+        """Verify the source in one snapshot, which has all transactions up to a safe id."""
+        with self._source.begin():
+            self._source.execute(SNAPSHOT)
+            _refuse("source", verify_ledger(self._source, self._move.ledger, self._verifying))
+        self._verified_id = safe
+
+    def _verifying(self, done: int, of: int) -> None:
+        self._report("Verifying", done, of)
 
     # 7
 
@@ -385,7 +416,7 @@ class _Move:
         """Wait until the publishers of the source have passed what is recorded now."""
         last_id, end_s = self._last_id(self._source), time.monotonic() + PUBLISHERS_S
         self._report("Waiting for publishers", 0, 1)
-        while names := late(last_id):
+        while names := late(self._move.shard, last_id):
             if time.monotonic() > end_s:
                 raise MoveFault(
                     f"Publishers of the source have not passed {last_id} in {PUBLISHERS_S:.0f} s: "

@@ -1,32 +1,28 @@
 """The statements of a move, but for those that copy rows."""
 
-from sqlalchemy import text
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import TextClause, text
 
 from ledgerservice.postgres.epochs import FIND_EPOCH
 
 NO_END = 2**63 - 1
 """The end of what arrives, while it arrives: nothing of the ledger is published."""
 
-FIND_LEDGER = text("""
-SELECT ledger_id, name, created_at, change_id, principal_id, origin
-FROM ledger.ledgers WHERE ledger_id = :ledger
-""")
-ADD_LEDGER = text("""
-INSERT INTO ledger.ledgers (ledger_id, name, created_at, change_id, principal_id, origin)
-VALUES (:ledger_id, :name, :created_at, :change_id, :principal_id, :origin)
-ON CONFLICT (ledger_id) DO NOTHING
-""")
-# The directory has the units of all ledgers: main may have a row already, with its own change_id.
-LIST_UNITS = text("""
-SELECT code, number, exponent, name, change_id, principal_id, origin, ledger_id
-FROM ledger.currencies WHERE ledger_id = :ledger ORDER BY number
-""")
-ADD_UNIT = text("""
-INSERT INTO ledger.currencies
-    (code, number, exponent, name, change_id, principal_id, origin, ledger_id)
-VALUES (:code, :number, :exponent, :name, :change_id, :principal_id, :origin, :ledger_id)
-ON CONFLICT (number) DO NOTHING
-""")
+FIND_LEDGER = text("SELECT * FROM ledger.ledgers WHERE ledger_id = :ledger")
+LIST_UNITS = text("SELECT * FROM ledger.currencies WHERE ledger_id = :ledger ORDER BY number")
+
+
+def adding(table: str, row: Mapping[str, Any]) -> TextClause:
+    """The statement that adds a row as it is. The directory has the ledgers, and their units: main
+    may have the row already, with a change_id of its own.
+    """
+    names = ", ".join(row)
+    values = ", ".join(f":{name}" for name in row)
+    return text(f"INSERT INTO ledger.{table} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")
+
+
 # Of a currency that the source does not have yet.
 OPEN_EXTERNALS = text("""
 INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
@@ -78,4 +74,5 @@ LAST_VALUES = text(
 )
 LEASE = text("SELECT ledger.lease_chunk(:shard, :sequence)")
 TAKE = text("SELECT ledger.take_chunk(:sequence, :chunk)")
+SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 ANALYZED = ("transactions", "entries", "details", "accounts")

@@ -16,6 +16,7 @@ from ledgerservice.errors import printable
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.schema import SCHEMA, SCHEMA_SQL, in_schema
 from ledgerservice.postgres.verification.checks import BY_ACCOUNT, CATALOGUE, WHOLE, Check
+from ledgerservice.postgres.verification.recent_checks import BY_NEW_TRANSACTION
 from ledgerservice.postgres.verification.transaction_checks import BY_TRANSACTION
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,24 @@ def verify_ledger(
         progress(done, len(steps))
 
 
+def verify_since(connection: Connection, ledger: int, after: int) -> Iterator[Violation]:
+    """Every violation in the transactions of a ledger with an id above `after`, and in the accounts
+    that they touched.
+    """
+    part, low = PARTS[TRANSACTIONS], after + 1
+    while low <= BIGGEST:
+        bounds = part.next_range(connection, ledger, low)
+        for check in NEW:
+            yield from find_violations(connection, check, bounds)
+        low = bounds["high"] + 1
+
+
+def verify_guards(connection: Connection, schema: str) -> Iterator[Violation]:
+    """Every guard that is missing or changed."""
+    for check in without_unknown(connection, CATALOGUE):
+        yield from find_violations(connection, check, guards(schema))
+
+
 def find_violations(
     connection: Connection, check: Check, values: Mapping[str, Any]
 ) -> Iterator[Violation]:
@@ -188,3 +207,5 @@ PARTS = {
     ACCOUNTS: Part(BY_ACCOUNT, _END_OF_ACCOUNTS, ACCOUNTS_A_STEP),
     TRANSACTIONS: Part(BY_TRANSACTION, _END_OF_TRANSACTIONS, TRANSACTIONS_A_STEP),
 }
+NEW = [*BY_NEW_TRANSACTION, *BY_TRANSACTION]
+"""The checks of what was recorded after all before it was verified."""

@@ -27,6 +27,7 @@ from ledgerservice.postgres.contents import driver
 from ledgerservice.postgres.verification import (
     ACCOUNTS,
     BIGGEST,
+    NEW,
     PARTS,
     SMALLEST,
     TRANSACTIONS,
@@ -46,7 +47,6 @@ from ledgerservice.postgres.verification.progress import (
     load,
     save,
 )
-from ledgerservice.postgres.verification.recent_checks import BY_NEW_TRANSACTION
 from ledgerservice.postgres.verification.requests import TRY_LOCK, is_requested, listen
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,6 @@ PASS_EVERY_S = 43_200.0  # so that one begins and ends within a day
 REST = 3.0  # times the work
 CANCEL_S = 5.0
 POLL_S = 0.5  # between two looks for a request
-
-NEW = [*BY_NEW_TRANSACTION, *PARTS[TRANSACTIONS].checks]
-"""What is verified of new transactions."""
 
 # By key, whatever the statistics say of rows that are newer than they: a plan that reads a whole
 # table would do so at every interval.
@@ -366,6 +363,10 @@ def _run(
 
 def _verify_place(connection: Connection, place: Place) -> tuple[list[Violation], Place | None]:
     """The violations of the range at a place, and the place after it; None after the last."""
+    ledgers = list_ledgers(connection)
+    following = _first([one for one in ledgers if one > place.ledger])
+    if place.ledger not in ledgers:  # it has begun to arrive from another shard
+        return [], following
     part = PARTS[place.part]
     bounds = part.next_range(connection, place.ledger, place.low)
     violations = list(_run(connection, part.checks, bounds))
@@ -373,7 +374,7 @@ def _verify_place(connection: Connection, place: Place) -> tuple[list[Violation]
         return violations, Place(place.ledger, place.part, bounds["high"] + 1)
     if place.part == ACCOUNTS:
         return violations, Place(place.ledger, TRANSACTIONS, SMALLEST)
-    return violations, _first([one for one in list_ledgers(connection) if one > place.ledger])
+    return violations, following
 
 
 def _first(ledgers: list[int]) -> Place | None:
@@ -388,7 +389,8 @@ def _ratio(connection: Connection, place: Place | None) -> float:
     query = _LAST_ACCOUNT if place.part == ACCOUNTS else _LAST_TRANSACTION
     last_id = connection.scalar(query, {"ledger": place.ledger}) or 1
     part = min(1.0, max(0.0, place.low / last_id))
-    return (ledgers.index(place.ledger) + (part + (place.part == TRANSACTIONS)) / 2) / len(ledgers)
+    before = sum(one < place.ledger for one in ledgers)
+    return (before + (part + (place.part == TRANSACTIONS)) / 2) / len(ledgers)
 
 
 def _witness(connection: Connection) -> Witness | None:
