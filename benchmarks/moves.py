@@ -28,6 +28,7 @@ from tests.databases import (
 )
 from tests.postgres.moving.places import add_shards, home_of
 
+from ledgerservice.domain.instructions import Movement
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.errors import LedgerMoving
 from ledgerservice.ledger import Ledger, deposit, transfer
@@ -37,6 +38,7 @@ from ledgerservice.postgres.moving.fences import HOME, LEFT, set_fence
 from ledgerservice.postgres.moving.mover import Moved, move
 from ledgerservice.postgres.urls import parse_url
 from ledgerservice.runtime import Runtime, posting
+from ledgerservice.shards import Shards as Running
 
 ACCOUNTS = 1_000
 BATCH = 4_000
@@ -72,7 +74,7 @@ async def _measure(options: argparse.Namespace, shards: Shards) -> None:
             for name, database in shards.items()
         }
         if options.rounds:
-            await _measure_fence(Ledger(runtimes["main"]), shards["main"], options.rounds)
+            await _measure_fence(Ledger(Running(runtimes["main"])), shards["main"], options.rounds)
         for entries in options.entries:
             await _measure_move(shards, runtimes, entries)
 
@@ -88,7 +90,7 @@ async def _fill(ledger: Ledger, entries: int) -> list[int]:
     return accounts
 
 
-def _transfers(accounts: list[int], name: str, count: int) -> list:
+def _transfers(accounts: list[int], name: str, count: int) -> list[Movement]:
     return [
         transfer(
             accounts[n % ACCOUNTS], accounts[(n * 7 + 1) % ACCOUNTS], "0.01", key=f"{name} {n}"
@@ -129,11 +131,11 @@ def _number_of(database: Database, name: str) -> int:
 
 
 async def _measure_move(shards: Shards, runtimes: dict[str, Runtime], entries: int) -> None:
-    ledger = await Ledger(runtimes["main"]).add_ledger(f"with-{entries}")
+    ledger = await Ledger(Running(runtimes["main"])).add_ledger(f"with-{entries}")
     number = _number_of(shards["main"], f"with-{entries}")
     account = (await _fill(ledger, entries))[0]
     for target in ("b", "main"):
-        homes = {name: Ledger(runtime, number) for name, runtime in runtimes.items()}
+        homes = {name: Ledger(Running(runtime), number) for name, runtime in runtimes.items()}
         writer = asyncio.create_task(_write(shards, homes, number, account, target))
         begun_s = time.perf_counter()
         moved: Moved = await asyncio.to_thread(move, shards, f"with-{entries}", target, _quiet)

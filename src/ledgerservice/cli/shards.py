@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from ledgerservice.cli.audit import note
 from ledgerservice.cli.data import check_schema
+from ledgerservice.cli.moving import move
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import ConfigurationError, LedgerError
 from ledgerservice.postgres.connections import Database, check_server, explained
@@ -26,8 +27,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="The databases that have some of the ledgers: list and add them.",
+    help="The databases that have some of the ledgers: list and add them, move ledgers.",
 )
+
+app.command()(move)
 
 ShardName = Annotated[str, typer.Argument(help="Name of the shard, as in LEDGER_SHARDS.")]
 

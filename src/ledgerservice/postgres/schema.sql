@@ -788,7 +788,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Make the triggers what fences says. CREATE TRIGGER waits for whoever writes to the table, so nothing
--- older is in flight when a fence is there. Triggers that are right are not touched. Two that set fences at
+-- older is in flight when a fence is there. Triggers that are right are not touched. To drop one would wait
+-- for whoever reads, such as a backup: it is then disabled instead, and dropped another time. Two that set fences at
 -- the same time would each leave out what the other one has added.
 CREATE FUNCTION ledger.set_fences() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -804,7 +805,12 @@ BEGIN
         ORDER BY f.relation <> 'ledger.transactions'::regclass, f.relation, f.name
     LOOP
         IF fence.definition IS NULL THEN
-            EXECUTE format('DROP TRIGGER %I ON %s', fence.name, fence.relation);
+            BEGIN
+                EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', fence.relation);
+                EXECUTE format('DROP TRIGGER %I ON %s', fence.name, fence.relation);
+            EXCEPTION WHEN lock_not_available THEN
+                EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', fence.relation, fence.name);
+            END;
         ELSE
             EXECUTE replace(fence.definition, 'CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER');
             EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', fence.relation, fence.name);

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from ledgerservice import Ledger
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting
+from ledgerservice.shards import Shards as Running
 from tests.databases import connect
 from tests.files.lives import KINDS, Life
 
@@ -32,13 +33,13 @@ def add_shards(shards: Shards) -> None:
 async def ledger_of(database: Database, number: int):
     """A ledger of a database."""
     async with posting(database) as runtime:
-        yield Ledger(runtime, number)
+        yield Ledger(Running(runtime), number)
 
 
 async def live(database: Database, name: str, steps) -> int:
     """Add a ledger and let it live; its id."""
     async with posting(database) as runtime:
-        ledger = await Ledger(runtime).add_ledger(name)
+        ledger = await Ledger(Running(runtime)).add_ledger(name)
         life = Life(ledger)
         await life.open()
         await life.live(steps)

@@ -100,3 +100,22 @@ def test_verify_finds(ledgers: Database, statement: str) -> None:
     with connect(ledgers) as owner:
         owner.execute(statement)
     assert [one for one in verify(ledgers.owner_engine()) if "fenced_insert" in one.where]
+
+
+def test_a_fence_does_not_wait_for_readers(ledgers: Database) -> None:
+    """Such as a backup, or `verify`. What cannot be dropped then is off, and dropped later."""
+    fence(ledgers, "leaving")
+    reading = "SELECT FROM ledger.currencies, ledger.transactions, ledger.accounts LIMIT 1"
+    with connect(ledgers) as reader, reader.transaction():
+        reader.execute(reading)
+        fence(ledgers, "left", 2)
+        fence(ledgers, "home", 3)
+        assert number_of_fences(ledgers) > 0
+        assert list(verify(ledgers.owner_engine())) == []
+        with connect(ledgers, role=ROLE) as service:
+            service.execute(OPEN.format(SHOP))
+        fence(ledgers, "leaving", 4)
+        with connect(ledgers, role=ROLE) as service, pytest.raises(psycopg.DatabaseError):
+            service.execute(OPEN.format(SHOP))
+    fence(ledgers, "home", 5)
+    assert number_of_fences(ledgers) == 0

@@ -12,9 +12,8 @@ from ledgerservice.domain.transactions import Recorded
 from ledgerservice.errors import LedgerMoving, MoveFault
 from ledgerservice.postgres.moving import mover
 from ledgerservice.postgres.moving.mover import move
-from ledgerservice.runtime import posting
 from tests.databases import connect
-from tests.postgres.moving.places import Shards, home_of, quiet
+from tests.postgres.moving.places import Shards, home_of, ledger_of, quiet
 
 OLD_S = 0.3
 """How old a writer's directory may be."""
@@ -37,7 +36,7 @@ class Load:
         """What `work` returns. The writers write meanwhile, and some time before and after."""
         async with AsyncExitStack() as stack:
             ledgers = {
-                name: Ledger(await stack.enter_async_context(posting(database)), self._ledger)
+                name: await stack.enter_async_context(ledger_of(database, self._ledger))
                 for name, database in self._shards.items()
             }
             running = [asyncio.create_task(self._write(ledgers, one)) for one in range(writers)]

@@ -201,6 +201,15 @@ def _plain_body(code: str) -> bytes:
     return problem_body(code)
 
 
+PASSING: dict[type[Exception], ProblemCode] = {
+    Overloaded: "overloaded",
+    LedgerMoving: "ledger_moving",
+    ShardUnavailable: "shard_unavailable",
+    Unavailable: "unavailable",
+}
+"""The codes of faults that pass; a class comes after those that are derived from it."""
+
+
 def problem_of(error: Exception) -> Reply:
     """The answer to a request that ended with `error`. Logs an unexpected error."""
     if isinstance(error, ProblemError):
@@ -209,13 +218,8 @@ def problem_of(error: Exception) -> Reply:
         LIMITED.add(1, error.limit)
         status, body, headers = problem("rate_limited", limit=error.limit)
         return status, body, headers | headers_of(error)
-    if isinstance(error, LedgerMoving):
-        return problem("ledger_moving")
-    if isinstance(error, Overloaded):
-        return problem("overloaded")
-    if isinstance(error, ShardUnavailable):
-        return problem("shard_unavailable")
-    if isinstance(error, Unavailable):
-        return problem("unavailable")
+    for kind, code in PASSING.items():
+        if isinstance(error, kind):
+            return problem(code)
     log.error("a request failed", exc_info=error)
     return problem("internal_error")

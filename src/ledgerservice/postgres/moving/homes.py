@@ -8,8 +8,8 @@ from sqlalchemy import Connection, text
 
 from ledgerservice.errors import MoveFault
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
+from ledgerservice.postgres.sharding.identity import MAIN
 
-MAIN = "main"
 SUPERSEDED = "Another process goes on with this move."
 
 _FIND = text("""

@@ -36,7 +36,7 @@ from ledgerservice.postgres.moving.fences import (
     set_fence,
     state_of,
 )
-from ledgerservice.postgres.moving.homes import MAIN, Home, change_home
+from ledgerservice.postgres.moving.homes import Home, change_home
 from ledgerservice.postgres.moving.rows import AT_THE_END, Part, Place, Rows
 from ledgerservice.postgres.moving.safety import safe_id
 from ledgerservice.postgres.moving.statements import (
@@ -60,6 +60,7 @@ from ledgerservice.postgres.moving.statements import (
     USED,
     adding,
 )
+from ledgerservice.postgres.sharding.identity import MAIN
 from ledgerservice.postgres.verification import (
     Violation,
     verify_guards,

@@ -126,7 +126,9 @@ CATALOGUE = [
               AND tgname <> ALL ((:triggers)::text[])
               AND NOT EXISTS (
                   SELECT FROM ledger.fence_triggers() f
-                  WHERE f.relation = t.tgrelid AND f.definition = pg_get_triggerdef(t.oid))
+                  WHERE f.relation = t.tgrelid AND f.name = t.tgname
+                    AND (f.definition = pg_get_triggerdef(t.oid)
+                         OR f.definition IS NULL AND t.tgenabled = 'D'))
             UNION ALL
             SELECT 'rule', rulename FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
             WHERE c.relnamespace = 'ledger'::regnamespace

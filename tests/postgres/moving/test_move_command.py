@@ -1,0 +1,135 @@
+"""`shards move` beside a service that knows both shards, with its callers."""
+
+import json
+import threading
+from collections import Counter
+
+import httpx
+import pytest
+
+from ledgerservice.postgres.connections import Database
+from tests.databases import connect, empty_database, url_text
+from tests.processes import RunningService, cli, serving
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def values(database: Database) -> dict[str, str]:
+    """The environment of a service with the shard b."""
+    b = empty_database(database, "b")
+    values = {"DATABASE_URL": url_text(database), "LEDGER_SHARDS": f"b={url_text(b)}"}
+    assert cli("shards", "add", "b", **values).returncode == 0
+    return values
+
+
+def shop(running: RunningService) -> list[int]:
+    """A ledger on main, with two accounts."""
+    assert running.post("/ledgers/", {"name": "shop", "shard": "main"}).status_code == 201
+    body = {"owner": "o", "currency": "USD"}
+    return [running.post("/ledgers/shop/accounts/", body).json()["id"] for _ in range(2)]
+
+
+class Callers:
+    """Threads that deposit, each request with its own key until it is answered."""
+
+    def __init__(self, base: str, accounts: list[int]) -> None:
+        self.answered: set[str] = set()
+        self.codes: Counter[str] = Counter()
+        self._base = base
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._deposit, args=(number, account))
+            for number, account in enumerate(accounts * 2)
+        ]
+
+    def __enter__(self) -> "Callers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _deposit(self, number: int, account: int) -> None:
+        count = 0
+        with httpx.Client(base_url=self._base, timeout=30) as client:
+            while not self._ended.is_set():
+                count += 1
+                body = {"account_id": account, "amount": "0.01"}
+                body["idempotency_key"] = key = f"caller {number} {count}"
+                while (answer := client.post("/ledgers/shop/deposit/", json=body)).is_error:
+                    self.codes[answer.json()["code"]] += 1
+                    assert answer.status_code == 503, answer.text
+                    self._ended.wait(0.05)
+                self.answered.add(key)
+
+
+def test_callers_lose_nothing(values: dict[str, str]) -> None:
+    with serving(**values) as running:
+        accounts = shop(running)
+        for target in ("b", "main"):
+            with Callers(running.base, accounts) as callers:
+                moved = cli("shards", "move", "shop", target, "--json", **values)
+                assert moved.returncode == 0, moved.stderr
+                facts = json.loads(moved.stdout)
+                assert (facts["shard"], facts["name"]) == (target, "shop")
+                threading.Event().wait(1.5)
+            assert set(callers.codes) <= {"ledger_moving"}, callers.codes
+            listed = {one["name"]: one["shard"] for one in running.get("/ledgers/").json()}
+            assert listed["shop"] == target
+            assert callers.answered <= keys(running, accounts)
+        assert len(keys(running, accounts)) == sum(
+            running.get(f"/ledgers/shop/accounts/{one}").json()["version"] for one in accounts
+        )
+    done = cli("verify", **values)
+    assert done.returncode == 0, done.stdout
+
+
+def keys(running: RunningService, accounts: list[int]) -> set[str]:
+    """The keys of all that was recorded, by the API."""
+    found: set[str] = set()
+    for account in accounts:
+        path: str | None = f"/ledgers/shop/accounts/{account}/history?limit=100"
+        while path:
+            answer = running.get(path)
+            found |= {one["idempotency_key"] for one in answer.json()}
+            path = answer.links.get("next", {}).get("url")
+    return found
+
+
+def test_a_process_with_the_old_directory_is_refused(values: dict[str, str]) -> None:
+    """One that was never told of shards still has the ledger on main, and the database refuses."""
+    alone = {"DATABASE_URL": values["DATABASE_URL"]}
+    with serving(**values) as running:
+        [account, _] = shop(running)
+        assert cli("shards", "move", "shop", "b", **values).returncode == 0
+        with serving(**alone) as old:
+            body = {"account_id": account, "amount": "1", "idempotency_key": "old"}
+            refused = old.post("/ledgers/shop/deposit/", body)
+            assert refused.status_code == 503
+        assert running.post("/ledgers/shop/deposit/", body).status_code == 200
+
+
+@pytest.mark.parametrize("arguments", [["shop"], ["shop", "b", "--abort"]])
+def test_it_says_what_it_needs(values: dict[str, str], arguments: list[str]) -> None:
+    refused = cli("shards", "move", *arguments, **values)
+    assert (refused.returncode, "or use --abort" in refused.stderr) == (1, True)
+
+
+def test_an_abort_says_where_the_ledger_stays(values: dict[str, str], database: Database) -> None:
+    with serving(**values) as running:
+        [account, _] = shop(running)
+        with connect(database) as directory:
+            directory.execute(
+                "INSERT INTO ledger.homes (ledger_id, shard, generation, state, target) "
+                "SELECT ledger_id, 'main', 1, 'moving', 'b' FROM ledger.ledgers "
+                "WHERE name = 'shop' "
+                "ON CONFLICT (ledger_id) DO UPDATE SET state = 'moving', target = 'b'"
+            )
+        left = cli("shards", "move", "shop", "--abort", **values)
+        assert (left.returncode, left.stdout) == (0, "shop stays on main.\n"), left.stderr
+        body = {"account_id": account, "amount": "1", "idempotency_key": "k"}
+        assert running.post("/ledgers/shop/deposit/", body).status_code == 200
