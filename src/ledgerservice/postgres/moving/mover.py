@@ -100,14 +100,14 @@ class Abandoned(NamedTuple):
     generation: int
 
 
-def _refuse(place: str, found: Iterator[Violation]) -> None:
+def _refuse(place: str, violations: Iterator[Violation]) -> None:
     """Raise MoveFault if there are violations."""
-    violations = [str(violation) for violation in islice(found, SHOWN_VIOLATIONS)]
-    if violations:
+    shown = [str(violation) for violation in islice(violations, SHOWN_VIOLATIONS)]
+    if shown:
         raise MoveFault(
             f"The {place} violates invariants. Take the move back with --abort, and verify the "
-            f"source. The first: {violations[0]}",
-            violations=violations,
+            f"source. The first: {shown[0]}",
+            violations=shown,
         )
 
 
@@ -393,12 +393,12 @@ class _Move:
         ledger, after = self._move.ledger, self._verified_id
         self._report("Verifying the copy", 0, 1)
         with self._target.begin():
-            found = verify_guards(self._target, self._schema)
+            violations = verify_guards(self._target, self._schema)
             if after:
-                found = chain(found, verify_since(self._target, ledger, after))
+                violations = chain(violations, verify_since(self._target, ledger, after))
             else:
-                found = chain(found, verify_ledger(self._target, ledger, self._verifying))
-            _refuse("copy", found)
+                violations = chain(violations, verify_ledger(self._target, ledger, self._verifying))
+            _refuse("copy", violations)
         self._report("Verifying the copy", 1, 1)
 
     def _verify_source(self, safe: int) -> None:
