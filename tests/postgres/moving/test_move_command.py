@@ -2,14 +2,18 @@
 
 import json
 import threading
+import time
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
 
 from ledgerservice.postgres.connections import Database
 from tests.databases import connect, empty_database, url_text
-from tests.processes import RunningService, cli, serving
+from tests.feed.endpoints import QUICK, Book, add, delivered, pay
+from tests.feed.receiver import receiving
+from tests.processes import RunningService, cli, serving, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -133,3 +137,23 @@ def test_an_abort_says_where_the_ledger_stays(values: dict[str, str], database: 
         assert (left.returncode, left.stdout) == (0, "shop stays on main.\n"), left.stderr
         body = {"account_id": account, "amount": "1", "idempotency_key": "k"}
         assert running.post("/ledgers/shop/deposit/", body).status_code == 200
+
+
+def test_webhooks_go_on_from_the_new_home(values: dict[str, str], tmp_path: Path) -> None:
+    with receiving(tmp_path / "receiver") as receiver, serving(**values, **QUICK) as running:
+        [account, _] = shop(running)
+        book = Book(running, "shop")
+        add(book, receiver)
+        ids = pay(book, account, 5)
+        for number, target in enumerate(("b", "main")):
+            assert cli("shards", "move", "shop", target, **values).returncode == 0
+            assert wait_for(lambda: pay_one(book, account).status_code == 200, 10)
+            ids += pay(book, account, 5, f"{number} ")
+        assert delivered(receiver, ids)
+        sent = [one.id for one in receiver.got()]
+        assert [one for one in sent if one in ids] == ids
+
+
+def pay_one(book: Book, account: int) -> httpx.Response:
+    body = {"account_id": account, "amount": "1", "idempotency_key": f"{time.monotonic()}"}
+    return book.post("/deposit/", body)

@@ -4,7 +4,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,12 +18,10 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.epochs import RECOVER_EPOCH
 from ledgerservice.postgres.moving import mover
 from ledgerservice.postgres.moving.mover import move
-from tests.databases import connect, url_text
-from tests.feed.endpoints import QUICK, Book, add, delivered, pay
-from tests.feed.receiver import receiving
+from tests.databases import connect
 from tests.postgres.moving.loads import Load
 from tests.postgres.moving.places import Shards, home_of, quiet
-from tests.processes import serving, wait_for
+from tests.processes import wait_for
 
 
 class Kept:
@@ -162,27 +159,3 @@ def test_a_reader_goes_on_from_before_the_move(
                 await contents(shards["b"], position, ledger)
 
     asyncio.run(run())
-
-
-@pytest.mark.processes
-def test_webhooks_go_on_from_the_new_home(shards: Shards, tmp_path: Path) -> None:
-    with (
-        receiving(tmp_path / "receiver") as receiver,
-        serving(DATABASE_URL=url_text(shards["main"]), **QUICK) as first,
-        serving(DATABASE_URL=url_text(shards["b"]), **QUICK) as second,
-    ):
-        on_main = Book(first, "shop")
-        add(on_main, receiver)
-        account = on_main.open()
-        ids = pay(on_main, account, 5)
-        move(shards, "shop", "b", quiet)
-        on_b = Book(second)
-        on_b.prefix = "/ledgers/shop"
-        ids += pay(on_b, account, 5, "q")
-        assert delivered(receiver, ids)
-        refused = on_main.post(
-            "/deposit/", {"account_id": account, "amount": "1", "idempotency_key": "late"}
-        )
-        assert refused.status_code == 503
-        sent = [one.id for one in receiver.got()]
-        assert [one for one in sent if one in ids] == ids

@@ -25,7 +25,13 @@ def test_every_row_is_the_same(shards: Shards, lived: int, no_violations) -> Non
 
 
 ON_MAIN = {
-    *("approval_rules", "proposals", "decisions", "executions"),  # what others approve
+    *(
+        "approval_rules",
+        "proposals",
+        "decisions",
+        "executions",
+        "executions_due",
+    ),  # what others approve
     *("account_grants", "grants", "audit"),  # who may do what, and who did it
     *("homes", "fences", "arrivals", "ledgers", "currencies"),  # the directory, and the move itself
 }
