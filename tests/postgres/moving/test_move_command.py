@@ -105,7 +105,7 @@ def keys(running: RunningService, accounts: list[int]) -> set[str]:
 
 
 def test_a_process_with_the_old_directory_is_refused(values: dict[str, str]) -> None:
-    """One that was never told of shards still has the ledger on main, and the database refuses."""
+    """One that knows no shards still has the ledger on main, and the database refuses."""
     alone = {"DATABASE_URL": values["DATABASE_URL"]}
     with serving(**values) as running:
         [account, _] = shop(running)
