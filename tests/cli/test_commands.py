@@ -294,5 +294,5 @@ def test_a_command_explains_itself(command: str) -> None:
     assert done.returncode == 0
     assert "Usage: ledgerservice" in done.stdout
     # psql's output is its own, audit's is always JSON, and two have commands below them.
-    others = {"psql", "keys", "approvals", "audit"}
+    others = {"psql", "keys", "approvals", "audit", "shards"}
     assert ("--json" in done.stdout) == (command not in others)
