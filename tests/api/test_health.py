@@ -102,14 +102,14 @@ def test_an_old_process_is_ready_as_long_as_the_schema_is_compatible(
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one", "workers"])
 def test_a_service_that_drains_is_not_ready_and_serves(database, options):
-    values = {"DATABASE_URL": url_text(database), "LEDGER_DRAIN_S": "4"}
+    values = {"DATABASE_URL": url_text(database), "LEDGER_DRAIN_S": "10"}
     with serving(options=options, **values) as service:
         account = service.open()
         service.process.send_signal(signal.SIGTERM)
         assert wait_for(lambda: status(service, "/health/ready") == 503)
         while status(service, "/health/ready") != 503:  # the other worker
             pass
-        for number in range(20):
+        for number in range(5):
             body = {"account_id": account, "amount": "1", "idempotency_key": f"{number}"}
             answer = httpx.post(f"{service.base}/deposit/", json=body)  # on a new connection
             assert answer.status_code == 200
