@@ -1,0 +1,1 @@
+"""A leader that dies, and the standby that Patroni puts in its place."""
