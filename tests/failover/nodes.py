@@ -143,6 +143,12 @@ class Node:
         """What Patroni and PostgreSQL have written."""
         return self._log.read_text(errors="replace")
 
+    def signal_receiver(self, number: int) -> None:
+        """Send a signal to the process that receives the log from the leader."""
+        for process in self._postgres():
+            if "walreceiver" in " ".join(process.cmdline()):
+                process.send_signal(number)
+
     def kill_postgres(self) -> None:
         """SIGKILL to PostgreSQL; Patroni goes on."""
         for process in self._postgres():
@@ -180,6 +186,21 @@ class Nodes:
         """The node that takes writes."""
         [node] = [node for node in self._nodes if node.leads()]
         return node
+
+    def standby(self) -> Node:
+        """The other one."""
+        [node] = [node for node in self._nodes if not node.leads()]
+        return node
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """The standby receives nothing: what the leader answers meanwhile, it does not have."""
+        standby = self.standby()
+        standby.signal_receiver(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            standby.signal_receiver(signal.SIGCONT)
 
     def await_pair(self) -> None:
         """Wait until one leads and the other has every commit."""

@@ -16,6 +16,7 @@ from tests.processes import RunningService, cli, serving, wait_for
 CLIENTS = 4
 FAILOVER_LIMIT_S = 120.0
 PAUSE_S = 0.02  # between two requests of a client
+SILENCE_S = 0.5  # before the kill: an asynchronous standby would lack what is answered then
 AFTER_S = 1.0  # under load, on the new leader
 
 
@@ -112,7 +113,9 @@ def test_a_leader_that_is_killed_takes_no_answer_with_it(
     with Load(service.base, payer, payee) as load:
         assert wait_for(lambda: len(load.answered) > 100, 30)
         leader = nodes.leader()
-        KILLS[kill](leader)
+        with nodes.silence():
+            time.sleep(SILENCE_S)
+            KILLS[kill](leader)
         killed_s = time.monotonic()
         first_s = await_first(load, killed_s, leader)
         time.sleep(AFTER_S)
