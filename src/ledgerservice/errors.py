@@ -83,6 +83,10 @@ class UnfitConnection(LedgerError):
     """The ledger cannot use this connection to PostgreSQL."""
 
 
+class StandbyUnfit(UnfitConnection):
+    """LEDGER_STANDBY_URL does not lead to a standby that can be read."""
+
+
 class SettingRefused(UnfitConnection):
     """A setting of PostgreSQL would change what the ledger answers, and cannot be overridden."""
 

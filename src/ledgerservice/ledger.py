@@ -283,14 +283,15 @@ class Ledger:
     # Reads return amounts in minor units. A timestamp without a zone raises InvalidField.
 
     async def account(
-        self, account_id: int, *, cached: bool = False, min_version: int = 0
+        self, account_id: int, *, cached: bool = False, standby: bool = False, min_version: int = 0
     ) -> AccountView | None:
         """The account as it stands, or None.
 
         With `cached` it may come from the cache (LEDGER_CACHE) and be older: then it is a
-        `ledgerservice.feed.balances.CachedAccount`, of `min_version` or a newer one.
+        `ledgerservice.feed.balances.CachedAccount`, of `min_version` or a newer one. With `standby`
+        it may be a `ledgerservice.posting.standby.StandbyAccount` from LEDGER_STANDBY_URL.
         """
-        cache = self._runtime.cache if cached else None
+        cache = self._runtime.standby if standby else self._runtime.cache if cached else None
         read = AccountRead(self._ledger, account_id)
         return await find_account(cache, self._runtime.account_reads.post, read, min_version)
 

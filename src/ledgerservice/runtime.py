@@ -77,12 +77,14 @@ from ledgerservice.posting.movements import MovementBatch, weight_of
 from ledgerservice.posting.observation import observed
 from ledgerservice.posting.poster import Poster
 from ledgerservice.posting.queues import Queues, another_loop
+from ledgerservice.posting.standby import Standby, keep_beating
 from ledgerservice.posting.verifying import verifying
 from ledgerservice.settings import Settings
 
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 0.3
+STANDBY = "LEDGER_STANDBY_URL"
 OPENINGS_AT_ONCE = 1_000  # of one request, in a queue that others use too
 
 
@@ -206,6 +208,7 @@ class Runtime:
     directory_runtime: "Runtime | None" = None
     history: History | None = None
     cache: Balances | None = None
+    standby: Standby | None = None
     sample: Callable[[], None] = lambda: None
     """Has the metrics of the database read from now on."""
     watch: Watch | None = None
@@ -281,6 +284,8 @@ def check_addresses(settings: Settings) -> None:
         balances.check(settings.cache.get_secret_value())
     if settings.history is not None:
         history_of(settings.history.get_secret_value())
+    if settings.standby_url is not None:
+        parse_url(settings.standby_url.get_secret_value(), STANDBY)
     databases_of(settings)
 
 
@@ -335,7 +340,7 @@ async def posting(
                 observing = observed(
                     database, engine, posters, of_directory["body_budget"], is_main=main is None
                 )
-                async with observing as sample:
+                async with observing as sample, _standby_of(database) as standby:
                     yield Runtime(
                         settings=settings,
                         reader=reader,
@@ -344,6 +349,7 @@ async def posting(
                         feed=feed,
                         shard=shard,
                         directory_runtime=main,
+                        standby=standby,
                         sample=sample,
                         watch=watch,
                         **of_ledgers,
@@ -376,6 +382,24 @@ async def _read_models(
             await cache.close()
         if history is not None:
             await history.close()
+
+
+@asynccontextmanager
+async def _standby_of(database: Database) -> AsyncIterator[Standby | None]:
+    """The standby that reads may come from."""
+    settings, connect = database.settings, database.connect_writer
+    if settings.standby_url is None:
+        yield None
+        return
+    url = parse_url(settings.standby_url.get_secret_value(), STANDBY)
+    lag_s = settings.standby_lag_s
+    standby = Standby(replace(database, url=url).connect_standby, connect, lag_s)
+    beating = asyncio.create_task(keep_beating(connect, lag_s))
+    try:
+        yield standby
+    finally:
+        await _cancelled([beating])
+        await standby.close()
 
 
 def _watch_over(

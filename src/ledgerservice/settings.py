@@ -291,6 +291,16 @@ class Settings(BaseSettings):
         description="URL of the store that `from=store` reads history from: cassandra://, "
         "dynamodb://.",
     )
+    standby_url: SecretStr | None = Field(
+        default=None,
+        description="URL of standbys of DATABASE_URL, for reads with `consistency=standby`: "
+        "postgresql://USER:PASSWORD@HOST1,HOST2/DATABASE.",
+    )
+    standby_lag_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="When a standby is behind by more, the primary is read instead.",
+    )
     webhooks: bool = Field(
         default=True,
         description="Deliver events to webhooks in `serve`; `ledgerservice publish --webhooks` "

@@ -25,6 +25,7 @@ from ledgerservice.api.resources import (
     currencies,
     events,
     health,
+    histories,
     holds,
     ledgers,
     metrics,
@@ -40,6 +41,7 @@ from ledgerservice.errors import LedgerError
 
 ROUTERS = (
     accounts.router,
+    histories.router,
     openings.router,
     movements.router,
     transactions.router,

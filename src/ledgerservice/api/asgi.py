@@ -28,7 +28,8 @@ from ledgerservice.api.http.problems import ProblemError, Reply, problem, proble
 from ledgerservice.api.movements.execution import keep_executing
 from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import move
-from ledgerservice.api.resources.accounts import get_account, get_history
+from ledgerservice.api.resources.accounts import get_account
+from ledgerservice.api.resources.histories import get_history
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database

@@ -27,6 +27,7 @@ from ledgerservice.postgres.epochs import confirmed_epoch
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.queries.accounts import AccountView
 from ledgerservice.postgres.queries.gathered import AccountRead
+from ledgerservice.posting.standby import Standby
 
 log = logging.getLogger(__name__)
 
@@ -339,14 +340,15 @@ def _once() -> dict[str, Any]:
 
 
 async def find_account(
-    cache: Balances | None,
+    cache: Balances | Standby | None,
     find: Callable[[AccountRead], Awaitable[AccountView | None]],
     read: AccountRead,
     min_version: int = 0,
 ) -> AccountView | None:
-    """The account out of the cache (a CachedAccount), or else what `find` reads, or None.
+    """The account out of the cache (a CachedAccount) or a standby (a StandbyAccount), or else what
+    `find` reads, or None.
 
-    A cached account has `min_version` or a newer one.
+    What is not read by `find` has `min_version` or a newer one.
     """
     cached = None if cache is None else await cache.find(*read, min_version)
     return cached or await find(read)

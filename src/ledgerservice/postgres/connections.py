@@ -152,9 +152,19 @@ class Database:
 
         Raises UnfitConnection, of which WrongDatabase is one.
         """
+        return await self._connect_wire("read-write")
+
+    async def connect_standby(self) -> Wire:
+        """A connection for gathered reads, to the first host of the URL that is a standby.
+
+        Raises UnfitConnection, of which WrongDatabase is one.
+        """
+        return await self._connect_wire("standby")
+
+    async def _connect_wire(self, target: str) -> Wire:
         pinned = self._service_session() | session.WRITER_PLANS
         arguments = {**self.driver_arguments(), **self._arguments(pinned)}
-        arguments["target_session_attrs"] = "read-write"
+        arguments["target_session_attrs"] = target
         connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)
         await session.check(connection, pinned)
         if self.identity is not None:

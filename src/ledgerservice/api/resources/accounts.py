@@ -1,10 +1,10 @@
-"""Accounts, their history and their policies."""
+"""Accounts and their policies."""
 
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -33,7 +33,6 @@ from ledgerservice.api.http.fields import (
     Answer,
     JsonObject,
     Metadata,
-    OriginName,
     PrincipalId,
     Text,
     TimestampText,
@@ -59,15 +58,16 @@ from ledgerservice.api.http.parameters import (
 from ledgerservice.api.http.problems import ProblemError, invalid, rejection
 from ledgerservice.domain.accounts import FrozenName, Opened, Opening, restrictions_of
 from ledgerservice.domain.amounts import optional_amount, to_major
-from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Kind, Origin
+from ledgerservice.domain.instructions import BIGGEST_ID, Frozen, Origin
 from ledgerservice.domain.timestamps import timestamp
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.feed.balances import CachedAccount, find_account
 from ledgerservice.postgres.queries import accounts as queries
 from ledgerservice.postgres.queries import as_of
 from ledgerservice.postgres.queries.accounts import AccountView, PolicyView
-from ledgerservice.postgres.queries.gathered import AccountRead, HistoryRead
+from ledgerservice.postgres.queries.gathered import AccountRead
 from ledgerservice.postgres.search import Place
+from ledgerservice.posting.standby import StandbyAccount
 
 router = APIRouter(tags=["accounts"])
 
@@ -75,7 +75,7 @@ router = APIRouter(tags=["accounts"])
 # Opening and finding accounts.
 
 Status = Literal["active", "frozen", "closed"]
-Consistency = Literal["strong", "cached"]
+Consistency = Literal["strong", "cached", "standby"]
 
 
 class Account(Answer, kw_only=True):
@@ -113,7 +113,15 @@ class Account(Answer, kw_only=True):
         | UnsetType
     ) = UNSET
     age_ms: (
-        Annotated[int, Meta(description="Time since the cache was written to.", ge=0)] | UnsetType
+        Annotated[
+            int,
+            Meta(
+                description="Time since the cache was written to, or how far the "
+                "standby is behind.",
+                ge=0,
+            ),
+        ]
+        | UnsetType
     ) = UNSET
 
     @classmethod
@@ -258,12 +266,13 @@ class Reading(Parameters):
     timezone: Zone = "UTC"
     as_of: AsOf | None = None
     consistency: Consistency | None = Field(
-        default=None, description="`cached`: it may come from the cache, and be older."
+        default=None,
+        description="`cached`, `standby`: it may come from the cache, or a standby, and be older.",
     )
     min_version: (
         Annotated[
             int,
-            Field(ge=0, le=BIGGEST_ID, description="An older cached version is not answered."),
+            Field(ge=0, le=BIGGEST_ID, description="An older version is not answered."),
             BeforeValidator(integer),
         ]
         | None
@@ -284,13 +293,14 @@ async def get_account(request: Request) -> Response:
     `final` says whether nothing more can be recorded by `as_of`. With `consistency=cached` the
     answer may be older: it is the account as of `version`, which was recorded at `as_of`. If the
     cache does not have it, or not in `min_version`, the answer is the account as it is, and
-    `consistency` is `strong`.
+    `consistency` is `strong`. With `consistency=standby` it has everything that was answered before
+    `as_of`, `age_ms` ago; if no standby has it so, the answer is the account as it is.
     """
     reading = parameters_of(request, Reading)
     if reading.as_of is None:
         return json_response(await _present_account(request, reading))
-    if reading.consistency == "cached":
-        raise invalid("consistency", "must not be cached together with as_of")
+    if reading.consistency in ("cached", "standby"):
+        raise invalid("consistency", f"must not be {reading.consistency} together with as_of")
     then = await account_at(request, reading.as_of)
     return json_response(
         Account.of(then.view, as_of=timestamp(then.at), final=then.final, **_named(reading))
@@ -300,17 +310,18 @@ async def get_account(request: Request) -> Response:
 async def _present_account(request: Request, reading: Reading) -> Account:
     account_id = id_of(request, "account_id", "account_not_found")
     runtime = runtime_of(request)
-    cache = runtime.cache if reading.consistency == "cached" else None
+    caches = {"cached": runtime.cache, "standby": runtime.standby}
+    cache = caches.get(reading.consistency or "strong")
     read = AccountRead(ledger_of(request), account_id)
     account = await find_account(cache, runtime.account_reads.post, read, reading.min_version or 0)
     if account is None:
         raise ProblemError("account_not_found")
-    if isinstance(account, CachedAccount):
+    if isinstance(account, CachedAccount | StandbyAccount):
         return Account.of(
             account,
             as_of=timestamp(account.as_of),
-            consistency="cached",
-            position=account.position,
+            consistency=reading.consistency,
+            position=account.position if isinstance(account, CachedAccount) else UNSET,
             age_ms=account.age_ms,
         )
     return Account.of(account, **_named(reading))
@@ -338,108 +349,7 @@ async def check_account(request: Request, account_id: int, rows: Sequence[Any]) 
             raise ProblemError("account_not_found")
 
 
-# What happened to an account.
-
-
-class HistoryEntry(Answer, kw_only=True):
-    """An entry of an account's history."""
-
-    transaction_id: int
-    transaction_type: Annotated[
-        str, Meta(examples=["DEPOSIT", "TRANSFER_OUT", "TRANSFER_IN", "HOLD"])
-    ]
-    amount: AmountText
-    balance: AmountText
-    held_change: AmountText
-    held: AmountText
-    version: int
-    idempotency_key: str
-    origin: OriginName
-    created_at: TimestampText
-
-    @classmethod
-    def of(cls, entry: queries.HistoryEntry) -> Self:
-        """The entry as it is answered. A page has many: this takes a third of `of_row`'s time."""
-        exponent = entry.exponent
-        return cls(
-            transaction_id=entry.transaction_id,
-            transaction_type=_entry_type(entry),
-            amount=to_major(entry.amount, exponent),
-            balance=to_major(entry.balance, exponent),
-            held_change=to_major(entry.held_change, exponent),
-            held=to_major(entry.held, exponent),
-            version=entry.version,
-            idempotency_key=entry.key,
-            origin=_ORIGIN_NAMES[entry.origin],
-            created_at=timestamp(entry.recorded_at),
-        )
-
-
-_KIND_NAMES = {kind: kind.name for kind in Kind}
-_ORIGIN_NAMES: dict[Origin, Any] = {origin: origin.name.lower() for origin in Origin}
-
-
-def _entry_type(entry: queries.HistoryEntry) -> str:
-    if entry.kind is not Kind.TRANSFER:
-        return _KIND_NAMES[entry.kind]
-    return "TRANSFER_OUT" if entry.amount < 0 else "TRANSFER_IN"
-
-
-SOURCE = "History-Source"
-
-
-class HistoryPaging(Paging):
-    """Which entries are listed, and from where. A cursor is good for both places."""
-
-    outside: ClassVar[tuple[str, ...]] = (*Paging.outside, "from")
-
-    source: Annotated[
-        Literal["journal", "store"] | None,
-        Field(alias="from", description="`store`: from LEDGER_HISTORY if it has the whole page."),
-    ] = None
-
-
-@get(
-    router,
-    "/accounts/{account_id}/history",
-    list[HistoryEntry],
-    HistoryPaging,
-    headers={
-        SOURCE: {
-            "description": "With `from`: where the page is from.",
-            "schema": {"type": "string", "enum": ["journal", "store"]},
-        }
-    },
-    need=Need(Scope.TRANSACTIONS_READ, by_accounts=True),
-)
-async def get_history(request: Request) -> Response:
-    """The entries of an account, newest first.
-
-    With `from=store` they are read from the store of LEDGER_HISTORY, if it provably has the whole
-    page as the journal has it, and from the journal otherwise. The answer is the same; the header
-    History-Source says where it is from.
-    """
-    reader, runtime = reader_of(request), runtime_of(request)
-    account_id = id_of(request, "account_id", "account_not_found")
-    sources: dict[str, str] = {}
-
-    async def read(filters: HistoryPaging, before: int | None) -> Page:
-        rows = None
-        if filters.source == "store" and runtime.history is not None:
-            rows = await runtime.history.page(
-                reader, account_id, filters.limit + 1, before or BIGGEST_ID
-            )
-        if filters.source is not None:
-            sources[SOURCE] = "journal" if rows is None else "store"
-        if rows is None:
-            place = ledger_of(request), account_id, before or BIGGEST_ID, filters.limit + 1
-            rows = await runtime.history_reads.post(HistoryRead(*place))
-            await check_account(request, account_id, rows)
-        return first_rows(rows, filters.limit, HistoryEntry.of, lambda last: last.version)
-
-    response = await listing(request, HistoryPaging, int, read)
-    response.headers.update(sources)
-    return response
+# What changed its limits.
 
 
 class PolicyChange(Answer, kw_only=True):

@@ -45,6 +45,7 @@ def _alone(settings: Settings, name: str, url: URL, owner: URL | None) -> Settin
         "verify_progress": None if file is None else file.with_name(f"{file.name}.{name}"),
         "shards": None,
         "shards_owner": None,
+        "standby_url": None,
     }
     for setting in ("publish", "cache", "history"):
         urls: SecretStr | None = getattr(settings, setting)
