@@ -152,6 +152,7 @@ FDS = 'process_max_fds{job="ledger"}'
 CASES = {
     "LedgerDown": steady('up{job="ledger"}', 0, 1),
     "LedgerDatabaseDown": steady("ledger_database_up", 0, 1),
+    "LedgerShardDown": steady('ledger_shard_up{shard="east"}', 0, 1),
     "LedgerErrors": Case(_answers("503"), _answers("409")),
     "LedgerInternalErrors": rising('ledger_refusals_total{code="internal_error"}'),
     "LedgerSlowMovements": _latency(SECONDS, OF_TRANSFERS),
