@@ -146,8 +146,9 @@ class Node:
     def signal_receiver(self, number: int) -> None:
         """Send a signal to the process that receives the log from the leader."""
         for process in self._postgres():
-            if "walreceiver" in " ".join(process.cmdline()):
-                process.send_signal(number)
+            with suppress(psutil.NoSuchProcess):  # a zombie is none either
+                if "walreceiver" in " ".join(process.cmdline()):
+                    process.send_signal(number)
 
     def kill_postgres(self) -> None:
         """SIGKILL to PostgreSQL; Patroni goes on."""
@@ -194,12 +195,13 @@ class Nodes:
 
     @contextmanager
     def silence(self) -> Iterator[None]:
-        """The standby receives nothing: what the leader answers meanwhile, it does not have."""
+        """The standby never has what the leader answers meanwhile, nor what is in their socket."""
         standby = self.standby()
         standby.signal_receiver(signal.SIGSTOP)
         try:
             yield
         finally:
+            standby.signal_receiver(signal.SIGTERM)
             standby.signal_receiver(signal.SIGCONT)
 
     def await_pair(self) -> None:
