@@ -193,6 +193,7 @@ def test_a_new_ledger_whose_process_was_killed_is_finished(world: World) -> None
             service.process.send_signal(signal.SIGKILL)
             service.process.wait(30)
             waiting.join()
+            owner.execute(END_WAITING)
     assert world.rows("b", here) == []
     with world.serving() as service:
         assert service.get("/ledgers/half").json()["shard"] == "b"

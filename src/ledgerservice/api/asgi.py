@@ -250,7 +250,7 @@ def _find_ledger(inner: App, state: State) -> App:
         except Exception as error:  # noqa: BLE001  (every request is answered)
             await _send(send, problem_of(error))
             return
-        if scope["method"] in READING and state.shards.directory.homes.shards:
+        if state.shards.directory.homes.shards:
             send = _unless_moved(send, state.shards, scope)
         await inner(scope, receive, send)
 
@@ -258,16 +258,22 @@ def _find_ledger(inner: App, state: State) -> App:
 
 
 READING = frozenset({"GET", "HEAD"})
+REFUSED = range(400, 500)
+"""The statuses of instructions that may have recorded nothing: a database records at home only."""
 
 
 def _unless_moved(send: Send, shards: Shards, scope: Scope) -> Send:
-    """Refuses an answer that was read where the ledger may no longer be."""
-    ledger, runtime = scope[LEDGER], scope[RUNTIME]
+    """Refuses an answer that was read where the ledger may no longer be. An instruction can be
+    sent again with the same key.
+    """
+    ledger, runtime, is_reading = scope[LEDGER], scope[RUNTIME], scope["method"] in READING
     is_refused = False
 
     async def send_checked(message: Message) -> None:
         nonlocal is_refused
-        if message["type"] == "http.response.start" and not shards.is_at(ledger, runtime):
+        begins = message["type"] == "http.response.start"
+        is_read = begins and (is_reading or message["status"] in REFUSED)
+        if is_read and not shards.is_at(ledger, runtime):
             is_refused = True
             await _send(send, problem("shard_unavailable"))
         elif not is_refused:
