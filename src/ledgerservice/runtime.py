@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -25,6 +24,7 @@ from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_
 from ledgerservice.domain.transactions import Outcomes, Rejected, Rejection
 from ledgerservice.embedded.data import DataSource, empty_data
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
+from ledgerservice.embedded.watching import watched
 from ledgerservice.errors import ConfigurationError, PrincipalUnknown
 from ledgerservice.feed import balances
 from ledgerservice.feed.balances import Balances
@@ -72,18 +72,19 @@ from ledgerservice.postgres.verification.progress import Progress, load
 from ledgerservice.postgres.verification.watching import Watch
 from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.due import keep_sweeping
+from ledgerservice.posting.frames import MOVEMENTS
 from ledgerservice.posting.frozen import keep_ending_frozen
 from ledgerservice.posting.movements import MovementBatch, weight_of
 from ledgerservice.posting.observation import observed
 from ledgerservice.posting.poster import Poster
 from ledgerservice.posting.queues import Queues, another_loop
+from ledgerservice.posting.remote import PosterAddress, RemotePoster
 from ledgerservice.posting.standby import Standby, keep_beating
 from ledgerservice.posting.verifying import verifying
 from ledgerservice.settings import Settings
 
 log = logging.getLogger(__name__)
 
-WATCH_INTERVAL_S = 0.3
 STANDBY = "LEDGER_STANDBY_URL"
 OPENINGS_AT_ONCE = 1_000  # of one request, in a queue that others use too
 
@@ -172,6 +173,10 @@ OF_DIRECTORY = (
 """The parts of a runtime that a process has once."""
 
 
+Movements = Poster[Group, Outcomes] | RemotePoster
+"""The queue of movements: of this process, or of the one that posts for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """The running parts, which all ledgers of a database share.
@@ -180,7 +185,7 @@ class Runtime:
     """
 
     settings: Settings
-    movements: Poster[Group, Outcomes]
+    movements: Movements
     openings: Poster[Opening, Opened | Rejected]
     currencies: Poster[CurrencyRequest, Currency | Rejected]
     ledgers: Poster[LedgerRequest, LedgerRecord]
@@ -272,7 +277,11 @@ class Runtime:
         await self.copies.post(await list_currencies(self.main.reader, self.shard))
 
     async def ready(self) -> bool:
-        """Whether the database answers, accepts writes, and has a schema for this release."""
+        """Whether the database answers, accepts writes, and has a schema for this release, and
+        whether the process that posts is there.
+        """
+        if isinstance(self.movements, RemotePoster) and not self.movements.is_connected:
+            return False
         return await self.probe.ask()
 
 
@@ -294,35 +303,51 @@ def started(settings: Settings, *, create: bool = True, shard: str = MAIN) -> It
     """The database, checked and migrated. The embedded server is watched meanwhile."""
     with opened_database(settings, create=create) as (unprepared, embedded):
         database = prepared(unprepared, shard=shard)
-        with _watched(embedded):
+        with watched(embedded):
             yield database
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Runtime]:
-    """All parts, started in order. On exit, waiting requests are answered before they stop."""
+async def running(
+    settings: Settings, poster: PosterAddress | None = None
+) -> AsyncIterator[Runtime]:
+    """All parts, started in order. On exit, waiting requests are answered before they stop.
+
+    `poster` is as in `posting`.
+    """
     with started(settings) as database:
-        async with posting(database) as runtime:
+        async with posting(database, poster=poster) as runtime:
             yield runtime
 
 
 @asynccontextmanager
 async def posting(
-    database: Database, shard: str = MAIN, main: Runtime | None = None
+    database: Database,
+    shard: str = MAIN,
+    main: Runtime | None = None,
+    poster: PosterAddress | None = None,
 ) -> AsyncIterator[Runtime]:
     """The parts of this process, on a database that `prepared` has returned.
 
-    With `main` they are those of another shard, and the directory's parts are main's.
+    With `main` they are those of another shard, and the directory's parts are main's. `poster` is
+    another process, which posts and does what is due; None: that of main, or this one does.
     """
+    if main is not None and isinstance(main.movements, RemotePoster):
+        poster = main.movements.address
     settings, connect = database.settings, database.connect_writer
     engine = database.read_engine()
     searches = asyncio.Semaphore(max(1, settings.read_connections // 2))
     reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s, searches)
     probe, feed = Probe(connect, migrations.IS_READY), Feed(connect)
-    with another_loop() as writers, verifying(database, is_main=main is None) as watch:
+    verified = nullcontext() if poster else verifying(database, is_main=main is None)
+    with another_loop() as writers, verified as watch:
         queues = Queues(database, writers, None if main is None else shard)
         of_ledgers: dict[str, Any] = {
-            "movements": queues.writing("movements", MovementBatch(), weight_of),
+            "movements": (
+                queues.writing(MOVEMENTS, MovementBatch(), weight_of)
+                if poster is None
+                else queues.remote(MOVEMENTS, poster, weight_of)
+            ),
             "openings": queues.writing("accounts", open_accounts),
             "account_reads": queues.reading("account_reads", find_accounts),
             "history_reads": queues.reading("history_reads", list_histories),
@@ -403,14 +428,17 @@ async def _standby_of(database: Database) -> AsyncIterator[Standby | None]:
 
 
 def _watch_over(
-    database: Database, engine: AsyncEngine, movements: Poster[Group, Outcomes]
+    database: Database, engine: AsyncEngine, movements: Movements
 ) -> list[asyncio.Task[None]]:
     """What a process does on a database by itself."""
     settings = database.settings
-    watching = [
-        asyncio.create_task(keep_sweeping(engine, movements.post, settings.sweep_interval_s)),
-        asyncio.create_task(keep_ending_frozen(engine, settings.idle_transaction_timeout_s)),
-    ]
+    # In each process: one that is frozen cannot end its own sessions.
+    ending = keep_ending_frozen(engine, settings.idle_transaction_timeout_s)
+    watching = [asyncio.create_task(ending)]
+    if isinstance(movements, RemotePoster):
+        return watching
+    sweeping = keep_sweeping(engine, movements.post, settings.sweep_interval_s)
+    watching.append(asyncio.create_task(sweeping))
     if settings.webhooks:
         watching.append(asyncio.create_task(keep_delivering(database, settings)))
     return watching
@@ -450,31 +478,3 @@ async def _of_directory(
         await sender.close()
         await _cancelled([flushing])
         await audit.close()
-
-
-@contextmanager
-def _watched(embedded: EmbeddedServer | None) -> Iterator[None]:
-    """Restarts the embedded server when it dies; takes it over when its owner dies.
-
-    This runs in a thread, so that requests are answered meanwhile. The thread lives as long as
-    this context, because a server that it started gets a signal when the thread ends.
-    """
-    if embedded is None:
-        yield
-        return
-    stop = threading.Event()
-    watching = threading.Thread(target=_watch, args=(embedded, stop), name="embedded-watch")
-    watching.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watching.join()
-
-
-def _watch(embedded: EmbeddedServer, stop: threading.Event) -> None:
-    while not stop.wait(WATCH_INTERVAL_S):
-        try:
-            embedded.check()
-        except Exception:
-            log.exception("the embedded PostgreSQL could not be restarted; trying again")

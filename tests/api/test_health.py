@@ -100,14 +100,18 @@ def test_an_old_process_is_ready_as_long_as_the_schema_is_compatible(
         assert "does not know the schema" in again.stderr
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one", "workers"])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--workers", "2"), ("--acceptors", "2")],
+    ids=["one", "workers", "acceptors"],
+)
 def test_a_service_that_drains_is_not_ready_and_serves(database, options):
     values = {"DATABASE_URL": url_text(database), "LEDGER_DRAIN_S": "10"}
     with serving(options=options, **values) as service:
         account = service.open()
         service.process.send_signal(signal.SIGTERM)
         assert wait_for(lambda: status(service, "/health/ready") == 503)
-        while status(service, "/health/ready") != 503:  # the other worker
+        while status(service, "/health/ready") != 503:  # the other process
             pass
         for number in range(5):
             body = {"account_id": account, "amount": "1", "idempotency_key": f"{number}"}

@@ -271,9 +271,10 @@ def test_several_processes_serve_one_port_and_stop_together(folder):
         assert service.stop() == 0
 
 
-def test_processes_end_with_the_one_that_started_them(folder):
+@pytest.mark.parametrize("options", [("--workers", "2"), ("--acceptors", "2")])
+def test_processes_end_with_the_one_that_started_them(folder, options):
     """Else they would keep the port, and nobody could serve on it again."""
-    with serving(LEDGER_DATA_FOLDER=str(folder), options=("--workers", "2")) as service:
+    with serving(LEDGER_DATA_FOLDER=str(folder), options=options) as service:
         workers = psutil.Process(service.process.pid).children(recursive=True)
         service.stop(signal.SIGKILL)
         _, alive = psutil.wait_procs(workers, timeout=30)

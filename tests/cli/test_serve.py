@@ -8,12 +8,12 @@ from tests.databases import url_text
 from tests.processes import cli
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_port_in_use_is_named_with_how_to_choose_another(database, workers):
+@pytest.mark.parametrize("options", [("--workers", "1"), ("--workers", "2"), ("--acceptors", "2")])
+def test_a_port_in_use_is_named_with_how_to_choose_another(database, options):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        done = cli("serve", "--port", port, "--workers", workers, DATABASE_URL=url_text(database))
-        by_variable = cli("serve", "--workers", workers, LEDGER_PORT=port, LEDGER_DATA_FOLDER="/x")
+        done = cli("serve", "--port", port, *options, DATABASE_URL=url_text(database))
+        by_variable = cli("serve", *options, LEDGER_PORT=port, LEDGER_DATA_FOLDER="/x")
     assert done.returncode == by_variable.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line == by_variable.stderr.strip()

@@ -23,7 +23,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one", "workers"])
+@pytest.mark.parametrize("options", [(), ("--workers", "2"), ("--acceptors", "2")], ids=str)
 @pytest.mark.parametrize("drain_s", ["0", "1"])
 def test_it_is_ready_when_it_serves_and_says_when_it_stops(
     database: Database, manager: socket.socket, drain_s: str, options: Sequence[str]
@@ -40,7 +40,7 @@ def test_it_is_ready_when_it_serves_and_says_when_it_stops(
         manager.recv(100)
 
 
-@pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["one", "workers"])
+@pytest.mark.parametrize("options", [[], ["--workers", "2"], ["--acceptors", "2"]], ids=str)
 def test_it_is_not_ready_if_it_cannot_start(
     database: Database, manager: socket.socket, options: list[str]
 ) -> None:

@@ -13,6 +13,7 @@ from ledgerservice.domain.instructions import (
     Detail,
     Execution,
     Group,
+    Instruction,
     Kind,
     Leg,
     Origin,
@@ -134,7 +135,8 @@ def test_a_transaction_says_more_than_its_entries():
     assert placed.extra is not None and placed.extra.terms is not None
     hold_terms = msgspec.structs.asdict(placed.extra.terms)
     assert hold_terms == {"account_id": 1, "counterparty_id": 2, "amount": 60_00, **terms}
-    steps = [capture(1, "10"), release(1, "5"), capture(1, "70"), capture(1, "1", final=True)]
+    steps: list[Instruction] = [capture(1, "10"), release(1, "5"), capture(1, "70")]
+    steps.append(capture(1, "1", final=True))
     told = [(t.amount, t.extra.remaining, t.extra.parent_id) for t in map(there.record, steps)]
     assert told == [(10_00, 50_00, 1), (5_00, 45_00, 1), (70_00, 45_00, 1), (1_00, 0, 1)]
     closed = there.record(release(1))
@@ -296,7 +298,7 @@ def test_the_service_does_nothing_before_its_time_though_the_clock_is_put_back()
     there = world(account(1, 100_00), account(2))
     there.one(hold(1, "10", 2, expires_at=LATER + A_MINUTE, capture_at=LATER))
     there.one(schedule(1, 2, "5", at=LATER))
-    early = [
+    early: list[Instruction] = [
         Release(1, "expiry 1", origin=Origin.EXPIRY),
         Capture(1, "capture 1", final=True, origin=Origin.CAPTURE),
         Execution(2, "execution 2", origin=Origin.EXECUTION),

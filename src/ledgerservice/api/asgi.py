@@ -33,6 +33,7 @@ from ledgerservice.api.resources.histories import get_history
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
+from ledgerservice.posting.remote import PosterAddress
 from ledgerservice.rights import reading_keys
 from ledgerservice.runtime import Runtime, posting, running
 from ledgerservice.settings import Settings
@@ -68,15 +69,24 @@ PROTECTED = [*UNFRAMED, PRIVATE[0]]
 class Service:
     """The service as an ASGI application: starts the runtime, answers requests, stops it."""
 
-    def __init__(self, database: Database | None = None, *, is_trusted: bool = False) -> None:
-        """`database` is already prepared; None: it is started according to the environment.
+    def __init__(
+        self,
+        database: Database | None = None,
+        *,
+        is_trusted: bool = False,
+        settings: Settings | None = None,
+        poster: PosterAddress | None = None,
+    ) -> None:
+        """`database` is already prepared; None: it is started according to `settings`, which are
+        those of the environment by default.
 
-        `is_trusted`: no request needs a key.
+        `is_trusted`: no request needs a key. `poster`: the process that posts.
         """
         self.api = create_api()
         self.is_draining = False
         self._answer = _chain(self.api)
-        self._database = database
+        self._database, self._settings = database, settings
+        self._poster = poster
         self._is_trusted = is_trusted
         self._life: AsyncExitStack | None = None
 
@@ -110,7 +120,7 @@ class Service:
     async def start(self) -> None:
         """Start the runtime. Raises LedgerError."""
         database = self._database
-        settings = database.settings if database else Settings.load()
+        settings = database.settings if database else self._settings or Settings.load()
         logs.configure_unless_done(settings.log_format)
         requests.CHOICE.choose(settings.log_requests, settings.log_slow_s)
         self._life = life = AsyncExitStack()
@@ -119,13 +129,16 @@ class Service:
             life.callback(exporter.listen(settings, __version__))
             life.callback(traces.start(settings, __version__))
             state.runtime = await life.enter_async_context(
-                posting(database) if database else running(settings)
+                posting(database) if database else running(settings, self._poster)
             )
             registry = await life.enter_async_context(
                 reading_keys(state.runtime, with_tokens=not self._is_trusted)
             )
             state.shards = await life.enter_async_context(sharded(state.runtime))
-            for work in (keep_executing(state.shards), state.shards.keep_completing(registry)):
+            works = [state.shards.keep_completing(registry)]
+            if self._poster is None:
+                works.append(keep_executing(state.shards))
+            for work in works:
                 life.push_async_callback(_cancelled, asyncio.create_task(work))
         except BaseException:
             await life.aclose()
@@ -136,12 +149,7 @@ class Service:
         state.forwarding = Forwarding(() if is_trusted else settings.proxies)
         if not (registry.has_keys or is_trusted):
             log.warning(OPEN, command("keys"))
-        # The writer's thread waits for this one at each of its steps. With Python's 5 ms a transfer
-        # took 0.5 s while another client sent large requests; it takes 7 ms.
-        sys.setswitchinterval(SWITCH_S)
-        # The objects of start-up stay. Full collections of them took 77 ms, twice a second.
-        gc.collect()
-        gc.freeze()
+        tune_process()
 
     @property
     def is_draining(self) -> bool:
@@ -156,6 +164,18 @@ class Service:
         """Stop the runtime when all requests are answered."""
         assert self._life is not None
         await self._life.aclose()
+
+
+def tune_process() -> None:
+    """For a process whose threads wait for each other: they, and its garbage collector, wait less.
+
+    The writer's thread waits for that of the requests at each of its steps. With Python's 5 ms a
+    transfer took 0.5 s while another client sent large requests; it takes 7 ms.
+    """
+    sys.setswitchinterval(SWITCH_S)
+    # The objects of start-up stay. Full collections of them took 77 ms, twice a second.
+    gc.collect()
+    gc.freeze()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

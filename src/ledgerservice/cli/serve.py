@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -20,16 +21,19 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from ledgerservice import __version__
 from ledgerservice.api.asgi import Service
 from ledgerservice.api.http.connections import raise_descriptor_limit
 from ledgerservice.api.http.protocol import BoundedHttp, connections_of
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.cli.publish import publishing_beside
-from ledgerservice.cli.tls import tls_options
+from ledgerservice.cli.serving.poster import posting_process
+from ledgerservice.cli.serving.tls import tls_options
 from ledgerservice.errors import CannotListen, CannotServe, ConfigurationError
 from ledgerservice.installation import command
 from ledgerservice.postgres.access.principals import has_keys
 from ledgerservice.postgres.connections import Database, explained
+from ledgerservice.posting.remote import PosterAddress
 from ledgerservice.runtime import check_addresses, started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
 from ledgerservice.telemetry import logs, supervisor
@@ -37,6 +41,12 @@ from ledgerservice.telemetry import logs, supervisor
 STOP_GRACE_S = 5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 2_048
+WORKER_START_S = 30
+"""How long a process may not answer its parent, which is as long as it imports: on a busy machine
+that took more than uvicorn's 5 s, and it was killed again and again.
+"""
+IS_SPREAD = sys.platform == "linux"
+"""Whether the kernel spreads the connections to an address over all sockets that listen there."""
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +57,21 @@ def serve(
         int | None, typer.Option(min=0, max=65535, help="Port to listen on. [LEDGER_PORT]")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of processes.")] = 1,
+    acceptors: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Number of processes that accept requests and hand them to one that posts.",
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Serve the API until Ctrl-C or SIGTERM. Requests in flight are answered first."""
     options = {"host": host, "port": port}
     overrides = {name: value for name, value in options.items() if value is not None}
     settings = Settings.load().model_copy(update=overrides)
+    _check_processes(workers, acceptors)
     check_addresses(settings)
     _check_plaintext(settings)
     tls = tls_options(settings)
@@ -67,14 +86,25 @@ def serve(
         _check_keys(database)
         # After its own shutdown uvicorn raises the signal again, which must not end the program.
         _on_stop_signals(lambda *_: None)
-        application = Service(database) if workers == 1 else "ledgerservice.cli.serve:worker"
-        _listen(sockets, settings)
         ready = partial(_announce, settings, sockets[0].getsockname()[1], as_json=as_json)
+        if not (acceptors and IS_SPREAD):
+            _listen(sockets, settings)
+        configure = partial(_configuration, settings=settings, tls=tls)
         try:
-            _run(_configuration(application, settings, workers, tls), sockets, ready)
+            if acceptors:
+                _run_acceptors(configure, acceptors, sockets, ready)
+            elif workers > 1:
+                _Workers(configure(worker, workers), sockets, ready).run()
+            else:
+                _Server(configure(Service(database)), ready).run(sockets)
         except SystemExit:
             # uvicorn has printed in one line why it could not start.
             raise _failed(as_json=as_json) from None
+
+
+def _check_processes(workers: int, acceptors: int) -> None:
+    if workers > 1 and acceptors:
+        raise ConfigurationError("--workers and --acceptors cannot be combined: choose one.")
 
 
 def _check_plaintext(settings: Settings) -> None:
@@ -149,16 +179,46 @@ def _addresses(settings: Settings) -> list[Address]:
 
 
 def _bind(address: Address, settings: Settings) -> socket.socket:
-    family, place = address
+    try:
+        return _bound_to(*address)
+    except OSError as error:
+        raise _cannot_listen(error, settings) from error
+
+
+def _bound_to(family: int, place: Any, *, is_shared: bool = False) -> socket.socket:
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(place)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise _cannot_listen(error, settings) from error
+        raise
+    return listener
+
+
+class _Spread:
+    """A bound socket. A process that it is sent to listens at its address with a socket of its own.
+
+    The kernel spreads the connections evenly over these sockets. Of processes with one socket, the
+    first that wakes up takes nearly all connections that are opened together.
+    """
+
+    def __init__(self, bound: socket.socket) -> None:
+        self._address = bound.family, bound.getsockname()
+        bound.close()  # nobody else listens there: it was bound alone
+        self._reserved = _bound_to(*self._address, is_shared=True)
+
+    def __reduce__(self) -> tuple[Callable[..., socket.socket], Address]:
+        return _listening_at, self._address
+
+
+def _listening_at(family: int, place: Any) -> socket.socket:
+    listener = _bound_to(family, place, is_shared=True)
+    listener.listen(BACKLOG)
     return listener
 
 
@@ -184,12 +244,20 @@ def _cannot_listen(error: OSError, settings: Settings) -> CannotListen:
 
 
 def _configuration(
-    application: Service | str, settings: Settings, workers: int, tls: dict[str, Any]
+    application: Service | Callable[[], Service],
+    processes: int = 1,
+    *,
+    settings: Settings,
+    tls: dict[str, Any],
 ) -> uvicorn.Config:
+    """`application` of several processes is what makes it in each of them."""
+    if not isinstance(application, Service):
+        # The processes read their settings from the environment.
+        os.environ["LEDGER_HOST"] = settings.host
     return uvicorn.Config(
         application,
-        factory=workers > 1,
-        workers=workers,
+        factory=not isinstance(application, Service),
+        workers=processes,
         http=partial(BoundedHttp, bounds=connections_of(settings)),  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
@@ -199,21 +267,22 @@ def _configuration(
         access_log=False,
         log_config=None,
         log_level="warning",
+        timeout_worker_healthcheck=WORKER_START_S,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=round(settings.request_deadline_s) + STOP_GRACE_S,
         **tls,
     )
 
 
-def _run(
-    configuration: uvicorn.Config, sockets: list[socket.socket], ready: Callable[[], None]
+def _run_acceptors(
+    configure: Callable[..., uvicorn.Config],
+    number: int,
+    sockets: list[socket.socket],
+    ready: Callable[[], None],
 ) -> None:
-    if configuration.workers == 1:
-        _Server(configuration, ready).run(sockets)
-        return
-    # The workers read their settings from the environment and attach to the embedded server.
-    os.environ["LEDGER_HOST"] = configuration.host
-    _Workers(configuration, sockets, ready).run()
+    spread: list[Any] = [_Spread(bound) for bound in sockets] if IS_SPREAD else sockets
+    with posting_process() as path:
+        _Workers(configure(partial(acceptor, path, number), number), spread, ready).run()
 
 
 class _Workers(Multiprocess):
@@ -303,10 +372,24 @@ def _announce(settings: Settings, port: int, *, as_json: bool) -> None:
 
 def worker() -> Service:
     """The service in one of several processes. It ends when its parent process ends."""
+    return _one_of_several(Service())
+
+
+def acceptor(path: Path, number: int) -> Service:
+    """The service in one of `number` processes that hand requests to the one at `path`.
+
+    Each has its part of the queue, so that none of them can fill it.
+    """
+    settings = Settings.load()
+    share = max(1, settings.queue_limit_requests // number)
+    settings = settings.model_copy(update={"queue_limit_requests": share})
+    return _one_of_several(Service(settings=settings, poster=PosterAddress(path, __version__)))
+
+
+def _one_of_several(service: Service) -> Service:
     os.environ.pop("NOTIFY_SOCKET", None)  # the parent speaks for all
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logs.configure(Settings.load().log_format)
-    service = Service()
     _drain_before_exit(service)
     return service
 

@@ -122,7 +122,7 @@ class Detail(msgspec.Struct, frozen=True, gc=False):
             msgspec.structs.force_setattr(self, "metadata", text_of_metadata(self.metadata))
 
 
-class Movement(msgspec.Struct, frozen=True, gc=False):
+class Movement(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A deposit, a withdrawal or a transfer.
 
     `account_id` is the account that is debited or deposited to; it is the scope of `key`.
@@ -163,7 +163,7 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     sold: Amount | None = None
 
 
-class General(msgspec.Struct, frozen=True, gc=False):
+class General(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A transaction of 2 to 500 legs; the scope of `key` is the first leg's account."""
 
     legs: tuple[Leg, ...]
@@ -177,7 +177,7 @@ class General(msgspec.Struct, frozen=True, gc=False):
         return self.legs[0].account_id
 
 
-class Hold(msgspec.Struct, frozen=True, gc=False):
+class Hold(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Reserve an amount, to be captured for `counterparty_id` or (None) to be withdrawn.
 
     The hold expires at `expires_at`. At `capture_at` the service captures the remaining amount.
@@ -206,20 +206,20 @@ class Step(Initiated, frozen=True, gc=False):
     detail: Detail | None = None
 
 
-class Capture(Step, frozen=True, gc=False):
+class Capture(Step, frozen=True, gc=False, tag=True):
     """Move held money; None is the whole remaining amount. `final` releases the rest."""
 
     amount: Amount | None = None
     final: bool = False
 
 
-class Release(Step, frozen=True, gc=False):
+class Release(Step, frozen=True, gc=False, tag=True):
     """Return held money to its account; None is the whole remaining amount."""
 
     amount: Amount | None = None
 
 
-class Reversal(Step, frozen=True, gc=False):
+class Reversal(Step, frozen=True, gc=False, tag=True):
     """Move a transaction's money back: the rest, an `amount` of two legs, or `legs`.
 
     `force` allows an overdraft.
@@ -231,11 +231,11 @@ class Reversal(Step, frozen=True, gc=False):
     actor: Name | None = None
 
 
-class Execution(Step, frozen=True, gc=False):
+class Execution(Step, frozen=True, gc=False, tag=True):
     """Execute a scheduled transfer. The service asks for it when the transfer is due."""
 
 
-class Cancellation(Step, frozen=True, gc=False):
+class Cancellation(Step, frozen=True, gc=False, tag=True):
     """Cancel a scheduled transfer."""
 
 
@@ -247,7 +247,7 @@ class Frozen(IntFlag):
     CLOSED = 4
 
 
-class PolicyChange(msgspec.Struct, frozen=True, gc=False):
+class PolicyChange(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Change an account's policy. UNSET fields stay as they are. Closing is final."""
 
     account_id: Id
@@ -261,7 +261,7 @@ class PolicyChange(msgspec.Struct, frozen=True, gc=False):
     detail: Detail | None = None
 
 
-class Schedule(msgspec.Struct, frozen=True, gc=False):
+class Schedule(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Transfer at a later time: the service executes the transfer at `execute_at`."""
 
     account_id: Id
@@ -272,8 +272,19 @@ class Schedule(msgspec.Struct, frozen=True, gc=False):
     detail: Detail | None = None
 
 
-Instruction = Movement | General | Hold | PolicyChange | Schedule | Step
-"""Every request that writes a transaction."""
+Instruction = (
+    Movement
+    | General
+    | Hold
+    | PolicyChange
+    | Schedule
+    | Capture
+    | Release
+    | Reversal
+    | Execution
+    | Cancellation
+)
+"""Every request that writes a transaction. Their tags are for the process that posts them."""
 
 
 class Group(msgspec.Struct, frozen=True, gc=False):

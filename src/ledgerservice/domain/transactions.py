@@ -70,7 +70,7 @@ class Rejection(StrEnum):
     EXPIRY_PASSED = "expiry_passed"
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One account's part in a transaction; `balance` and `held` are the results."""
 
     account_id: int
@@ -93,7 +93,7 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     balance: int
 
 
-class HoldTerms(msgspec.Struct, frozen=True, gc=False):
+class HoldTerms(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The terms of a hold. `counterparty_id` is negative if captures are withdrawals."""
 
     account_id: int
@@ -119,7 +119,7 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     lowest: int | None = None
 
 
-class ScheduleTerms(msgspec.Struct, frozen=True, gc=False):
+class ScheduleTerms(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The terms of a scheduled transfer."""
 
     account_id: int
@@ -157,7 +157,7 @@ class Extra(msgspec.Struct, frozen=True, gc=False):
     request: str | None = None
 
 
-class Transaction(msgspec.Struct, frozen=True, gc=False):
+class Transaction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A recorded decision: posted, with its entries, or declined, with its refusal.
 
     `extra` is None for a plain movement: a deposit, withdrawal or transfer without texts.
@@ -221,7 +221,7 @@ class Parents(msgspec.Struct, frozen=True):
     open_schedules: frozenset[int] = frozenset()
 
 
-class Recorded(msgspec.Struct, frozen=True, gc=False):
+class Recorded(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The answer to a request that has a record; `replayed` if its key was seen before."""
 
     transaction: Transaction
@@ -233,7 +233,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
         return self.transaction.refusal is None
 
 
-class Rejected(msgspec.Struct, frozen=True, gc=False):
+class Rejected(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The answer to a request that is not recorded. `account_id` is the account at fault, `facts`
     are the figures at fault, amounts in major units.
     """
@@ -251,7 +251,7 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
 Outcome = Recorded | Rejected
 
 
-class Failed(msgspec.Struct, frozen=True, gc=False):
+class Failed(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The answer to a linked group of which nothing was posted and no key was recorded.
 
     `index` is the position of the first request at fault, `outcome` the answer it would have got.

@@ -55,7 +55,9 @@ class Limits:
     deadline_s: float
 
 
-class _Waiting(Generic[Request, Answer]):
+class Waiting(Generic[Request, Answer]):
+    """A request in a queue."""
+
     __slots__ = ("answer", "clock", "entered_s", "request", "span", "weight")
 
     def __init__(self, request: Request, answer: asyncio.Future[Answer], weight: int) -> None:
@@ -76,10 +78,13 @@ class _Waiting(Generic[Request, Answer]):
         return {"queue_ms": round(queued_s * 1000, 1), "commit_ms": round(commit_s * 1000, 1)}
 
 
-class _Deadlines:
+class Deadlines:
     """Fails requests at their deadlines. One timer is enough, because deadlines are in order."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float, queue: str) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, patience_s: float, queue: str | None
+    ) -> None:
+        """`queue` is the name for metrics; None: another process counts."""
         self._loop = loop
         self._queue = queue
         self._patience_s = patience_s
@@ -87,6 +92,7 @@ class _Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, answer: asyncio.Future[Any]) -> None:
+        """Fail `answer` with Unavailable at its deadline, which begins now."""
         while self._due and self._due[0][1].done():
             self._due.popleft()
         due = self._loop.time() + self._patience_s
@@ -100,7 +106,8 @@ class _Deadlines:
         while self._due and (self._due[0][1].done() or self._due[0][0] <= now):
             _, answer = self._due.popleft()
             if not answer.done():
-                metrics.QUEUE_EXPIRED.add(1, self._queue)
+                if self._queue is not None:
+                    metrics.QUEUE_EXPIRED.add(1, self._queue)
                 answer.set_exception(Unavailable())
         if self._due:
             self._timer = self._loop.call_at(self._due[0][0], self._expire)
@@ -128,11 +135,11 @@ class Poster(Generic[Request, Answer]):
         self._limits = limits
         self._weigh = weigh
         self._loop = asyncio.get_running_loop()
-        self._deadlines = _Deadlines(self._loop, limits.deadline_s, name)
+        self._deadlines = Deadlines(self._loop, limits.deadline_s, name)
         self.name = name
         self._closing = False
         # Shared by both loops: each is written by one of them only, or is a deque.
-        self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._queue: deque[Waiting[Request, Answer]] = deque()
         self._entered = 0
         self._taken = 0
         self._idle = False
@@ -161,18 +168,23 @@ class Poster(Generic[Request, Answer]):
 
     def enter(self, request: Request) -> asyncio.Future[Answer]:
         """Queue `request`, in order of arrival; the future of its answer. Raises Overloaded."""
+        waiting = self.place(request)
+        if (exchange := CURRENT.get()) is not None:
+            exchange.place, waiting.span = waiting, exchange.span
+        return waiting.answer
+
+    def place(self, request: Request) -> "Waiting[Request, Answer]":
+        """As `enter`; the place of `request` in the queue, with the future. Raises Overloaded."""
         self.check_room()
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        waiting = _Waiting(request, answer, self._weigh(request))
+        waiting = Waiting(request, answer, self._weigh(request))
         self._entered += waiting.weight
         self._queue.append(waiting)
         # After the append: the writer checks the queue once more after it sets _idle.
         if self._idle:
             self._wake()
         self._deadlines.add(answer)
-        if (exchange := CURRENT.get()) is not None:
-            exchange.place, waiting.span = waiting, exchange.span
-        return answer
+        return waiting
 
     def check_room(self) -> None:
         """Raise Overloaded if a request would be refused now."""
@@ -224,7 +236,7 @@ class Poster(Generic[Request, Answer]):
         finally:
             self._loop.call_soon_threadsafe(self._ended.set)
 
-    async def _gather(self) -> list[_Waiting[Request, Answer]]:
+    async def _gather(self) -> list[Waiting[Request, Answer]]:
         """The next batch, as soon as there is one; an empty list when the poster is closed."""
         while not (batch := self._next_batch()):
             self._arrived.clear()
@@ -237,9 +249,9 @@ class Poster(Generic[Request, Answer]):
             self._idle = False
         return batch
 
-    def _next_batch(self) -> list[_Waiting[Request, Answer]]:
+    def _next_batch(self) -> list[Waiting[Request, Answer]]:
         """The oldest requests whose callers still wait; one above the limit is posted alone."""
-        batch: list[_Waiting[Request, Answer]] = []
+        batch: list[Waiting[Request, Answer]] = []
         room = self._limits.batch_requests
         while self._queue and (not batch or self._queue[0].weight <= room):
             waiting = self._queue.popleft()
@@ -249,7 +261,7 @@ class Poster(Generic[Request, Answer]):
                 room -= waiting.weight
         return batch
 
-    async def _answer_batch(self, batch: list[_Waiting[Request, Answer]]) -> None:
+    async def _answer_batch(self, batch: list[Waiting[Request, Answer]]) -> None:
         self._clock = None  # a batch that finds no connection has none
         try:
             answers = await self._post([one.request for one in batch])
@@ -306,7 +318,7 @@ class Poster(Generic[Request, Answer]):
 
     def _answer(
         self,
-        batch: list[_Waiting[Request, Answer]],
+        batch: list[Waiting[Request, Answer]],
         answers: list[Answer],
         clock: BatchClock | None,
     ) -> None:
@@ -318,7 +330,7 @@ class Poster(Generic[Request, Answer]):
 
     def _fail(
         self,
-        batch: list[_Waiting[Request, Answer]],
+        batch: list[Waiting[Request, Answer]],
         fault: Exception,
         clock: BatchClock | None,
     ) -> None:
@@ -375,15 +387,13 @@ def is_fenced(error: BaseException) -> bool:
     return isinstance(error, psycopg.Error) and error.sqlstate == FENCED
 
 
-def _split(
-    error: BaseException, waiting: list[_Waiting[Any, Any]]
-) -> list[list[_Waiting[Any, Any]]]:
+def _split(error: BaseException, waiting: list[Waiting[Any, Any]]) -> list[list[Waiting[Any, Any]]]:
     """The parts in which a batch is tried again; none if it has failed.
 
     A fence refuses the requests of one ledger together, and no others.
     """
     if is_fenced(error):
-        ledgers = {one.request.ledger: list[_Waiting[Any, Any]]() for one in waiting}
+        ledgers = {one.request.ledger: list[Waiting[Any, Any]]() for one in waiting}
         for one in waiting:
             ledgers[one.request.ledger].append(one)
         return list(ledgers.values()) if len(ledgers) > 1 else []

@@ -8,6 +8,7 @@ from typing import Any
 
 from ledgerservice.postgres.connections import Database
 from ledgerservice.posting.poster import Limits, Poster, Work
+from ledgerservice.posting.remote import PosterAddress, RemotePoster
 
 
 class Queues:
@@ -25,6 +26,7 @@ class Queues:
         self._connect, self._writers = database.connect_writer, writers
         self._suffix = "" if shard is None else f"@{shard}"
         self.posters: list[Poster[Any, Any]] = []
+        self._remotes: list[RemotePoster] = []
 
     def writing(
         self, name: str, work: Work[Any, Any], weigh: Callable[[Any], int] = lambda _: 1
@@ -49,8 +51,18 @@ class Queues:
         self.posters.append(poster)
         return poster
 
+    def remote(
+        self, name: str, address: PosterAddress, weigh: Callable[[Any], int]
+    ) -> RemotePoster:
+        """The queue of another process, which has the metrics of it."""
+        poster = RemotePoster(address, self._limits, weigh, f"{name}{self._suffix}")
+        self._remotes.append(poster)
+        return poster
+
     async def close(self) -> None:
         """Answer the waiting requests, then stop."""
+        for remote in self._remotes:
+            await remote.close()
         for poster in self.posters:
             await poster.close()
 

@@ -30,8 +30,8 @@ from ledgerservice.telemetry.measures import Counter, Gauge, Histogram, Labels
 from ledgerservice.telemetry.metrics import BUILD, METRICS
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-MOST_PROCESSES = 66
-"""The workers of a service, its publisher, and one that is about to end."""
+MOST_PROCESSES = 67
+"""The workers of a service, the one that posts for them, its publisher, and one that ends soon."""
 
 
 class _Numbers(Collector):

@@ -1,0 +1,1 @@
+"""Parts of `ledgerservice serve`: TLS, and the process that posts for acceptors."""
