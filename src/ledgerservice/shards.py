@@ -214,6 +214,8 @@ class Shards:
         try:
             await self._level(runtime)
         except (LedgerError, psycopg.Error, OSError) as error:
+            if isinstance(error, WrongDatabase) and runtime is not self.main:
+                raise  # its ids could be given out twice, so it is not used any more
             text = " ".join(str(error).split())
             log.warning("the ids of the shard %s were not looked after: %s", runtime.shard, text)
 

@@ -123,7 +123,9 @@ QUERIES: dict[str, list[str]] = {
         f"as_of={FAR}", f"as_of={LONG_AGO}", "as_of=2099-01-01&timezone=Asia/Kolkata",
         "consistency=cached&min_version=0",
     ],
-    "/accounts/{account_id}/history": [*PAGES, "from=store", "from=store&limit=3"],
+    "/accounts/{account_id}/history": [
+        *PAGES, "from=store", "from=store&limit=3", "consistency=standby&min_version=1",
+    ],
     "/accounts/{account_id}/balances": [
         f"at={FAR}", f"at={LONG_AGO}", "at=2099-01-01&timezone=Asia/Kolkata",
     ],

@@ -390,14 +390,18 @@ def is_fenced(error: BaseException) -> bool:
 def _split(error: BaseException, waiting: list[Waiting[Any, Any]]) -> list[list[Waiting[Any, Any]]]:
     """The parts in which a batch is tried again; none if it has failed.
 
-    A fence refuses the requests of one ledger together, and no others.
+    A fence refuses the requests of one ledger together, and no others. What has no ledger of its
+    own, such as copies of the directory's rows, is split in halves.
     """
     if is_fenced(error):
-        ledgers = {one.request.ledger: list[Waiting[Any, Any]]() for one in waiting}
+        ledgers: dict[int | None, list[Waiting[Any, Any]]] = {}
         for one in waiting:
-            ledgers[one.request.ledger].append(one)
-        return list(ledgers.values()) if len(ledgers) > 1 else []
-    if is_poison(error) and len(waiting) > 1:
+            ledgers.setdefault(getattr(one.request, "ledger", None), []).append(one)
+        if len(ledgers) > 1:
+            return list(ledgers.values())
+        if None not in ledgers:
+            return []
+    if (is_poison(error) or is_fenced(error)) and len(waiting) > 1:
         half = len(waiting) // 2
         return [waiting[:half], waiting[half:]]
     return []

@@ -96,16 +96,19 @@ def test_a_token_that_is_not_valid(place: Place, name: str) -> None:
     assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
+LATER = object()
+"""A few seconds after the test begins: the tests of other files may take minutes before."""
 RIGHT: dict[str, dict[str, Any]] = {
     "one of some audiences": {"aud": ["x", AUDIENCE]},
     "another of our audiences": {"aud": "other"},
-    "within the leeway": {"exp": now(600), "nbf": now(3)},
+    "within the leeway": {"nbf": LATER},
     "one group as a text": {"groups": "readers"},
 }
 
 
 @pytest.mark.parametrize("changes", RIGHT.values(), ids=RIGHT)
 def test_a_token_that_is_valid(place: Place, changes: dict[str, Any]) -> None:
+    changes = {name: now(3) if value is LATER else value for name, value in changes.items()}
     assert place.outcome(place.reader(**changes)) == 200
 
 

@@ -53,6 +53,7 @@ def test_the_description_is_served(service: RunningService) -> None:
 
 
 OTHER_TYPES = {"statement": {"text/csv", "text/html"}, "events": {"text/event-stream"}}
+OF_METRICS = "text/plain"  # as Prometheus reads them
 
 
 def test_every_described_refusal_is_a_problem() -> None:
@@ -60,6 +61,8 @@ def test_every_described_refusal_is_a_problem() -> None:
         for operation in methods.values():
             for status, response in operation["responses"].items():
                 expected = "application/json" if status < "400" else "application/problem+json"
+                if (path, status) == ("/metrics", "200"):
+                    expected = OF_METRICS
                 others = OTHER_TYPES.get(path.rpartition("/")[2], set())
                 assert {expected} == set(response["content"]) - others, (path, status)
     assert "503" in described.raw_schema["paths"]["/health/ready"]["get"]["responses"]

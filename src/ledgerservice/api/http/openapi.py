@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -168,6 +169,8 @@ def _declare(
     denials = () if need.is_open else (401, 403, 429)
     problems = _problems(sorted({*refusals, *denials}))
     declared["responses"] = {status: success, **(other or {}), **problems}
+    if "application/json" not in success.get("content", {"application/json": {}}):
+        declared["response_class"] = PlainTextResponse  # or FastAPI describes JSON too
     operation = {"parameters": [*_in_path(path), *parameters], **_security(need), **(body or {})}
 
     def register(handler: Handler) -> Handler:

@@ -133,7 +133,7 @@ def move(
             report("Beginning", 0, 1)
             with _connected(shards, home.shard) as source:
                 _settle_earlier(directory, source, home, target, report)
-                home = homes.begin(directory, home, target)
+                home = homes.begin(directory, homes.find_home(directory, name), target)
                 if home.target is None:
                     settle(source, home, report)
                     return Moved(home.ledger, target, home.generation, 0, 0.0)
