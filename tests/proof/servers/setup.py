@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from ledgerservice.access import keys
@@ -72,6 +72,13 @@ APPROVAL_EXPIRY_S = 15.0
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
+VALID_SINCE_LONG = text(
+    "UPDATE ledger.api_keys SET created_at = created_at - interval '30 days',"
+    " not_before = not_before - interval '30 days' WHERE created_at > now() - interval '1 day'"
+)
+"""A clock that jumps back by a day must not make a key one that is not valid yet."""
+
+
 def _new_private_key() -> bytes:
     """In PEM."""
     form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
@@ -88,6 +95,7 @@ def _new_key(owner: Connection, name: str, scopes: int, pem: bytes = b"") -> Key
         form = Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
         public = public_key_of(private.public_key().public_bytes(*form))
     principals.add_key(owner, new.id, new.digest, number, 90, public_key=public)
+    owner.execute(VALID_SINCE_LONG)
     return Key(new.text, number, pem)
 
 
