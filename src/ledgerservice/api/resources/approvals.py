@@ -33,7 +33,7 @@ from ledgerservice.api.movements.parents import with_parents
 from ledgerservice.api.movements.permissions import is_covered
 from ledgerservice.api.movements.proposals import Proposal, answers_of
 from ledgerservice.api.movements.showing import Accounts, without_others
-from ledgerservice.errors import Unavailable
+from ledgerservice.errors import Unavailable, UnfitConnection
 from ledgerservice.postgres.access.approvals import NewDecision
 from ledgerservice.postgres.queries import approvals as queries
 from ledgerservice.postgres.queries.approvals import ProposalView
@@ -143,7 +143,7 @@ async def _execute(request: Request, proposal: ProposalView) -> None:
     """Carry it out; if that fails, it is done later, and the same decision can be sent again."""
     try:
         await execute(runtime_of(request), call_of(request).ledger, proposal)
-    except (psycopg.Error, OSError) as error:
+    except (psycopg.Error, OSError, UnfitConnection) as error:
         raise Unavailable from error
 
 
