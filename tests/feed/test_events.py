@@ -106,6 +106,29 @@ def test_a_poll_waits_for_an_event(used: RunningService) -> None:
     assert used.get(f"/events?after={event['id']}&wait_s=1").json()["events"] == []
 
 
+def test_what_a_filter_leaves_out_does_not_prolong_a_wait(used: RunningService) -> None:
+    """One client posts all the time, and another one waits for a second for something else."""
+    account, other = used.open(), used.open()
+    after = used.get("/events?after=new").json()["next"]
+    ended = threading.Event()
+
+    def go_on() -> None:
+        number = 0
+        while not ended.wait(0.6):
+            number += 1
+            body = {"account_id": other, "amount": "1", "idempotency_key": f"go on {number}"}
+            used.post("/deposit/", body)
+
+    posting = threading.Thread(target=go_on)
+    posting.start()
+    try:
+        url = f"{used.base}/events?after={after}&account_id={account}&wait_s=1"
+        assert httpx.get(url, timeout=20).json()["events"] == []
+    finally:
+        ended.set()
+        posting.join()
+
+
 @contextmanager
 def stream(service: RunningService, query: str = "", **headers: str) -> Iterator[Iterator[Any]]:
     """The events of a stream, as a client takes them: id and data."""

@@ -352,6 +352,7 @@ FILES = [
     (f"{OF_ONE}owner = ''", "`$.grants[0].owner`"),
     (f'{OF_ONE}owner = "a\\u0000"', "`$.grants[0].owner`"),
     (f"{RULE}max_amount = {{ EUR = '1' }}", "needs account, owner, debit_from or credit_to"),
+    (f"{OF_ONE}owner = 'o'\nmax_amount = {{}}", "`$.grants[0].max_amount`"),
     (f"{OF_ONE}owner = 'o'\nmax_amount = {{ EUR = 1.0 }}", "`$.grants[0].max_amount[...]`"),
     (f"{OF_ONE}owner = 'o'\nmax_amount = {{ EUR = '1e3' }}", "`$.grants[0].max_amount.EUR`"),
     (OF_ONE + RULE + "owner = 'o'", "`$.grants[1].ledger`"),

@@ -132,7 +132,13 @@ class Rule(Condition, frozen=True, forbid_unknown_fields=True):
             return "account", "it gives nothing"
         if self.owner is not None and "\0" in self.owner:
             return "owner", "an owner has no NUL"
-        for code, amount in (self.max_amount or {}).items():
+        return None if self.max_amount is None else self._fault_of_amounts(self.max_amount)
+
+    @staticmethod
+    def _fault_of_amounts(amounts: Mapping[str, str]) -> tuple[str, str] | None:
+        if not amounts:
+            return "max_amount", "it names no currency; leave it out if there is no limit"
+        for code, amount in amounts.items():
             if not is_positive_amount(amount):
                 return f"max_amount.{code}", f"{amount!a} is not an amount, such as '100.00'"
         return None

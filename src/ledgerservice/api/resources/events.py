@@ -1,7 +1,9 @@
 """The change feed over HTTP: pages, long polls, and server-sent events."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Annotated
 
 import msgspec
@@ -33,7 +35,8 @@ STREAM = "text/event-stream"
 MAX_EVENTS = 1_000
 MAX_WAIT_S = 60
 STEP_S = 1.0  # of a wait, after which the service may want to stop
-MAX_SKIPPED_CHUNKS = 10  # of events that a filter leaves out, in one request
+MAX_SKIPPED_CHUNKS = 10  # of events that a filter leaves out, before a request waits for more
+PAUSE_S = 0.2
 SILENT_STEPS = 15  # of a stream, after which it sends its position
 NEW = "new"
 POSITION_PATTERN = "[1-9][0-9]{0,8}-[0-9]{1,18}"
@@ -178,18 +181,31 @@ class _Reading:
     async def page(self) -> _Page:
         """A page of events, as soon as there is one."""
         await self.begin()
-        left_s: float = self._filters.wait_s
-        for _ in range(MAX_SKIPPED_CHUNKS + MAX_WAIT_S):
-            before = self._position
-            taken = await self._next(min(STEP_S, left_s), self._filters.limit)
-            skipped = self._position != before
-            if not skipped:
-                left_s -= STEP_S
-            if taken or (left_s <= 0 and not skipped) or self._state.is_draining:
-                break
+        taken = await self._first(monotonic() + self._filters.wait_s)
         self._check()
         bodies = [Raw(self._shown(event)) for event in taken if self._is_seen(event)]
         return _Page(bodies, position(*self._position))
+
+    async def _first(self, end_s: float) -> list[Event]:
+        """The first events that are shown; none if none has come by `end_s` of the clock.
+
+        What a filter leaves out neither ends the wait nor makes it longer.
+        """
+        skipped_chunks = 0
+        while True:
+            before, left_s = self._position, max(0.0, end_s - monotonic())
+            taken = await self._next(min(STEP_S, left_s), self._filters.limit)
+            if taken or self._state.is_draining:
+                return taken
+            if self._position != before:
+                skipped_chunks += 1
+                if skipped_chunks < MAX_SKIPPED_CHUNKS:
+                    continue
+            left_s = end_s - monotonic()
+            if left_s <= 0:
+                return taken
+            if self._position != before:  # on a busy ledger, one after another
+                await asyncio.sleep(min(PAUSE_S, left_s))
 
     async def stream(self) -> AsyncIterator[str]:
         """Server-sent events, until the service stops or the caller's key ends."""
