@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -260,9 +261,14 @@ def test_a_taken_port_is_not_called_ready(database):
     assert "ready" not in done.stdout
 
 
+STARTED_S = 8
+"""The first process is ready before the second one, which ends all if it cannot start."""
+
+
 def test_several_processes_serve_one_port_and_stop_together(folder):
     with serving(LEDGER_DATA_FOLDER=str(folder), options=("--workers", "2")) as service:
         account = service.open(balance="5")
+        time.sleep(STARTED_S)
         kill_postgresql(folder)
         for number in range(20):  # each on a connection of its own
             with httpx.Client(base_url=service.base, timeout=60) as client:

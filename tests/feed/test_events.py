@@ -12,7 +12,7 @@ import pytest
 from ledgerservice.domain.events import TYPES
 from ledgerservice.postgres.connections import Database
 from tests.databases import connect, url_text, without_guards
-from tests.processes import RunningService, serving
+from tests.processes import RunningService, serving, wait_for
 
 FAR = "2099-01-01T00:00:00Z"
 
@@ -233,7 +233,8 @@ def test_a_filter_fills_pages_and_its_position_passes_what_it_leaves_out(
         used.send("/deposit", account_id=account, amount="1")
         used.send("/deposit", account_id=1, amount="1")
     query = f"/events?account_id={account}&type=transaction.posted"
-    whole = used.get(f"{query}&wait_s=30").json()["events"]
+    assert wait_for(lambda: len(used.get(query).json()["events"]) == 5)
+    whole = used.get(query).json()["events"]
     pages = []
     after = ""
     while page := used.get(f"{query}&limit=2{after}").json():
