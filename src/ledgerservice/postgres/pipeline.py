@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import count
 from typing import Any, NamedTuple
 
 import psycopg
@@ -110,6 +111,7 @@ class Wire:
         self._loop = asyncio.get_running_loop()
         self._lasting = lasting
         self._prepared: dict[str, bytes] = {}
+        self._names = count()
         self._warnings: list[str] = []
         self._transformer = Transformer(connection)
         connection.add_notice_handler(self._receive_notice)
@@ -122,23 +124,28 @@ class Wire:
         self._warnings.clear()
         pgconn = self._pgconn
         pgconn.enter_pipeline_mode()
+        new: list[str] = []
         for statement, parameters in requests:
             name = self._prepared.get(statement)
             if name is None:
                 name = self._name(statement)
+                new.append(statement)
                 pgconn.send_prepare(name, in_schema(statement, self._schema).encode())
             pgconn.send_query_prepared(name, parameters, result_format=pq.Format.BINARY)
         pgconn.pipeline_sync()
         results, failed = await self._results()
         pgconn.exit_pipeline_mode()
         if failed is not None:
+            # What came after the failure was not prepared either. Names are not used again.
+            for statement in new:
+                self._prepared.pop(statement, None)
             raise without_values(error_from_result(failed))
         return [Result(self._rows(result), _tag(result)) for result in results]
 
     def _name(self, statement: str) -> bytes:
         if not self._lasting:
             return b""
-        name = self._prepared[statement] = f"s{len(self._prepared)}".encode()
+        name = self._prepared[statement] = f"s{next(self._names)}".encode()
         return name
 
     async def copy(self, statement: str, chunks: Iterable[str]) -> None:
