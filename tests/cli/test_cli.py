@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -261,20 +261,46 @@ def test_a_taken_port_is_not_called_ready(database):
     assert "ready" not in done.stdout
 
 
-STARTED_S = 8
-"""The first process is ready before the second one, which ends all if it cannot start."""
-
-
 def test_several_processes_serve_one_port_and_stop_together(folder):
     with serving(LEDGER_DATA_FOLDER=str(folder), options=("--workers", "2")) as service:
         account = service.open(balance="5")
-        time.sleep(STARTED_S)
         kill_postgresql(folder)
         for number in range(20):  # each on a connection of its own
             with httpx.Client(base_url=service.base, timeout=60) as client:
                 deposit_until_answered(replace(service, client=client), account, str(number))
         assert balance_when_answered(service, account) == "25.00"
         assert service.stop() == 0
+
+
+@pytest.mark.long  # uvicorn waits 30 s for a process that has died while it started
+def test_a_process_that_cannot_start_later_does_not_end_the_others(folder):
+    with serving(LEDGER_DATA_FOLDER=str(folder), options=("--workers", "2")) as service:
+        account = service.open(balance="5")
+        first = workers_of(service)
+        postmaster = psutil.Process(embedded._recorded_pid(folder / "postgres"))
+        seen = {one.pid for one in first}
+
+        def are_seen(number: int) -> bool:
+            seen.update(one.pid for one in workers_of(service))
+            return len(seen) >= number
+
+        postmaster.suspend()  # nobody can connect
+        try:
+            first[0].kill()
+            assert wait_for(lambda: are_seen(4), 60)  # a second replacement: the first has ended
+        finally:
+            postmaster.resume()
+        deposit_until_answered(service, account, "later")
+        assert service.stop() == 0
+
+
+def workers_of(service: RunningService) -> list[psutil.Process]:
+    workers = []
+    for child in psutil.Process(service.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if "spawn_main" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
 
 
 @pytest.mark.parametrize("options", [("--workers", "2"), ("--acceptors", "2")])

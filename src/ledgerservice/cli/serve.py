@@ -20,6 +20,7 @@ import typer
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from ledgerservice import __version__
 from ledgerservice.api.asgi import Service
@@ -303,12 +304,26 @@ class _Workers(Multiprocess):
             raise SystemExit(STARTUP_FAILURE)
 
     def keep_subprocess_alive(self) -> None:
+        was_ending = self.should_exit.is_set()
         super().keep_subprocess_alive()
+        if self._ready is None and self.should_exit.is_set() and not was_ending:
+            self._replace_those_that_did_not_start()
         if self._ready is None or self.should_exit.is_set():
             return
         if any(process.is_ready() for process in self.processes):
             ready, self._ready = self._ready, None
             ready()
+
+    def _replace_those_that_did_not_start(self) -> None:
+        """Let the others go on, where uvicorn would end all. One has served before, so nothing is
+        wrong but the database, for some time.
+        """
+        self.should_exit.clear()
+        for place, process in enumerate(self.processes):
+            if process.exitcode == STARTUP_FAILURE:
+                log.warning("the others go on, and process %s is replaced", process.pid)
+                self.processes[place] = Process(self.config, self.sockets)
+                self.processes[place].start()
 
     def terminate_all(self) -> None:
         if self._ready is None:
