@@ -342,22 +342,8 @@ async def posting(
     verified = nullcontext() if poster else verifying(database, is_main=main is None)
     with another_loop() as writers, verified as watch:
         queues = Queues(database, writers, None if main is None else shard)
-        of_ledgers: dict[str, Any] = {
-            "movements": (
-                queues.writing(MOVEMENTS, MovementBatch(), weight_of)
-                if poster is None
-                else queues.remote(MOVEMENTS, poster, weight_of)
-            ),
-            "openings": queues.writing("accounts", open_accounts),
-            "account_reads": queues.reading("account_reads", find_accounts),
-            "history_reads": queues.reading("history_reads", list_histories),
-            "copies": queues.writing("copies", add_copies),
-        }
-        parts: AbstractAsyncContextManager[dict[str, Any]] = (
-            _of_directory(settings, queues, reader)
-            if main is None
-            else nullcontext({name: getattr(main, name) for name in OF_DIRECTORY})
-        )
+        of_ledgers = _of_ledgers(queues, poster)
+        parts = _of_directory(settings, queues, reader) if main is None else _of_main(main)
         watching = _watch_over(database, engine, of_ledgers["movements"])
         try:
             async with parts as of_directory, _read_models(settings, connect) as read_models:
@@ -388,6 +374,27 @@ async def posting(
             await _cancelled(watching)
             await queues.close()
             await engine.dispose()
+
+
+def _of_ledgers(queues: Queues, poster: PosterAddress | None) -> dict[str, Any]:
+    """The queues of what the ledgers of a database record and read."""
+    movements = (
+        queues.writing(MOVEMENTS, MovementBatch(), weight_of)
+        if poster is None
+        else queues.remote(MOVEMENTS, poster, weight_of)
+    )
+    return {
+        "movements": movements,
+        "openings": queues.writing("accounts", open_accounts),
+        "account_reads": queues.reading("account_reads", find_accounts),
+        "history_reads": queues.reading("history_reads", list_histories),
+        "copies": queues.writing("copies", add_copies),
+    }
+
+
+def _of_main(main: Runtime) -> AbstractAsyncContextManager[dict[str, Any]]:
+    """The parts of the directory, which main has and ends."""
+    return nullcontext({name: getattr(main, name) for name in OF_DIRECTORY})
 
 
 @asynccontextmanager
