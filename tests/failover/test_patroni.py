@@ -120,7 +120,9 @@ def test_a_leader_that_is_killed_takes_no_answer_with_it(
         first_s = await_first(load, killed_s, leader)
         time.sleep(AFTER_S)
     print(f"{kill} killed: the first write after {first_s - killed_s:.1f} s")
-    assert not leader.leads()
+    # Patroni starts a PostgreSQL again that dies while no standby may take over.
+    assert kill == "PostgreSQL" or not leader.leads()
+    nodes.leader()  # there is exactly one
     send_all_again(service, load)
     assert service.account(payee, "balance") == (f"{len(load.sent)}.00",)
     verified = cli("verify", **urls)
