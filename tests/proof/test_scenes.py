@@ -155,6 +155,27 @@ def test_the_service_tries_to_capture_too_early() -> None:
     assert "too_early" in s.codes()
 
 
+@pytest.mark.parametrize("tried", [True, False])
+def test_a_try_whose_time_had_to_be_later_than_the_clock(tried: bool) -> None:
+    """An account of the same batch had a later one. The hold ends after it, by the order."""
+    s = Scene()
+    s.go("deposit", 1, 100)
+    hold = s.go("hold", 1, 80, 2, capture_at=s.later(1), expires_at=s.later(5))
+    s.go("policy", 2, frozen="credits")
+    s.case.now_ns += 2 * STEP_NS
+    number = hold.body["transaction_id"]
+    if tried:
+        status, body = s.case.decide(
+            Request("capture", 1, None, 0, f"capture {number}", parent=number)
+        )
+        assert status == 400
+        row = s.case.journal.transactions[body["transaction_id"] - 1]
+        row.recorded_at = s.later(10)
+    s.case.now_ns += 6 * STEP_NS
+    s.case.ledger.release(s.case.journal.holds[0], s.case.time())
+    assert ("too_early" in s.codes()) is not tried
+
+
 def test_a_service_initiated_cancellation() -> None:
     s = Scene()
     s.go("deposit", 1, 100)

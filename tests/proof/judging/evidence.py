@@ -233,12 +233,24 @@ class Case:
 
     def ends_at(self, hold: Hold) -> str | None:
         """When it expires; what the service is to capture first, not before that was tried."""
-        if hold.capture_at is None or hold.expires_at is None or hold.capture_at >= hold.expires_at:
+        if hold.expires_at is None or not self.is_captured_first(hold):
             return hold.expires_at
         tried_at = self.tried_at(hold)
         return None if tried_at is None else max(hold.expires_at, tried_at)
 
+    def is_captured_first(self, hold: Hold) -> bool:
+        """Whether the service is to try to capture it before it expires."""
+        capture_at, expires_at = hold.capture_at, hold.expires_at
+        return capture_at is not None and (expires_at is None or capture_at < expires_at)
+
     def tried_at(self, hold: Hold) -> str | None:
         """When the service tried to capture it."""
-        tried = self.by_key.get((hold.account, f"capture {hold.id}"), [])
+        tried = self._tries(hold)
         return tried[0].recorded_at if tried else None
+
+    def was_tried(self, hold: Hold, number: int) -> bool:
+        """Whether the service tried to capture it before the transaction with this id."""
+        return any(t.id < number for t in self._tries(hold))
+
+    def _tries(self, hold: Hold) -> list[Transaction]:
+        return self.by_key.get((hold.account, f"capture {hold.id}"), [])
