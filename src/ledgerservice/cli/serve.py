@@ -305,6 +305,9 @@ class _Workers(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         was_ending = self.should_exit.is_set()
+        for process in self.processes:
+            # Only the process itself holds it then, so that its end ends a wait for an answer.
+            process.child_conn.close()
         super().keep_subprocess_alive()
         if self._ready is None and self.should_exit.is_set() and not was_ending:
             self._replace_those_that_did_not_start()
