@@ -41,9 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 LONGEST = (
-    *("test_canaries", "engines", "test_rounds", "test_effective_costs", "test_generated"),
+    *("test_canaries", "engines", "test_acceptors", "test_supervisor", "test_health"),
+    *("test_metrics", "test_rounds", "test_effective_costs", "test_generated"),
     *("test_readme", "test_session", "test_query_costs", "test_plans", "test_verify", "test_cli"),
-    *("test_commands", "test_clients", "test_state_machine", "test_health", "test_connections"),
+    *("test_commands", "test_clients", "test_state_machine", "test_connections"),
     *("test_import", "test_docs", "test_rejects", "test_backups", "test_webhooks", "test_queries"),
     *("test_history", "test_drill", "test_archive", "test_roles", "test_account_costs"),
     "test_patroni",
@@ -126,7 +127,7 @@ def new_database(template: URL) -> Callable[..., Database]:
     def make(copied: Database | None = None, **settings: Any) -> Database:
         name = f"ledger_test_{os.getpid()}_{next(_numbers)}"
         of = TEMPLATE if copied is None else copied.url.database
-        administer(template, f"CREATE DATABASE {name} TEMPLATE {of}")
+        administer(template, f"CREATE DATABASE {name} TEMPLATE {of} STRATEGY file_copy")
         database = Database(template.set(database=name), settings_for_tests(**settings))
         return replace(database, role=usable_role(database))
 

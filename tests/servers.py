@@ -66,7 +66,12 @@ def binaries(major: int, folder: Path) -> Path | None:
 
 # Each worker has servers of several versions beside those that tests start. With buffers for the
 # whole machine and gigabytes of log in memory, the kernel killed one of them.
-SMALL = "ALTER SYSTEM SET shared_buffers = '256MB'", "ALTER SYSTEM SET max_wal_size = '256MB'"
+# It vacuums each of many databases rarely.
+SMALL = (
+    "ALTER SYSTEM SET shared_buffers = '256MB'",
+    "ALTER SYSTEM SET max_wal_size = '256MB'",
+    "ALTER SYSTEM SET autovacuum_naptime = '10min'",
+)
 
 
 @contextmanager

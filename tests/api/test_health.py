@@ -30,7 +30,11 @@ def status(service, path: str) -> int:
     return httpx.get(service.base + path, timeout=30).status_code
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one", "workers"])
+@pytest.mark.parametrize(
+    "options",
+    [(), pytest.param(("--workers", "2"), marks=pytest.mark.long)],
+    ids=["one", "workers"],
+)
 def test_a_frozen_database_is_not_ready_before_any_other_limit(workspace, options):
     """Every other time limit of the service is longer than this test waits."""
     limits = ("REQUEST_DEADLINE_S", "CONNECT_TIMEOUT_S", "STATEMENT_TIMEOUT_S")
@@ -102,7 +106,7 @@ def test_an_old_process_is_ready_as_long_as_the_schema_is_compatible(
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--workers", "2"), ("--acceptors", "2")],
+    [(), pytest.param(("--workers", "2"), marks=pytest.mark.long), ("--acceptors", "2")],
     ids=["one", "workers", "acceptors"],
 )
 def test_a_service_that_drains_is_not_ready_and_serves(database, options):

@@ -244,6 +244,7 @@ def test_whoever_dies_nothing_is_lost_and_nothing_doubled(
     no_violations(database)
 
 
+@pytest.mark.long
 def test_it_is_not_ready_while_nobody_posts(database: Database) -> None:
     with serving(DATABASE_URL=url_text(database), options=ACCEPTORS) as service:
         processes(service)[0].suspend()  # after its time the supervisor takes it for dead

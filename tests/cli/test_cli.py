@@ -303,7 +303,9 @@ def workers_of(service: RunningService) -> list[psutil.Process]:
     return workers
 
 
-@pytest.mark.parametrize("options", [("--workers", "2"), ("--acceptors", "2")])
+@pytest.mark.parametrize(
+    "options", [pytest.param(("--workers", "2"), marks=pytest.mark.long), ("--acceptors", "2")]
+)
 def test_processes_end_with_the_one_that_started_them(folder, options):
     """Else they would keep the port, and nobody could serve on it again."""
     with serving(LEDGER_DATA_FOLDER=str(folder), options=options) as service:

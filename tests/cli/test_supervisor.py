@@ -23,7 +23,11 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2"), ("--acceptors", "2")], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [(), pytest.param(("--workers", "2"), marks=pytest.mark.long), ("--acceptors", "2")],
+    ids=str,
+)
 @pytest.mark.parametrize("drain_s", ["0", "1"])
 def test_it_is_ready_when_it_serves_and_says_when_it_stops(
     database: Database, manager: socket.socket, drain_s: str, options: Sequence[str]

@@ -187,6 +187,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.long
 def test_each_fault_of_a_topic_is_found(database: Database, kafka_store: KafkaStore) -> None:
     live(database, 5, busy=40)
     publish(database, kafka_store)

@@ -135,6 +135,7 @@ def test_without_a_transactional_id_of_its_own_a_zombie_is_not_fenced(
     assert ids(store).count("1-2") == 1
 
 
+@pytest.mark.long
 def test_a_dead_server_is_a_fault_and_the_target_goes_on_later(store: KafkaStore) -> None:
     target = target_of(store.url)
     target.open()

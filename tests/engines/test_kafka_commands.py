@@ -101,7 +101,13 @@ def balances(database: Database) -> list[int]:
         return [row[0] for row in rows]
 
 
-@pytest.mark.parametrize("step", CONSUMING)
+@pytest.mark.parametrize(
+    "step",
+    [
+        step if step == "before commit_transaction" else pytest.param(step, marks=pytest.mark.long)
+        for step in CONSUMING
+    ],
+)
 def test_each_command_has_one_result_after_a_kill(
     funded: Database, topics: Topics, step: str
 ) -> None:

@@ -106,6 +106,7 @@ def test_an_archive_shows_how_far_it_is(workspace: Path, data: Path) -> None:
         assert wait_for(lambda: value(port, "ledger_feed_epoch") == 1, 20)
 
 
+@pytest.mark.long
 def test_archive_command_shows_whether_it_gets_on(data: Path) -> None:
     port, values = free_port(), {"LEDGER_DATA_FOLDER": str(data)}
     with serving(**values) as service:

@@ -133,6 +133,7 @@ def test_each_process_has_a_port(database: Database) -> None:
             assert {sample.labels["state"] for sample in samples} == {"idle", "busy", "blocked"}
 
 
+@pytest.mark.long
 def test_a_server_that_is_frozen_is_not_up(workspace: Path) -> None:
     """Its connections stay, and its own limits on statements freeze with it."""
     port = free_port()

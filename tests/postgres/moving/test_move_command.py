@@ -139,6 +139,7 @@ def test_an_abort_says_where_the_ledger_stays(values: dict[str, str], database: 
         assert running.post("/ledgers/shop/deposit/", body).status_code == 200
 
 
+@pytest.mark.long
 def test_webhooks_go_on_from_the_new_home(values: dict[str, str], tmp_path: Path) -> None:
     with receiving(tmp_path / "receiver") as receiver, serving(**values, **QUICK) as running:
         [account, _] = shop(running)
