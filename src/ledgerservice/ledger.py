@@ -55,6 +55,7 @@ from ledgerservice.postgres.queries.accounts import (
     PolicyView,
 )
 from ledgerservice.postgres.queries.gathered import AccountRead, HistoryRead
+from ledgerservice.postgres.queries.gathered_transactions import KeyRead, TransactionRead
 from ledgerservice.postgres.queries.holds import HoldView
 from ledgerservice.postgres.queries.schedules import ScheduleView
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
@@ -93,11 +94,10 @@ class Ledger:
     async def open(
         cls, url: str | None = None, *, principal: str | None = None
     ) -> AsyncIterator[Self]:
-        """The ledger of the database at `url`; None: as the environment says.
+        """The ledger of the database at `url`, migrated if need be; None: as the environment says.
 
-        What is written has `principal`, the name of one in the database, as its maker.
-        It is migrated if need be. Raises a LedgerError whose message says what to do. On leaving,
-        what was asked for is answered first.
+        What is written has `principal`, the name of one in the database, as its maker. On leaving,
+        what was asked for is answered first. Raises LedgerError, whose message says what to do.
         """
         settings = Settings.load()
         if url is not None:
@@ -435,16 +435,16 @@ class Ledger:
 
         `from_store`: out of the store of LEDGER_HISTORY, if it provably has what the journal has.
         """
-        if from_store and (history := self._runtime.history) is not None:
-            entries = await history.page(self._reader, account_id, limit, before_version)
-            if entries is not None:
-                return entries
+        if from_store and (store := self._runtime.history) is not None:
+            page = await store.page(self._reader, account_id, limit, before_version)
+            if page is not None:
+                return page
         read = HistoryRead(self._ledger, account_id, before_version, limit)
         return await self._runtime.history_reads.post(read)
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The transaction with this id, posted or declined, or None."""
-        return await transactions.find(self._reader, transaction_id)
+        return await self._runtime.transaction(TransactionRead(self._ledger, transaction_id))
 
     async def events(
         self, after: Position | None = None, limit: int = 1_000, *, wait_s: float = 0
@@ -461,7 +461,7 @@ class Ledger:
 
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
         """The transaction recorded for an account's idempotency key, or None."""
-        return await transactions.find_by_key(self._reader, account_id, key)
+        return await self._runtime.transaction(KeyRead(self._ledger, account_id, key))
 
 
 def _check_by(by: str) -> None:

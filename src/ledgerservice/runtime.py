@@ -21,7 +21,7 @@ from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_name
-from ledgerservice.domain.transactions import Outcomes, Rejected, Rejection
+from ledgerservice.domain.transactions import Outcomes, Rejected, Rejection, Transaction
 from ledgerservice.embedded.data import DataSource, empty_data
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.embedded.watching import watched
@@ -54,6 +54,12 @@ from ledgerservice.postgres.queries.gathered import (
     HistoryRead,
     find_accounts,
     list_histories,
+)
+from ledgerservice.postgres.queries.gathered_transactions import (
+    Built,
+    KeyRead,
+    TransactionRead,
+    find_transactions,
 )
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
@@ -191,6 +197,7 @@ class Runtime:
     ledgers: Poster[LedgerRequest, LedgerRecord]
     account_reads: Poster[AccountRead, AccountView | None]
     history_reads: Poster[HistoryRead, list[HistoryEntry]]
+    transaction_reads: Poster[TransactionRead | KeyRead, Built | None]
     reader: Reader
     body_budget: Budget
     probe: Probe
@@ -241,6 +248,10 @@ class Runtime:
         if number is None:
             raise PrincipalUnknown(f"{name!a} is not in the database: see keys list.")
         return number
+
+    async def transaction(self, read: TransactionRead | KeyRead) -> Transaction | None:
+        """The transaction that is read, without what builds on it."""
+        return (built := await self.transaction_reads.post(read)) and built.transaction
 
     async def open_accounts(self, openings: Sequence[Opening]) -> list[Opened | Rejected]:
         """The durable answers to `openings`, in order. Raises as `Poster.post`: then some may be
@@ -388,6 +399,7 @@ def _of_ledgers(queues: Queues, poster: PosterAddress | None) -> dict[str, Any]:
         "openings": queues.writing("accounts", open_accounts),
         "account_reads": queues.reading("account_reads", find_accounts),
         "history_reads": queues.reading("history_reads", list_histories),
+        "transaction_reads": queues.reading("transaction_reads", find_transactions),
         "copies": queues.writing("copies", add_copies),
     }
 

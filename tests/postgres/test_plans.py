@@ -30,6 +30,11 @@ from ledgerservice.postgres.queries.gathered import (
     find_accounts,
     list_histories,
 )
+from ledgerservice.postgres.queries.gathered_transactions import (
+    KeyRead,
+    TransactionRead,
+    find_transactions,
+)
 from ledgerservice.postgres.registration import open_accounts as open_accounts_of
 from ledgerservice.posting.movements import MovementBatch
 from tests.databases import administer, connect
@@ -105,9 +110,17 @@ def test_gathered_reads_touch_what_they_return(database, analyzed):
         found = await find_accounts(wire, [AccountRead(1, n) for n in ids])
         assert [view.id for view in found if view is not None] == list(ids)
         pages = await list_histories(wire, [HistoryRead(1, n, 9, 3) for n in ids])
+        newest = [page[0].transaction_id for page in pages if page]
+        by_id = await find_transactions(wire, [TransactionRead(1, n) for n in newest])
+        by_key = await find_transactions(wire, [KeyRead(1, n, f"0-{n - 1}") for n in ids])
+        assert [built and built.transaction.id for built in by_id] == newest
+        assert [built and built.transaction.account_id for built in by_key] == [
+            n if page else None for n, page in zip(ids, pages, strict=True)
+        ]
         (touched_rows, _) = await wire.exchange(Request(TOUCHED_HERE), Request("COMMIT"))
         rows: dict[str, int] = dict(touched_rows.rows)
-        assert max(rows.values()) <= 2 * sum(map(len, pages)) + 2 * accounts + 20, rows
+        entries = 2 * sum(map(len, pages)) + 4 * sum(map(bool, pages))
+        assert max(rows.values()) <= entries + 2 * accounts + 20, rows
 
     async def test() -> None:
         wire = await database.connect_writer()

@@ -28,8 +28,7 @@ from ledgerservice.api.http.problems import ProblemError, Reply, problem, proble
 from ledgerservice.api.movements.execution import keep_executing
 from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import move
-from ledgerservice.api.resources.accounts import get_account
-from ledgerservice.api.resources.histories import get_history
+from ledgerservice.api.resources.frequent import frequent_read
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
@@ -367,21 +366,15 @@ def _move_money(inner: App, state: State) -> App:
     return answer
 
 
-_HOT = re.compile(r"/accounts/([^/]+)(/history)?/?")
-_HOT_READS = {None: get_account, "/history": get_history}
-
-
-def _read_accounts(inner: App, _: State) -> App:
+def _read(inner: App, _: State) -> App:
     """Answers the most frequent reads without FastAPI's routing, by the handlers of its routes."""
 
     def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["method"] == "GET" and (hot := _HOT.fullmatch(scope["path"])):
-            account_id, part = hot.groups()
-            if account_id != "batches":
-                scope["path_params"] = {"account_id": account_id}
-                if (exchange := CURRENT.get()) is not None:
-                    exchange.route = f"/accounts/{{account_id}}{part or ''}"
-                return answer_read(_HOT_READS[part], scope, receive, send)
+        if scope["method"] == "GET" and (read := frequent_read(scope["path"])):
+            scope["path_params"] = read.parameters
+            if (exchange := CURRENT.get()) is not None:
+                exchange.route = read.route
+            return answer_read(read.handler, scope, receive, send)
         return inner(scope, receive, send)
 
     async def answer_read(handler: Handler, scope: Scope, receive: Receive, send: Send) -> None:
@@ -475,7 +468,7 @@ LAYERS = (
     _authenticate,
     _find_ledger,
     _move_money,
-    _read_accounts,
+    _read,
     _protect,
     name_route,
 )

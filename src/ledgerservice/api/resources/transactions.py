@@ -15,7 +15,14 @@ from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.authentication import denied
 from ledgerservice.api.http.calendar import By
-from ledgerservice.api.http.call import accounts_seen, id_of, json_response, reader_of
+from ledgerservice.api.http.call import (
+    accounts_seen,
+    id_of,
+    json_response,
+    ledger_of,
+    reader_of,
+    runtime_of,
+)
 from ledgerservice.api.http.fields import OriginName, PrincipalId
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, PeriodFilters, filter_values, listing
@@ -39,6 +46,7 @@ from ledgerservice.domain import transactions as domain
 from ledgerservice.domain.instructions import BIGGEST_ID, Kind
 from ledgerservice.domain.rules import PARENT_MEMBERS
 from ledgerservice.postgres.queries import transactions as queries
+from ledgerservice.postgres.queries.gathered_transactions import KeyRead, TransactionRead
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from ledgerservice.postgres.queries.transactions import Child
 from ledgerservice.postgres.search import Place
@@ -116,12 +124,14 @@ def _shown(seen: Seen, answer: Transaction) -> Transaction | Raw:
 async def get_transaction(request: Request) -> Response:
     """A posted transaction with its entries, or the record of a declined one."""
     transaction_id = id_of(request, "transaction_id", "transaction_not_found")
-    reader, seen = reader_of(request), accounts_seen(request, Scope.TRANSACTIONS_READ)
-    transaction = await queries.find(reader, transaction_id, seen)
-    if transaction is None:
+    seen = accounts_seen(request, Scope.TRANSACTIONS_READ)
+    if seen is not None and not await queries.is_seen(reader_of(request), transaction_id, seen):
         raise ProblemError("transaction_not_found")
-    children = await queries.list_children(reader, transaction_id)
-    return json_response(_shown(seen, Transaction.recorded(transaction, children)))
+    read = TransactionRead(ledger_of(request), transaction_id)
+    built = await runtime_of(request).transaction_reads.post(read)
+    if built is None:
+        raise ProblemError("transaction_not_found")
+    return json_response(_shown(seen, Transaction.recorded(*built)))
 
 
 @get(
@@ -137,11 +147,12 @@ async def get_transaction(request: Request) -> Response:
 async def get_key(request: Request) -> Response:
     """The transaction of a key, for a request whose answer was lost."""
     account_id = id_of(request, "account_id", "account_not_found")
-    transaction = await queries.find_by_key(reader_of(request), account_id, _key_of_path(request))
-    if transaction is None:
+    read = KeyRead(ledger_of(request), account_id, _key_of_path(request))
+    built = await runtime_of(request).transaction_reads.post(read)
+    if built is None:
         raise ProblemError("key_not_found")
     seen = accounts_seen(request, Scope.TRANSACTIONS_READ)
-    return json_response(_shown(seen, Transaction.recorded(transaction)))
+    return json_response(_shown(seen, Transaction.recorded(built.transaction)))
 
 
 def _key_of_path(request: Request) -> str:

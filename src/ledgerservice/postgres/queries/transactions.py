@@ -6,11 +6,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import TextClause, text
 
-from ledgerservice.domain.instructions import Kind, Origin
+from ledgerservice.domain.instructions import Kind
 from ledgerservice.domain.transactions import Status, Transaction
 from ledgerservice.postgres import search
 from ledgerservice.postgres.queries import effective_transactions, recorded_transactions
-from ledgerservice.postgres.queries.structs import find_all, select_list
 from ledgerservice.postgres.queries.transaction_filters import (
     JOIN_ACCOUNT,
     NEWEST,
@@ -39,16 +38,13 @@ _TRANSACTIONS = f"""
 SELECT {TRANSACTION} FROM ledger.transactions t {JOIN_ACCOUNT}
 WHERE t.ledger_id = :ledger AND
 """
-FIND_TRANSACTION = text(f"{_TRANSACTIONS} t.id = :transaction")
-FIND_SEEN = text(f"""
-{_TRANSACTIONS} t.id = :transaction AND (t.account_id = ANY (CAST(:seen AS bigint[])) OR (
+IS_SEEN = text("""
+SELECT true FROM ledger.transactions t
+WHERE t.ledger_id = :ledger AND t.id = :transaction
+  AND (t.account_id = ANY (CAST(:seen AS bigint[])) OR (
     SELECT true FROM ledger.entries e WHERE e.ledger_id = :ledger AND e.transaction_id = t.id
       AND e.account_id = ANY (CAST(:seen AS bigint[])) LIMIT 1))
 """)
-FIND_BY_KEY = text(
-    f"{_TRANSACTIONS} t.account_id = :account AND t.origin = {Origin.CALLER:d}"
-    " AND t.idempotency_key = :key"
-)
 
 
 def _of_transactions(statement: str) -> TextClause:
@@ -60,37 +56,10 @@ def _of_transactions(statement: str) -> TextClause:
 LIST_ENTRIES = _of_transactions(FIND_ENTRIES)
 LIST_DETAILS = _of_transactions(FIND_DETAILS)
 
-LIST_CHILDREN = text(f"""
-SELECT {select_list(Child, "t")}
-FROM ledger.details d
-JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
-WHERE d.ledger_id = :ledger AND d.parent_id = :transaction AND t.status = {Status.POSTED:d}
-ORDER BY d.transaction_id
-""")
 
-
-async def find(
-    reader: Reader, transaction_id: int, seen: Collection[int] | None = None
-) -> Transaction | None:
-    """The transaction with this id, posted or declined, or None. With `seen` only if it is of one
-    of these accounts, or has an entry on one.
-    """
-    if seen is None:
-        rows = await reader.rows(FIND_TRANSACTION, transaction=transaction_id)
-    else:
-        rows = await reader.rows(FIND_SEEN, transaction=transaction_id, seen=list(seen))
-    return next(iter(await _completed(reader, rows)), None)
-
-
-async def find_by_key(reader: Reader, account_id: int, key: str) -> Transaction | None:
-    """The transaction recorded for a caller's idempotency key on an account, or None."""
-    rows = await reader.rows(FIND_BY_KEY, account=account_id, key=key)
-    return next(iter(await _completed(reader, rows)), None)
-
-
-async def list_children(reader: Reader, transaction_id: int) -> list[Child]:
-    """The posted transactions that build on a transaction."""
-    return await find_all(reader, Child, LIST_CHILDREN, transaction=transaction_id)
+async def is_seen(reader: Reader, transaction_id: int, accounts: Collection[int]) -> bool:
+    """Whether a transaction is of one of these accounts, or has an entry on one."""
+    return bool(await reader.rows(IS_SEEN, transaction=transaction_id, seen=list(accounts)))
 
 
 async def _completed(reader: Reader, rows: Sequence[Sequence[Any]]) -> list[Transaction]:
