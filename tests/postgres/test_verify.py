@@ -281,7 +281,7 @@ CARRIED_OUT = [
         "INSERT INTO ledger.executions (ledger_id, proposal_id, status, transaction_id, answer)"
         " VALUES (1, 1, 200, 3, '{}')"
     ),
-    "UPDATE ledger.transactions SET idempotency_key = 'approval-1', principal_id = 5 WHERE id = 3",
+    "UPDATE ledger.transactions SET idempotency_key = 'k', principal_id = 5 WHERE id = 3",
 ]
 UNAPPROVED = "it was carried out without the approvals that it needs"
 ANOTHER = "its execution has not the transaction that it says"

@@ -122,6 +122,7 @@ def test_what_others_have_approved_is_posted_on_the_shard(shop: Shop) -> None:
     with shop.world.connected("main") as connection:
         connection.execute(APPROVE, [proposal["id"]])
     assert wait_for(lambda: shop.ask(shop.admin, "GET", path)[1]["state"] == "executed", 15)
-    keys = "SELECT count(*) FROM ledger.transactions WHERE idempotency_key LIKE 'approval-%'"
+    key = proposal["idempotency_key"]
+    keys = f"SELECT count(*) FROM ledger.transactions WHERE idempotency_key = '{key}'"
     assert shop.world.rows("b", keys) == [(1,)]
     assert shop.world.run("verify")[-1]["holds"] is True

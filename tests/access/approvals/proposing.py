@@ -96,9 +96,10 @@ def approve(world: World, path: str, who: str = "bob") -> Any:
 
 def transactions_of(world: World, path: str) -> list[Any]:
     """What was recorded with the key of a proposal."""
-    key = f"approval-{path.rsplit('/', 1)[1]}"
     return world.rows(
-        f"SELECT id, principal_id, status FROM ledger.transactions WHERE idempotency_key = '{key}'"
+        "SELECT t.id, t.principal_id, t.status FROM ledger.transactions t JOIN ledger.proposals p"
+        " ON p.scope_id = t.account_id AND p.idempotency_key = t.idempotency_key"
+        f" WHERE p.id = {path.rsplit('/', 1)[1]}"
     )
 
 

@@ -1,5 +1,6 @@
 """Four eyes, through real services: what is proposed, decided and carried out."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from ledgerservice import Ledger
 from ledgerservice.domain.rules.approvals import RuleRow
+from ledgerservice.domain.transactions import Rejected, Rejection
 from tests.access.approvals.proposing import (
     RULES,
     WHY,
@@ -250,6 +253,33 @@ def test_a_key_belongs_to_the_account_of_its_transaction(world: World) -> None:
     assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
 
 
+def test_a_key_of_what_was_carried_out_moves_nothing_more(world: World) -> None:
+    """Another request with it is refused at every door, also at those without rules."""
+    account = world.account()
+    body = {"account_id": account, "amount": "500", "idempotency_key": "done"}
+    approve(world, caught(world, "POST", "/deposit", body))
+    small = body | {"amount": "5"}
+    item = small | {"type": "DEPOSIT"}
+    for path, sent in (("/deposit", small), ("/withdraw", small), ("/holds", small)):
+        refused = world.send("alice", "POST", path, sent)
+        assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+    [result] = world.send("alice", "POST", "/batches", {"movements": [item]}).json()["results"]
+    assert (result["status"], result["body"]["code"]) == (422, "idempotency_key_reused")
+    outcome = asyncio.run(_deposit_by_program(world, account, "5", "done"))
+    assert outcome == Rejected(Rejection.KEY_REUSED, account)
+    assert world.balance(account) == "500.00"
+    follow(world, [])
+    again = world.send("alice", "POST", "/deposit", body)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
+    follow(world, RULES)
+    assert world.balance(account) == "500.00"
+
+
+async def _deposit_by_program(world: World, account: int, amount: str, key: str) -> Any:
+    async with Ledger.open(url_text(world.database)) as ledger:
+        return await ledger.deposit(account, amount, key=key)
+
+
 def follow(world: World, rules: list[RuleRow]) -> None:
     """Set the rules, and wait until the service follows them."""
     set_rules(world.database, rules)
@@ -270,11 +300,16 @@ def test_a_rule_that_changes_in_between(world: World) -> None:
     first, later = world.account(), world.account()
     body = {"account_id": first, "amount": "500", "idempotency_key": "one"}
     place = caught(world, "POST", "/deposit", body)
+    other = body | {"idempotency_key": "another's"}
+    theirs = caught(world, "POST", "/deposit", other)
     follow(world, [])
-    assert world.send("alice", "POST", "/deposit", body).status_code == 200
+    posted = world.send("alice", "POST", "/deposit", body).json()
     done = approve(world, place)
+    assert (done["state"], done["execution"]["body"]) == ("executed", posted)
+    assert world.send("poster", "POST", "/deposit", other).status_code == 200
+    done = approve(world, theirs)
     assert (done["state"], done["execution"]["body"]["code"]) == ("refused", "approval_superseded")
-    assert world.balance(first) == "500.00"
+    assert world.balance(first) == "1000.00"
     early = {"account_id": later, "amount": "500", "idempotency_key": "two"}
     posted = world.send("alice", "POST", "/deposit", early)
     follow(world, RULES)
@@ -314,21 +349,6 @@ def test_items_of_batches_and_streams(world: World) -> None:
     assert world.send("alice", "POST", "/deposit", alone).json() == first["body"]
     assert approve(world, f"/approvals/{first['body']['id']}")["state"] == "executed"
     assert world.balance(account) == "501.00"
-
-
-@pytest.mark.parametrize("key", ["approval-1", "approval-", "approval-x"])
-def test_keys_of_the_service_are_reserved(world: World, key: str) -> None:
-    body = {"account_id": world.account(), "amount": "1"}
-    in_body = world.send("alice", "POST", "/deposit", body | {"idempotency_key": key})
-    in_header = world.send("alice", "POST", "/deposit", body, **{"Idempotency-Key": key})
-    detailed = body | {"idempotency_key": key, "description": "d"}
-    answers = [in_body, in_header, world.send("alice", "POST", "/deposit", detailed)]
-    for answer in answers:
-        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reserved")
-    for item in (body, body | {"description": "d"}):
-        one = item | {"type": "DEPOSIT", "idempotency_key": key}
-        batch = world.send("alice", "POST", "/batches", {"movements": [one]})
-        assert batch.json()["results"][0]["body"]["code"] == "idempotency_key_reserved"
 
 
 def test_the_list_and_the_ledger(world: World) -> None:

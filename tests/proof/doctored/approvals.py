@@ -16,13 +16,13 @@ def _number(d: Doctor, *verdicts: str) -> int:
 
 
 def _executed(d: Doctor) -> Transaction:
-    return next(t for t in d.journal.transactions if t.key == "approval-1")
+    return next(t for t in d.journal.transactions if t.key == "big 1")
 
 
 def _execute(d: Doctor, number: int) -> None:
     """Post a proposal, as if it had been approved."""
     row = d.post(_executed(d))
-    row.key, row.amount = f"approval-{number}", FATES[number - 1][1]
+    row.key, row.amount = f"big {number}", FATES[number - 1][1]
     d.journal.executions.append(Execution(number, 200, row.id, "{}"))
 
 
@@ -30,8 +30,8 @@ def executed_twice(d: Doctor) -> None:
     d.post(_executed(d))
 
 
-def executed_under_its_own_key_too(d: Doctor) -> None:
-    d.post(_executed(d)).key = d.journal.proposals[0].key
+def executed_under_another_key_too(d: Doctor) -> None:
+    d.post(_executed(d)).key = "approval-1"
 
 
 def executed_on_two_accounts(d: Doctor) -> None:
@@ -53,7 +53,6 @@ def executed_though_nobody_approved(d: Doctor) -> None:
 
 def posted_without_a_proposal(d: Doctor) -> None:
     """The service did not follow the rule."""
-    _executed(d).key = "big 1"
     del d.journal.proposals[0]
     d.attempts = [a for a in d.attempts if outcome(a) != PROPOSED or a.body["id"] != 1]
     request = Request(FATES[0][0], d.journal.proposals[0].account, None, FATES[0][1], "big 1")
@@ -147,8 +146,8 @@ def proposed_by_somebody_else(d: Doctor) -> None:
 
 DOCTORED: dict[Callable[[Doctor], None], str] = {
     executed_twice: "executed_twice",
-    executed_under_its_own_key_too: "executed_twice",
-    executed_on_two_accounts: "executed_twice",
+    executed_under_another_key_too: "unasked",
+    executed_on_two_accounts: "unasked",
     executed_though_rejected: "unapproved",
     executed_with_one_approval_of_two: "unapproved",
     executed_though_nobody_approved: "unapproved",

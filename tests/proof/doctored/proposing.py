@@ -60,8 +60,7 @@ class Proposing:
             self._attempt(sent, 200, self._shown(number), principal=judge)
 
     def _execute(self, number: int, request: Request) -> None:
-        key = f"approval-{number}"
-        status, body = self._decide(msgspec.structs.replace(request, key=key))
+        status, body = self._decide(request)
         self._journal.transactions[-1].principal = MAKER
         answer = msgspec.json.encode(body).decode()
         self._journal.executions.append(Execution(number, status, body["transaction_id"], answer))

@@ -10,7 +10,6 @@ from tests.proof.judging.evidence import (
     OK,
     PROPOSED,
     REFUSED,
-    RESERVED,
     UNKNOWN,
     Case,
     Found,
@@ -75,8 +74,6 @@ def _is_alone(
 ) -> bool:
     """Whether nothing else was asked for with its key; of a step the row does not tell all."""
     if attempt.request.kind not in PLAIN and len({a.request for a in attempts}) > 1:
-        return False
-    if attempt.request.key.startswith(RESERVED):  # another request has got its own key
         return False
     if any(outcome(a) == PROPOSED and a.request != attempt.request for a in attempts):
         return False

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import msgspec
 
 from tests.proof.history import DECISIONS, PLAIN, Attempt, Request
-from tests.proof.journal import Execution, Proposal, Rule
+from tests.proof.journal import Execution, Proposal, Rule, Transaction
 from tests.proof.judging.evidence import (
     OK,
     OWN,
     PROPOSED,
     REFUSED,
-    RESERVED,
     Case,
     Found,
     outcome,
@@ -25,7 +24,7 @@ ITEM = "item"
 
 
 def add_executions(case: Case) -> None:
-    """Let what was carried out be asked for under the key of its proposal: by whom proposed it, not
+    """Let what was carried out be asked for with the key of its request: by whom proposed it, not
     before enough others have approved it, and with the answer that was kept.
     """
     executions = {one.proposal: one for one in case.journal.executions}
@@ -33,14 +32,13 @@ def add_executions(case: Case) -> None:
         request = _request_of(case, proposal)
         if request is not None and len(_approvers(case, proposal)) >= proposal.approvals:
             made = _carried_out(case, proposal, request, executions.get(proposal.id))
-            case.asked[request.account, made.request.key].append(made)
+            case.asked[proposal.account, proposal.key].append(made)
 
 
 def _carried_out(
     case: Case, proposal: Proposal, request: Request, execution: Execution | None
 ) -> Attempt:
-    key = f"{RESERVED}{proposal.id}"
-    made = Attempt(key, _approved_ns(case, proposal), msgspec.structs.replace(request, key=key))
+    made = Attempt(f"proposal {proposal.id}", _approved_ns(case, proposal), request)
     made.principal = proposal.principal
     if execution is not None and execution.status is not None:
         made.status, made.body = execution.status, json.loads(execution.answer or "null")
@@ -120,55 +118,44 @@ def _moved(case: Case, request: Request) -> Iterator[tuple[str, int]]:
 def nothing_is_unapproved(case: Case) -> Found:
     """No transaction is what a rule catches, but with the key of a proposal that was approved."""
     approved = {
-        f"{RESERVED}{one.id}"
+        (one.account, one.key)
         for one in case.journal.proposals
         if len(_approvers(case, one)) >= one.approvals
     }
     for (account, key), rows in case.by_key.items():
         for row in rows:
-            where = f"transaction {row.id}, key {key} of account {account}"
-            if key.startswith(RESERVED):
-                if key not in approved:
-                    yield "unapproved", where
-            elif not key.startswith(OWN):
+            if (account, key) not in approved and not key.startswith(OWN):
                 attempts = case.asked.get((account, key), [])
                 same = [a.request for a in attempts if asks_for(case, a.request, row)]
                 if same and all(caught(case, request) for request in same):
-                    yield "unapproved", where
+                    yield "unapproved", f"transaction {row.id}, key {key} of account {account}"
 
 
 def proposals_are_executed_once(case: Case) -> Found:
-    """What was approved was carried out, by one transaction; and nothing under its own key too."""
-    rows = defaultdict(list)
-    for row in case.journal.transactions:
-        if row.key.startswith(RESERVED):
-            rows[row.key].append(row.id)
+    """What was approved was carried out, by one transaction with the key of its request."""
     executions = {one.proposal: one for one in case.journal.executions}
     for one in case.journal.proposals:
-        found, execution = rows.pop(f"{RESERVED}{one.id}", []), executions.get(one.id)
-        where = f"proposal {one.id}: transactions {found}"
-        if len(found) > 1:
+        execution, rows = executions.get(one.id), list(_rows_of(case, one))
+        kept = None if execution is None else execution.transaction
+        # A row of a step can be another request's too.
+        made = {row.id for row, is_certain in rows if is_certain} | ({kept} - {None})
+        where = f"proposal {one.id}: transactions {made}, kept {kept}"
+        if len(made) > 1:
             yield "executed_twice", where
-        kept = [] if execution is None or execution.transaction is None else [execution.transaction]
-        if kept != found[:1]:
-            yield "execution_differs", f"{where}, kept {kept}"
+        if made and kept not in {row.id for row, _ in rows}:
+            yield "execution_differs", where
         is_approved = len(_approvers(case, one)) >= one.approvals
         if is_approved and (execution is None or execution.status is None):
             yield "forgotten", where
-        if found and _is_posted_too(case, one):
-            yield "executed_twice", f"{where}, and under its own key"
-    for key, found in rows.items():
-        yield "unapproved", f"key {key}: transactions {found}"
 
 
-def _is_posted_too(case: Case, proposal: Proposal) -> bool:
-    """Whether its request was posted under its own key; another one may have been."""
+def _rows_of(case: Case, proposal: Proposal) -> Iterator[tuple[Transaction, bool]]:
+    """The transactions that its request can have made, and whether no other one can."""
     place, request = (proposal.account, proposal.key), _request_of(case, proposal)
-    for row in case.by_key.get(place, []) if request is not None else ():
+    for row in case.by_key.get(place, []):
         same = {a.request for a in case.asked[place] if asks_for(case, a.request, row)}
-        if request in same and all(caught(case, one) for one in same):
-            return True
-    return False
+        if request in same:
+            yield row, all(caught(case, one) for one in same)
 
 
 def proposals_are_kept(case: Case) -> Found:

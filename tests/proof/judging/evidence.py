@@ -13,8 +13,6 @@ from tests.proof.journal import Decision, Entry, Hold, Journal, Transaction
 
 OWN = ("expiry ", "capture ", "execution ")  # how the keys of the service itself begin
 
-RESERVED = "approval-"  # how the keys of what others have approved begin
-
 EVER, NEVER_YET = ("", "~"), ("", "")  # first and last moments
 
 OK, DECLINED, REFUSED, UNKNOWN = "ok", "declined", "refused", "unknown"

@@ -14,7 +14,6 @@ from ledgerservice.access.grants import Caller
 from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.problems import ProblemError, Reply, invalid
 from ledgerservice.domain.instructions import BIGGEST_ID, is_key
-from ledgerservice.domain.rules.approvals import RESERVED
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.runtime import Runtime
@@ -103,19 +102,12 @@ def checked_key(body_key: str | None, header_key: str | None) -> str:
     if body_key is not None:
         if header_key not in (None, body_key):
             raise ProblemError("idempotency_key_mismatch")
-        return unreserved(body_key)
+        return body_key
     if header_key is None:
         raise ProblemError("idempotency_key_missing")
     if not is_key(header_key):
         raise ProblemError("idempotency_key_invalid")
-    return unreserved(header_key)
-
-
-def unreserved(key: str) -> str:
-    """The key. Raises ProblemError for one that approved proposals are carried out with."""
-    if key.startswith(RESERVED):
-        raise ProblemError("idempotency_key_reserved")
-    return key
+    return header_key
 
 
 def runtime_of(request: Request) -> Runtime:

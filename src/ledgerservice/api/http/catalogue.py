@@ -192,9 +192,6 @@ CATALOGUE: dict[str, Problem] = {
         "An idempotency key is 1 to 255 printable ASCII characters, without a blank at its ends."
     ),
     "idempotency_key_mismatch": _invalid("The keys in the body and in the header differ."),
-    "idempotency_key_reserved": _invalid(
-        "Keys that begin with approval- are for what others have approved."
-    ),
     "idempotency_key_reused": _invalid(
         "The key was used for a different request. Nothing was moved. Use a new key for each "
         "payment."
@@ -249,8 +246,8 @@ CATALOGUE: dict[str, Problem] = {
         HTTPStatus.CONFLICT,
     ),
     "approval_superseded": _invalid(
-        "The request was posted with its own key before the proposal was carried out. The proposal "
-        "has moved nothing.",
+        "Somebody else has posted the same request with its key before the proposal was carried "
+        "out. The proposal has moved nothing.",
         HTTPStatus.CONFLICT,
     ),
     "amount_precision": _invalid(

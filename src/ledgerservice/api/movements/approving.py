@@ -26,7 +26,7 @@ from ledgerservice.domain.rules import approvals
 from ledgerservice.domain.rules.approvals import FORCE_ALWAYS, Amount, Rule, Rules
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.postgres.access.approvals import NewProposal
-from ledgerservice.postgres.queries.approvals import list_moved
+from ledgerservice.postgres.queries.approvals import find_by_key, list_moved
 from ledgerservice.postgres.queries.gathered import AccountRead
 from ledgerservice.telemetry.exchanges import CURRENT
 
@@ -128,17 +128,27 @@ async def _propose(call: Call, rule: Rule, instruction: Instruction, origin: Ori
     (outcome,) = await post(call, rehearsed)  # type: ignore[misc]
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
-    if outcome.replayed:  # it was posted before there was such a rule
-        status, body = answer(outcome.transaction)
-        return status, body, _headers(status) | {"idempotency-replayed": "true"}
     new = _proposal(call, rule, instruction, origin, outcome.transaction.account_id)
+    reader = call.runtime.main.reader.of(call.ledger)
+    if outcome.replayed:
+        number = await find_by_key(reader, new.scope_id, new.idempotency_key)
+        if number is None:  # it was posted before there was such a rule
+            status, body = answer(outcome.transaction)
+            return status, body, _headers(status) | {"idempotency-replayed": "true"}
+    else:
+        number = await _added(call, rule, new)
+    bodies = await bodies_of(reader, [number])
+    location = f"{call.scope.get(OUTSIDE, '')}/approvals/{number}"
+    return 202, bodies[number], _headers(202) | {"location": location}
+
+
+async def _added(call: Call, rule: Rule, new: NewProposal) -> int:
+    """The id of a proposal that is recorded now, or was before. Raises ProblemError."""
     number = await call.runtime.approvals.post(new)
     if number is None:
         raise ProblemError("idempotency_key_reused")
     await call.runtime.audit.add(_record(call, number, rule))
-    bodies = await bodies_of(call.runtime.main.reader.of(call.ledger), [number])
-    location = f"{call.scope.get(OUTSIDE, '')}/approvals/{number}"
-    return 202, bodies[number], _headers(202) | {"location": location}
+    return number
 
 
 def _headers(status: int) -> dict[str, str]:

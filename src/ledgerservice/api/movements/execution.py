@@ -1,7 +1,7 @@
 """Carries out what was approved: once, whoever dies meanwhile.
 
-It is posted with a key of its own, so any number of processes may try it. A proposal is claimed
-while it is carried out; if a process dies, another one carries it out.
+It is posted with the key of the request, so any number of processes may try it. A proposal is
+claimed while it is carried out; if a process dies, another one carries it out.
 """
 
 import asyncio
@@ -20,8 +20,7 @@ from ledgerservice.api.movements.forms import FORMS
 from ledgerservice.domain.audit import AuditRecord
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.metadata import Number
-from ledgerservice.domain.rules.approvals import execution_key
-from ledgerservice.domain.transactions import Outcome, Recorded, Rejected
+from ledgerservice.domain.transactions import Outcome, Rejected
 from ledgerservice.postgres.access.approvals import Executed, carry_out
 from ledgerservice.postgres.queries import approvals as queries
 from ledgerservice.postgres.queries.approvals import ProposalView
@@ -72,35 +71,20 @@ async def _execute(
 
 
 async def _post(runtime: Runtime, ledger: int, proposal: ProposalView) -> Executed:
-    original = instruction_of(proposal)
-    own: Instruction = msgspec.structs.replace(original, key=execution_key(proposal.id))
-
-    async def post(instruction: Instruction, *, dry_run: bool = False) -> Outcome:
-        group = Group((instruction,), False, ledger, dry_run, proposal.proposed_by)
-        outcome: Outcome
-        (outcome,) = await runtime.movements.post(group)  # type: ignore[misc]
-        return outcome
-
-    if not _is_replay(await post(own, dry_run=True)):
-        _check_key(await post(original, dry_run=True))
-    outcome = await post(own)
-    if isinstance(outcome, Rejected):
-        raise rejection(outcome)
-    return Executed(*answer(outcome.transaction), outcome.transaction.id)
-
-
-def _check_key(outcome: Outcome) -> None:
-    """Raise ProblemError if the caller's key was posted meanwhile: by the same request, because the
-    rule was lifted, or by another one that no rule catches.
+    """Post it with the key of the request, which then moves nothing more at any door. The key may
+    have been used meanwhile: by another request, or by this one, because the rule was lifted.
     """
+    facts = ledger, False, proposal.proposed_by
+    outcome: Outcome
+    (outcome,) = await runtime.movements.post(  # type: ignore[misc]
+        Group((instruction_of(proposal),), False, *facts)
+    )
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
-    if outcome.replayed:
-        raise ProblemError("approval_superseded", transaction_id=outcome.transaction.id)
-
-
-def _is_replay(outcome: Outcome) -> bool:
-    return isinstance(outcome, Recorded) and outcome.replayed
+    transaction = outcome.transaction
+    if transaction.principal_id != proposal.proposed_by:
+        raise ProblemError("approval_superseded", transaction_id=transaction.id)
+    return Executed(*answer(transaction), transaction.id)
 
 
 def _record(ledger: int, proposal: ProposalView, executed: Executed) -> AuditRecord:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ledgerservice.api.http.bodies import fields_of, validated
-from ledgerservice.api.http.call import checked_key, unreserved
+from ledgerservice.api.http.call import checked_key
 from ledgerservice.api.http.problems import invalid
 from ledgerservice.api.movements.forms import BY_TYPE, Form
 from ledgerservice.domain.amounts import is_positive_amount
@@ -136,7 +136,7 @@ def fast_item(line: bytes) -> Movement | None:
     # The number of colons shows a superfluous field, such as to_account_id of a deposit.
     if not _is_certain(line, fields, account, other, key):
         return None
-    return Movement(form.kind, account, other, amount, unreserved(key))
+    return Movement(form.kind, account, other, amount, key)
 
 
 def _amount(raw: Raw) -> str | None:

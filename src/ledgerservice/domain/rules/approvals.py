@@ -165,12 +165,3 @@ def beyond(bounds: Bounds, currency: str, amount: Decimal, rule: str) -> Rule | 
     bound, approvals = bounds[currency]
     is_beyond = amount < bound if rule == "floor" else amount > bound
     return Rule(rule, approvals) if is_beyond else None
-
-
-def execution_key(proposal_id: int) -> str:
-    """The key that an approved proposal is carried out with."""
-    return f"{RESERVED}{proposal_id}"
-
-
-RESERVED = "approval-"
-"""Keys of callers do not begin with it."""

@@ -64,6 +64,10 @@ FROM ledger.proposals p LEFT JOIN ledger.executions x
     ON x.ledger_id = p.ledger_id AND x.proposal_id = p.id
 """
 FIND = text(f"{_VIEW} WHERE p.ledger_id = :ledger AND p.id = ANY (CAST(:ids AS bigint[]))")
+FIND_BY_KEY = text("""
+SELECT id FROM ledger.proposals
+WHERE ledger_id = :ledger AND scope_id = :scope AND idempotency_key = :key
+""")
 # At most :budget rows are read. The last of them is returned even if it does not match, so that
 # the next page begins there.
 LIST = text(f"""
@@ -98,6 +102,12 @@ async def find(reader: Reader, proposal_id: int) -> ProposalView | None:
     """The proposal with this id, or None."""
     rows = await reader.rows(FIND, ids=[proposal_id])
     return _view(rows[0]) if rows else None
+
+
+async def find_by_key(reader: Reader, scope_id: int, key: str) -> int | None:
+    """The id of the proposal of a key, or None."""
+    rows = await reader.rows(FIND_BY_KEY, scope=scope_id, key=key)
+    return rows[0][0] if rows else None
 
 
 async def find_many(reader: Reader, ids: Sequence[int]) -> dict[int, ProposalView]:

@@ -25,7 +25,7 @@ APPROVED = """
            OR x.status < 400 AND x.transaction_id IS NULL
            OR x.transaction_id IS NOT NULL
               AND (t.idempotency_key, t.origin, t.principal_id, t.status = {POSTED})
-                  IS DISTINCT FROM ('approval-' || p.id, 0::smallint, p.proposed_by, x.status < 400)
+                  IS DISTINCT FROM (p.idempotency_key, 0::smallint, p.proposed_by, x.status < 400)
               AND NOT EXISTS (SELECT FROM ledger.homes h
                               WHERE h.ledger_id = p.ledger_id AND h.shard <> 'main')
            OR x.proposal_id IS NULL AND d.given >= p.approvals AND NOT d.ended
