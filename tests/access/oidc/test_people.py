@@ -37,7 +37,7 @@ claim = "groups"
 value = "elsewhere"
 role = ["poster"]
 ledger = ["not yet"]
-account = [1]
+owner = "Alice"
 
 [[grants]]
 claim = "groups"

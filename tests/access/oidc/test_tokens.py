@@ -357,6 +357,8 @@ FILES = [
     (f"{OF_ONE}owner = 'o'\nmax_amount = {{ EUR = '1e3' }}", "`$.grants[0].max_amount.EUR`"),
     (OF_ONE + RULE + "owner = 'o'", "`$.grants[1].ledger`"),
     (f"{RULE}ledger = ['default']\naccount = [7]", "`$.grants[0]`: the ledger has no account 7"),
+    (f"{OF_ONE}account = [7]", "`$.grants[0]`: the ledger has no account 7"),
+    (f"{RULE}{OF_ONE}owner = 'o'\ncredit_to = [8]", "`$.grants[1]`: the ledger has no account 8"),
     (LIMIT, "it limits nothing - at `$.limits[0]`"),
     (f"{LIMIT}rate = -1", "`$.limits[0].rate`"),
     (f"{LIMIT}burst = 1.5", "`$.limits[0].burst`"),

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -111,13 +111,22 @@ class Tokens:
         self._account_grants = {
             row.place: rules[row.place].account_grant(row.currencies, row.owned) for row in rows
         }
-        self._missing = [
-            f"`$.grants[{row.place}]`: the ledger has no account {number}"
-            for row in rows
-            if found_names[row.place] is None
-            for number in sorted(rules[row.place].named_accounts)
-            if str(number) not in (row.currencies or {})
-        ]
+        on_main = [row for row in read if found_names[row.place] is None]
+        self._missing = list(self._missing_accounts(on_main))
+
+    def _missing_accounts(self, on_main: Sequence[GrantRow]) -> Iterator[str]:
+        """The accounts that a rule names and its ledger does not have. A ledger that does not exist
+        has none, and can be anybody's later.
+        """
+        known = {row.place: row.currencies or {} for row in on_main}
+        for place, rule in enumerate(self._rules.grants):
+            is_absent = rule.is_limited and not self._ledger_ids.keys() & set(rule.ledger or ())
+            if place in known or is_absent:
+                yield from (
+                    f"`$.grants[{place}]`: the ledger has no account {number}"
+                    for number in sorted(rule.named_accounts)
+                    if str(number) not in known.get(place, ())
+                )
 
     def _limited(self, place: int) -> Limited:
         """What the grant at a place is limited to; its ledger exists."""
