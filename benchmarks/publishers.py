@@ -162,7 +162,9 @@ def _measure(settings: Settings, name: str, seconds: float) -> Figures:
 
 
 async def _rebuild(settings: Settings, url: str) -> tuple[float, float]:
-    """Rows and events a second, from the first that is there to the last."""
+    """Rows and events a second, from the first page that is there to the last one. If all is one
+    page, its time is that since the start.
+    """
     target = Timed(target_of(url))
     steps: list[tuple[float, int, int]] = []
     done = asyncio.Event()
@@ -174,11 +176,12 @@ async def _rebuild(settings: Settings, url: str) -> tuple[float, float]:
             steps.append((time.perf_counter(), progress.events, target.written))
 
     with started(settings) as database:
+        start = time.perf_counter(), 0, 0
         publishing = asyncio.create_task(keep_publishing(database, target, report))
         await done.wait()
         publishing.cancel()
         await asyncio.gather(publishing, return_exceptions=True)
-    (first_s, *first), (last_s, *last) = steps[0], steps[-1]
+    (first_s, *first), (last_s, *last) = steps[0] if steps[1:] else start, steps[-1]
     events, rows = (b - a for a, b in zip(first, last, strict=True))
     return rows / (last_s - first_s), events / (last_s - first_s)
 
