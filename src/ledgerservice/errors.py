@@ -113,8 +113,8 @@ class SchemaUnknown(LedgerError):
 
 
 class SchemaLocked(LedgerError):
-    """The migration needs a lock on a table that another session has held for ten minutes. End that
-    session (see pg_locks and pg_stat_activity), and run the migration again.
+    """The migration has waited ten minutes for a lock on a table that another session holds. End
+    that session (see pg_locks and pg_stat_activity), and run the migration again.
     """
 
 

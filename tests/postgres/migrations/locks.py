@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 
 STRONG = "ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"
 OUTSIDE = re.compile(
-    r"(SET lock_timeout|CREATE (UNIQUE )?INDEX CONCURRENTLY|DROP INDEX CONCURRENTLY"
+    r"((SET|SHOW) lock_timeout|CREATE (UNIQUE )?INDEX CONCURRENTLY|DROP INDEX CONCURRENTLY"
     r"|ALTER TABLE \S+ VALIDATE CONSTRAINT|REINDEX \w+ CONCURRENTLY)\b"
 )
 SMALL = (

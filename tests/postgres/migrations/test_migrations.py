@@ -2,8 +2,8 @@
 
 import itertools
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +138,11 @@ def test_a_migration_waits_for_a_lock_and_nobody_waits_for_it(
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(upgrade(older.owner_engine(), ROLE)))
     with connect(older) as holder, connect(older) as writer:
-        writer.execute("SET statement_timeout = '20s'")
+        writer.execute("SET lock_timeout = '10s'")
         with holder.transaction():
             holder.execute("LOCK TABLE ledger.ledgers IN ROW EXCLUSIVE MODE")
             thread.start()
-            for _ in range(3):
+            for _ in range(5):  # one of the tries is a patient one
                 caplog.clear()
                 assert wait_for(lambda: "another session holds a lock" in caplog.text, 30)
                 writer.execute("BEGIN; LOCK TABLE ledger.ledgers IN ROW EXCLUSIVE MODE; COMMIT")
@@ -190,6 +190,84 @@ def test_what_runs_outside_of_a_transaction_leaves_short_locks_behind(
         connection.rollback()
         lock_timeout = connection.exec_driver_sql("SHOW lock_timeout").scalar()
     assert lock_timeout == f"{online.LOCK_TIMEOUT_MS}ms"
+
+
+def begun(database: Database, wait_s: float) -> tuple[list[str], threading.Thread]:
+    """Begins work of some seconds that needs a table at its end."""
+    done: list[str] = []
+
+    def lock() -> None:
+        with database.owner_engine().connect() as connection:
+
+            def work() -> str:
+                connection.exec_driver_sql(f"SELECT pg_sleep({wait_s})")
+                connection.exec_driver_sql("LOCK TABLE ledger.details IN ACCESS EXCLUSIVE MODE")
+                connection.commit()
+                return "done"
+
+            try:
+                done.append(online.patiently(connection, work))
+            except SchemaLocked as error:
+                done.append(str(error))
+
+    thread = threading.Thread(target=lock)
+    thread.start()
+    return done, thread
+
+
+def test_work_does_not_count_as_waiting(
+    at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(online, "GIVE_UP_S", 2.0)
+    database = at(HEAD)
+    with connect(database) as holder, holder.transaction():
+        holder.execute("LOCK TABLE ledger.details IN ROW EXCLUSIVE MODE")
+        done, thread = begun(database, 2.5)
+        assert wait_for(lambda: "another session holds a lock" in caplog.text or bool(done), 30)
+    thread.join(60)
+    assert done == ["done"]
+
+
+def test_a_migration_ends_an_autovacuum(
+    at: Callable[[str], Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is one that is so slow that no other end comes in time, and others come after it."""
+    database = at(HEAD)
+    with connect(database) as owner, napping(owner):
+        with without_guards(owner):
+            owner.execute(LARGE)
+        assert wait_for(lambda: is_vacuumed(owner), 90, 0.2)
+        done, thread = begun(database, 0)
+        thread.join(60)
+        assert done == ["done"]
+    assert "another session holds a lock" in caplog.text
+
+
+LARGE = """
+ALTER TABLE ledger.details SET (
+    autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
+    autovacuum_vacuum_threshold = 10, autovacuum_vacuum_scale_factor = 0);
+INSERT INTO ledger.details (ledger_id, transaction_id, digest, description)
+SELECT 1, n, sha256(''), repeat('x', 250) FROM generate_series(100, 9000) n;
+DELETE FROM ledger.details WHERE transaction_id > 100
+"""
+
+
+@contextmanager
+def napping(owner: psycopg.Connection[Any]) -> Iterator[None]:
+    """The server looks every second what there is to vacuum."""
+    owner.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    owner.execute("SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        owner.execute("ALTER SYSTEM RESET autovacuum_naptime")
+        owner.execute("SELECT pg_reload_conf()")
+
+
+def is_vacuumed(owner: psycopg.Connection[Any]) -> bool:
+    query = "SELECT 1 FROM pg_stat_progress_vacuum WHERE relid = 'ledger.details'::regclass"
+    return owner.execute(query).fetchone() is not None
 
 
 def test_a_migration_gives_up(
