@@ -190,8 +190,9 @@ class Overloaded(LedgerError):
 class LimitReached(Overloaded):
     """A key has used what its limits let it use. Nothing was moved.
 
-    `limit` names it: requests, queue, streams or bytes. `quota` of `unit` (None: requests) may be
-    used in `window_s` seconds, or at once where it is None.
+    `limit` names it: requests, queue, streams or bytes; or verification, which is one pass for all
+    keys. `quota` of `unit` (None: requests) may be used in `window_s` seconds, or at once where it
+    is None.
     """
 
     def __init__(

@@ -75,6 +75,7 @@ from ledgerservice.postgres.sharding.directory import Directory
 from ledgerservice.postgres.sharding.identity import MAIN, Identity, fault_of, identity_of
 from ledgerservice.postgres.urls import parse_url, without_environment
 from ledgerservice.postgres.verification.progress import Progress, load
+from ledgerservice.postgres.verification.requests import PassRequests
 from ledgerservice.postgres.verification.watching import Watch
 from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.due import keep_sweeping
@@ -88,6 +89,7 @@ from ledgerservice.posting.remote import PosterAddress, RemotePoster
 from ledgerservice.posting.standby import Standby, keep_beating
 from ledgerservice.posting.verifying import verifying
 from ledgerservice.settings import Settings
+from ledgerservice.telemetry.pages import Page
 
 log = logging.getLogger(__name__)
 
@@ -224,6 +226,8 @@ class Runtime:
     sample: Callable[[], None] = lambda: None
     """Has the metrics of the database read from now on."""
     watch: Watch | None = None
+    passes: PassRequests = field(default_factory=PassRequests)
+    metrics_page: Page = field(default_factory=Page)
     ledger_ids: dict[str, int] = field(default_factory=dict)
 
     @property

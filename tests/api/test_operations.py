@@ -1,6 +1,7 @@
 """What operators read and request over HTTP: metrics, and the verification."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,28 @@ def test_a_pass_on_request(database: Database, tmp_path: Path) -> None:
         services[1].client.post("/verification/")
         for service in services:
             assert wait_for(partial(has_found, service), 30)
+
+
+def test_passes_are_requested_one_at_a_time(database: Database) -> None:
+    """The next request is taken when the pass of the last one has begun."""
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ledger.entries'::regclass"
+    with processes(1, database, **EVERY) as [service], connect(database) as owner:
+        service.open(balance="5")
+        assert wait_for(partial(has_passed, service), 30)
+        with owner.transaction():
+            owner.execute("LOCK TABLE ledger.entries")
+            assert service.client.post("/verification/").status_code == 202
+            assert wait_for(lambda: owner.execute(waiting).fetchone() is not None, 30)
+            refused = service.client.post("/verification/")
+            assert (refused.status_code, refused.json()["limit"]) == (429, "verification")
+            assert 0 < int(refused.headers["retry-after"]) <= 60
+        assert wait_for(lambda: service.client.post("/verification/").status_code == 202, 30)
+
+
+def test_the_page_of_metrics_is_made_once_for_many(service: RunningService) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        pages = {one.text for one in pool.map(lambda _: service.get("/metrics"), range(40))}
+    assert len(pages) < 40
 
 
 def test_what_another_process_keeps_to_itself(database: Database) -> None:

@@ -27,7 +27,7 @@ REFUSALS = Counter(
 
 LIMITED = Counter(
     "ledger_limited_total",
-    "Requests that a limit of their key refused: requests, queue, streams or bytes.",
+    "Requests that a limit refused: requests, queue, streams or bytes of their key, verification.",
     "limit",
 )
 AUTHENTICATIONS = Counter(

@@ -1,6 +1,6 @@
 """The metrics of the process that answers, for whoever does not reach its listener."""
 
-import asyncio
+from functools import partial
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -19,8 +19,10 @@ router = APIRouter(tags=["operations"])
 async def get_metrics(request: Request) -> Response:
     """The metrics of the process that answers, in the text format of Prometheus.
 
-    Each process has its own. With several, scrape their listeners instead (LEDGER_METRICS_PORT).
+    They are a second old at most. Each process has its own. With several, scrape their listeners
+    instead (LEDGER_METRICS_PORT).
     """
-    runtime_of(request).sample()
-    # In a thread, as the listener does: movements go on meanwhile.
-    return Response(await asyncio.to_thread(exposition, __version__), media_type=CONTENT_TYPE)
+    runtime = runtime_of(request)
+    runtime.sample()
+    page = await runtime.metrics_page.current(partial(exposition, __version__))
+    return Response(page, media_type=CONTENT_TYPE)

@@ -85,11 +85,14 @@ async def run_verification(request: Request) -> Response:
     """Begin a pass over everything now, in the process that verifies all the time.
 
     If a pass is running, the next one begins after it. A pass rests three times as long as it
-    works.
+    works. Until a requested pass has begun, further requests are refused (429, `verification`).
     """
     if call_of(request).dry_run:
         raise invalid("dry_run", "is not supported by this route")
-    if not await request_pass(runtime_of(request).reader):
+    runtime = runtime_of(request)
+    runtime.passes.add(await runtime.verified())
+    if not await request_pass(runtime.reader):
+        runtime.passes.withdraw()
         raise ProblemError("not_verifying")
     answer = json_response(await _verification(request))
     answer.status_code = 202

@@ -4,16 +4,21 @@ It may be any process of the service, or `verify --watch`. It has an advisory lo
 channel; on a standby, whose sessions cannot listen, nothing reaches it.
 """
 
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, text
 
+from ledgerservice.errors import LimitReached
 from ledgerservice.postgres.contents import driver
 from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.verification.progress import Progress
 
 CHANNEL = "ledger_verify"
+PATIENCE_S = 60.0
 TRY_LOCK = text("SELECT pg_try_advisory_lock(2020072, hashtext('ledger.transactions'))")
 _IS_STANDBY = text("SELECT pg_is_in_recovery()")
 _LISTEN = text(f"LISTEN {CHANNEL}")
@@ -44,6 +49,27 @@ def is_requested(connection: Connection) -> bool:
         return False
     with connection.begin():  # the channel is that of all schemas of the database
         return connection.scalar(_PAYLOAD) in payloads
+
+
+class PassRequests:
+    """The passes that a process has requested: one at a time."""
+
+    def __init__(self) -> None:
+        self._at_s = 0.0
+
+    def add(self, progress: Progress | None) -> None:
+        """Note a request. Raises LimitReached while the last one waits: until a pass has begun
+        after it, or for PATIENCE_S if that is not known here.
+        """
+        now_s = time.time()
+        left_s = self._at_s + PATIENCE_S - now_s
+        if left_s > 0 and (progress is None or progress.pass_begun_s < self._at_s):
+            raise LimitReached("verification", math.ceil(left_s), 1, int(PATIENCE_S), None)
+        self._at_s = now_s
+
+    def withdraw(self) -> None:
+        """Forget the last one, which nobody has heard of."""
+        self._at_s = 0.0
 
 
 async def is_watched(reader: Reader) -> bool:
