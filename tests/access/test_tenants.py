@@ -363,6 +363,37 @@ def test_the_other_tenant_sees_its_own(world: World) -> None:
     assert "secret of theirs" in answer.text
 
 
+def positions(world: World, tenant: Tenant) -> list[str]:
+    """Every position that a tenant is given: of the end of its feed, in pages and in a stream."""
+    client, path = world.service.client, f"{tenant.prefix}/events"
+    ends = [
+        client.get(f"{path}?{query}", headers=tenant.key).json()["next"]
+        for query in (
+            "limit=1000",
+            "after=new",
+            "after=new&type=hold.placed",
+            "limit=1000&wait_s=1",
+        )
+    ]
+    headers = tenant.key | {"Accept": "text/event-stream"}
+    with client.stream("GET", f"{path}?after={ends[0]}", headers=headers, timeout=60) as stream:
+        said = next(line for line in stream.iter_lines() if line.startswith("id: "))
+    return [*ends, said.removeprefix("id: ")]
+
+
+def test_no_position_shows_what_others_write(world: World) -> None:
+    """Also the one that a silent stream sends is that of the last event of the ledger itself."""
+    before = positions(world, world.ours)
+    assert len(set(before)) == 1
+    account, client = world.theirs.names["account_id"][0], world.service.client
+    for n in range(3):
+        body = {"account_id": int(account), "amount": "1", "idempotency_key": f"unseen {n}"}
+        sent = client.post(f"{world.theirs.prefix}/deposit", json=body, headers=world.theirs.key)
+        assert sent.status_code == 200
+    assert positions(world, world.theirs)[0] != before[0]
+    assert positions(world, world.ours) == before
+
+
 def test_another_s_ledger_and_none_have_the_same_answer(world: World) -> None:
     for path in sorted(ROUTES):
         if path.startswith(("/ledgers", *OF_NOBODY)):
