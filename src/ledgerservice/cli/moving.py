@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -13,9 +14,9 @@ from ledgerservice.cli.output import AsJson, progress_bar, report
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.feed.stores import store_of
 from ledgerservice.postgres.connections import Database, explained
-from ledgerservice.postgres.moving import mover
+from ledgerservice.postgres.moving import aborting, mover
 from ledgerservice.postgres.sharding.databases import databases_of
-from ledgerservice.postgres.sharding.identity import MAIN, Identity, fault_of, identity_of
+from ledgerservice.postgres.sharding.identity import MAIN, identity_of
 from ledgerservice.postgres.sharding.stores import stores_of
 from ledgerservice.runtime import opened_database
 from ledgerservice.settings import Settings
@@ -47,9 +48,9 @@ def move(
         raise ConfigurationError("Name the shard that the ledger goes to, or use --abort.")
     with _shards(Settings.load()) as shards, _progress() as progress, explained():
         if shard is None:
-            left = mover.abort(shards, ledger, progress)
+            left = aborting.abort(shards, ledger, progress)
             _note(shards, "abort_move", ledger)
-            text, facts = f"{ledger} stays on {left.shard}.", left._asdict()
+            text, facts = f"{ledger} stays on {left.shard}.{_unseen(left)}", left._asdict()
         else:
             moved = mover.move(shards, ledger, shard, progress, _late(publishers or []))
             _note(shards, "move_ledger", f"{ledger} {shard}")
@@ -59,6 +60,13 @@ def move(
     report(text, as_json=as_json, name=ledger, **facts)
 
 
+def _unseen(left: aborting.Abandoned) -> str:
+    if not left.not_seen:
+        return ""
+    names = ", ".join(left.not_seen)
+    return f" {names} could not be used: a copy that is there is removed by the same command later."
+
+
 def _note(shards: Mapping[str, Database], action: str, subject: str) -> None:
     with shards[MAIN].owner_engine().begin() as connection:
         note(connection, action, subject)
@@ -66,24 +74,18 @@ def _note(shards: Mapping[str, Database], action: str, subject: str) -> None:
 
 @contextmanager
 def _shards(settings: Settings) -> Iterator[dict[str, Database]]:
-    """The database of each shard. Raises WrongDatabase if one is not what it should be."""
+    """The database of each shard, of which a connection raises WrongDatabase if it is another."""
     with opened_database(settings, create=False) as (main, _), explained():
         check_schema(main)
         with main.owner_engine().begin() as connection:
             identity = identity_of(connection)
         shards = {MAIN: main, **databases_of(settings)}
         if identity is not None:
-            for name, database in shards.items():
-                _check(database, identity._replace(shard=name))
+            shards = {
+                name: replace(database, identity=identity._replace(shard=name))
+                for name, database in shards.items()
+            }
         yield shards
-
-
-def _check(database: Database, expected: Identity) -> None:
-    with database.owner_engine().begin() as connection:
-        present = identity_of(connection)
-    fault = fault_of([] if present is None else [present], expected)
-    if fault is not None:
-        raise fault
 
 
 def _late(urls: Sequence[str]) -> mover.Late:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, TypeVar
 
@@ -15,9 +16,10 @@ from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import ConfigurationError, LedgerError
 from ledgerservice.postgres.connections import Database, check_server, explained
 from ledgerservice.postgres.migrations.online import patiently
+from ledgerservice.postgres.moving import fences, homes
 from ledgerservice.postgres.sharding import adding, chunks
 from ledgerservice.postgres.sharding.databases import databases_of
-from ledgerservice.postgres.sharding.identity import MAIN, Identity, fault_of, identity_of
+from ledgerservice.postgres.sharding.identity import MAIN, Identity, identity_of
 from ledgerservice.runtime import opened_database, upgrade
 from ledgerservice.settings import Settings
 
@@ -39,33 +41,34 @@ ShardName = Annotated[str, typer.Argument(help="Name of the shard, as in LEDGER_
 def list_shards(as_json: AsJson = False) -> None:
     """List the shards, the number of their ledgers, and whether each can be used."""
     settings = Settings.load()
-    databases = databases_of(settings)
     with opened_database(settings, create=False) as (main, _), explained():
         check_schema(main)
         with main.owner_engine().begin() as connection:
             identity = identity_of(connection)
             views = adding.list_shards(connection)
-    for view in views:
-        database = main if view.name == MAIN else databases.get(view.name)
-        state = "up" if view.name == MAIN else _state(database, identity, view.name)
-        text = f"[bold]{view.name}[/]: {view.ledgers} ledgers, {state}"
-        report(text, as_json=as_json, **view._asdict(), state=state)
+        for view in views:
+            state = "up" if view.name == MAIN else _state(main, identity, view.name)
+            text = f"[bold]{view.name}[/]: {view.ledgers} ledgers, {state}"
+            report(text, as_json=as_json, **view._asdict(), state=state)
     if not views and not as_json:
         report("There is one database, which has all ledgers.", as_json=False)
 
 
-def _state(database: Database | None, identity: Identity | None, name: str) -> str:
-    """Whether a shard can be used, and if not, why."""
+def _state(main: Database, identity: Identity | None, name: str) -> str:
+    """Whether a shard can be used, and if not, why; and what an abort has left on it."""
+    database = databases_of(main.settings).get(name)
     if database is None:
         return "not in LEDGER_SHARDS"
     assert identity is not None
     try:
-        with explained(), database.owner_engine().connect() as connection:
-            present = identity_of(connection)
+        database = replace(database, identity=identity._replace(shard=name))
+        with explained(), database.owner_engine().begin() as connection:
+            arriving = fences.list_arriving(connection)
     except LedgerError as error:
         return f"down: {error}"
-    fault = fault_of([] if present is None else [present], identity._replace(shard=name))
-    return "up" if fault is None else f"down: {fault}"
+    with main.owner_engine().begin() as directory:
+        left = homes.names_elsewhere(directory, arriving, name)
+    return f"up, has what an aborted move has left: {', '.join(left)}" if left else "up"
 
 
 @app.command()

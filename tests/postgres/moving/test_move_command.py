@@ -8,8 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.moving.fences import set_fence
+from ledgerservice.postgres.urls import parse_url
 from tests.databases import connect, empty_database, url_text
 from tests.feed.endpoints import QUICK, Book, add, delivered, pay
 from tests.feed.receiver import receiving
@@ -137,6 +140,39 @@ def test_an_abort_says_where_the_ledger_stays(values: dict[str, str], database: 
         assert (left.returncode, left.stdout) == (0, "shop stays on main.\n"), left.stderr
         body = {"account_id": account, "amount": "1", "idempotency_key": "k"}
         assert running.post("/ledgers/shop/deposit/", body).status_code == 200
+
+
+def test_an_abort_while_the_target_is_down(values: dict[str, str], database: Database) -> None:
+    """What has arrived there is shown when it is back, and removed by the same command."""
+    with serving(**values) as running:
+        shop(running)
+    with connect(database) as directory:
+        [(ledger,)] = directory.execute(
+            "INSERT INTO ledger.homes (ledger_id, shard, generation, state, target) "
+            "SELECT ledger_id, 'main', 1, 'moving', 'b' FROM ledger.ledgers "
+            "WHERE name = 'shop' RETURNING ledger_id"
+        ).fetchall()
+    b = Database(parse_url(values["LEDGER_SHARDS"].removeprefix("b=")), database.settings)
+    with b.owner_engine().connect() as target, target.begin():
+        row = {"ledger": ledger}
+        target.execute(
+            text("INSERT INTO ledger.ledgers (ledger_id, name) VALUES (:ledger, 'shop')"), row
+        )
+    with b.owner_engine().connect() as target:
+        set_fence(target, ledger, 1, "arriving")
+    down = values | {"LEDGER_SHARDS": "b=postgresql://nobody@127.0.0.1:1/none"}
+    left = cli("shards", "move", "shop", "--abort", **down)
+    assert (left.returncode, "b could not be used" in left.stdout) == (0, True), left.stderr
+    assert state_of_b(values) == "up, has what an aborted move has left: shop"
+    left = cli("shards", "move", "shop", "--abort", **values)
+    assert (left.returncode, left.stdout) == (0, "shop stays on main.\n"), left.stderr
+    assert state_of_b(values) == "up"
+
+
+def state_of_b(values: dict[str, str]) -> str:
+    lines = cli("shards", "list", "--json", **values).stdout.splitlines()
+    state: str = {one["name"]: one["state"] for one in map(json.loads, lines)}["b"]
+    return state
 
 
 @pytest.mark.long

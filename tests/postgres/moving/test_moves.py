@@ -1,12 +1,17 @@
 """A ledger moves to another shard: every row is the same, and there is one home at each step."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from ledgerservice.errors import LedgerMoving, MoveFault
+from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.contents import stored_tables
-from ledgerservice.postgres.moving.mover import abort, move
+from ledgerservice.postgres.moving import homes
+from ledgerservice.postgres.moving.aborting import abort
+from ledgerservice.postgres.moving.fences import set_fence
+from ledgerservice.postgres.moving.mover import move
 from ledgerservice.postgres.moving.rows import AT_THE_END, BY_TRANSACTION, REMOVED, WEBHOOKS
 from ledgerservice.postgres.schema import SCHEMA
 from ledgerservice.postgres.verification.watching import Watch
@@ -88,6 +93,58 @@ def test_an_abort_leaves_everything_as_it_was(shards: Shards, lived: int, no_vio
         before = rows(shards["main"], lived)
         for database in shards.values():
             no_violations(database)
+
+
+@pytest.mark.parametrize("down", ["b", "c"])
+@pytest.mark.parametrize("step", ["Copying", "Copying the accounts", "Copying the webhooks"])
+def test_an_abort_needs_main_and_the_home_only(
+    shards: Shards, lived: int, step: str, down: str, no_violations
+) -> None:
+    """The copy is removed later: by the same again, or by the next move."""
+    with pytest.raises(Ended):
+        move(shards, "shop", "b", ending_at(step, 1))
+    left = abort({**shards, down: away(shards[down])}, "shop", quiet)
+    assert (left.shard, left.not_seen) == ("main", (down,))
+    asyncio.run(deposit(shards["main"], lived, "after"))
+    before = rows(shards["main"], lived)
+    if step == "Copying":
+        assert abort(shards, "shop", quiet).not_seen == ()
+        assert not any(rows(shards["b"], lived).values())
+    elif down == "b":
+        with connect(shards["b"]) as target:  # as if it were of another journal
+            target.execute("UPDATE ledger.arrivals SET epoch = 7")
+    move(shards, "shop", "b", quiet)
+    assert rows(shards["b"], lived) == before
+    with connect(shards["b"]) as target:
+        assert target.execute("SELECT epoch FROM ledger.arrivals").fetchall() == [(1,)]
+    for database in shards.values():
+        no_violations(database)
+
+
+def test_a_new_move_removes_what_an_earlier_one_has_copied(shards: Shards, lived: int) -> None:
+    steps: list[str] = []
+    with pytest.raises(Ended):
+        move(shards, "shop", "b", ending_at("Copying the accounts", 1))
+    abort({**shards, "b": away(shards["b"])}, "shop", quiet)
+    move(shards, "shop", "b", lambda step, *_: steps.append(step))
+    assert "Removing what was there" in steps
+
+
+def test_an_abort_refuses_a_mover_that_comes_back(shards: Shards, lived: int) -> None:
+    """Also one that had not fenced the source yet."""
+    with pytest.raises(Ended):
+        move(shards, "shop", "b", ending_at("Fencing the source", 0))
+    with shards["main"].owner_engine().connect() as directory:
+        generation = homes.find_home(directory, "shop").generation
+    abort(shards, "shop", quiet)
+    with shards["main"].owner_engine().connect() as source, pytest.raises(MoveFault):
+        set_fence(source, lived, generation, "leaving")
+    asyncio.run(deposit(shards["main"], lived, "after"))
+
+
+def away(database: Database) -> Database:
+    """The same database, when nothing listens at its address."""
+    return replace(database, url=database.url.set(host="127.0.0.1", port=1, query={}))
 
 
 class Ended(Exception):

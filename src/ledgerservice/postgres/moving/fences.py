@@ -30,6 +30,7 @@ GIVE_UP_S = 120.0
 
 _LIMIT_LOCKS = text("SELECT set_config('lock_timeout', (:limit_ms)::integer::text, true)")
 _FIND = text("SELECT state FROM ledger.fences WHERE ledger_id = :ledger")
+_ARRIVING = text("SELECT ledger_id FROM ledger.fences WHERE state IN ('arriving', 'removing')")
 _WRITE = text("""
 INSERT INTO ledger.fences AS f (ledger_id, generation, state)
 VALUES (:ledger, :generation, :state)
@@ -48,6 +49,11 @@ def state_of(shard: Connection, ledger: int) -> str:
     """The state of a ledger's fence on a shard; home if it has none."""
     with shard.begin():
         return str(shard.scalar(_FIND, {"ledger": ledger}) or HOME)
+
+
+def list_arriving(shard: Connection) -> list[int]:
+    """The ledgers that are on their way to a shard, by its fences."""
+    return list(shard.scalars(_ARRIVING))
 
 
 def set_fence(

@@ -1,6 +1,6 @@
 """What the directory says of a move. Its row decides where the ledger is, at every step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,6 +18,11 @@ SELECT l.ledger_id, coalesce(h.shard, 'main') AS shard, coalesce(h.generation, 0
 FROM ledger.ledgers l LEFT JOIN ledger.homes h USING (ledger_id) WHERE l.name = :name
 """)
 _SHARDS = text("SELECT name FROM ledger.shards")
+_ELSEWHERE = text("""
+SELECT l.name FROM ledger.ledgers l LEFT JOIN ledger.homes h USING (ledger_id)
+WHERE l.ledger_id = ANY (:ledgers)
+  AND :shard NOT IN (coalesce(h.shard, 'main'), coalesce(h.target, '')) ORDER BY l.name
+""")
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(2020085, :ledger)")
 _UNLOCK = text("SELECT pg_advisory_unlock(2020085, :ledger)")
 _ADD = text("""
@@ -54,6 +59,11 @@ def find_home(directory: Connection, name: str) -> Home:
     if row is None:
         raise MoveFault(f"There is no ledger {name}.")
     return Home(*row)
+
+
+def names_elsewhere(directory: Connection, ledgers: Sequence[int], shard: str) -> list[str]:
+    """Those of `ledgers` that are not on a shard, nor on their way to it."""
+    return list(directory.scalars(_ELSEWHERE, {"ledgers": list(ledgers), "shard": shard}))
 
 
 @contextmanager

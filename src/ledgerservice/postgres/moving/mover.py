@@ -45,7 +45,6 @@ from ledgerservice.postgres.moving.statements import (
     END_ARRIVAL,
     FIND_LEDGER,
     FIND_PLACE,
-    FORGET_ARRIVAL,
     LAST_ID,
     LAST_TRANSACTION,
     LAST_VALUES,
@@ -92,14 +91,6 @@ class Moved(NamedTuple):
     paused_s: float
 
 
-class Abandoned(NamedTuple):
-    """What an abort has left: the ledger's home."""
-
-    ledger: int
-    shard: str
-    generation: int
-
-
 def _refuse(place: str, violations: Iterator[Violation]) -> None:
     """Raise MoveFault if there are violations."""
     shown = [str(violation) for violation in islice(violations, SHOWN_VIOLATIONS)]
@@ -111,7 +102,8 @@ def _refuse(place: str, violations: Iterator[Violation]) -> None:
         )
 
 
-def _schema(shards: Mapping[str, Database], name: str) -> str:
+def schema_of(shards: Mapping[str, Database], name: str) -> str:
+    """The name of the schema of a shard."""
     return shards[name].settings.schema_name
 
 
@@ -127,20 +119,21 @@ def move(
 
     `shards` has the database of each shard, main's too. Raises MoveFault; the same call goes on.
     """
-    with _connected(shards, MAIN) as directory:
+    with connected(shards, MAIN) as directory:
         home = homes.find_home(directory, name)
         with homes.only_mover(directory, home.ledger):
             report("Beginning", 0, 1)
-            with _connected(shards, home.shard) as source:
+            with connected(shards, home.shard) as source:
                 _settle_earlier(directory, source, home, target, report)
+                is_new = home.state == HOME
                 home = homes.begin(directory, homes.find_home(directory, name), target)
                 if home.target is None:
                     settle(source, home, report)
                     return Moved(home.ledger, target, home.generation, 0, 0.0)
-                with _connected(shards, target) as arrival:
-                    schemas = _schema(shards, home.shard), _schema(shards, target)
+                with connected(shards, target) as arrival:
+                    schemas = schema_of(shards, home.shard), schema_of(shards, target)
                     connections = directory, source, arrival
-                    return _Move(connections, home, schemas, report).run(late)
+                    return _Move(connections, home, schemas, report).run(late, is_new=is_new)
 
 
 def _settle_earlier(
@@ -171,53 +164,8 @@ def settle(shard: Connection, home: Home, report: Report) -> None:
     report("Opening", 1, 1)
 
 
-def abort(shards: Mapping[str, Database], name: str, report: Report) -> Abandoned:
-    """Take a move back that has not reached its target, and remove what was copied.
-
-    Raises MoveFault if the ledger is at its target already.
-    """
-    with _connected(shards, MAIN) as directory:
-        home = homes.find_home(directory, name)
-        with homes.only_mover(directory, home.ledger), _connected(shards, home.shard) as source:
-            if state_of(source, home.ledger) in {ARRIVING, REMOVING}:
-                raise MoveFault(f"It is on {home.shard} already. Move it there to end the move.")
-            target, home = home.target, homes.abort(directory, home)
-            for shard in [shard for shard in shards if shard != home.shard]:
-                with _connected(shards, shard) as other:
-                    if _is_begun(other, home.ledger, is_target=shard == target):
-                        report("Removing the copy", 0, 1)
-                        _forget(other, home, _schema(shards, shard))
-            report("Opening", 0, 1)
-            if state_of(source, home.ledger) != HOME:
-                set_fence(source, home.ledger, home.generation, HOME)
-            report("Opening", 1, 1)
-    return Abandoned(home.ledger, home.shard, home.generation)
-
-
-def _forget(shard: Connection, home: Home, schema: str) -> None:
-    """Remove the copy of a ledger that does not arrive, and refuse it."""
-    set_fence(shard, home.ledger, home.generation, REMOVING)
-    with shard.begin():
-        load(shard, home.ledger, home.generation, REMOVING)
-        Rows(home.ledger, {}, ("", schema)).remove(shard)
-        shard.execute(FORGET_ARRIVAL, {"ledger": home.ledger})
-    set_fence(shard, home.ledger, home.generation, LEFT)
-
-
-def _is_begun(shard: Connection, ledger: int, *, is_target: bool) -> bool:
-    """Whether a shard that is not the home has rows that a move has brought."""
-    state = state_of(shard, ledger)
-    if not is_target:
-        return state in {ARRIVING, REMOVING}
-    with shard.begin():
-        values = {"ledger": ledger}
-        is_there = shard.execute(FIND_LEDGER, values).one_or_none() is not None
-        is_empty = is_there and state == HOME and not shard.scalar(LAST_ID, values)
-    return is_empty or state in {ARRIVING, REMOVING}
-
-
 @contextmanager
-def _connected(shards: Mapping[str, Database], name: str) -> Iterator[Connection]:
+def connected(shards: Mapping[str, Database], name: str) -> Iterator[Connection]:
     """A connection to a shard as the owner of its schema. Raises MoveFault."""
     if name not in shards:
         raise MoveFault(f"LEDGER_SHARDS does not name {name}.")
@@ -253,9 +201,9 @@ class _Move:
         with self._source.begin(), self._target.begin():
             return stored_tables(self._source)
 
-    def run(self, late: Late) -> Moved:
-        """The steps from 2 on."""
-        self._arrive()
+    def run(self, late: Late, *, is_new: bool) -> Moved:
+        """The steps from 2 on. `is_new`: what is on its way to the target is of an earlier move."""
+        self._arrive(is_new=is_new)
         if state_of(self._source, self._move.ledger) not in {LEAVING, LEFT}:
             safe = safe_id(self._source)
             self._copy_transactions(safe)
@@ -290,12 +238,12 @@ class _Move:
 
     # 2
 
-    def _arrive(self) -> None:
+    def _arrive(self, *, is_new: bool) -> None:
         """The target refuses the ledger, and has nothing of an earlier stay."""
         with self._source.begin(), self._target.begin():
             self._add_ledger(self._move.ledger)
         state = state_of(self._target, self._move.ledger)
-        if state != ARRIVING:
+        if is_new or state != ARRIVING:
             self._step("Fencing the target", lambda: self._begin_arrival(state))
             self._step("Removing what was there", self._remove)
         self._step("Expecting the ledger", lambda: self._fence(self._target, ARRIVING))

@@ -45,7 +45,8 @@ ORDER BY id OFFSET :rows LIMIT 1
 """)
 ADD_ARRIVAL = text(f"""
 INSERT INTO ledger.arrivals (ledger_id, after_id, last_id, epoch)
-VALUES (:ledger, :after, {NO_END}, :epoch) ON CONFLICT DO NOTHING
+VALUES (:ledger, :after, {NO_END}, :epoch)
+ON CONFLICT (ledger_id, last_id) DO UPDATE SET epoch = excluded.epoch
 """)
 END_ARRIVAL = text(f"""
 UPDATE ledger.arrivals SET last_id = :last WHERE ledger_id = :ledger AND last_id = {NO_END}
