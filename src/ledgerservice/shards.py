@@ -154,7 +154,7 @@ class Shards:
                 identity = await self._expected(name)
                 ready = await asyncio.to_thread(prepared, database, identity)
                 async with posting(ready, name, self.main) as runtime:
-                    await self._level(runtime)
+                    await self._try_to_level(runtime)
                     self._present.setdefault(name, set())
                     self._running[name] = runtime
                     tried.set()

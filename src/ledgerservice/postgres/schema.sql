@@ -1420,37 +1420,67 @@ BEGIN
     INSERT INTO ledger.homes (ledger_id, shard) VALUES (ledger, home);
 END $$;
 
--- On the directory: a further chunk of a sequence, for a shard. Its number is above all others.
+-- Whether the caller of a function that runs with its owner's rights has these rights too.
+CREATE FUNCTION ledger.is_owner_calling() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user::text
+                       ELSE current_setting('role') END, current_user, 'USAGE')
+$$;
+
+-- On the directory: a further chunk of a sequence, for a shard. Its number is above all others. A chunk
+-- lasts for weeks; so that the service cannot waste them, it gets three a day for a shard.
 CREATE FUNCTION ledger.lease_chunk(for_shard text, of_sequence text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = 2000 AS $$
 DECLARE
     further bigint;
 BEGIN
+    IF NOT EXISTS (SELECT FROM ledger.identity WHERE shard = 'main') THEN
+        PERFORM ledger.refuse('chunks_directory', 'this database is not the directory');
+    END IF;
     PERFORM pg_advisory_xact_lock(2020083);
     SELECT max(c.number) + 1 INTO further FROM ledger.chunks c WHERE c.sequence = of_sequence;
     IF further IS NULL THEN
         PERFORM ledger.refuse('chunks_first', format('there are no chunks of %s', of_sequence));
+    END IF;
+    IF NOT ledger.is_owner_calling()
+       AND 3 <= (SELECT count(*) FROM ledger.chunks c
+                 WHERE c.sequence = of_sequence AND c.shard = for_shard
+                   AND c.leased_at > clock_timestamp() - interval '1 day') THEN
+        PERFORM ledger.refuse('chunks_rate', format('%s has had three chunks of %s in a day',
+            for_shard, of_sequence));
     END IF;
     INSERT INTO ledger.chunks (sequence, number, shard) VALUES (of_sequence, further, for_shard);
     RETURN further;
 END $$;
 
 -- On a shard: the sequence goes on in a chunk, which is never below where it stands. What is left of
--- the chunk before is not used. A transaction takes 100 ids at a time. The first statement locks the
--- sequence, so that it stands still.
+-- the chunk before is not used. main has the leases, and compares. A transaction takes 100 ids at a time.
+-- The first ALTER locks the sequence, so that it stands still. It waits for whoever has taken an id and
+-- has not committed, and others wait for it.
 CREATE FUNCTION ledger.take_chunk(of_sequence text, number bigint) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = 300 AS $$
 DECLARE
     place text := (SELECT oid::regclass FROM pg_class
                    WHERE relnamespace = 'ledger'::regnamespace AND relname = of_sequence
                      AND relname IN ('transaction_id', 'account_id', 'webhook_id',
                                      'webhook_delivery_id'));
+    here text := (SELECT shard FROM ledger.identity);
     first_id bigint := number << 36;
     last_id bigint := ((number + 1) << 36) - 100;
     present bigint;
 BEGIN
     IF place IS NULL OR number NOT BETWEEN 0 AND 131071 THEN
         PERFORM ledger.refuse('chunks_number', format('no chunk %s of %s', number, of_sequence));
+    END IF;
+    IF here IS NULL THEN
+        PERFORM ledger.refuse('chunks_shard', 'this database is no shard');
+    END IF;
+    IF here = 'main' AND NOT EXISTS (
+        SELECT FROM ledger.chunks c
+        WHERE c.sequence = of_sequence AND c.number = take_chunk.number AND c.shard = here
+    ) THEN
+        PERFORM ledger.refuse('chunks_lease', format('chunk %s of %s is not leased to main', number,
+            of_sequence));
     END IF;
     EXECUTE format('ALTER SEQUENCE %s MAXVALUE %s', place, 1::bigint << 53);
     EXECUTE format('SELECT last_value FROM %s', place) INTO present;

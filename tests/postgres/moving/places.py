@@ -1,5 +1,6 @@
 """A directory with two further shards, and a ledger that has everything."""
 
+import uuid
 from contextlib import asynccontextmanager
 
 from ledgerservice import Ledger
@@ -14,7 +15,12 @@ Shards = dict[str, Database]
 
 
 def add_shards(shards: Shards) -> None:
-    """What `shards add` does: the rows of the directory, and chunks of ids."""
+    """What `shards add` does: the rows of the directory, identities, and chunks of ids."""
+    number_of_directory = uuid.uuid4()
+    for name, database in shards.items():
+        with connect(database) as shard:
+            row = [number_of_directory, name]
+            shard.execute("INSERT INTO ledger.identity (directory, shard) VALUES (%s, %s)", row)
     with connect(shards["main"]) as directory:
         for number, name in enumerate(shards):
             directory.execute(

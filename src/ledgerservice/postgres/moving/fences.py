@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from itertools import count
+from typing import TypeVar
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, text
@@ -15,6 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from ledgerservice.errors import MoveFault
 from ledgerservice.postgres.moving.homes import SUPERSEDED
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +73,19 @@ def set_fence(
     MoveFault if a later run goes on, or if another session has written to the ledger's tables in
     one transaction for GIVE_UP_S.
     """
+    locking(lambda limit_ms: _set(shard, ledger, generation, state, also, limit_ms))
+
+
+def locking(work: Callable[[int], T]) -> T:
+    """What `work` returns, which is begun again while others hold a lock that it needs.
+
+    It gets the time in ms for which it may wait for one. Raises MoveFault after GIVE_UP_S.
+    """
     end_s = time.monotonic() + GIVE_UP_S
     for attempt in count(1):
         limit_ms = LOCK_TIMEOUT_MS if attempt % PATIENT_EVERY else PATIENT_MS
         try:
-            _set(shard, ledger, generation, state, also, limit_ms)
+            return work(limit_ms)
         except DBAPIError as error:
             if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
                 raise
@@ -83,10 +94,9 @@ def set_fence(
                     "Another session has a transaction open that writes to the ledger's tables; "
                     "see pg_stat_activity. Run the command again when it has ended."
                 ) from error
-        else:
-            return
         log.info("another session writes to the ledger's tables; trying again")
         time.sleep(PAUSE_S)
+    raise AssertionError
 
 
 def _set(

@@ -33,6 +33,7 @@ from ledgerservice.postgres.moving.fences import (
     LEFT,
     REMOVING,
     load,
+    locking,
     set_fence,
     state_of,
 )
@@ -331,8 +332,12 @@ class _Move:
         values = {"shard": self._move.target, "sequence": sequence}
         with self._directory.begin():
             chunk = self._directory.scalar(LEASE, values)
-        with self._target.begin():
-            self._target.execute(TAKE, {"sequence": sequence, "chunk": chunk})
+
+        def take(_: int) -> None:  # the function has a limit of its own
+            with self._target.begin():
+                self._target.execute(TAKE, {"sequence": sequence, "chunk": chunk})
+
+        locking(take)
 
     def _verify(self) -> None:
         """Verify the copy. What this run has verified at the source is the same here, and is not
