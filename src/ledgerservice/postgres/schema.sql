@@ -1498,7 +1498,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- The copy of a ledger that arrives may be removed; the trigger fenced_delete judges each row.
     IF TG_OP = 'DELETE' AND current_setting('ledgerservice.loading', true) <> ''
-       AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = TG_RELID AND tgname = 'fenced_delete') THEN
+       AND EXISTS (SELECT FROM pg_trigger
+                   WHERE tgrelid = TG_RELID AND tgname = 'fenced_delete' AND tgenabled = 'A') THEN
         RETURN NULL;
     END IF;
     PERFORM ledger.refuse(TG_NAME, format('%s on %s.%s is refused: %s',

@@ -84,6 +84,18 @@ def test_loading_removes_the_rows_of_its_ledger_only(ledgers: Database) -> None:
             owner.execute(f"DELETE FROM ledger.accounts WHERE ledger_id = {OTHER}")
 
 
+@pytest.mark.parametrize("how", ["DISABLE", "ENABLE REPLICA", "ENABLE"])
+def test_nothing_is_removed_where_the_fence_is_not_on(ledgers: Database, how: str) -> None:
+    """As after one that could not be dropped while somebody read."""
+    fence(ledgers, "arriving")
+    with connect(ledgers) as owner:
+        owner.execute(f"ALTER TABLE ledger.accounts {how} TRIGGER fenced_delete")
+        owner.execute(f"SET ledgerservice.loading = '{SHOP}'")
+        for ledger in (SHOP, OTHER):
+            with pytest.raises(psycopg.errors.CheckViolation, match="accounts are permanent"):
+                owner.execute(f"DELETE FROM ledger.accounts WHERE ledger_id = {ledger}")
+
+
 TAMPERED = {
     "a fence without its row": "DELETE FROM ledger.fences",
     "a row without its fence": "DROP TRIGGER fenced_insert ON ledger.transactions",
