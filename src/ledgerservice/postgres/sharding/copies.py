@@ -18,8 +18,9 @@ INSERT INTO ledger.ledgers (ledger_id, name, principal_id)
 SELECT * FROM unnest($1::integer[], $2::text[], $3::integer[])
 ON CONFLICT (ledger_id) DO NOTHING
 """
-# A unit of one ledger comes after the ledger. What is there is looked up first: every new row opens
-# an external account in each ledger.
+# A unit of one ledger comes after the ledger, and not while the ledger moves: then whoever finds it
+# missing at the ledger's home adds it, and the others come nevertheless. What is there is looked up
+# first: every new row opens an external account in each ledger.
 COPY_CURRENCIES = """
 INSERT INTO ledger.currencies (number, code, exponent, name, principal_id, ledger_id)
 SELECT * FROM unnest($1::smallint[], $2::text[], $3::smallint[], $4::text[], $5::integer[],
@@ -27,7 +28,9 @@ SELECT * FROM unnest($1::smallint[], $2::text[], $3::smallint[], $4::text[], $5:
     AS copied (number, code, exponent, name, principal_id, ledger_id)
 WHERE NOT EXISTS (SELECT FROM ledger.currencies c WHERE c.number = copied.number)
   AND (ledger_id IS NULL
-       OR EXISTS (SELECT FROM ledger.ledgers l WHERE l.ledger_id = copied.ledger_id))
+       OR EXISTS (SELECT FROM ledger.ledgers l WHERE l.ledger_id = copied.ledger_id)
+          AND NOT EXISTS (SELECT FROM ledger.fences f WHERE f.ledger_id = copied.ledger_id
+                          AND f.state IN ('arriving', 'removing', 'leaving')))
 ON CONFLICT DO NOTHING
 """
 
