@@ -28,18 +28,19 @@ TRY_LOCK = """
 SELECT pg_try_advisory_lock(2020071, 'ledger.webhooks'::regclass::oid::integer)
 """
 # The webhooks of a ledger that moves are delivered by one shard at a time.
-LIST_ACTIVE = """
-SELECT ledger_id, id, url, types, account_id, epoch, position, digest, dead_letters, revision
-FROM ledger.webhooks w WHERE state = 'active' AND NOT EXISTS (
+_HERE = """NOT EXISTS (
     SELECT FROM ledger.fences f
-    WHERE f.ledger_id = w.ledger_id AND f.state IN ('arriving', 'left', 'removing'))
+    WHERE f.ledger_id = w.ledger_id AND f.state IN ('arriving', 'left', 'removing'))"""
+LIST_ACTIVE = f"""
+SELECT ledger_id, id, url, types, account_id, epoch, position, digest, dead_letters, revision
+FROM ledger.webhooks w WHERE state = 'active' AND {_HERE}
 ORDER BY ledger_id, id
 """
-LIST_SECRETS = """
+LIST_SECRETS = f"""
 SELECT s.ledger_id, s.webhook_id, s.secret, s.expires_at
 FROM ledger.webhook_secrets s JOIN ledger.webhooks w
     ON w.ledger_id = s.ledger_id AND w.id = s.webhook_id
-WHERE w.state = 'active' ORDER BY s.ledger_id, s.webhook_id, s.number DESC
+WHERE w.state = 'active' AND {_HERE} ORDER BY s.ledger_id, s.webhook_id, s.number DESC
 """
 LIST_WAITING = """
 SELECT event_id, attempts, failed_at, next_at FROM ledger.webhook_failures

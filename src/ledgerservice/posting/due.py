@@ -9,9 +9,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledgerservice.domain.instructions import (
     Capture,
@@ -31,26 +32,59 @@ DUE_ROWS = 1_000
 
 LATE_S = "extract(epoch FROM clock_timestamp() - {})::float8"
 
+# What is due in the copy of a ledger that has left stays due for ever. It is read in a part of the
+# time only; otherwise what became due long ago is left out.
+LATE_S_AT_LEAST = 600.0
+REST = 20
+"""A sweep that reads everything may take one in so many parts of the time."""
+
 # A ledger that moves is left to the shard that will have it.
 _HERE = "ledger_id NOT IN (SELECT ledger_id FROM ledger.fences WHERE state <> 'home')"
 # A declined capture is not tried again; its hold ends at its expiry.
 FIND_DUE = text(f"""
 (SELECT ledger_id, transaction_id, {Origin.EXPIRY:d} AS origin, {LATE_S.format("ends_at")}
  FROM ledger.holds
- WHERE remaining > 0 AND ends_at <= clock_timestamp() AND {_HERE}
+ WHERE remaining > 0 AND ends_at <= clock_timestamp() AND ends_at > CAST(:since AS timestamptz)
+   AND {_HERE}
  ORDER BY ends_at LIMIT :rows)
 UNION ALL
 (SELECT ledger_id, transaction_id, {Origin.CAPTURE:d}, {LATE_S.format("capture_at")}
  FROM ledger.holds
  WHERE remaining > 0 AND capture_at <= clock_timestamp() AND capture_tried_at IS NULL
-   AND {_HERE}
+   AND capture_at > CAST(:since AS timestamptz) AND {_HERE}
  ORDER BY capture_at LIMIT :rows)
 UNION ALL
 (SELECT ledger_id, transaction_id, {Origin.EXECUTION:d}, {LATE_S.format("execute_at")}
  FROM ledger.schedules
- WHERE settled_by IS NULL AND execute_at <= clock_timestamp() AND {_HERE}
+ WHERE settled_by IS NULL AND execute_at <= clock_timestamp()
+   AND execute_at > CAST(:since AS timestamptz) AND {_HERE}
  ORDER BY execute_at LIMIT :rows)
 """)
+
+
+NOW = text("SELECT clock_timestamp()")
+
+
+class Reach:
+    """How far back a sweeper looks: to the first thing that was due when it last read everything.
+
+    What has become due since is found at once. What is new and due since long ago, as a transfer
+    may be, is found when everything is read again, which takes one part in REST of the time.
+    """
+
+    def __init__(self) -> None:
+        self.since: datetime | None = None
+        self._whole_from_s = 0.0
+
+    def begin(self) -> datetime | None:
+        """From when on a sweep reads; None: everything."""
+        return None if time.monotonic() >= self._whole_from_s else self.since
+
+    def end(self, begun_at: datetime, begun_s: float, latest_s: float) -> None:
+        """Note a sweep that has read everything: when it began, and how late the latest was."""
+        now_s = time.monotonic()
+        self._whole_from_s = now_s + (now_s - begun_s) * (REST - 1)
+        self.since = begun_at - timedelta(seconds=max(LATE_S_AT_LEAST, latest_s + 1.0))
 
 
 def instruction_for(origin: Origin, transaction_id: int) -> Instruction:
@@ -63,11 +97,23 @@ def instruction_for(origin: Origin, transaction_id: int) -> Instruction:
     return Execution(transaction_id, key, origin=origin)
 
 
-async def sweep(engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]]) -> int:
+async def find_due(connection: AsyncConnection, reach: Reach) -> list[tuple[int, int, int, float]]:
+    """Ledger, transaction and origin of what is due now, and how late it is, in seconds."""
+    begun_s, since = time.monotonic(), reach.begin()
+    begun_at = await connection.scalar(NOW)
+    values = {"rows": DUE_ROWS, "since": since or "-infinity"}
+    due = [tuple(row) for row in await connection.execute(FIND_DUE, values)]
+    if since is None:
+        reach.end(begun_at, begun_s, max((late_s for *_, late_s in due), default=0.0))
+    return due
+
+
+async def sweep(
+    engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]], reach: Reach | None = None
+) -> int:
     """Post what is due now, up to DUE_ROWS of each kind; return how many were posted."""
     async with engine.connect() as connection:
-        rows = await connection.execute(FIND_DUE, {"rows": DUE_ROWS})
-        due = [tuple(row) for row in rows]
+        due = await find_due(connection, reach or Reach())
     SWEEP_LAG.set(max((late_s for *_, late_s in due), default=0.0))
     SWEEP_SUCCESS.set(time.time())
     groups = [
@@ -86,10 +132,11 @@ async def keep_sweeping(
     engine: AsyncEngine, post: Callable[[Group], Awaitable[Outcomes]], interval_s: float
 ) -> None:
     """Sweep until cancelled: every `interval_s` seconds, or at once if there was more than fits."""
+    reach = Reach()
     while True:
         done = 0
         try:
-            done = await sweep(engine, post)
+            done = await sweep(engine, post, reach)
         except Exception as error:  # noqa: BLE001  (the database may be away; it comes back)
             log.warning(
                 "holds and scheduled transfers that are due could not be found: %s",
