@@ -5,7 +5,6 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 
-from client import Client
 from client.api.accounts import open_account
 from client.api.holds import place_hold
 from client.api.money import deposit, post_batch, transfer
@@ -23,6 +22,8 @@ from client.models import (
 )
 from client.models.deposit_item_type import DepositItemType
 from client.models.transfer_item_type import TransferItemType
+
+from client import Client
 
 client = Client(base_url=sys.argv[1])
 alice = open_account.sync(client=client, body=OpenAccount(owner="Alice", currency="USD"))
