@@ -121,7 +121,9 @@ class AsyncClient:
         execute_at: datetime | None = None,
         **details: Unpack[Details],
     ) -> Posted:
-        """Transfer money between two accounts of the same currency, now or at `execute_at`."""
+        """Transfer money between two accounts of the same currency, now or at `execute_at`. Then
+        the `transaction_id` of the answer is the id of the schedule.
+        """
         accounts = {"from_account_id": from_account_id, "to_account_id": to_account_id}
         fields = {**accounts, "amount": amount, "execute_at": execute_at, **details}
         return await self._post(item("TRANSFER", key, fields))
@@ -150,7 +152,7 @@ class AsyncClient:
         key: str | None = None,
         **details: Unpack[Details],
     ) -> Posted:
-        """Reserve an amount. The answer has the `hold_id`."""
+        """Reserve an amount. The `transaction_id` of the answer is the id of the hold."""
         to = {"to_account_id": to_account_id, "expires_at": expires_at, "capture_at": capture_at}
         fields = {"account_id": account_id, "amount": amount, **to, **details}
         return await self._post(item("HOLD", key, fields))

@@ -10,11 +10,11 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ledgerservice.client.asynchronous import AsyncClient
+from ledgerservice.client.errors import ClientClosed
 from ledgerservice.client.pages import Pages
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_END = object()
 
 
 class _Loop:
@@ -28,6 +28,9 @@ class _Loop:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine. If the thread is interrupted, the coroutine is cancelled."""
+        if self._loop.is_closed():
+            coroutine.close()
+            raise ClientClosed
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -36,6 +39,7 @@ class _Loop:
             raise
 
     def stop(self) -> None:
+        """End the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
