@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import httpx
 import psycopg
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -106,23 +107,32 @@ def _one(kind: str, base: str, name: str, first: int, tasks: int, seconds: float
 
 
 def _print(runs: dict[tuple[str, int], list[Run]]) -> None:
-    table = Table("client", "tasks", "calls/s", "p50 ms", "p99 ms", "client CPU µs a call", "ratio")
+    names = ("client", "tasks", "calls/s", "p50 ms", "p99 ms", "client CPU µs a call")
+    table = Table(*names, "beside httpx", "beside wrk", box=MARKDOWN)
     for kind, tasks in TURNS:
         rounds = runs[kind, tasks]
-        rate = statistics.median(one.calls / one.seconds for one in rounds)
-        pairs = zip(rounds, runs.get((PLAIN, tasks), ()), strict=False)
-        ratios = [a.calls / a.seconds / (b.calls / b.seconds) for a, b in pairs]
         cpu_us = statistics.median(one.cpu_s / one.calls * 1e6 for one in rounds)
         table.add_row(
             kind,
             f"{tasks:,}",
-            f"{rate:,.0f}",
+            f"{statistics.median(map(_rate, rounds)):,.0f}",
             f"{statistics.median(one.p50_ms for one in rounds):.1f}",
             f"{statistics.median(one.p99_ms for one in rounds):.1f}",
             "" if kind == WRK else f"{cpu_us:.0f}",
-            f"{statistics.median(ratios):.1f}" if ratios else "",
+            _ratio(rounds, runs.get((PLAIN, tasks), [])),
+            _ratio(rounds, runs[WRK, 64] if tasks >= 64 else []),
         )
-    Console(width=110).print(table)
+    Console(width=120).print(table)
+
+
+def _rate(run: Run) -> float:
+    return run.calls / run.seconds
+
+
+def _ratio(rounds: list[Run], others: list[Run]) -> str:
+    """The median of the ratios of turns in the same round; empty without others."""
+    ratios = [_rate(one) / _rate(other) for one, other in zip(rounds, others, strict=False)]
+    return f"{statistics.median(ratios):.1f}" if ratios else ""
 
 
 def main() -> None:

@@ -37,6 +37,9 @@ from tests.processes import RunningService, serving
 
 pytestmark = pytest.mark.processes
 
+OTHER_EVENTS = 12_000
+"""More than the service looks through for one answer that is not waited for."""
+
 
 @dataclass
 class Book:
@@ -186,6 +189,20 @@ def test_the_events_are_followed_and_resumed(service):
         assert [event.id async for event in rest] == positions[1:]
         posted = client.events(types=["account.opened"], account_id=alice, follow=False)
         assert [event.type async for event in posted] == ["account.opened"]
+
+    in_book(service, use)
+
+
+def test_the_events_of_an_account_are_found_behind_many_of_others(service):
+    async def use(book: Book) -> None:
+        client = book.client
+        carol = (await client.open_account("Carol", "USD")).id
+        await client.deposit(book.alice, 1_000)
+        others = (client.transfer(book.alice, book.bob, "0.01") for _ in range(OTHER_EVENTS))
+        assert len(await asyncio.gather(*others)) == OTHER_EVENTS
+        await client.deposit(carol, 1)
+        events = client.events(account_id=carol, follow=False)
+        assert [event.type async for event in events] == ["account.opened", "transaction.posted"]
 
     in_book(service, use)
 

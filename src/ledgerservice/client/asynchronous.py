@@ -334,6 +334,7 @@ class AsyncClient:
             page = msgspec.json.decode(response.content, type=Events)
             if page.events:
                 yield page.events
-            elif not follow:
+            # A page can be empty before the end, if what was read is left out by the filters.
+            elif not follow and page.next == params.get("after"):
                 return
             params = {**params, "after": page.next}
