@@ -293,7 +293,7 @@ class Ledger:
         """
         cache = self._runtime.standby if standby else self._runtime.cache if cached else None
         read = AccountRead(self._ledger, account_id)
-        return await find_account(cache, self._runtime.account_reads.post, read, min_version)
+        return await find_account(cache, self._runtime.reads.accounts.post, read, min_version)
 
     async def account_at(self, account_id: int, at: datetime) -> as_of.AccountAt | None:
         """The account as of a time, as recorded and as effective; or None."""
@@ -440,11 +440,11 @@ class Ledger:
             if page is not None:
                 return page
         read = HistoryRead(self._ledger, account_id, before_version, limit)
-        return await self._runtime.history_reads.post(read)
+        return await self._runtime.reads.histories.post(read)
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The transaction with this id, posted or declined, or None."""
-        return await self._runtime.transaction(TransactionRead(self._ledger, transaction_id))
+        return await self._runtime.reads.transaction(TransactionRead(self._ledger, transaction_id))
 
     async def events(
         self, after: Position | None = None, limit: int = 1_000, *, wait_s: float = 0
@@ -461,7 +461,7 @@ class Ledger:
 
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
         """The transaction recorded for an account's idempotency key, or None."""
-        return await self._runtime.transaction(KeyRead(self._ledger, account_id, key))
+        return await self._runtime.reads.transaction(KeyRead(self._ledger, account_id, key))
 
 
 def _check_by(by: str) -> None:

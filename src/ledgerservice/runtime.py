@@ -21,7 +21,7 @@ from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_name
-from ledgerservice.domain.transactions import Outcomes, Rejected, Rejection, Transaction
+from ledgerservice.domain.transactions import Outcomes, Rejected, Rejection
 from ledgerservice.embedded.data import DataSource, empty_data
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.embedded.watching import watched
@@ -48,19 +48,6 @@ from ledgerservice.postgres.connections import (
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.probe import Probe
 from ledgerservice.postgres.queries import catalogue
-from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry
-from ledgerservice.postgres.queries.gathered import (
-    AccountRead,
-    HistoryRead,
-    find_accounts,
-    list_histories,
-)
-from ledgerservice.postgres.queries.gathered_transactions import (
-    Built,
-    KeyRead,
-    TransactionRead,
-    find_transactions,
-)
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
@@ -85,6 +72,7 @@ from ledgerservice.posting.movements import MovementBatch, weight_of
 from ledgerservice.posting.observation import observed
 from ledgerservice.posting.poster import Poster
 from ledgerservice.posting.queues import Queues, another_loop
+from ledgerservice.posting.reads import Reads
 from ledgerservice.posting.remote import PosterAddress, RemotePoster
 from ledgerservice.posting.standby import Standby, keep_beating
 from ledgerservice.posting.verifying import verifying
@@ -197,9 +185,7 @@ class Runtime:
     openings: Poster[Opening, Opened | Rejected]
     currencies: Poster[CurrencyRequest, Currency | Rejected]
     ledgers: Poster[LedgerRequest, LedgerRecord]
-    account_reads: Poster[AccountRead, AccountView | None]
-    history_reads: Poster[HistoryRead, list[HistoryEntry]]
-    transaction_reads: Poster[TransactionRead | KeyRead, Built | None]
+    reads: Reads
     reader: Reader
     body_budget: Budget
     probe: Probe
@@ -252,10 +238,6 @@ class Runtime:
         if number is None:
             raise PrincipalUnknown(f"{name!a} is not in the database: see keys list.")
         return number
-
-    async def transaction(self, read: TransactionRead | KeyRead) -> Transaction | None:
-        """The transaction that is read, without what builds on it."""
-        return (built := await self.transaction_reads.post(read)) and built.transaction
 
     async def open_accounts(self, openings: Sequence[Opening]) -> list[Opened | Rejected]:
         """The durable answers to `openings`, in order. Raises as `Poster.post`: then some may be
@@ -401,9 +383,7 @@ def _of_ledgers(queues: Queues, poster: PosterAddress | None) -> dict[str, Any]:
     return {
         "movements": movements,
         "openings": queues.writing("accounts", open_accounts),
-        "account_reads": queues.reading("account_reads", find_accounts),
-        "history_reads": queues.reading("history_reads", list_histories),
-        "transaction_reads": queues.reading("transaction_reads", find_transactions),
+        "reads": Reads.of(queues),
         "copies": queues.writing("copies", add_copies),
     }
 

@@ -87,7 +87,9 @@ async def _totals(call: Call, amounts: Sequence[Amount]) -> dict[str, Decimal]:
 
 async def _by_currency(call: Call, amount: Amount) -> list[tuple[str, Decimal]]:
     if amount.account_id is not None and amount.text is not None:
-        account = await call.runtime.account_reads.post(AccountRead(call.ledger, amount.account_id))
+        account = await call.runtime.reads.accounts.post(
+            AccountRead(call.ledger, amount.account_id)
+        )
         if account is None:
             raise ProblemError("account_not_found", account_id=amount.account_id)
         return [(account.currency, Decimal(amount.text))]

@@ -313,7 +313,7 @@ async def _present_account(request: Request, reading: Reading) -> Account:
     caches = {"cached": runtime.cache, "standby": runtime.standby}
     cache = caches.get(reading.consistency or "strong")
     read = AccountRead(ledger_of(request), account_id)
-    account = await find_account(cache, runtime.account_reads.post, read, reading.min_version or 0)
+    account = await find_account(cache, runtime.reads.accounts.post, read, reading.min_version or 0)
     if account is None:
         raise ProblemError("account_not_found")
     if isinstance(account, CachedAccount | StandbyAccount):
@@ -345,7 +345,7 @@ async def check_account(request: Request, account_id: int, rows: Sequence[Any]) 
     """Raises `account_not_found` if an account has no rows because it does not exist."""
     if not rows:
         read = AccountRead(ledger_of(request), account_id)
-        if await runtime_of(request).account_reads.post(read) is None:
+        if await runtime_of(request).reads.accounts.post(read) is None:
             raise ProblemError("account_not_found")
 
 

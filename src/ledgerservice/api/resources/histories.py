@@ -157,7 +157,7 @@ async def _find(request: Request, filters: HistoryPaging, read: HistoryRead) -> 
     elsewhere = await _find_elsewhere(request, filters, read)
     if elsewhere is not None:
         return elsewhere
-    rows = await runtime_of(request).history_reads.post(read)
+    rows = await runtime_of(request).reads.histories.post(read)
     await check_account(request, read.account_id, rows)
     is_named = filters.source is not None or filters.consistency is not None
     return Found(rows, {SOURCE: "journal"} if is_named else {})

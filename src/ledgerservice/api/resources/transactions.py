@@ -128,7 +128,7 @@ async def get_transaction(request: Request) -> Response:
     if seen is not None and not await queries.is_seen(reader_of(request), transaction_id, seen):
         raise ProblemError("transaction_not_found")
     read = TransactionRead(ledger_of(request), transaction_id)
-    built = await runtime_of(request).transaction_reads.post(read)
+    built = await runtime_of(request).reads.transactions.post(read)
     if built is None:
         raise ProblemError("transaction_not_found")
     return json_response(_shown(seen, Transaction.recorded(*built)))
@@ -148,7 +148,7 @@ async def get_key(request: Request) -> Response:
     """The transaction of a key, for a request whose answer was lost."""
     account_id = id_of(request, "account_id", "account_not_found")
     read = KeyRead(ledger_of(request), account_id, _key_of_path(request))
-    built = await runtime_of(request).transaction_reads.post(read)
+    built = await runtime_of(request).reads.transactions.post(read)
     if built is None:
         raise ProblemError("key_not_found")
     seen = accounts_seen(request, Scope.TRANSACTIONS_READ)

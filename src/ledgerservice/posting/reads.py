@@ -1,0 +1,43 @@
+"""The reads that are gathered: one statement answers all that arrived while the one before ran."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from ledgerservice.domain.transactions import Transaction
+from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry
+from ledgerservice.postgres.queries.gathered import (
+    AccountRead,
+    HistoryRead,
+    find_accounts,
+    list_histories,
+)
+from ledgerservice.postgres.queries.gathered_transactions import (
+    Built,
+    KeyRead,
+    TransactionRead,
+    find_transactions,
+)
+from ledgerservice.posting.poster import Poster
+from ledgerservice.posting.queues import Queues
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """A queue for each kind. Every `post` raises Unavailable if there is no answer in time."""
+
+    accounts: Poster[AccountRead, AccountView | None]
+    histories: Poster[HistoryRead, list[HistoryEntry]]
+    transactions: Poster[TransactionRead | KeyRead, Built | None]
+
+    @classmethod
+    def of(cls, queues: Queues) -> Self:
+        """The reads of a database."""
+        return cls(
+            queues.reading("account_reads", find_accounts),
+            queues.reading("history_reads", list_histories),
+            queues.reading("transaction_reads", find_transactions),
+        )
+
+    async def transaction(self, read: TransactionRead | KeyRead) -> Transaction | None:
+        """The transaction that is read, without what builds on it."""
+        return (built := await self.transactions.post(read)) and built.transaction
