@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from ledgerservice.api.http.problems import problem_body
@@ -95,14 +96,17 @@ PASSING = {
     "lines that are none": canned(200, b'{"line":1,"sta\nus'),
     "too few lines": canned(200, b""),
     "a line that passes": ONE_PASSES,
+    "a line that was not sent": canned(200, LINE.replace(b"1", b"99", 1)),
 }
 
 
+@pytest.mark.parametrize("door", ["stream", "batches"])
 @pytest.mark.parametrize("name", PASSING)
-def test_what_passes_is_waited_for(front, pair, service, name):
+def test_what_passes_is_waited_for(front, pair, service, name, door):
+    options = {} if door == "stream" else {"transport": httpx.AsyncHTTPTransport()}
     front.canned.append(PASSING[name])
     begun_s = monotonic()
-    assert len({one.transaction_id for one in outcomes(front, pair, 9)}) == 9
+    assert len({one.transaction_id for one in outcomes(front, pair, 9, **options)}) == 9
     assert balance(service, pair[1]) == 9
     assert len(front.heads) == 2
     assert monotonic() - begun_s > (b"Retry-After" in PASSING[name])

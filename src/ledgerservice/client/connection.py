@@ -136,7 +136,10 @@ class Connection:
             self._http.build_request("POST", path, content=body, headers=headers)
         )
         request_id = _request_id(response)
-        results = _decode_results(response.content).results
+        try:
+            results = _decode_results(response.content).results
+        except msgspec.MsgspecError as error:
+            raise no_answer(error) from error
         return [Answer(one.status, bytes(one.body), request_id) for one in results]
 
 

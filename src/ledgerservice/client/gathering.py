@@ -164,12 +164,11 @@ class Gathering:
         self._lines, fault = 0, None
         try:
             answers = await self._connection.post_batch(self._depart(batch))
+            for number, answer in enumerate(answers, 1):
+                self._take(number, answer)
         except ClientError as error:
             # It was not the stream, then.
             self._streams, fault = self._connection.may_stream, error
-        else:
-            for number, answer in enumerate(answers, 1):
-                self._take(number, answer)
         self._finish(fault)
 
     async def _stream(self, batch: list[_Waiting]) -> None:
@@ -234,8 +233,10 @@ class Gathering:
             raise TimeoutError("the stream stands still")
 
     def _take(self, number: int, answer: Answer) -> None:
-        """Give an answer to its caller, or send the item again a little later."""
-        waiting = self._in_flight.pop(number)
+        """Give an answer to its caller, or send the item again a little later. Raises NoAnswer."""
+        waiting = self._in_flight.pop(number, None)
+        if waiting is None:
+            raise NoAnswer("no_answer", "A line was answered that was not sent, or twice.")
         if answer.status == OK:
             self._leave()
             if not waiting.answer.done():
