@@ -201,6 +201,39 @@ def test_two_lengths_are_refused(service: RunningService, account: int) -> None:
     assert untouched(service, account)
 
 
+CHANGING = {
+    "to HTTP/2": (b"POST /deposit", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"),
+    "to a WebSocket": (b"POST /deposit", b"Connection: upgrade\r\nUpgrade: websocket\r\n"),
+    "to anything": (b"GET /docs", b"Connection: x\r\nConnection: UPGRADE\r\nUpgrade: x\r\n"),
+    "with another fault": (b"GET /docs", b"Connection: upgrade\r\nUpgrade: x\r\nHost: x\r\n"),
+    "of a probe": (b"GET /health/live", b"Connection: upgrade\r\nUpgrade: x\r\n"),
+    "by CONNECT": (b"CONNECT /deposit", b""),
+}
+HIDDEN = b"GET /health/live HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.parametrize("case", CHANGING)
+def test_a_body_is_never_the_next_request(service: RunningService, case: str, framing: str) -> None:
+    """The parser reads no body of a request that changes the protocol."""
+    line, headers = CHANGING[case]
+    length = b"Content-Length: %d\r\n\r\n" % len(HIDDEN)
+    if framing == "chunks":
+        length = b"Transfer-Encoding: chunked\r\n\r\n"
+    with connect(service) as connection:
+        connection.sendall(line + b" HTTP/1.1\r\n" + HOST + JSON + headers + length)
+        with suppress(RemoteDisconnected):
+            assert receive(connection).status in (400, 405, 426)
+        with suppress(ConnectionError):
+            connection.sendall(HIDDEN)
+            assert connection.recv(65_536) == b""
+
+
+def test_a_change_of_protocol_without_a_body_is_ignored(service: RunningService) -> None:
+    headers = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 0\r\n"
+    assert send(service, b"GET /health/live HTTP/1.1\r\n", HOST, headers, b"\r\n").status == 200
+
+
 BLANKS = [b"k ", b"k\t", b" k", b"\tk", b"  k \t ", b"k"]
 
 

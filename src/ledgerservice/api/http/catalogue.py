@@ -150,7 +150,8 @@ CATALOGUE: dict[str, Problem] = {
         HTTPStatus.BAD_REQUEST,
     ),
     "invalid_framing": _invalid(
-        "Transfer-Encoding is only taken as chunked, in HTTP/1.1, and without Content-Length.",
+        "Transfer-Encoding is only taken as chunked, in HTTP/1.1, and without Content-Length. A "
+        "request with Upgrade, or of the method CONNECT, has no body.",
         HTTPStatus.BAD_REQUEST,
     ),
     "head_too_large": _invalid(

@@ -44,6 +44,8 @@ class HeadCheck:
         """The code of the problem with a request's head, or None."""
         headers = scope["headers"]
         values: dict[bytes, bytes] = dict(headers)
+        if (b"upgrade" in values or scope["method"] == "CONNECT") and _hides_body(headers):
+            return "invalid_framing"
         if len(values) != len(headers) and _is_repeated([name for name, _ in headers]):
             return "header_repeated"
         if b"transfer-encoding" in values and _is_misframed(scope, values):
@@ -80,6 +82,16 @@ def _is_misframed(scope: Scope, values: dict[bytes, bytes]) -> bool:
     """Whether another reader may find another end of the body (RFC 9112, section 6.1)."""
     coding = values[b"transfer-encoding"].strip(b" \t").lower()
     return coding != b"chunked" or scope["http_version"] == "1.0" or b"content-length" in values
+
+
+def _hides_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request that changes the protocol has a body. The parser (llhttp) reads none then,
+    so the bytes of the body would be the next request of the connection.
+    """
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+        for name, value in headers
+    )
 
 
 def _name_of(host: bytes) -> str:

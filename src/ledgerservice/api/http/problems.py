@@ -183,6 +183,10 @@ def problem(code: str, **facts: Any) -> Reply:
     return problem_reply(code, **facts)
 
 
+MISFRAMED = "invalid_framing"
+"""After it nobody knows where the next request of the connection begins, so it is closed."""
+
+
 def problem_reply(code: str, **facts: Any) -> Reply:
     """What a refused request is answered."""
     body = problem_body(code, **facts) if facts else _plain_body(code)
@@ -190,6 +194,8 @@ def problem_reply(code: str, **facts: Any) -> Reply:
     headers = {"content-type": "application/problem+json"}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["retry-after"] = str(RETRY_AFTER_S)
+    elif code == MISFRAMED:
+        headers["connection"] = "close"
     elif (challenge := _CHALLENGES.get(code)) is not None:
         headers["www-authenticate"] = challenge.format_map(facts)
     return status, body, headers
