@@ -22,20 +22,29 @@ def primary_and_standby(folder: Path, *, synchronous: bool) -> Iterator[tuple[Po
         stack.callback(primary.kill)
         primary.start()
         primary.ask(f"CREATE DATABASE {cluster.DATABASE}")
-        cluster.make_folder(folder / "standby")
-        cluster.run_program(
-            "pg_basebackup", "-D", str(folder / "standby"), "-R", "-c", "fast", "-X", "stream",
-            "-d", f"host=127.0.0.1 port={primary.port} user=postgres",
-        )  # fmt: skip
-        standby = PostgreSQL(folder / "standby", folder / "standby.log")
-        stack.callback(standby.kill)
-        standby.start()
+        standby = stack.enter_context(standby_of(primary, folder / "standby"))
         if synchronous:
             primary.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
             primary.ask("SELECT pg_reload_conf()")
             query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
             assert wait_for(lambda: bool(primary.ask(query)), START_LIMIT_S)
         yield primary, standby
+
+
+@contextmanager
+def standby_of(primary: PostgreSQL, folder: Path) -> Iterator[PostgreSQL]:
+    """A further standby."""
+    cluster.make_folder(folder)
+    cluster.run_program(
+        "pg_basebackup", "-D", str(folder), "-R", "-c", "fast", "-X", "stream",
+        "-d", f"host=127.0.0.1 port={primary.port} user=postgres",
+    )  # fmt: skip
+    standby = PostgreSQL(folder, folder.with_suffix(".log"))
+    try:
+        standby.start()
+        yield standby
+    finally:
+        standby.kill()
 
 
 def ledger_on(server: PostgreSQL) -> Database:

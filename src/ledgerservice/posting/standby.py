@@ -7,6 +7,7 @@ process that reads from a standby commits something on the primary now and then.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
@@ -33,34 +34,53 @@ log = logging.getLogger(__name__)
 DEADLINE_S = 0.5
 REST_S = 1.0  # after a failure; meanwhile nothing is tried
 BEATS = 4  # in the age that is allowed
+BEAT_LIMIT_S = 5.0
+LOOK_S = 1.0
+"""Interval at which the primary is looked at, if the age that is allowed is long."""
 MAX_READS = 1_000  # that wait, and that are gathered
 
 Connect = Callable[[], Awaitable[Wire]]
 Read = TypeVar("Read", bound=tuple[int, ...])
 Row = TypeVar("Row")
 
-# Before the rows are read: they are as new as this, or newer.
+# Before the rows are read: they are as new as this, or newer. A standby notes the timeline that it
+# replays when it writes its files, so some time after its primary was replaced.
 AGE = Request(
     """
     SELECT pg_is_in_recovery(), replayed_at,
-           (extract(epoch FROM clock_timestamp() - replayed_at) * 1000)::bigint
+           (extract(epoch FROM clock_timestamp() - replayed_at) * 1000)::bigint,
+           greatest((SELECT timeline_id FROM pg_control_checkpoint()),
+                    (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
     FROM pg_last_xact_replay_timestamp() replayed_at
     """
 )
 # A standby has the number of its primary, and of each database.
-PLACE = Request(
-    """
-    SELECT system_identifier,
-           (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+_PLACE = """
+    system_identifier, (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
     FROM pg_control_system()
+"""
+PLACE = Request(f"SELECT {_PLACE}")
+PRIMARY = Request(
+    f"""
+    SELECT clock_timestamp(),
+           ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint, {_PLACE}
     """
 )
+
+
+class Primary(NamedTuple):
+    """The primary `at` a time by its clock; `known_s` is that time on the monotonic clock."""
+
+    at: datetime
+    timeline: int
+    place: tuple[Any, ...]
+    known_s: float
 
 
 class Aged(NamedTuple, Generic[Row]):
     """What a standby has: all that was answered before `as_of`, by the clock of the primary.
 
-    `age_ms` is the time since then, by the clock of the standby.
+    `age_ms` is the time since then when the row was read, by the clock of the standby.
     """
 
     row: Row
@@ -78,19 +98,20 @@ class StandbyAccount(AccountView, frozen=True, kw_only=True):
 class Standby:
     """Reads from a standby. A read that it cannot answer is None, and no exception."""
 
-    def __init__(self, connect: Connect, connect_primary: Connect, lag_s: float) -> None:
+    def __init__(self, connect: Connect, lag_s: float) -> None:
         """`lag_s` is the age up to which the standby answers."""
-        self._connect, self._connect_primary = connect, connect_primary
+        self._connect = connect
         self._lag_ms = lag_s * 1_000
-        self._place: tuple[Any, ...] | None = None
+        self.primary: Primary | None = None
+        """As it was last seen. A standby of another one lacks what this one has recorded."""
         self._rests_until_s = 0.0
         self._fault: str | None = None
         limits = Limits(MAX_READS, MAX_READS, DEADLINE_S)
         self._accounts: Poster[AccountRead, Aged[AccountView | None]] = Poster(
-            self._checked, _with_age(find_accounts), limits, name="standby_accounts"
+            self._checked, self._with_age(find_accounts), limits, name="standby_accounts"
         )
         self._histories: Poster[HistoryRead, Aged[list[HistoryEntry]]] = Poster(
-            self._checked, _with_age(list_histories), limits, name="standby_histories"
+            self._checked, self._with_age(list_histories), limits, name="standby_histories"
         )
 
     async def find(
@@ -146,59 +167,81 @@ class Standby:
         """A connection. Raises Unavailable if it leads to another server or database."""
         wire = await self._connect()
         try:
-            if self._place is None:
-                self._place = await self._place_of_primary()
             [answer] = await wire.exchange(PLACE)
-            _check_place(answer.rows[0], self._place)
+            self._check(answer.rows[0])
         except BaseException:
             await wire.close()
             raise
         return wire
 
-    async def _place_of_primary(self) -> tuple[Any, ...]:
-        wire = await self._connect_primary()
-        try:
-            [answer] = await wire.exchange(PLACE)
-        finally:
-            await wire.close()
-        return answer.rows[0]
+    def _check(self, place: tuple[Any, ...]) -> None:
+        if place != self._known_primary().place:
+            raise StandbyUnfit("It is of another database than DATABASE_URL.")
+
+    def _known_primary(self) -> Primary:
+        if self.primary is None:
+            raise StandbyUnfit("The primary has not been seen yet.")
+        return self.primary
+
+    def _with_age(
+        self, find: Callable[[Wire, list[Read]], Awaitable[list[Row]]]
+    ) -> Callable[[Wire, list[Read]], Awaitable[list[Aged[Row]]]]:
+        """The reads of `find`, each with the age of the standby."""
+
+        async def find_with_age(wire: Wire, reads: list[Read]) -> list[Aged[Row]]:
+            begun_s, primary = time.monotonic(), self._known_primary()
+            [answer] = await wire.exchange(AGE)
+            is_standby, replayed_at, age_ms, timeline = answer.rows[0]
+            if not is_standby or replayed_at is None:
+                raise StandbyUnfit("It was promoted, or has replayed nothing yet.")
+            if timeline != primary.timeline:
+                raise StandbyUnfit("It follows another primary than DATABASE_URL, or did just now.")
+            rows = await find(wire, reads)
+            now_s = time.monotonic()
+            # Whoever was the primary then may not be it any more.
+            of_primary_ms = (now_s - primary.known_s) * 1_000
+            age_ms = max(age_ms + (now_s - begun_s) * 1_000, of_primary_ms, 0)
+            as_of = min(replayed_at, primary.at)
+            return [Aged(row, as_of, round(age_ms)) for row in rows]
+
+        return find_with_age
 
 
-def _check_place(place: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
-    if place != expected:
-        raise StandbyUnfit("It is of another database than DATABASE_URL.")
-
-
-def _with_age(
-    find: Callable[[Wire, list[Read]], Awaitable[list[Row]]],
-) -> Callable[[Wire, list[Read]], Awaitable[list[Aged[Row]]]]:
-    """The reads of `find`, each with the age of the standby."""
-
-    async def find_with_age(wire: Wire, reads: list[Read]) -> list[Aged[Row]]:
-        [answer] = await wire.exchange(AGE)
-        is_standby, as_of, age_ms = answer.rows[0]
-        if not is_standby or as_of is None:
-            raise StandbyUnfit("It was promoted, or has replayed nothing yet.")
-        return [Aged(row, as_of, max(0, age_ms)) for row in await find(wire, reads)]
-
-    return find_with_age
-
-
-async def keep_beating(connect: Connect, lag_s: float) -> None:
-    """Commit something on the primary again and again, until cancelled."""
+async def keep_beating(connect: Connect, lag_s: float, standby: Standby) -> None:
+    """Look at the primary, and commit something on it, again and again, until cancelled."""
     wire: Wire | None = None
+    beat_s = 0.0
+    pause_s = min(LOOK_S, lag_s / BEATS)
     try:
         while True:
             try:
-                wire = wire or await connect()
-                await wire.exchange(Request(WRITE_BARRIER))
-            except (psycopg.Error, LedgerError, OSError) as error:
-                log.warning("no sign for the standby: %s", " ".join(str(error).split()))
+                async with asyncio.timeout(BEAT_LIMIT_S):
+                    wire = wire or await connect()
+                    standby.primary = await look_at(wire)
+                    if time.monotonic() >= beat_s:
+                        await wire.exchange(Request(WRITE_BARRIER))
+                        beat_s = time.monotonic() + lag_s / BEATS
+            except (psycopg.Error, LedgerError, OSError) as error:  # TimeoutError is an OSError
+                text = " ".join(str(error).split()) or "no answer in time"
+                log.warning("no sign for the standby: %s", text)
                 broken, wire = wire, None
-                if broken is not None:
-                    await broken.close()
-            await asyncio.sleep(lag_s / BEATS)
+                await _ended(broken)
+            await asyncio.sleep(pause_s)
     finally:
-        if wire is not None:
-            with suppress(psycopg.Error):
-                await wire.close()
+        await _ended(wire)
+
+
+async def look_at(wire: Wire) -> Primary:
+    """The primary of a connection. Raises psycopg's errors; on a standby too."""
+    known_s = time.monotonic()
+    [answer] = await wire.exchange(PRIMARY)
+    at, timeline, *place = answer.rows[0]
+    return Primary(at, timeline, tuple(place), known_s)
+
+
+async def _ended(wire: Wire | None) -> None:
+    """End a connection, also one that does not answer."""
+    if wire is not None:
+        wire.cut()
+        with suppress(psycopg.Error, OSError):
+            await wire.close()
