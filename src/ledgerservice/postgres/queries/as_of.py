@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import TextClause, text
+from sqlalchemy import Row, TextClause, text
 
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.postgres.queries.accounts import METADATA, AccountView
+from ledgerservice.postgres.queries.horizon import all_recorded
 from ledgerservice.postgres.queries.structs import select_list
 from ledgerservice.postgres.reader import Reader
 
@@ -29,15 +30,6 @@ class AccountAt(msgspec.Struct, frozen=True):
     final: bool
     effective: int
 
-
-# Only a batch holds a lock that conflicts with this one. When it is granted, all that was recorded
-# by the statement's timestamp is committed: a later batch reads its clock after it has its locks.
-# The lock is released at once. This commit has nothing to flush, so it need not wait for the disk.
-TRY_LOCK = text("""
-SELECT statement_timestamp(), set_config('synchronous_commit', 'off', true)
-FROM (SELECT FROM ledger.accounts WHERE ledger_id = :ledger AND id = :account
-      FOR SHARE SKIP LOCKED) l
-""")
 
 HELD_AT = "coalesce(e.held, 0) - coalesce(still.remaining, 0) - coalesce(late.released, 0)"
 """What an account `a` held by :at, with its last entry `e` by then and JOIN_EXPIRED."""
@@ -136,17 +128,18 @@ async def recorded_by(
     """The row that a statement finds of what was recorded on an account by a time, or None.
 
     In its column `final` the statement says whether anything was recorded later: if so, nothing
-    more can be recorded by that time. If not, an attempt to lock the account finds this out.
+    more can be recorded by that time. If not, it is final once nothing older is in flight.
     """
     values["ledger"] = reader.ledger_id
+    row = await _find(reader, statement, values)
+    if row is None or row.final:
+        return None if row is None else row._asdict()
+    is_final = await all_recorded(reader, time)
+    # Read again: what was in flight before is committed now.
+    row = await _find(reader, statement, values)
+    return None if row is None else row._asdict() | {"final": row.final or is_final}
+
+
+async def _find(reader: Reader, statement: TextClause, values: dict[str, Any]) -> Row[Any] | None:
     async with reader.connection() as connection:
-        row = (await connection.execute(statement, values)).one_or_none()
-        if row is None:
-            return None
-        if row.final:
-            return row._asdict()
-        # Separate statements: the read after the lock sees what was committed before it.
-        locked_at = await connection.scalar(TRY_LOCK, values)
-        row = (await connection.execute(statement, values)).one()
-        is_final = row.final or (locked_at is not None and time <= locked_at)
-        return row._asdict() | {"final": is_final}
+        return (await connection.execute(statement, values)).one_or_none()

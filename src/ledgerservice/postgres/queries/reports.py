@@ -1,6 +1,5 @@
 """Reports over a whole ledger: balances by currency and by owner, and totals by metadata."""
 
-import asyncio
 from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
@@ -19,11 +18,9 @@ from ledgerservice.postgres.queries.as_of import (
     JOIN_ENTRY,
     JOIN_EXPIRED,
 )
+from ledgerservice.postgres.queries.horizon import all_recorded
 from ledgerservice.postgres.queries.structs import EARLIEST, LATEST, Shape
 from ledgerservice.postgres.reader import Reader
-
-HORIZON_LOOKS = 100
-HORIZON_PAUSE_S = 0.01
 
 
 class TrialBalanceRow(msgspec.Struct, frozen=True):
@@ -114,13 +111,6 @@ TRIAL_BALANCE_EFFECTIVE_AT = text(f"""
                       ELSE ledger.version_at(a.ledger_id, a.id, a.version, :at) END
     WHERE a.ledger_id = :ledger AND (a.created_at <= :at OR d.has_begun)
 ) a {_BY_CURRENCY_IN_USE}
-""")
-
-# A database transaction that begins to write later has a higher number than this one, and its batch
-# is recorded after this timestamp.
-HORIZON = text("SELECT statement_timestamp(), pg_current_xact_id()::text")
-HORIZON_PASSED = text("""
-SELECT pg_snapshot_xmin(pg_current_snapshot()) > CAST(CAST(:number AS text) AS xid8)
 """)
 
 _OWNERS_AFTER = """
@@ -241,26 +231,9 @@ async def trial_balance(
     elif by == "effective":
         rows, final = await reader.rows(TRIAL_BALANCE_EFFECTIVE_AT, search=True, at=at), False
     else:
-        final = await _all_recorded(reader, at)
+        final = await all_recorded(reader, at)
         rows = await reader.rows(TRIAL_BALANCE_AT, search=True, at=at)
     return [_summed(TrialBalanceRow, row) for row in rows], final
-
-
-async def _all_recorded(reader: Reader, at: datetime) -> bool:
-    """Whether all that can be recorded by `at`, on any account, is committed.
-
-    Waits up to HORIZON_LOOKS * HORIZON_PAUSE_S seconds for the database transactions in flight. If
-    one takes longer, even in another database of the server, the answer is no.
-    """
-    async with reader.connection() as connection:
-        timestamp, number = (await connection.execute(HORIZON)).one()
-        if at > timestamp:
-            return False
-        for _ in range(HORIZON_LOOKS):
-            if await connection.scalar(HORIZON_PASSED, {"number": number}):
-                return True
-            await asyncio.sleep(HORIZON_PAUSE_S)
-    return False
 
 
 async def list_owner_balances(
