@@ -150,13 +150,26 @@ class Wire:
 
     async def copy(self, statement: str, chunks: Iterable[str]) -> None:
         """COPY FROM STDIN. A chunk is built while the server reads the chunks before it."""
-        statement = in_schema(statement, self._schema)
-        try:
-            async with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
-                for chunk in chunks:
-                    await copy.write(chunk)
-        except psycopg.Error as error:
-            raise without_values(error) from None
+        await self.begin_copy(statement, chunks)
+        await self.end_copy()
+
+    async def begin_copy(self, statement: str, chunks: Iterable[str]) -> None:
+        """`copy` without its end. The server has all rows then, and waits for `end_copy`."""
+        pgconn = self._pgconn
+        pgconn.send_query(in_schema(statement, self._schema).encode())
+        await self._flush()
+        await self._command_result()
+        for chunk in chunks:
+            while not pgconn.put_copy_data(chunk.encode()):
+                await self._ready(writes=True)
+            await self._flush()
+
+    async def end_copy(self) -> None:
+        """The end of a COPY. Only now its triggers run; an error in its rows is raised here."""
+        while not self._pgconn.put_copy_end():
+            await self._ready(writes=True)
+        await self._flush()
+        await self._command_result()
 
     @property
     def warnings(self) -> list[str]:
@@ -194,8 +207,8 @@ class Wire:
         results: list[pq.abc.PGresult] = []
         failed: pq.abc.PGresult | None = None
         while True:
-            if pgconn.flush() or pgconn.is_busy():
-                await self._ready()
+            if (writes := pgconn.flush() == 1) or pgconn.is_busy():
+                await self._ready(writes=writes)
                 pgconn.consume_input()
                 continue
             result = pgconn.get_result()
@@ -212,11 +225,35 @@ class Wire:
                 raise psycopg.OperationalError(pgconn.get_error_message())
         return results, failed
 
-    async def _ready(self) -> None:
-        """Wait until the socket can be read, or written if there is data to send."""
+    async def _flush(self) -> None:
+        """Send what has been put; read what the server says meanwhile."""
+        while self._pgconn.flush():
+            await self._ready(writes=True)
+            self._pgconn.consume_input()
+
+    async def _command_result(self) -> None:
+        """Wait for the result of a simple command, up to where it copies in. Raises its error."""
+        pgconn, failed = self._pgconn, None
+        while True:
+            while pgconn.is_busy():
+                await self._ready(writes=False)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None or result.status == pq.ExecStatus.COPY_IN:
+                break
+            if result.status not in _DONE:
+                failed = failed or result
+        if failed is not None:
+            raise without_values(error_from_result(failed))
+
+    async def _ready(self, *, writes: bool) -> None:
+        """Wait until the socket can be read; `writes`: or written, as there is data to send.
+
+        To look here whether there is would be too late: a COPY whose last data the server has just
+        taken waits for nothing that can be read.
+        """
         ready = self._loop.create_future()
         end = self._pgconn.socket
-        writes = self._pgconn.flush() == 1
 
         def wake() -> None:
             if not ready.done():

@@ -6,6 +6,7 @@ requests while it is busy. There is no timer. It answers after the COMMIT, never
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from ledgerservice.telemetry.exchanges import CURRENT
 log = logging.getLogger(__name__)
 
 CUT_S = 0.1  # so that the writer notices that its connection was cut
+NEVER = sys.maxsize
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -142,7 +144,7 @@ class Poster(Generic[Request, Answer]):
         self._queue: deque[Waiting[Request, Answer]] = deque()
         self._entered = 0
         self._taken = 0
-        self._idle = False
+        self._wake_at = NEVER  # waiting requests
         # Used by the writer only.
         self._writer_loop = writer_loop or self._loop
         self._arrived = asyncio.Event()
@@ -180,8 +182,8 @@ class Poster(Generic[Request, Answer]):
         waiting = Waiting(request, answer, self._weigh(request))
         self._entered += waiting.weight
         self._queue.append(waiting)
-        # After the append: the writer checks the queue once more after it sets _idle.
-        if self._idle:
+        # After the append: the writer checks the queue once more after it sets _wake_at.
+        if self._entered - self._taken >= self._wake_at:
             self._wake()
         self._deadlines.add(answer)
         return waiting
@@ -221,7 +223,7 @@ class Poster(Generic[Request, Answer]):
             await self._ended.wait()
 
     def _wake(self) -> None:
-        self._idle = False
+        self._wake_at = NEVER
         self._writer_loop.call_soon_threadsafe(self._arrived.set)
 
     def _cut(self) -> None:
@@ -231,22 +233,26 @@ class Poster(Generic[Request, Answer]):
     async def _write(self) -> None:
         try:
             while batch := await self._gather():
-                await self._answer_batch(batch)
+                await self._run(batch)
             await self._disconnect()
         finally:
             self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def _run(self, batch: list[Waiting[Request, Answer]]) -> None:
+        """Post a batch, which is then answered."""
+        await self._answer_batch(batch)
 
     async def _gather(self) -> list[Waiting[Request, Answer]]:
         """The next batch, as soon as there is one; an empty list when the poster is closed."""
         while not (batch := self._next_batch()):
             self._arrived.clear()
-            self._idle = True
-            # A request that came before _idle was set did not wake the writer.
+            self._wake_at = 0
+            # A request that came before _wake_at was set did not wake the writer.
             if not self._queue:
                 if self._closing:
                     break
                 await self._arrived.wait()
-            self._idle = False
+            self._wake_at = NEVER
         return batch
 
     def _next_batch(self) -> list[Waiting[Request, Answer]]:
@@ -307,9 +313,12 @@ class Poster(Generic[Request, Answer]):
             answers = await self._work(wire, requests)
         finally:
             clock.ended_s = perf_counter()
-        metrics.BATCH_REQUESTS.observe(len(requests), self.name)
-        metrics.BATCH_DURATION.observe(clock.ended_s - clock.began_s, self.name)
+        self._observe(clock, len(requests))
         return answers
+
+    def _observe(self, clock: BatchClock, requests: int) -> None:
+        metrics.BATCH_REQUESTS.observe(requests, self.name)
+        metrics.BATCH_DURATION.observe(clock.ended_s - clock.began_s, self.name)
 
     async def _disconnect(self) -> None:
         wire, self._wire = self._wire, None
