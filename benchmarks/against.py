@@ -39,6 +39,7 @@ from servers import LEDGER, ROOT
 
 ACCOUNTS = 10_000
 WORKLOADS = ("uniform", "hot")
+AT_ONCE = (1, 3)  # calls of 8,000
 READS = {"balance": "", "history of 20": "/history?limit=20"}
 READERS = 16
 THIS, BASE = "this", "base"
@@ -61,7 +62,11 @@ class Driver:
     def __init__(self, tree: Path, url: str) -> None:
         self._child = subprocess.Popen(
             [sys.executable, os.fspath(DRIVER), url, str(ACCOUNTS)],
-            env={**os.environ, "PYTHONPATH": os.fspath(tree / "src")},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.fspath(tree / "src"),
+                "LEDGER_REQUEST_DEADLINE_S": "300",  # a busy machine is no reason to give up
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -69,10 +74,11 @@ class Driver:
         )
         self.first_account = int(self._read())
 
-    def post(self, postmaster: int, workload: str, name: str) -> Figures:
-        """One run, with 8,000 transfers per call."""
+    def post(self, postmaster: int, workload: str, name: str, at_once: int) -> Figures:
+        """One run, with 8,000 transfers per call and `at_once` calls in flight."""
         clock = Clock(postmaster, self._child.pid)
-        transfers = int(self._request({"workload": workload, "name": name}))
+        run = json.dumps({"workload": workload, "name": name, "at_once": at_once})
+        transfers = int(self._request(run))
         return Figures(*clock.cost(transfers))
 
     def close(self) -> None:
@@ -81,9 +87,9 @@ class Driver:
         self._child.stdin.close()
         self._child.wait()
 
-    def _request(self, run: dict[str, str]) -> str:
+    def _request(self, run: str) -> str:
         assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps(run) + "\n")
+        self._child.stdin.write(f"{run}\n")
         self._child.stdin.flush()
         return self._read()
 
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="duration of each run over HTTP")
     parser.add_argument("--rounds", type=int, default=15, help="number of rounds")
     parser.add_argument("--connections", type=int, nargs="*", default=[1, 64])
+    parser.add_argument("--bulk", action="store_true", help="only many movements per call")
     parser.add_argument("--key", action="store_true", help="send a key to this tree")
     options = parser.parse_args()
     exit_on_sigterm()
@@ -137,6 +144,9 @@ def _compare(options: argparse.Namespace, folder: Path, trees: dict[str, Path]) 
                 connection.execute("VACUUM ANALYZE")
         postmaster = servers.postmaster(folder)
         rounds = _bulk(options.rounds, drivers, postmaster)
+        if options.bulk:
+            _print(rounds)
+            return
         children = {
             name: stack.enter_context(
                 servers.server(LEDGER, urls[name], PYTHONPATH=os.fspath(tree / "src"))
@@ -157,10 +167,14 @@ def _compare(options: argparse.Namespace, folder: Path, trees: dict[str, Path]) 
 def _bulk(count: int, drivers: dict[str, Driver], postmaster: int) -> Rounds:
     """Many movements per call."""
     rounds_by_case: Rounds = {}
-    for number, workload in itertools.product(range(count), WORKLOADS):
-        label = f"{number}-{workload}"
-        figures = {n: drivers[n].post(postmaster, workload, label) for n in _in_turn(number)}
-        rounds_by_case.setdefault(f"post {workload}", []).append(figures)
+    for number, workload, at_once in itertools.product(range(count), WORKLOADS, AT_ONCE):
+        label = f"{number}-{workload}-{at_once}"
+        figures = {
+            name: drivers[name].post(postmaster, workload, label, at_once)
+            for name in _in_turn(number)
+        }
+        case = f"post {workload}, {at_once} at once"
+        rounds_by_case.setdefault(case, []).append(figures)
     return rounds_by_case
 
 

@@ -1,7 +1,8 @@
 """Posts transfers, 8,000 per call, with the `ledgerservice` on PYTHONPATH; against.py runs it.
 
 It opens accounts with money and prints the first id. Then it reads lines `{"workload": ...,
-"name": ...}`; for each it posts 40,000 transfers and prints the number that was posted.
+"name": ..., "at_once": ...}`; for each it posts 48,000 transfers, with that many calls in flight,
+and prints the number that was posted.
 """
 
 import asyncio
@@ -10,11 +11,12 @@ import json
 import random
 import sys
 
+from ledgerservice.domain.instructions import Movement
 from ledgerservice.ledger import Ledger, deposit, transfer
 
 FUNDS = "1000000000.00"
 AT_ONCE = 2_000
-CALL, CALLS = 8_000, 5
+CALL, CALLS = 8_000, 6
 
 
 async def main(url: str, accounts: int) -> None:
@@ -39,19 +41,29 @@ async def main(url: str, accounts: int) -> None:
             print(await _run(ledger, sorted(ids), **json.loads(line)), flush=True)
 
 
-async def _run(ledger: Ledger, ids: list[int], workload: str, name: str) -> int:
+async def _run(ledger: Ledger, ids: list[int], workload: str, name: str, at_once: int) -> int:
+    calls = iter(range(CALLS))
+
+    async def caller() -> int:
+        posted = 0
+        for call in calls:
+            outcomes = await ledger.post(_transfers(ids, workload, f"{name}:{call}"))
+            posted += sum(outcome.posted for outcome in outcomes)
+        return posted
+
+    return sum(await asyncio.gather(*(caller() for _ in range(at_once))))
+
+
+def _transfers(ids: list[int], workload: str, name: str) -> list[Movement]:
     hot, *others = ids
-    posted = 0
-    for call in range(CALLS):
-        transfers = []
-        for number in range(CALL):
-            if workload == "hot":
-                sender, receiver = hot, random.choice(others)
-            else:
-                sender, receiver = random.sample(ids, 2)
-            transfers.append(transfer(sender, receiver, "0.01", f"{name}:{call}:{number}"))
-        posted += sum(outcome.posted for outcome in await ledger.post(transfers))
-    return posted
+    transfers = []
+    for number in range(CALL):
+        if workload == "hot":
+            sender, receiver = hot, random.choice(others)
+        else:
+            sender, receiver = random.sample(ids, 2)
+        transfers.append(transfer(sender, receiver, "0.01", f"{name}:{number}"))
+    return transfers
 
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
