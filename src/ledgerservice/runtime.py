@@ -68,7 +68,7 @@ from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.due import keep_sweeping
 from ledgerservice.posting.frames import MOVEMENTS
 from ledgerservice.posting.frozen import keep_ending_frozen
-from ledgerservice.posting.movements import MovementBatch, weight_of
+from ledgerservice.posting.movements import weight_of
 from ledgerservice.posting.observation import observed
 from ledgerservice.posting.poster import Poster
 from ledgerservice.posting.queues import Queues, another_loop
@@ -376,7 +376,7 @@ async def posting(
 def _of_ledgers(queues: Queues, poster: PosterAddress | None) -> dict[str, Any]:
     """The queues of what the ledgers of a database record and read."""
     movements = (
-        queues.writing(MOVEMENTS, MovementBatch(), weight_of)
+        queues.overlapping(MOVEMENTS)
         if poster is None
         else queues.remote(MOVEMENTS, poster, weight_of)
     )

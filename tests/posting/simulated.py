@@ -7,7 +7,6 @@ key and commit; what it refuses, delays, loses and leaves in doubt comes from a 
 import asyncio
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, make_dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,14 +16,23 @@ from psycopg import errors
 
 from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.transactions import Entry
-from ledgerservice.postgres import journal, locking, rows
+from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.pipeline import Request, Result
 from ledgerservice.postgres.rows import (
     FIND_DETAILS,
     FIND_ENTRIES,
-    PLAIN_CONSTANTS,
-    PLAIN_WRITTEN,
-    WRITTEN,
+)
+from tests.posting.simulated_rows import (
+    COPIED,
+    CURRENCY,
+    INSERTED,
+    entry_row,
+    found_row,
+    inserted_rows,
+    lines,
+    numbers,
+    row_of,
+    texts_of,
 )
 from tests.proof.journal import Account as AccountRow
 from tests.proof.journal import Entry as EntryRow
@@ -32,7 +40,7 @@ from tests.proof.journal import Journal
 from tests.proof.journal import Transaction as TransactionRow
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-CURRENCY, OUTSIDE = ("USD", 1, 2), -1
+OUTSIDE = -1
 KINDS = {1: "deposit", 2: "withdraw", 3: "transfer"}
 STATEMENT_ERRORS: list[type[psycopg.Error]] = [
     errors.SerializationFailure,
@@ -62,8 +70,7 @@ class Faults(NamedTuple):
     commit: float = 0.0
 
 
-Row: Any = make_dataclass("Row", ["recorded_at", *WRITTEN], frozen=True)
-"""A stored transaction, without its ledger."""
+JUDGE = "the trigger on entries"
 
 
 class Database:
@@ -78,6 +85,8 @@ class Database:
         self.rows: dict[tuple[int, str], Any] = {}
         self.entries: list[tuple[Entry, datetime]] = []
         self.locks: dict[int, asyncio.Lock] = {}
+        self.pending: dict[Any, _Session] = {}
+        """Unique keys that are not yet committed: whoever inserts one too waits for their end."""
         self.blocks = 0
         self.sessions: set[asyncio.Task[None]] = set()
 
@@ -139,8 +148,19 @@ class Connection:
         return await self._wait(self._session.run(requests, self.warnings))
 
     async def copy(self, statement: str, chunks: Iterable[str]) -> None:
-        text = "".join(chunks)
-        await self._wait(self._session.run([Request(statement, [text.encode()])], []))
+        await self.begin_copy(statement, chunks)
+        await self.end_copy()
+
+    async def begin_copy(self, statement: str, chunks: Iterable[str]) -> None:
+        """The server takes the rows while the client goes on; what they violate, the end says."""
+        request = Request(statement, ["".join(chunks).encode()])
+        self._rows_of_copy = asyncio.ensure_future(self._wait(self._session.run([request], [])))
+        self._rows_of_copy.add_done_callback(_retrieve)
+        await asyncio.sleep(0)
+
+    async def end_copy(self) -> None:
+        await self._rows_of_copy
+        await self._wait(self._session.run([Request(JUDGE)], []))
 
     async def _wait(self, work: Any) -> Any:
         if self._lost.done():
@@ -149,9 +169,9 @@ class Connection:
         task = asyncio.ensure_future(work)
         self._database.sessions.add(task)
         task.add_done_callback(self._database.sessions.discard)
+        task.add_done_callback(_retrieve)
         await asyncio.wait([task, self._lost], return_when=asyncio.FIRST_COMPLETED)
         if self._lost.done():
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise psycopg.OperationalError("the connection is lost")
         try:
             return task.result()
@@ -169,6 +189,12 @@ class Connection:
         self.cut()
 
 
+def _retrieve(done: "asyncio.Future[Any]") -> None:
+    """Nobody may be there any more to whom an error matters."""
+    if not done.cancelled():
+        done.exception()
+
+
 class _ConnectionLost(Exception):
     """The client hears nothing more."""
 
@@ -179,6 +205,8 @@ class _Session:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._held: list[asyncio.Lock] = []
+        self._ended = asyncio.Event()
+        self._judged = 0  # entries
         self._rows: list[Any] = []
         self._entries: list[tuple[Entry, datetime]] = []
         self._busy = False
@@ -194,8 +222,13 @@ class _Session:
     def _end(self) -> None:
         for lock in self._held:
             lock.release()
-        self._held, self._rows, self._entries = [], [], []
+        self._held, self._rows, self._entries, self._judged = [], [], [], 0
         self.open = self._aborted = False
+        pending = self._database.pending
+        for key in [key for key, session in pending.items() if session is self]:
+            del pending[key]
+        self._ended.set()
+        self._ended = asyncio.Event()
 
     async def run(self, requests: Iterable[Request], warnings: list[str]) -> list[Result]:
         self._busy = True
@@ -262,6 +295,11 @@ class _Session:
         self._held, self._rows, self._entries, self.open = [], [], [], False
         later = _Session(self._database)
         later._held, later._rows, later._entries = held, rows, entries
+        for key, session in self._database.pending.items():
+            if session is self:
+                self._database.pending[key] = later
+        self._judged = 0
+        self._ended.set()
 
         async def decide() -> None:
             await asyncio.sleep(self._database.chance.expovariate(0.5))
@@ -300,15 +338,17 @@ class _Session:
         elif statement == journal.ROLLBACK:
             self._end()
         elif statement == locking.LOCK_ACCOUNTS:
-            return Result(await self._lock(*map(_numbers, parameters[1:])), "SELECT")
+            return Result(await self._lock(*map(numbers, parameters[1:])), "SELECT")
+        elif statement == locking.READ_ACCOUNTS:
+            return Result(self._read(self._wanted(*map(numbers, parameters[1:]))), "SELECT")
         elif statement == locking.FIND_EARLIER:
-            wanted = zip(_numbers(parameters[1]), _texts(parameters[3]), strict=True)
+            wanted = zip(numbers(parameters[1]), texts_of(parameters[3]), strict=True)
             rows = [database.rows[key] for key in wanted if key in database.rows]
-            return Result([_found(row) for row in dict.fromkeys(rows)], "SELECT")
+            return Result([found_row(row) for row in dict.fromkeys(rows)], "SELECT")
         elif statement == FIND_ENTRIES:
-            ids = set(_numbers(parameters[1]))
+            ids = set(numbers(parameters[1]))
             found = [entry for entry, _ in database.entries if entry.transaction_id in ids]
-            return Result([_entry(entry) for entry in found], "SELECT")
+            return Result([entry_row(entry) for entry in found], "SELECT")
         elif statement == FIND_DETAILS:
             return Result([], "SELECT")
         elif statement == locking.TAKE_XID:
@@ -319,106 +359,90 @@ class _Session:
             database.blocks = blocks.stop
             return Result([(database.now(), [block * 100 + 1 for block in blocks])], "SELECT")
         else:
-            self._write(statement, parameters)
+            await self._write(statement, parameters)
         return Result([], "OK")
 
     async def _lock(self, named: list[int], outside: list[int]) -> list[tuple[Any, ...]]:
-        database = self._database
-        wanted = {number for number in named if number in database.accounts}
-        if any(number in database.accounts for number in outside):
-            wanted.add(OUTSIDE)
-        rows = []
-        for number in sorted(wanted):
-            lock = database.locks.setdefault(number, asyncio.Lock())
+        wanted = self._wanted(named, outside)
+        for number in wanted:
+            lock = self._database.locks.setdefault(number, asyncio.Lock())
             await lock.acquire()
             self._held.append(lock)
-            a = database.accounts[number]
-            rows.append(tuple(getattr(a, name) for name in Account.__struct_fields__))
-        return rows
+        return self._read(wanted)
 
-    def _write(self, statement: str, parameters: Any) -> None:
-        if statement in _COPIED:
-            names = _COPIED[statement]
-            self._add(_row(names, line.split("\t")[1:]) for line in _lines(parameters))
-        elif statement in _INSERTED:
-            self._add(_inserted_rows(_INSERTED[statement], parameters))
+    def _wanted(self, named: list[int], outside: list[int]) -> list[int]:
+        accounts = self._database.accounts
+        wanted = {number for number in named if number in accounts}
+        return sorted(wanted | ({OUTSIDE} if any(one in accounts for one in outside) else set()))
+
+    def _read(self, accounts: list[int]) -> list[tuple[Any, ...]]:
+        states = (self._database.accounts[number] for number in accounts)
+        return [tuple(getattr(a, name) for name in Account.__struct_fields__) for a in states]
+
+    async def _judge(self) -> None:
+        """What the trigger checks: lock the accounts, and see whether the entries continue them."""
+        database = self._database
+        entries, self._judged = self._entries[self._judged :], len(self._entries)
+        for number in sorted({entry.account_id for entry, _ in entries}):
+            lock = database.locks.setdefault(number, asyncio.Lock())
+            if lock not in self._held:
+                await _unless_deadlocked(lock.acquire())
+                self._held.append(lock)
+        states = {number: (a.version, a.balance) for number, a in database.accounts.items()}
+        for entry, moment in entries:
+            version, balance = states[entry.account_id]
+            account = database.accounts[entry.account_id]
+            late = moment < account.last_recorded_at
+            if late or (entry.seq, entry.balance) != (version + 1, balance + entry.amount):
+                raise errors.CheckViolation("its new entries do not continue it")
+            states[entry.account_id] = entry.seq, entry.balance
+
+    async def _take_key(self, key: Any) -> None:
+        """Wait for whoever has inserted it and not yet committed."""
+        pending = self._database.pending
+        while (holder := pending.get(key, self)) is not self:
+            await _unless_deadlocked(holder._ended.wait())
+        pending[key] = self
+
+    async def _write(self, statement: str, parameters: Any) -> None:
+        if statement in COPIED:
+            names = COPIED[statement]
+            await self._add(row_of(names, line.split("\t")[1:]) for line in lines(parameters))
+        elif statement in INSERTED:
+            await self._add(inserted_rows(INSERTED[statement], parameters))
+        elif statement == JUDGE:
+            await self._judge()
         elif statement == journal.COPY_ENTRIES:
-            for line in _lines(parameters):
+            for line in lines(parameters):
                 _, moment, *columns = line.split("\t")
                 entry = Entry(*map(int, columns))
-                self._entries.append((entry, datetime.fromisoformat(moment)))
+                await self._add_entry(entry, datetime.fromisoformat(moment))
         elif statement == journal.INSERT_ENTRIES.statement:
             recorded_at = datetime.fromisoformat(parameters[1].decode())
-            for numbers in zip(*map(_numbers, parameters[2:]), strict=True):
-                self._entries.append((Entry(*numbers), recorded_at))
+            for values in zip(*map(numbers, parameters[2:]), strict=True):
+                await self._add_entry(Entry(*values), recorded_at)
+            await self._judge()
         else:
             assert statement == journal.WRITE_BARRIER, statement
 
-    def _add(self, rows: Iterable[Any]) -> None:
+    async def _add(self, rows: Iterable[Any]) -> None:
         for row in rows:
-            if (row.account_id, row.idempotency_key) in self._database.rows:
+            place = row.account_id, row.idempotency_key
+            await self._take_key(place)
+            if place in self._database.rows:
                 raise KeyTaken("the key is there")
             self._rows.append(row)
 
-
-def _numbers(array: bytes | None) -> list[Any]:
-    inside = (array or b"{}").decode()[1:-1]
-    return [None if item == "NULL" else int(item) for item in inside.split(",")] if inside else []
-
-
-def _texts(array: bytes | None) -> list[Any]:
-    """Only keys without quotes, commas and backslashes are used here."""
-    inside = (array or b"{}").decode()[1:-1]
-    items = inside.split(",") if inside else []
-    return [None if item == "NULL" else item.strip('"') for item in items]
+    async def _add_entry(self, entry: Entry, moment: datetime) -> None:
+        await self._take_key((entry.account_id, entry.seq))
+        if entry.seq <= self._database.accounts[entry.account_id].version:
+            raise errors.UniqueViolation("the seq is there")
+        self._entries.append((entry, moment))
 
 
-def _lines(parameters: Any) -> list[str]:
-    return str(parameters[0].decode()).splitlines()
-
-
-_COPIED = {
-    journal.COPY_TRANSACTIONS: tuple(WRITTEN),
-    journal.COPY_PLAIN: (*PLAIN_CONSTANTS, *PLAIN_WRITTEN),
-}
-_INSERTED = {
-    journal.INSERT_TRANSACTIONS.statement: tuple(WRITTEN),
-    journal.INSERT_PLAIN.statement: tuple(PLAIN_WRITTEN),
-}
-
-
-def _row(names: tuple[str, ...], texts: list[str]) -> Any:
-    """A row of its columns in COPY's text format; the others have their defaults."""
-    moment, *rest = texts
-    values: dict[str, Any] = {"origin": 0, "has_details": False, **PLAIN_CONSTANTS}
-    values |= {n: _value(WRITTEN[n], text) for n, text in zip(names, rest, strict=True)}
-    return Row(datetime.fromisoformat(moment), *(values.get(name) for name in WRITTEN))
-
-
-def _value(kind: str, text: str) -> Any:
-    if text == "\\N":
-        return None
-    if kind == "boolean":
-        return text == "t"
-    return text if kind == "text" else int(text)
-
-
-def _inserted_rows(names: tuple[str, ...], parameters: Any) -> Iterable[Any]:
-    moment = parameters[1].decode()
-    columns = [_texts(values) for values in parameters[2:]]
-    for texts in zip(*columns, strict=True):
-        yield _row(names, [moment, *("\\N" if text is None else text for text in texts)])
-
-
-def _found(row: Any) -> tuple[Any, ...]:
-    values = asdict(row) | {
-        "key": row.idempotency_key,
-        "currency": CURRENCY[0],
-        "exponent": CURRENCY[2],
-    }
-    return tuple(values[name] for name in rows.TransactionRow._fields)
-
-
-def _entry(e: Entry) -> tuple[Any, ...]:
-    return (e.account_id, e.seq, e.transaction_id, e.currency_number, e.amount, e.held_change,
-            e.balance, e.held)  # fmt: skip
+async def _unless_deadlocked(waiting: Any) -> None:
+    """PostgreSQL looks for a cycle after a second; here nobody waits for longer."""
+    try:
+        await asyncio.wait_for(waiting, 1.0)
+    except TimeoutError:
+        raise errors.DeadlockDetected("deadlock detected") from None

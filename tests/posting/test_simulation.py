@@ -22,7 +22,9 @@ from ledgerservice.api.movements import answers as rendering
 from ledgerservice.domain.instructions import Group, Kind, Movement
 from ledgerservice.domain.transactions import Failed, Outcome, Recorded
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.posting.movements import MovementBatch, weight_of
+from ledgerservice.postgres import journal
+from ledgerservice.posting import overlapping
+from ledgerservice.posting.overlapping import OverlappingPoster
 from ledgerservice.posting.poster import Limits, Poster
 from tests.posting.simulated import Database, Faults
 from tests.proof.checker import check
@@ -53,6 +55,9 @@ def run(work: Coroutine[Any, Any, None], seed: str) -> None:
     with asyncio.Runner(loop_factory=make) as runner, pytest.MonkeyPatch.context() as patch:
         clock = SimpleNamespace(monotonic=runner.get_loop().time)
         patch.setattr(tenacity, "time", clock)
+        # So that the batches of a few clients are large, and overlap most of the time.
+        patch.setattr(journal, "COPY_FROM_TRANSACTIONS", 2)
+        patch.setattr(overlapping, "BATCHES_UNDER_LOCKS", 2)
         runner.run(work)
 
 
@@ -64,17 +69,25 @@ class Simulation:
         self.database = Database(ACCOUNTS, seed)
         self.attempts: list[Attempt] = []
         self.posters: list[Poster[Group, Any]] = []
+        self.busy = False
+        """New movements come one after another: their batches overlap."""
         self._asked: list[Request] = []
 
-    def poster(self, kind: type[Poster[Group, Any]] = Poster) -> Poster[Group, Any]:
+    def poster(self, kind: type[OverlappingPoster] = OverlappingPoster) -> Poster[Group, Any]:
         connect: Any = self.database.connect
-        made = kind(connect, MovementBatch(), LIMITS, weight_of)
+        made = kind(connect, LIMITS)
         self.posters.append(made)
         return made
 
+    async def fund(self) -> None:
+        """Give every account money, so that most movements are posted."""
+        for account in range(1, ACCOUNTS + 1):
+            request = Request("deposit", account, None, 100_000, f"funds {account}")
+            await self.ask(self.posters[0], [request])
+
     async def client(self, number: int, requests: int) -> None:
         for count in range(requests):
-            await asyncio.sleep(self.chance.expovariate(2.0))
+            await asyncio.sleep(self.chance.expovariate(100.0 if self.busy else 2.0))
             wanted = [
                 self.request(f"c{number}-{count}.{n}")
                 for n in range(self.chance.choice([1, 1, 1, 2, 5]))
@@ -82,7 +95,7 @@ class Simulation:
             await self.ask(self.chance.choice(self.posters), wanted, self.chance.random() < 0.2)
 
     def request(self, key: str) -> Request:
-        if self._asked and self.chance.random() < 0.2:
+        if self._asked and self.chance.random() < (0.01 if self.busy else 0.2):
             asked = self.chance.choice(self._asked)
             more = int(self.chance.random() < 0.3)
             return Request(asked.kind, asked.account, asked.other, asked.amount + more, asked.key)
@@ -167,6 +180,9 @@ async def storm(seed: str) -> None:
         commit=rate,
     )
     async with asyncio.TaskGroup() as group:
+        if chance.random() < 0.5:
+            simulation.busy = True
+            await simulation.fund()
         for number in range(chance.randint(1, 12)):
             group.create_task(simulation.client(number, chance.randint(1, 8)))
     await simulation.settle()
@@ -218,7 +234,7 @@ async def with_a_caller_gone(at: int, seen: list[int]) -> None:
 async def with_the_writer_gone(at: int, seen: list[int]) -> None:
     """The writer is cancelled, as by a poster that is closed and cannot wait."""
 
-    class Dying(Poster[Group, Any]):
+    class Dying(OverlappingPoster):
         async def _write(self) -> None:
             await interrupted(super()._write(), at, seen)
 

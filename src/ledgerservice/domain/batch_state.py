@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 import msgspec
 
@@ -72,6 +73,9 @@ class AccountState:
         self.before = tuple(earlier)
 
 
+NO_STATES: Mapping[int, AccountState] = MappingProxyType({})
+
+
 class BatchState:
     """The accounts, and the state that instructions build on, within a batch.
 
@@ -80,8 +84,16 @@ class BatchState:
     put right would go on ending holds too early.
     """
 
-    def __init__(self, accounts: Mapping[int, Account], parents: Parents, now: datetime) -> None:
+    def __init__(
+        self,
+        accounts: Mapping[int, Account],
+        parents: Parents,
+        now: datetime,
+        continued: Mapping[int, AccountState] = NO_STATES,
+    ) -> None:
+        """`continued` are states as the batch before leaves them; they go on from there."""
         self.accounts = {number: AccountState(account) for number, account in accounts.items()}
+        self.accounts.update(continued)
         self.transactions = parents.transactions
         self.holds = dict(parents.holds)
         self.reversed = {number: dict(sums) for number, sums in parents.reversed.items()}

@@ -16,7 +16,7 @@ import msgspec
 
 from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, is_same_amount, to_minor
-from ledgerservice.domain.batch_state import AccountState, BatchState
+from ledgerservice.domain.batch_state import NO_STATES, AccountState, BatchState
 from ledgerservice.domain.digests import digest_of, is_digest_of
 from ledgerservice.domain.instructions import (
     Capture,
@@ -69,13 +69,24 @@ _account_id = attrgetter("account_id")
 class Plan(msgspec.Struct, frozen=True):
     """The decisions on a batch: an answer for each group, and the transactions to write.
 
-    The first `service_initiated` transactions release holds that had expired.
+    The first `service_initiated` transactions release holds that had expired. `states` are the
+    accounts as the batch leaves them; the plan of the next one may continue them, and changes them.
     """
 
     answers: list[Outcomes]
     transactions: list[Transaction]
     recorded_at: datetime
     service_initiated: int = 0
+    states: Mapping[int, AccountState] = NO_STATES
+
+    def is_plain(self) -> bool:
+        """Whether it only posts movements, on accounts without holds: the database judges it all.
+
+        What is decided and moves no account, such as a decline, is judged by nobody.
+        """
+        return all(t.refusal is None and t.extra is None for t in self.transactions) and not any(
+            state.held for state in self.states.values()
+        )
 
     def entries(self) -> list[Entry]:
         """All entries to write, by account, each account's in the order of its seq."""
@@ -84,9 +95,15 @@ class Plan(msgspec.Struct, frozen=True):
         return rows
 
 
-def recording_time(now: datetime, accounts: Mapping[int, Account]) -> datetime:
-    """The `recorded_at` of a batch: now, but after everything recorded on its accounts."""
+def recording_time(
+    now: datetime, accounts: Mapping[int, Account], after: datetime | None = None
+) -> datetime:
+    """The `recorded_at` of a batch: now, but after everything recorded on its accounts, and `after`
+    that time.
+    """
     last = max((account.last_recorded_at for account in accounts.values()), default=now)
+    if after is not None and last < after:
+        last = after
     return now if last < now else last + MICROSECOND
 
 
@@ -99,6 +116,8 @@ def plan(
     *,
     salts: Iterator[bytes],
     parents: Parents = NO_PARENTS,
+    continued: Mapping[int, AccountState] = NO_STATES,
+    after: datetime | None = None,
 ) -> Plan:
     """Decide the instructions of `groups` in order.
 
@@ -106,13 +125,16 @@ def plan(
     external accounts of their currencies; `earlier` the recorded outcomes of their keys; `now` is a
     clock reading taken after the locks; `ids` are unused transaction ids; `salts` random bytes for
     the digests; `parents` the state that they build on. Expired holds of the locked accounts are
-    released first.
+    released first. A batch that overlaps the one before has further accounts in `continued`, as the
+    plan before leaves them, which was recorded at `after`.
     """
-    batch = _Batch(accounts, earlier, now, ids, salts, parents)
+    recorded_at = recording_time(now, accounts, after)
+    batch = _Batch(BatchState(accounts, parents, now, continued), earlier, recorded_at, ids, salts)
     batch.release_expired()
     service_initiated = len(batch.transactions)
     answers = [batch.decide_group(group) for group in groups]
-    return Plan(answers, batch.transactions, batch.recorded_at, service_initiated)
+    states = batch.state.accounts
+    return Plan(answers, batch.transactions, recorded_at, service_initiated, states)
 
 
 class _Batch:
@@ -120,15 +142,14 @@ class _Batch:
 
     def __init__(
         self,
-        accounts: Mapping[int, Account],
+        state: BatchState,
         earlier: Mapping[Key, Transaction],
-        now: datetime,
+        recorded_at: datetime,
         ids: Iterator[int],
         salts: Iterator[bytes],
-        parents: Parents,
     ) -> None:
-        self.state = BatchState(accounts, parents, now)
-        self.recorded_at = recording_time(now, accounts)
+        self.state = state
+        self.recorded_at = recorded_at
         self._records = dict(earlier)
         self._ids = ids
         self._salts = salts

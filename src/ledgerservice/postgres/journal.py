@@ -228,6 +228,21 @@ async def record_new(wire: Wire, ledger: int, plan: Plan, movements: int) -> boo
     return False
 
 
+async def begin_recording(wire: Wire, ledger: int, plan: Plan) -> None:
+    """Copy the rows of a plain plan, but withhold the end of its entries: nothing is judged yet."""
+    head = _head(ledger, plan)
+    await _copy_transactions(wire, head, plan)
+    await wire.begin_copy(COPY_ENTRIES, _copied_entries(head, plan))
+
+
+async def finish_recording(wire: Wire) -> None:
+    """End the entries, so that the trigger judges them, and commit. Raises CommitUnconfirmed."""
+    await wire.end_copy()
+    batches.end_phase(batches.WRITE)
+    await commit(wire)
+    batches.end_phase(batches.COMMIT)
+
+
 async def abandon(wire: Wire) -> None:
     """Roll back the open transaction."""
     await wire.exchange(Request(ROLLBACK))
@@ -247,12 +262,20 @@ async def _write(wire: Wire, ledger: int, plan: Plan) -> list[Request]:
     if len(plan.transactions) < COPY_FROM_TRANSACTIONS:
         transactions, *entries = _inserts(ledger, plan)
         return [transactions, *side_rows, *entries, *dated]
-    head = f"{ledger}\t{plan.recorded_at.isoformat()}\t"
+    head = _head(ledger, plan)
     await _copy_transactions(wire, head, plan)
     if side_rows:
         await wire.exchange(*side_rows)
-    await wire.copy(COPY_ENTRIES, _in_chunks(copied_entries(head, plan.entries())))
+    await wire.copy(COPY_ENTRIES, _copied_entries(head, plan))
     return dated
+
+
+def _head(ledger: int, plan: Plan) -> str:
+    return f"{ledger}\t{plan.recorded_at.isoformat()}\t"
+
+
+def _copied_entries(head: str, plan: Plan) -> Iterator[str]:
+    return _in_chunks(copied_entries(head, plan.entries()))
 
 
 async def _copy_transactions(wire: Wire, head: str, plan: Plan) -> None:

@@ -6,10 +6,12 @@ a statement that locks and also reads another table would read an older snapshot
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
 from ledgerservice.domain.accounts import Account
+from ledgerservice.domain.batch_state import AccountState
 from ledgerservice.domain.instructions import Hold, Instruction, Kind, Movement, Origin, Step
 from ledgerservice.domain.planner import Key
 from ledgerservice.domain.rules import RULES, Lookup
@@ -60,6 +62,11 @@ CROSS JOIN LATERAL (
 """
 ORDERED_ARRAYS = 180_000
 """The first server version that has been tested to look up an array in its order."""
+
+# For a batch that overlaps the one before. The journal's trigger locks and judges what was read.
+READ_ACCOUNTS, READ_ONE_BY_ONE = (
+    statement.replace("FOR NO KEY UPDATE", "") for statement in (LOCK_ACCOUNTS, LOCK_ONE_BY_ONE)
+)
 
 # Before the ids, by every writer that takes some. Whoever reads the sequence, and then waits until
 # no older database transaction is open, has every id up to there for good: the feed's safe id.
@@ -179,6 +186,45 @@ async def _find_transactions(wire: Wire, ledger: int, ids: Sequence[int]) -> dic
     return {one.id: one for one in _transactions(found.rows, beside)}
 
 
+class Glimpse(NamedTuple):
+    """The state that a batch is decided on before the one before it has committed.
+
+    `accounts` were read without locks, `continued` has the others as the batch before leaves them.
+    """
+
+    accounts: dict[int, Account]
+    continued: dict[int, AccountState]
+    now: datetime
+    blocks: list[int]
+
+
+async def glimpse(
+    wire: Wire,
+    ledger: int,
+    movements: Sequence[Instruction],
+    before: Mapping[int, AccountState],
+    *begin: Request,
+) -> Glimpse:
+    """Read the accounts that are not in `before`, without locks; then take the clock and ids."""
+    named, of_external = _named(movements)
+    for customer in tuple(of_external):
+        if (state := before.get(customer)) is not None:
+            named.add(state.account.external_id)
+            of_external.remove(customer)
+    continued = {one: before[one] for one in named if one in before}
+    ordered = wire.server_version >= ORDERED_ARRAYS
+    statement = READ_ACCOUNTS if ordered else READ_ONE_BY_ONE
+    unknown = [number(ledger), array(named - continued.keys()), array(of_external)]
+    *_, read, _, taken = await wire.exchange(
+        *begin, Request(statement, unknown), Request(TAKE_XID), take_ids(len(movements))
+    )
+    [(now, blocks)] = taken.rows
+    accounts = {row[0]: Account(*row) for row in read.rows}
+    # The external accounts of currencies that were not known.
+    continued |= {one: before[one] for one in accounts if one in before}
+    return Glimpse(accounts, continued, now, blocks)
+
+
 async def lock(
     wire: Wire,
     ledger: int,
@@ -221,6 +267,14 @@ def _lock_accounts(
     instructions: Sequence[Instruction],
     parents: Mapping[int, Transaction],
 ) -> Request:
+    accounts, of_external = _named(instructions)
+    for parent in parents.values():
+        accounts.update(accounts_of(parent))
+    return lock_accounts(wire, ledger, accounts, of_external)
+
+
+def _named(instructions: Sequence[Instruction]) -> tuple[set[int], set[int]]:
+    """The accounts that instructions name, and those of whose currency they move the external."""
     accounts: set[int] = set()
     of_external: set[int] = set()
     for one in instructions:
@@ -232,9 +286,7 @@ def _lock_accounts(
                 accounts.add(one.counterparty_id)
         else:
             accounts.update(RULES[type(one)].names(one))
-    for parent in parents.values():
-        accounts.update(accounts_of(parent))
-    return lock_accounts(wire, ledger, accounts, of_external)
+    return accounts, of_external
 
 
 def lock_accounts(

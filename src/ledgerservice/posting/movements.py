@@ -1,9 +1,10 @@
 """One batch of instructions: lock, plan, write; in a transaction of its own."""
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ledgerservice.domain import planner
 from ledgerservice.domain.digests import SALT_BYTES
@@ -34,8 +35,43 @@ def salts() -> Iterator[bytes]:
     return iter(partial(secrets.token_bytes, SALT_BYTES), None)
 
 
+class Ahead(NamedTuple):
+    """The plan of a batch that is about to be committed, in a ledger."""
+
+    ledger: int
+    plan: Plan
+
+
+Announce = Callable[[Ahead | None], None]
+
+
+def _not_overlapping(_: Ahead | None) -> None:
+    """Nobody overlaps a batch that is posted by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """A batch that is written but for the end of its entries, while the one `before` it is not yet
+    committed. It must not be finished before that one is.
+    """
+
+    wire: Wire
+    before: Ahead
+    ahead: Ahead
+
+    async def finish(self) -> list[Outcomes]:
+        """Let the database judge it, and commit; the answers. Raises psycopg's errors."""
+        await journal.finish_recording(self.wire)
+        plan = self.ahead.plan
+        _count(plan, all_new=True)
+        return plan.answers
+
+
 class MovementBatch:
     """Posts one batch of instructions, for each ledger in turn.
+
+    `announce` is called with the plan of a large batch of movements before it is written, and with
+    None if it will not be committed after all.
 
     A large batch of plain movements is posted without looking up its keys, which saves a tenth of
     the server's work, as long as all keys are new: each movement writes a row then, and the unique
@@ -45,12 +81,13 @@ class MovementBatch:
 
     def __init__(self) -> None:
         self._all_new = True
+        self.announce: Announce = _not_overlapping
 
     async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
         """The answers to `groups`, in order, durable; a dry run only gets an answer."""
         first = groups[0]
         if all(g.ledger == first.ledger and g.dry_run == first.dry_run for g in groups):
-            return await self._post(wire, groups)
+            return await self._post(wire, groups, self.announce)
         parts: dict[tuple[int, bool], list[int]] = {}
         for place, group in enumerate(groups):
             parts.setdefault((group.ledger, group.dry_run), []).append(place)
@@ -60,15 +97,18 @@ class MovementBatch:
             answers.update(zip(places, outcomes, strict=True))
         return [answers[place] for place in range(len(groups))]
 
-    async def _post(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
+    async def _post(
+        self, wire: Wire, groups: list[Group], announce: Announce = _not_overlapping
+    ) -> list[Outcomes]:
         ledger, instructions = groups[0].ledger, _instructions(groups)
         if groups[0].dry_run:
             return await self._rehearse(wire, groups)
         plan = None
-        many = len(instructions) >= journal.COPY_FROM_TRANSACTIONS
-        if many and self._all_new and set(map(type, instructions)) == {Movement}:
+        if self._all_new and _many_movements(instructions):
             plan = await self._plan(wire, groups, instructions, look_up_keys=False)
+            announce(Ahead(ledger, plan))
             if not await journal.record_new(wire, ledger, plan, len(instructions)):
+                announce(None)
                 plan = None
         if plan is None:
             plan = await self._plan(wire, groups, instructions)
@@ -76,6 +116,36 @@ class MovementBatch:
         self._all_new = len(plan.transactions) - plan.service_initiated == len(instructions)
         _count(plan, all_new=self._all_new)
         return plan.answers
+
+    async def overlap(self, wire: Wire, groups: list[Group], before: Ahead) -> Overlap | None:
+        """Write a batch on the states that the one before it leaves, without locks and look-ups.
+
+        None, with nothing done, if the batch is not one that the database can judge: a large one of
+        plain movements that are all posted, with new keys, on accounts without holds.
+        """
+        ledger, instructions = before.ledger, _instructions(groups)
+        same = all(one.ledger == ledger and not one.dry_run for one in groups)
+        if not (same and self._all_new and _many_movements(instructions)):
+            return None
+        begin, known = Request(journal.BEGIN), before.plan.states
+        glimpse = await locking.glimpse(wire, ledger, instructions, known, begin)
+        batches.end_phase(batches.LOCK)
+        plan = planner.plan(
+            groups,
+            glimpse.accounts,
+            {},
+            glimpse.now,
+            locking.ids_of(glimpse.blocks),
+            salts=salts(),
+            continued=glimpse.continued,
+            after=before.plan.recorded_at,
+        )
+        batches.end_phase(batches.PLAN)
+        if len(plan.transactions) != len(instructions) or not plan.is_plain():
+            await journal.abandon(wire)
+            return None
+        await journal.begin_recording(wire, ledger, plan)
+        return Overlap(wire, before, Ahead(ledger, plan))
 
     async def _rehearse(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
         """The answer of each group if it came now, and alone. Nothing is written."""
@@ -151,6 +221,11 @@ def planned(groups: list[Group], locked: Locked, ids: Iterator[int]) -> Plan:
         salts=salts(),
         parents=locked.parents,
     )
+
+
+def _many_movements(instructions: Sequence[Instruction]) -> bool:
+    many = len(instructions) >= journal.COPY_FROM_TRANSACTIONS
+    return many and set(map(type, instructions)) == {Movement}
 
 
 def _instructions(groups: list[Group]) -> list[Instruction]:

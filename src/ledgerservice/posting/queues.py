@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ledgerservice.postgres.connections import Database
+from ledgerservice.posting.overlapping import OverlappingPoster
 from ledgerservice.posting.poster import Limits, Poster, Work
 from ledgerservice.posting.remote import PosterAddress, RemotePoster
 
@@ -33,6 +34,14 @@ class Queues:
     ) -> Poster[Any, Any]:
         """A poster whose writer has a thread of its own."""
         return self._add(name, work, weigh, self._writers)
+
+    def overlapping(self, name: str) -> Poster[Any, Any]:
+        """A poster of movements, whose large batches overlap."""
+        poster = OverlappingPoster(
+            self._connect, self._limits, self._writers, f"{name}{self._suffix}"
+        )
+        self.posters.append(poster)
+        return poster
 
     def reading(self, name: str, work: Work[Any, Any]) -> Poster[Any, Any]:
         """A poster that gathers reads."""

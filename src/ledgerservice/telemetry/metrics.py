@@ -60,6 +60,12 @@ PHASES = Histogram(
 RETRIES = Counter(
     "ledger_batch_retries_total", "Batches that were run again, by SQLSTATE.", "queue", "sqlstate"
 )
+OVERLAPS = Counter(
+    "ledger_batches_overlapped_total",
+    "Batches that were begun before the one before them had committed, by what became of them.",
+    "queue",
+    "outcome",
+)
 UNRESOLVED = Counter(
     "ledger_commits_unresolved_total",
     "Batches that were given up while the outcome of their COMMIT may be unknown.",
