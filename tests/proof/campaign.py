@@ -75,6 +75,9 @@ MIXTURE = "mixture"
 MIXED = [fault for fault, parts in PARTS.items() if parts <= {PROXY, DISK, SERVICES}]
 FAULTS = {fault.__name__: fault for fault in PARTS}
 
+OVERLAPPING = 0.25
+"""The part of the rounds in which the batches overlap."""
+
 
 @dataclass
 class Result:
@@ -88,6 +91,7 @@ class Result:
     report: Report = field(default_factory=Report)
     healed_s: float = 0.0
     resolved_s: float = 0.0
+    overlapped: int = 0  # batches
     verified: list[str] = field(default_factory=list)
 
     @property
@@ -159,8 +163,14 @@ class Campaign:
                 break
         return result
 
-    def round(self, name: str, seconds: float, canary: str = "") -> Result:
-        """One fault alone, or MIXTURE, for so many seconds. The folder is kept if it fails."""
+    def round(
+        self, name: str, seconds: float, canary: str = "", *, overlapping: bool | None = None
+    ) -> Result:
+        """One fault alone, or MIXTURE, for so many seconds. The folder is kept if it fails.
+
+        `overlapping`: the load is plain movements, and the services' batches overlap; None: in
+        every fourth round, by chance.
+        """
         self._rounds += 1
         folder = self._folder / f"{self._rounds:03}-{name}"
         (folder / "history").mkdir(parents=True)
@@ -170,15 +180,27 @@ class Campaign:
         parts = {PROXY, DISK, SERVICES} if name == MIXTURE else PARTS[FAULTS[name]]
         parts = {part for part in parts if not missing(part)}
         try:
-            with Setup(folder, self._origin, parts, chance.randrange(2**32), canary) as setup:
-                self._live(setup, result, seconds, chance)
+            seed = chance.randrange(2**32)
+            overlaps = not canary and chance.random() < OVERLAPPING
+            overlaps = overlaps if overlapping is None else overlapping
+            with Setup(folder, self._origin, parts, seed, canary, overlapping=overlaps) as setup:
+                self._live(setup, result, seconds, chance, only_plain=overlaps)
+                result.overlapped = setup.overlapped()
         except Broken as error:
             result.verified.append(str(error))
         if result.holds or canary:
             shutil.rmtree(folder)
         return result
 
-    def _live(self, setup: Setup, result: Result, seconds: float, chance: random.Random) -> None:
+    def _live(
+        self,
+        setup: Setup,
+        result: Result,
+        seconds: float,
+        chance: random.Random,
+        *,
+        only_plain: bool,
+    ) -> None:
         clock = WallClock()
         seen = setup.folder / "history"
         clients.fund(seen, setup.services[0].base, setup.keys[0])
@@ -186,7 +208,7 @@ class Campaign:
         callers = chance.choice([16, 32, 64])
         seed = chance.randrange(2**32)
         by = setup.keys, setup.signer, setup.judges
-        setup.load = clients.Load(seen, bases, callers, seed, *by)
+        setup.load = clients.Load(seen, bases, callers, seed, *by, only_plain=only_plain)
         setup.load.start()
         try:
             time.sleep(CALM_S)

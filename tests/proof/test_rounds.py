@@ -23,3 +23,11 @@ def test_no_promise_is_broken(rounds: Campaign, turn: int) -> None:
     assert result.verified == []
     assert list(result.report.violations) == []
     assert result.report.operations > 100
+
+
+@pytest.mark.parametrize("name", ["kill_service", "kill_backend", MIXTURE])
+def test_no_promise_is_broken_while_batches_overlap(rounds: Campaign, name: str) -> None:
+    result = rounds.round(name, FAULT_S, overlapping=True)
+    assert result.verified == []
+    assert list(result.report.violations) == []
+    assert result.overlapped > 0

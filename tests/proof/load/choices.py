@@ -16,6 +16,7 @@ ACCOUNTS = 8  # which most of the money moves between
 SMALL = range(ACCOUNTS + 1, ACCOUNTS + 33)  # with next to nothing, so that they can be closed
 LARGEST = 300
 REPEATS, OTHER_BODY = 0.2, 0.3
+PLAIN_REPEATS = 0.002  # a batch with a repeat does not overlap
 FORCED = 0.2  # of the movements of clients that sign are forced reversals
 RECENT = 400
 
@@ -83,7 +84,9 @@ class Placed(NamedTuple):
 class Choices:
     """What was asked for and what is there, and what to ask for next."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, only_plain: bool = False) -> None:
+        """`only_plain`: small deposits and transfers, so that large batches can overlap."""
+        self._only_plain = only_plain
         self.proposed: dict[int, Request] = {}  # by the ids of proposals
         self.recent: deque[Request] = deque(maxlen=RECENT)
         self._versions: dict[int, int] = {}
@@ -95,13 +98,16 @@ class Choices:
         self, key: str, chance: random.Random, *, new: bool = False, may_force: bool = False
     ) -> Request:
         """A new movement, or one seen before, or one with a key seen before."""
-        if self.recent and not new and chance.random() < REPEATS:
+        repeats = PLAIN_REPEATS if self._only_plain else REPEATS
+        if self.recent and not new and chance.random() < repeats:
             asked = chance.choice(self.recent)
             if asked.force and not may_force:
                 asked = msgspec.structs.replace(asked, force=False, actor="")
             return another(asked, chance) if chance.random() < OTHER_BODY else asked
         pool = RUPEES if chance.random() < IN_RUPEES else range(1, ACCOUNTS + 1)
         account, other, third = chance.sample(pool, 3)
+        if self._only_plain:
+            return self._plain(account, chance.choice([None, other, other]), key, chance)
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
         if may_force and chance.random() < FORCED:
             kind = "reversal"
@@ -142,6 +148,12 @@ class Choices:
             request = _detailed(request, chance)
         if not new:
             self.recent.append(request)
+        return request
+
+    def _plain(self, account: int, other: int | None, key: str, chance: random.Random) -> Request:
+        kind = "deposit" if other is None else "transfer"
+        request = Request(kind, account, other, chance.randint(1, 3), key)
+        self.recent.append(request)
         return request
 
     def _policy(self, request: Request, chance: random.Random) -> Request:

@@ -50,6 +50,9 @@ ACTIONS = {
     "key": 5,
 }
 
+PLAIN_ACTIONS = {"movement": 5, "independent": 60, "atomic": 3, "account": 10, "history": 5}
+"""Those of clients that leave large batches to overlap."""
+
 
 class Key(NamedTuple):
     """What a client sends, and the id of the principal that it belongs to. With a private key, in
@@ -87,6 +90,8 @@ class Load:
         keys: Sequence[Key] = (NO_KEY,),
         signer: Key | None = None,
         judges: Sequence[Key] = (),
+        *,
+        only_plain: bool = False,
     ) -> None:
         """Each client sends one of the `keys`; without one the services must be open. One of eight
         has that of the `signer`. The `judges` decide on what is proposed.
@@ -101,7 +106,8 @@ class Load:
         self._clients = clients
         self._seed = seed
         self._stopping = False
-        self.choices = Choices()
+        self.choices = Choices(only_plain=only_plain)
+        self._actions = PLAIN_ACTIONS if only_plain else ACTIONS
         self._thread = threading.Thread(target=self._run, name="clients")
         self._failure: BaseException | None = None
 
@@ -155,7 +161,7 @@ class Load:
             while not self._stopping:
                 counter += 1
                 caller.patience_s = chance.choice(self.patience_s)
-                step = chance.choices(list(ACTIONS), list(ACTIONS.values()))[0]
+                step = chance.choices(list(self._actions), list(self._actions.values()))[0]
                 await self._step(step, f"{name}-{counter}", caller, chance)
         recorder.close()
 

@@ -41,6 +41,7 @@ from tests.proof.servers.cluster import (
     PostgreSQL,
     Service,
 )
+from tests.proof.servers.overlapping import OVERLAPPED
 from tests.proof.servers.proxy import Proxy
 from tests.proof.servers.read_models import ReadModels
 from tests.proof.servers.releases import THIS, Release
@@ -126,6 +127,7 @@ class Setup:
         release: Release = THIS,
         drain_s: float = 0.0,
         has_keys: bool = True,
+        overlapping: bool = False,
     ) -> None:
         """`release` is the one that serves, and `drain_s` how long after SIGTERM it goes on.
 
@@ -135,7 +137,7 @@ class Setup:
         self.folder = folder
         self._release, self._drain_s = release, drain_s
         self._broken = CANARIES.get(canary)
-        self._program = ["ledgerservice"]
+        self._program = ["tests.proof.servers.overlapping" if overlapping else "ledgerservice"]
         if self._broken is not None and self._broken.patched:
             self._program = ["tests.proof.servers.canaries", canary]
         self._origin = origin
@@ -185,6 +187,11 @@ class Setup:
             self.postgres.ask(self._broken.statement, DATABASE)
         # What a power cut takes shall be what PostgreSQL did not sync from here on.
         os.sync()
+
+    def overlapped(self) -> int:
+        """The batches that have overlapped, by the logs of the services that say so."""
+        logs = self.folder.glob("service*.log")
+        return sum(log.read_text(errors="replace").count(OVERLAPPED) for log in logs)
 
     @property
     def key(self) -> str:
