@@ -126,9 +126,11 @@ def balances(database: Database) -> list[int]:
         return [row[0] // 100 for row in rows]
 
 
+@pytest.mark.parametrize("since", [locking.ORDERED_ARRAYS, 10**9], ids=["18", "up to 16"])
 def test_batches_overlap_and_each_is_answered_after_those_before_it(
-    funded, monkeypatch, no_violations
+    funded, monkeypatch, no_violations, since
 ):
+    monkeypatch.setattr(locking, "ORDERED_ARRAYS", since)
     answered: list[int] = []
 
     async def test() -> None:

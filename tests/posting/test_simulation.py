@@ -22,10 +22,11 @@ from ledgerservice.api.movements import answers as rendering
 from ledgerservice.domain.instructions import Group, Kind, Movement
 from ledgerservice.domain.transactions import Failed, Outcome, Recorded
 from ledgerservice.errors import Overloaded, Unavailable
-from ledgerservice.postgres import journal
+from ledgerservice.postgres import journal, locking
 from ledgerservice.posting import overlapping
 from ledgerservice.posting.overlapping import OverlappingPoster
 from ledgerservice.posting.poster import Limits, Poster
+from tests.posting import simulated
 from tests.posting.simulated import Database, Faults
 from tests.proof.checker import check
 from tests.proof.history import Attempt, Request
@@ -252,3 +253,65 @@ def test_no_promise_is_broken_by_a_cancellation_at_any_await(scene: Any) -> None
     assert whole[0] >= 1
     for at in range(1, whole[0] + 1):
         run(scene(at, [0]), "sweep")
+
+
+def on_states_of_the_batch_before_last(patch: pytest.MonkeyPatch) -> None:
+    """The planner does not continue the batch before, but what was committed before that one."""
+    glimpse = locking.glimpse
+
+    async def stale(wire: Any, ledger: int, movements: Any, _: Any, *begin: Any) -> Any:
+        return await glimpse(wire, ledger, movements, {}, *begin)
+
+    patch.setattr(locking, "glimpse", stale)
+
+
+def unjudged(patch: pytest.MonkeyPatch) -> None:
+    """The database takes entries as they come."""
+
+    async def take(session: Any, entry: Any, moment: Any) -> None:
+        session._entries.append((entry, moment))
+
+    async def pass_all(_: Any) -> None:
+        pass
+
+    patch.setattr(simulated._Session, "_add_entry", take)
+    patch.setattr(simulated._Session, "_judge", pass_all)
+
+
+def stale_and_unjudged(patch: pytest.MonkeyPatch) -> None:
+    on_states_of_the_batch_before_last(patch)
+    unjudged(patch)
+
+
+def answered_before_the_one_before(patch: pytest.MonkeyPatch) -> None:
+    """A batch that overlaps is answered when it is written."""
+    prepare = OverlappingPoster._prepare
+
+    async def answer(poster: Any, batch: Any, flight: Any) -> Any:
+        ready = await prepare(poster, batch, flight)
+        if ready is not None:
+            poster._answer(batch, ready.overlap.ahead.plan.answers, ready.clock)
+        return ready
+
+    patch.setattr(OverlappingPoster, "_prepare", answer)
+
+
+def is_red(breaks: Any) -> bool:
+    """Whether one of some storms does not end well."""
+    with pytest.MonkeyPatch.context() as patch:
+        breaks(patch)
+        for seed in range(60):
+            try:
+                run(storm(str(seed)), str(seed))
+            except Exception:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("breaks", [stale_and_unjudged, answered_before_the_one_before])
+def test_what_is_broken_on_purpose_shows(breaks: Any) -> None:
+    assert is_red(breaks)
+
+
+def test_the_database_judges_what_the_planner_did_not_know() -> None:
+    assert not is_red(on_states_of_the_batch_before_last)

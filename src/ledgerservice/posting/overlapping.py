@@ -88,6 +88,7 @@ class OverlappingPoster(Poster[Group, Outcomes]):
             if not flight.task.done():
                 flight.task.cancel()
                 await asyncio.wait({flight.task})
+            self._flight = None
 
     def _launch(self, batch: Batch, ready: Ready | None) -> Flight:
         if ready is None:
