@@ -232,7 +232,7 @@ class Ledger:
         """
         _check(movements)
         group = Group(movements, linked, self._ledger, dry_run, self._principal_id)
-        return await self._runtime.movements.post(group)
+        return await self._shards.post(group)
 
     async def post_in(
         self,

@@ -11,13 +11,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
+from typing import NamedTuple
 
 import psycopg
 
 from ledgerservice.access.registry import Registry
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
+from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest
-from ledgerservice.domain.transactions import Rejected
+from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.errors import LedgerError, ShardUnavailable, Unavailable, WrongDatabase
 from ledgerservice.postgres.access.callers import Limited, find_limited
 from ledgerservice.postgres.connections import Database
@@ -37,8 +39,17 @@ FIRST_TRY_S = 10.0
 RETRY_S = 1.0
 LOOK_S = 1.0
 """Interval at which each shard is asked whether it is ready."""
+COPY_S = 1.0
+"""How long an answer waits for shards to have a new currency too."""
 LEVEL_S = 60.0
 """Interval at which chunks and currencies are looked after."""
+
+
+class Home(NamedTuple):
+    """The running parts of the shard that has a ledger, and whether it has left them meanwhile."""
+
+    runtime: Runtime
+    is_left: Callable[[], bool]
 
 
 class Shards:
@@ -50,6 +61,7 @@ class Shards:
         self._running: dict[str, Runtime] = {MAIN: main}
         self._down: set[str] = set()
         self._present: dict[str, set[int]] = {}
+        self._copying: set[asyncio.Task[None]] = set()
 
     async def runtime_of(self, ledger: int) -> Runtime:
         """The parts of the shard that has a ledger. Raises Unavailable or ShardUnavailable."""
@@ -61,19 +73,41 @@ class Shards:
             await self._finish(ledger, runtime)
         return runtime
 
+    async def find_home(self, ledger: int) -> Home:
+        """The same, for answers that are not believed if the ledger has left meanwhile: what a
+        former home refuses may be right at the present one.
+        """
+        since = self.directory.generation_of(ledger)
+        runtime = await self.runtime_of(ledger)
+        if ledger == DEFAULT_LEDGER:
+            return Home(runtime, bool)
+        return Home(runtime, lambda: not self.is_at(ledger, runtime, since))
+
+    async def post(self, group: Group) -> Outcomes:
+        """The durable outcomes of a group. Raises as `Poster.post`, and ShardUnavailable."""
+        since, runtime = self.directory.generation_of(group.ledger), self.now(group.ledger)
+        outcomes = await runtime.movements.post(group)
+        if group.ledger != DEFAULT_LEDGER and not self.is_at(group.ledger, runtime, since):
+            raise ShardUnavailable("The ledger has moved meanwhile.")
+        return outcomes
+
     def now(self, ledger: int) -> Runtime:
         """The same of a ledger that was used before, at once."""
         if ledger == DEFAULT_LEDGER:
             return self.main
         return self.running(self.directory.home_of(ledger) or MAIN)
 
-    def is_at(self, ledger: int, runtime: Runtime) -> bool:
-        """Whether a ledger is surely still where it was found.
+    def is_at(self, ledger: int, runtime: Runtime, since: int | None = None) -> bool:
+        """Whether a ledger is surely still where it was found, in the generation `since`.
 
-        A process that was stopped for some seconds may have read what a move has left behind.
+        A process that was stopped for some seconds may have read what a move has left behind; also
+        one of a ledger that has come back.
         """
         home = self.directory.home_of(ledger) or MAIN
-        return self.directory.is_usable and home == runtime.shard
+        if not self.directory.is_usable or home != runtime.shard:
+            return False
+        # One generation more is a move that has begun. To come back takes two.
+        return since is None or self.directory.generation_of(ledger) - since <= 1
 
     def running(self, name: str) -> Runtime:
         """The parts of a shard, for a ledger that is on it. Raises ShardUnavailable."""
@@ -88,6 +122,10 @@ class Shards:
         """Of each shard of the directory but main: whether it can be used."""
         usable = self._running.keys() - self._down
         return {name: name in usable for name in self.directory.homes.shards if name != MAIN}
+
+    def runtimes(self) -> dict[str, Runtime | None]:
+        """Of each shard of the directory but main: its running parts, None while it is down."""
+        return {name: self._running[name] if up else None for name, up in self.states().items()}
 
     def is_up(self, name: str) -> bool:
         """Whether a shard can be used."""
@@ -112,21 +150,34 @@ class Shards:
         return self.directory.emptiest(up or set(states))
 
     async def add_currency(self, request: CurrencyRequest) -> Currency | Rejected:
-        """The durable answer to a request for a currency: first on main, then on the shards.
+        """The durable answer to a request for a currency: it is on main.
 
-        A shard that is away gets it later; one that has the only ledger of a unit must have it.
+        The shards have COPY_S to take it. One that takes longer, or is away, gets it later: when an
+        account in it is opened there, within LEVEL_S, or when it is used again.
         """
         added = await self.main.currencies.post(request)
-        if request.dry_run or isinstance(added, Rejected):
-            return added
-        if added.ledger is not None:
-            runtime = await self.runtime_of(added.ledger)
-            if runtime is not self.main:
-                await runtime.copy_currencies()
-            return added
-        others = [one for one in self._running.values() if one is not self.main]
-        await asyncio.gather(*(one.copy_currencies() for one in others), return_exceptions=True)
+        if not (request.dry_run or isinstance(added, Rejected)):
+            home = None if added.ledger is None else self.directory.home_of(added.ledger) or MAIN
+            await self._copy_to(one for one in self._up() if home in {None, one.shard})
         return added
+
+    def _up(self) -> list[Runtime]:
+        usable = self._running.keys() - self._down - {MAIN}
+        return [self._running[name] for name in usable]
+
+    async def _copy_to(self, runtimes: Iterable[Runtime]) -> None:
+        tasks = [asyncio.create_task(_copied(one)) for one in runtimes]
+        self._copying.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._copying.discard)
+        if tasks:
+            await asyncio.wait(tasks, timeout=COPY_S)
+
+    async def close(self) -> None:
+        """Give up the copies that shards have not taken yet."""
+        for task in (copying := list(self._copying)):
+            task.cancel()
+        await asyncio.gather(*copying, return_exceptions=True)
 
     async def _first_home(self, ledger: int) -> str:
         _, name = await self._in_directory(ledger)
@@ -259,6 +310,13 @@ async def prepared_shard(main: Database, name: str, database: Database) -> Datab
         await asyncio.sleep(RETRY_S)
 
 
+async def _copied(runtime: Runtime) -> None:
+    try:
+        await runtime.copy_currencies()
+    except (LedgerError, psycopg.Error, OSError) as error:
+        log.warning("the shard %s gets currencies later: %s", runtime.shard, error)
+
+
 def _said_once(name: str, error: Exception, said: str) -> str:
     text = " ".join(str(error).split())
     if text != said:
@@ -295,6 +353,7 @@ async def sharded(main: Runtime, *, reading: bool = False) -> AsyncIterator[Shar
         with _shown(shards, databases):
             yield shards
     finally:
+        await shards.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,12 +1,20 @@
 """What a process knows of the homes of ledgers, and when it does not trust it."""
 
 import time
+from types import SimpleNamespace
+from typing import Any
 
 from ledgerservice.postgres.sharding.directory import STALE_S, Directory
+from ledgerservice.shards import Shards
 from tests.processes import RunningService, wait_for
 from tests.shards.world import World, add_ledger
 
-ROWS = [("main", None), ("b", [2, 3]), ("c", [4]), ("d", None)]
+ROWS = [
+    ("main", None, None),
+    ("b", [2, 3], [0, 0]),
+    ("c", [4], [7]),
+    ("d", None, None),
+]
 
 
 def test_a_directory_is_used_while_it_is_new() -> None:
@@ -17,6 +25,21 @@ def test_a_directory_is_used_while_it_is_new() -> None:
     assert [directory.home_of(ledger) for ledger in (2, 4, 5)] == ["b", "c", None]
     directory.update(ROWS, time.monotonic() - STALE_S)
     assert not directory.is_usable
+
+
+def test_a_ledger_that_came_back_is_not_where_it_was() -> None:
+    """A move that has begun raises the generation by one; to come back takes two."""
+    directory = Directory()
+    runtime: Any = SimpleNamespace(directory=directory, shard="b")
+    shards = Shards(runtime)
+    directory.update([("main", None, None), ("b", [2], [4])], time.monotonic())
+    assert [shards.is_at(2, runtime, since) for since in (None, 4, 3, 2, 0)] == [
+        *(True, True, True),
+        *(False, False),
+    ]
+    directory.update([("main", [2], [4]), ("b", None, None)], time.monotonic())
+    assert not shards.is_at(2, runtime, 4)
+    assert directory.generation_of(3) == 0
 
 
 def test_what_was_read_counts_more_than_a_first_home() -> None:

@@ -80,6 +80,23 @@ def test_a_shard_that_is_down_takes_only_its_ledgers(apart: World, folder: Path)
             assert service.get(f"/ledgers/far/accounts/{far}").json()["balance"] == "2.00"
 
 
+def test_a_currency_does_not_wait_for_a_shard(world: World) -> None:
+    """One that stands still has it when it goes on."""
+    with world.serving(LEDGER_REQUEST_DEADLINE_S="100") as service:
+        add_ledger(service, "slow", "b")
+        path = "/ledgers/slow/currencies/"
+        with world.connected("b") as owner, owner.transaction():
+            owner.execute("LOCK TABLE ledger.currencies")
+            for below, code in (("/currencies/", "MILES"), (path, "HOURS")):
+                body = {"code": code, "exponent": 0, "name": code}
+                assert service.post(below, body).status_code == 201
+            assert service.get("/currencies/MILES").status_code == 200
+            assert opened(service, "default", "MILES")
+            assert shards_of(service) == {"b": "up", "c": "up"}
+        assert opened(service, "slow", "MILES")
+        assert opened(service, "slow", "HOURS")
+
+
 def test_swapped_urls_are_refused(world: World, tmp_path: Path) -> None:
     with world.serving() as service:
         for shard in ("b", "c"):

@@ -287,6 +287,7 @@ def _unless_moved(send: Send, shards: Shards, scope: Scope) -> Send:
     sent again with the same key.
     """
     ledger, runtime = scope[LEDGER], scope[RUNTIME]
+    since = shards.directory.generation_of(ledger)
     # Items of a batch can be refused in an answer of 200, and a dry run records nothing.
     is_reading = (
         scope["method"] in READING
@@ -299,7 +300,7 @@ def _unless_moved(send: Send, shards: Shards, scope: Scope) -> Send:
         nonlocal is_refused
         begins = message["type"] == "http.response.start"
         is_read = begins and (is_reading or message["status"] in REFUSED)
-        if is_read and not shards.is_at(ledger, runtime):
+        if is_read and not shards.is_at(ledger, runtime, since):
             is_refused = True
             await _send(send, problem("shard_unavailable"))
         elif not is_refused:

@@ -143,11 +143,12 @@ class Posting:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                runtime = await self._shards.runtime_of(ledger)
-                call = self._plain._replace(ledger=ledger, runtime=runtime)
+                home = await self._shards.find_home(ledger)
+                call = self._plain._replace(ledger=ledger, runtime=home.runtime)
                 return await refused_if_caught(call, item)
             except ProblemError as error:
-                return error.bare()
+                if not home.is_left():
+                    return error.bare()
             except AWAY as error:
                 pause_s = await _pause(error, pause_s)
 
@@ -161,8 +162,10 @@ class Posting:
         )
         while True:
             try:
-                runtime = await self._shards.runtime_of(ledger)
-                return list(await runtime.movements.post(group))  # type: ignore[arg-type]
+                home = await self._shards.find_home(ledger)
+                outcomes = list(await home.runtime.movements.post(group))  # type: ignore[arg-type]
+                if not home.is_left():
+                    return outcomes
             except InternalFault as error:
                 if len(items) > 1:
                     half = len(items) // 2

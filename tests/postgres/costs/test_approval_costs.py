@@ -39,14 +39,21 @@ CLAIM = "INSERT INTO ledger.executions (ledger_id, proposal_id) VALUES (1, %s)"
 FINISH = "UPDATE ledger.executions SET status = 400 WHERE proposal_id = %s"
 
 
+LISTED = str(LIST_WAITING)
+for _name, _value in (
+    *((":since_ledger", "0"), (":since_proposal", "0")),
+    *((":since", "'-infinity'"), (":rows", "100")),
+):
+    LISTED = LISTED.replace(_name, _value)
+
+
 def waiting(owner: Any) -> list[Any]:
-    return list(owner.execute(str(LIST_WAITING).replace(":rows", "100")))
+    return [row[:2] for row in owner.execute(LISTED)]
 
 
 def blocks_of(owner: Any) -> int:
     """The blocks that the list reads."""
-    statement = str(LIST_WAITING).replace(":rows", "100")
-    [(plans,)] = owner.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+    [(plans,)] = owner.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {LISTED}")
     plan = plans[0]["Plan"]
     assert json.dumps(plan).count("Relation Name") == 1
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

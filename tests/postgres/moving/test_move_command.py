@@ -4,7 +4,9 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -93,6 +95,68 @@ def test_callers_lose_nothing(values: dict[str, str]) -> None:
         )
     done = cli("verify", **values)
     assert done.returncode == 0, done.stdout
+
+
+class Streamed:
+    """A thread that sends one long stream of deposits, and its answers."""
+
+    def __init__(self, running: RunningService, account: int) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
+        self._running, self._account = running, account
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    def __enter__(self) -> "Streamed":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(60)
+
+    def _lines(self) -> Iterator[bytes]:
+        while not self._ended.wait(0.05):
+            for _ in range(2):
+                key = f"line {len(self.sent) + 1}"
+                body = {"type": "DEPOSIT", "account_id": self._account, "amount": "0.01"}
+                self.sent.append(body | {"idempotency_key": key})
+                yield json.dumps(self.sent[-1]).encode() + b"\n"
+
+    def _send(self) -> None:
+        headers = {"Content-Type": "application/x-ndjson"}
+        with httpx.Client(base_url=self._running.base, timeout=90) as client:
+            path = "/ledgers/shop/batches/"
+            answer = client.post(path, content=self._lines(), headers=headers)
+        self.answers = [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_stream_goes_on_at_the_new_home(values: dict[str, str]) -> None:
+    """Each line is answered once. What was refused is sent again, with the same key."""
+    with serving(**values) as running:
+        [account, _] = shop(running)
+        with Streamed(running, account) as stream:
+            for target in ("b", "main"):
+                assert wait_for(lambda: len(stream.sent) > 20)
+                assert cli("shards", "move", "shop", target, **values).returncode == 0
+            threading.Event().wait(2)
+        answers = stream.answers
+        assert [one["line"] for one in answers] == list(range(1, len(stream.sent) + 1))
+        assert {one["status"] for one in answers} == {200, 503}
+        assert answers[-1]["status"] == 200
+        codes = {one["body"]["code"] for one in answers if one["status"] == 503}
+        assert codes <= {"ledger_moving", "shard_unavailable"}
+        recorded = dict[str, int]()
+        for body, one in zip(stream.sent, answers, strict=True):
+            again = running.post("/ledgers/shop/batches/", {"movements": [body]}).json()
+            [result] = again["results"]
+            assert (result["status"], result["replayed"]) == (200, one["status"] == 200)
+            recorded[body["idempotency_key"]] = result["body"]["transaction_id"]
+            if one["status"] == 200:
+                assert result["body"]["transaction_id"] == one["body"]["transaction_id"]
+        assert len(set(recorded.values())) == len(stream.sent)
+        balance = running.get(f"/ledgers/shop/accounts/{account}").json()["balance"]
+        assert balance == f"{len(stream.sent) / 100:.2f}"
 
 
 def keys(running: RunningService, accounts: list[int]) -> set[str]:

@@ -3,10 +3,9 @@
 Each item gets the answer that its own request would get, in the order of the items.
 """
 
-import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -14,15 +13,12 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
-from starlette.types import Send
 
-from ledgerservice.access.grants import Caller
 from ledgerservice.api.http.bodies import (
     MAX_BATCH_VALUES,
     check_items,
     has_too_many_values,
     read_body,
-    received,
 )
 from ledgerservice.api.http.call import Call, header_values
 from ledgerservice.api.http.fields import JsonObject
@@ -33,52 +29,33 @@ from ledgerservice.api.http.problems import (
     problem_of,
     rejection,
 )
-from ledgerservice.api.http.streams import log_departure
 from ledgerservice.api.http.turns import in_turns
 from ledgerservice.api.movements.answers import answer, decided_on
 from ledgerservice.api.movements.approving import Proposed, put_aside
 from ledgerservice.api.movements.parents import with_parents
 from ledgerservice.api.movements.parsing import fast_item, read_item
 from ledgerservice.api.movements.permissions import check_scopes
-from ledgerservice.api.movements.queueing import enter, patiently, post
+from ledgerservice.api.movements.queueing import enter, post
 from ledgerservice.api.movements.showing import accounts_shown, shown_problem, shown_to
 from ledgerservice.domain.instructions import Group, Instruction
 from ledgerservice.domain.transactions import Failed, Outcome, Outcomes, Recorded, Rejected
-from ledgerservice.errors import LedgerError, Overloaded
-from ledgerservice.posting.bounds import Share
 from ledgerservice.telemetry.exchanges import note_refusal, note_replay
 
 log = logging.getLogger(__name__)
 
-NDJSON = "application/x-ndjson"
-CHUNKS_IN_FLIGHT = 16
 MAX_LINKED = 500  # items of one
-BLANK_LINES = 5  # of a rehearsed body, for each line that it may have
-STEP_S = 1.0
 _MAY_NAME_PARENT = re.compile(rb"hold_id|transaction_id|schedule_id|\\").search
-LINES_AT_ONCE = 2_000  # of a stream, however many arrive together
 
 Item = Instruction | ProblemError | Proposed | list[Any]
 """The instruction of an item, or why it is refused, or its proposal, or the items that it links."""
 Answer = tuple[int, bytes, bool]
 """Status and body of an item's answer, and whether it is a replay."""
-Chunks = asyncio.Queue[tuple[asyncio.Task[bytes], int] | None]
-"""The future answers of each chunk of a stream, and the bytes of the chunk."""
 
 
 class Result(msgspec.Struct, gc=False):
     """The answer to an item of a batch: the status and the body that its own request would get."""
 
     index: int
-    status: int
-    replayed: bool
-    body: JsonObject
-
-
-class LineResult(msgspec.Struct, gc=False):
-    """The same of a line of a stream."""
-
-    line: int
     status: int
     replayed: bool
     body: JsonObject
@@ -105,17 +82,17 @@ async def post_batch(call: Call) -> Reply:
     body = await read_body(call, settings.max_batch_bytes)
     batch = _read(body, settings.max_batch_movements)
     lines = [bytes(raw) for raw in batch.movements]
-    items = await _read_items(call, lines)
+    items = await read_items(call, lines)
     number = sum(len(item) if isinstance(item, list) else 1 for item in items)
     if number > settings.max_batch_movements:
-        raise _too_many(settings.max_batch_movements)
+        raise too_many(settings.max_batch_movements)
     call.caller.meter.take_items(number)
     items = await put_aside(call, items, lines, linked=batch.mode == "atomic")
     if batch.mode == "atomic":
         answers = await _post_linked(call, items)
     else:
         answers = await _enter(call, items)
-    results = b",".join(await _results(call, Result, range(len(items)), answers))
+    results = b",".join(await results_of(call, Result, range(len(items)), answers))
     body = b'{"results":[%b]}' % results
     return 200, body, {"content-type": "application/json"}
 
@@ -149,11 +126,13 @@ def _read(body: bytes, limit: int) -> _Batch:
     return batch
 
 
-def _too_many(limit: int) -> ProblemError:
+def too_many(limit: int) -> ProblemError:
+    """The refusal of more items than one request may have."""
     return invalid("movements", f"must be 1 to {limit} items")
 
 
-async def _read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
+async def read_items(call: Call, lines: Sequence[bytes]) -> list[Item]:
+    """The items from JSON; what one of them is refused for stands in its place."""
     if call.caller.by_accounts:
         steps = await in_turns(call.runtime.turn, _steps_of, lines)
         call = await with_parents(call, chain.from_iterable(steps))
@@ -227,7 +206,8 @@ def _enter(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
     return _answers(refusals, enter(call, group) if instructions else None)
 
 
-async def _entered(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
+async def entered(call: Call, items: Sequence[Item]) -> Awaitable[Iterator[Answer]]:
+    """Enter the items into the queue, and return their future answers. Raises Overloaded."""
     return _enter(call, items)
 
 
@@ -313,12 +293,13 @@ def answer_of(outcome: Outcome | Failed | list[Outcome] | ProblemError | Propose
     return status, body, False
 
 
-async def _results(
+async def results_of(
     call: Call,
-    result: type[Result | LineResult],
+    result: Callable[..., msgspec.Struct],
     numbers: Sequence[int],
     answers: Iterator[Answer],
 ) -> list[bytes]:
+    """The answers in JSON as the caller may see them, each with its number."""
     accounts = accounts_shown(call)
 
     def encode(number: int) -> bytes:
@@ -327,144 +308,6 @@ async def _results(
     return await in_turns(call.runtime.turn, encode, numbers)
 
 
-def _result(result: type[Result | LineResult], number: int, answer: Answer) -> bytes:
+def _result(result: Callable[..., msgspec.Struct], number: int, answer: Answer) -> bytes:
     status, body, replayed = answer
     return msgspec.json.encode(result(number, status, replayed, Raw(body)))
-
-
-async def rehearse_stream(call: Call) -> Reply:
-    """The answers that the lines of a body would get if they were posted now, one after another.
-
-    They are rehearsed together, so their number is limited like that of a batch in JSON.
-    """
-    settings = call.runtime.settings
-    body = await received(call, settings.max_batch_bytes)
-    if body.count(b"\n") > BLANK_LINES * settings.max_batch_movements:
-        raise _too_many(settings.max_batch_movements)
-    lines = body.split(b"\n")
-    number = sum(1 for line in lines if line.strip())
-    if number > settings.max_batch_movements:
-        raise _too_many(settings.max_batch_movements)
-    call.caller.meter.take_items(max(1, number))
-    answers = await (await _enter_lines(call, 1, lines))
-    return 200, answers, {"content-type": NDJSON}
-
-
-async def post_stream(call: Call, now: Callable[[], Caller], send: Send) -> None:
-    """Post the lines of a body, and answer each line when it is durable.
-
-    `now` is the caller as it is now: the lines that come after its key has ended are refused.
-
-    Reading pauses while CHUNKS_IN_FLIGHT chunks are in flight, while the client does not read, and
-    while the limits of its key say so: no line is refused for them.
-    """
-    headers = [(b"content-type", NDJSON.encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"", "more_body": True})
-    chunks: Chunks = asyncio.Queue(CHUNKS_IN_FLIGHT)
-    share = Share(call.runtime.body_budget)
-    reading = asyncio.create_task(_read_stream(call, now, chunks, share))
-    try:
-        while (chunk := await chunks.get()) is not None:
-            answers, size = chunk
-            await send({"type": "http.response.body", "body": await answers, "more_body": True})
-            share.give(size)
-        await send({"type": "http.response.body", "body": b""})
-    finally:
-        reading.cancel()
-
-
-async def _read_stream(call: Call, now: Callable[[], Caller], chunks: Chunks, share: Share) -> None:
-    """Post each chunk when it arrives, and queue its future answers; None ends the queue.
-
-    A stream that finds no room in the budget ends there, and its last lines are refused.
-    """
-    number, rest, more = 1, b"", True
-    settings = call.runtime.settings
-    try:
-        while more:
-            await _pay_debt(now)
-            async with asyncio.timeout(settings.stream_idle_s):
-                message = await call.receive()
-            if message["type"] == "http.disconnect":
-                log_departure()
-            call = call._replace(caller=now())
-            call.caller.meter.owe(0, len(message.get("body", b"")))
-            body, more = message.get("body", b""), message.get("more_body", False)
-            size, fault = len(rest) + len(body), _no_room(share, len(body))
-            *lines, rest = (rest + body).split(b"\n")
-            if not more or len(rest) > settings.max_body_bytes or fault:
-                lines.append(rest)
-                rest, more = b"", False
-            taken = 0 if fault else size - len(rest)
-            for start in range(0, len(lines), LINES_AT_ONCE):
-                part = lines[start : start + LINES_AT_ONCE]
-                is_last = start + LINES_AT_ONCE >= len(lines)
-                call.caller.meter.owe(sum(map(bool, map(bytes.strip, part))), 0)
-                answers = await _enter_lines(call, number, part, fault)
-                await chunks.put((asyncio.create_task(answers), taken if is_last else 0))
-                number += len(part)
-    except TimeoutError:
-        log.info("a stream was idle for %s s and is ended", settings.stream_idle_s)
-    except Exception:
-        log.exception("reading a stream failed")
-    await chunks.put(None)
-
-
-async def _pay_debt(now: Callable[[], Caller]) -> None:
-    """Wait until the key of a stream may send more. Its limits may change meanwhile."""
-    while (wait_s := now().meter.debt_s()) > 0:  # noqa: ASYNC110  (time is what it waits for)
-        await asyncio.sleep(min(wait_s, STEP_S))
-
-
-def _no_room(share: Share, number: int) -> Overloaded | None:
-    try:
-        share.take(number)
-    except Overloaded as error:
-        return error
-    return None
-
-
-async def _enter_lines(
-    call: Call, first: int, lines: list[bytes], fault: Exception | None = None
-) -> Coroutine[Any, Any, bytes]:
-    """Enter lines into the queue, and return their future answers; `first` is the number of the
-    first line. Blank lines get no answer. With a `fault` all are answered with it instead.
-    """
-    numbers = [first + place for place, line in enumerate(lines) if line.strip()]
-    if fault is not None:
-        return _answer_lines(call, numbers, _failing(fault))
-    try:
-        items = await _read_items(call, [line for line in lines if line.strip()])
-    except LedgerError as error:  # what they build on could not be read
-        return _answer_lines(call, numbers, _failing(error))
-    limit = call.runtime.settings.max_body_bytes
-    items = [
-        ProblemError("body_too_large", max_bytes=limit)
-        if len(lines[number - first]) > limit
-        else item
-        for number, item in zip(numbers, items, strict=True)
-    ]
-    try:
-        bodies = [line for line in lines if line.strip()]
-        items = await put_aside(call, items, bodies, is_patient=True)
-        future = await patiently(call, partial(_entered, call, items))
-    except Exception as error:  # noqa: BLE001  (every line is answered)
-        future = _failing(error)
-    return _answer_lines(call, numbers, future)
-
-
-async def _failing(error: Exception) -> Iterator[Answer]:
-    raise error
-
-
-async def _answer_lines(
-    call: Call, numbers: list[int], future: Awaitable[Iterator[Answer]]
-) -> bytes:
-    try:
-        answers = await future
-    except Exception as error:  # noqa: BLE001  (every line is answered)
-        status, body, _ = problem_of(error)
-        answers = iter([(status, body, False)] * len(numbers))
-    results = await _results(call, LineResult, numbers, answers)
-    return b"".join(line + b"\n" for line in results)

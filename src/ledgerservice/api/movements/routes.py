@@ -11,7 +11,15 @@ from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import POSTING
 from ledgerservice.api.http.auditing import add_stream, note_before
 from ledgerservice.api.http.authentication import caller_now
-from ledgerservice.api.http.call import Call, call_of, id_of, media_type, reader_of, response
+from ledgerservice.api.http.call import (
+    Call,
+    call_of,
+    id_of,
+    media_type,
+    reader_of,
+    response,
+    shards_of,
+)
 from ledgerservice.api.http.openapi import (
     DRY_RUN,
     IDEMPOTENCY_KEY,
@@ -20,7 +28,7 @@ from ledgerservice.api.http.openapi import (
     body_schema,
     post,
 )
-from ledgerservice.api.movements import batches, models, posting
+from ledgerservice.api.movements import batches, models, posting, streaming
 from ledgerservice.api.movements.answers import Posted
 from ledgerservice.api.movements.examples import EXAMPLES
 from ledgerservice.api.movements.forms import FORMS
@@ -147,7 +155,8 @@ class _Stream(Response):
         now = partial(caller_now, self._request)
         try:
             with self._call.caller.meter.streaming():
-                await batches.post_stream(self._call, now, send)
+                find = partial(shards_of(self._request).find_home, self._call.ledger)
+                await streaming.post_stream(self._call, now, find, send)
         finally:
             add_stream(self._request, "post_batch")
 
@@ -180,9 +189,9 @@ async def post_batch(request: Request) -> Response:
     """
     call = call_of(request)
     batches.refuse_key(call)
-    if media_type(request.headers.raw) == batches.NDJSON:
+    if media_type(request.headers.raw) == streaming.NDJSON:
         batches.refuse_signed(call)
         if call.dry_run:
-            return response(*await batches.rehearse_stream(call))
+            return response(*await streaming.rehearse_stream(call))
         return _Stream(request, call)
     return response(*await batches.post_batch(call))

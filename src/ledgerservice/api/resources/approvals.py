@@ -23,6 +23,7 @@ from ledgerservice.api.http.call import (
     json_response,
     ledger_of,
     runtime_of,
+    shards_of,
 )
 from ledgerservice.api.http.fields import Text
 from ledgerservice.api.http.openapi import body_schema, get, post
@@ -142,7 +143,7 @@ async def _decide(request: Request, verdict: str, reason: str, need: Need) -> No
 async def _execute(request: Request, proposal: ProposalView) -> None:
     """Carry it out; if that fails, it is done later, and the same decision can be sent again."""
     try:
-        await execute(runtime_of(request), call_of(request).ledger, proposal)
+        await execute(shards_of(request), runtime_of(request), call_of(request).ledger, proposal)
     except (psycopg.Error, OSError, UnfitConnection) as error:
         raise Unavailable from error
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Row, text
@@ -15,6 +15,17 @@ STATES = ("open", "approved", "executed", "refused", "rejected", "withdrawn", "e
 BUDGET_ROWS = 5_000
 """Rows that are read for a page of a list by state."""
 WAITING_ROWS = 100
+
+
+class Waiting(NamedTuple):
+    """A proposal that is to be carried out."""
+
+    ledger: int
+    proposal: int
+    approved_at: datetime | str
+
+
+EARLIEST = Waiting(0, 0, "-infinity")
 
 
 class ProposalView(msgspec.Struct, frozen=True):
@@ -85,9 +96,13 @@ SELECT proposal_id, decided_by, verdict, reason, decided_at FROM ledger.decision
 WHERE ledger_id = :ledger AND proposal_id = ANY (CAST(:ids AS bigint[])) ORDER BY decided_at
 """)
 # Of all ledgers: what has its approvals, and was not carried out. It is read every second.
-LIST_WAITING = text(
-    "SELECT ledger_id, proposal_id FROM ledger.executions_due ORDER BY approved_at LIMIT :rows"
-)
+LIST_WAITING = text("""
+SELECT ledger_id, proposal_id, approved_at FROM ledger.executions_due
+WHERE (approved_at, ledger_id, proposal_id)
+      > (CAST(:since AS timestamptz), CAST(:since_ledger AS integer),
+         CAST(:since_proposal AS bigint))
+ORDER BY approved_at, ledger_id, proposal_id LIMIT :rows
+""")
 # What a transaction has moved, by currency, in minor units.
 LIST_MOVED = text("""
 SELECT a.currency, a.exponent, sum(abs(e.amount)) / 2 AS moved
@@ -134,10 +149,16 @@ async def list_decisions(reader: Reader, ids: Sequence[int]) -> list[DecisionVie
     return await find_all(reader, DecisionView, LIST_DECISIONS, ids=list(ids))
 
 
-async def list_waiting(reader: Reader) -> list[tuple[int, int]]:
-    """Ledgers and ids of proposals that are approved and were not carried out."""
-    rows: list[Any] = await reader.rows(LIST_WAITING, rows=WAITING_ROWS)
-    return [(row[0], row[1]) for row in rows]
+async def list_waiting(reader: Reader, after: Waiting = EARLIEST) -> list[Waiting]:
+    """Up to WAITING_ROWS proposals that are approved and were not carried out, in that order."""
+    rows: list[Any] = await reader.rows(
+        LIST_WAITING,
+        since=after.approved_at,
+        since_ledger=after.ledger,
+        since_proposal=after.proposal,
+        rows=WAITING_ROWS,
+    )
+    return [Waiting(*row) for row in rows]
 
 
 async def list_moved(reader: Reader, transaction_id: int) -> list[tuple[str, int, int]]:

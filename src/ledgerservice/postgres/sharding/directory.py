@@ -12,8 +12,10 @@ STALE_S = 5.0
 
 READ_DIRECTORY = Request(
     """
-SELECT s.name, (SELECT array_agg(h.ledger_id) FROM ledger.homes h WHERE h.shard = s.name)
-FROM ledger.shards s ORDER BY s.number
+SELECT s.name, h.ledgers, h.generations FROM ledger.shards s, LATERAL (
+    SELECT array_agg(ledger_id) AS ledgers, array_agg(generation) AS generations
+    FROM ledger.homes WHERE shard = s.name) h
+ORDER BY s.number
 """
 )
 
@@ -21,17 +23,25 @@ FROM ledger.shards s ORDER BY s.number
 class Homes(NamedTuple):
     """The shards in the order in which they were added, and the shard of each ledger in `homes`.
 
-    Without other shards both are empty.
+    Of those that were moved, or were to be moved, also the generation. Without other shards all
+    are empty.
     """
 
     shards: tuple[str, ...] = ()
     by_ledger: Mapping[int, str] = {}
+    generations: Mapping[int, int] = {}
 
 
 def homes_of(rows: Rows) -> Homes:
     """What the rows of READ_DIRECTORY say."""
-    homes = {ledger: name for name, ledgers in rows for ledger in ledgers or ()}
-    return Homes(tuple(name for name, _ in rows), homes)
+    homes = {ledger: name for name, ledgers, _ in rows for ledger in ledgers or ()}
+    generations = {
+        ledger: generation
+        for _, *pair in rows
+        for ledger, generation in zip(*(one or () for one in pair), strict=True)
+        if generation
+    }
+    return Homes(tuple(name for name, *_ in rows), homes, generations)
 
 
 class Directory:
@@ -58,6 +68,10 @@ class Directory:
     def home_of(self, ledger: int) -> str | None:
         """The shard of a ledger; None if the ledger was not looked up yet."""
         return self.homes.by_ledger.get(ledger) or self.first.get(ledger)
+
+    def generation_of(self, ledger: int) -> int:
+        """The generation of a ledger's home, which each run of a move raises; 0: it never moved."""
+        return self.homes.generations.get(ledger, 0)
 
     def emptiest(self, among: set[str]) -> str:
         """The shard with the fewest ledgers, of those that are not main; main if there is none."""
