@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
+    AsyncExitStack,
     asynccontextmanager,
     contextmanager,
     nullcontext,
@@ -343,7 +344,11 @@ async def posting(
         parts = _of_directory(settings, queues, reader) if main is None else _of_main(main)
         watching = _watch_over(database, engine, of_ledgers["movements"])
         try:
-            async with parts as of_directory, _read_models(settings, connect) as read_models:
+            async with AsyncExitStack() as life:
+                of_directory = await life.enter_async_context(parts)
+                read_models = await life.enter_async_context(
+                    _read_models(settings, connect, of_directory["directory"])
+                )
                 posters = {poster.name: poster for poster in queues.posters}
                 observing = observed(
                     database, engine, posters, of_directory["body_budget"], is_main=main is None
@@ -395,12 +400,13 @@ def _of_main(main: Runtime) -> AbstractAsyncContextManager[dict[str, Any]]:
 
 @asynccontextmanager
 async def _read_models(
-    settings: Settings, connect: Callable[[], Awaitable[Wire]]
+    settings: Settings, connect: Callable[[], Awaitable[Wire]], directory: Directory
 ) -> AsyncIterator[dict[str, Any]]:
     """The cache and the store that reads may come from."""
     cache = history = None
     if settings.cache is not None:
-        cache = Balances(settings.cache.get_secret_value(), connect)
+        url = settings.cache.get_secret_value()
+        cache = Balances(url, connect, directory.generation_of)
     if settings.history is not None:
         history = History(settings.history.get_secret_value())
     try:

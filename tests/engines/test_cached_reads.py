@@ -19,7 +19,7 @@ from ledgerservice.ledger import Ledger
 from ledgerservice.postgres.connections import Database
 from ledgerservice.runtime import posting
 from ledgerservice.shards import Shards
-from tests.databases import url_text
+from tests.databases import empty_database, url_text
 from tests.engines.servers import Valkey
 from tests.engines.stores import differences
 from tests.engines.valkey_store import ValkeyStore
@@ -413,3 +413,38 @@ def test_a_shard_s_balances_are_beside_those_of_main(
         path = f"/ledgers/far/accounts/{far}"
         assert wait_for(lambda: cached(service, path) == "3.00", 30)
         assert wait_for(lambda: cached(service, f"/accounts/{near}") == "5.00", 30)
+
+
+def test_a_ledger_that_came_back_is_not_read_from_before(
+    new_database: Callable[..., Database], engines: Any
+) -> None:
+    """What was recorded elsewhere, a policy too, is missing in the cache of its former home."""
+    main = new_database()
+    world = World({"main": main, "b": empty_database(main, "b")})
+    world.run("shards", "add", "b")
+    store = ValkeyStore(engines.running(Valkey), "came_back")
+    with world.serving(LEDGER_PUBLISH=store.url, LEDGER_CACHE=store.url) as service:
+        add_ledger(service, "shop", "main")
+        account = service.post("/ledgers/shop/accounts/", {"owner": "A", "currency": "USD"})
+        path = f"/ledgers/shop/accounts/{account.json()['id']}"
+
+        def pay(key: str) -> bool:
+            body = {"account_id": account.json()["id"], "amount": "1.00", "idempotency_key": key}
+            return service.post("/ledgers/shop/deposit/", body).status_code == 200
+
+        def state() -> dict[str, Any]:
+            body: dict[str, Any] = service.get(f"{path}?consistency=cached").json()
+            return body
+
+        assert pay("first")
+        assert wait_for(lambda: state().get("consistency") == "cached", 30)
+        world.run("shards", "move", "shop", "b")
+        assert wait_for(lambda: pay("second"), 30)
+        limits = {"frozen": "debits", "actor": "risk", "reason": "a test"}
+        assert service.send(path, "PATCH", **limits).status_code == 200
+        world.run("shards", "move", "shop", "main")
+        there = {"consistency": "strong", "balance": "2.00", "frozen": "debits"}
+        assert state().items() >= there.items()
+        assert wait_for(lambda: pay("third"), 30)
+        assert not wait_for(lambda: state()["consistency"] == "cached", 3)
+        assert state().items() >= (there | {"balance": "3.00"}).items()

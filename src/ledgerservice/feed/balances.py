@@ -24,7 +24,7 @@ from ledgerservice.errors import ConfigurationError, LedgerError
 from ledgerservice.feed.targets import Published
 from ledgerservice.feed.urls import url_of
 from ledgerservice.postgres.epochs import confirmed_epoch
-from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.postgres.pipeline import Request, Wire, number
 from ledgerservice.postgres.queries.accounts import AccountView
 from ledgerservice.postgres.queries.gathered import AccountRead
 from ledgerservice.posting.standby import Standby
@@ -217,12 +217,25 @@ def _account(reply: _Reply, account_id: int) -> CachedAccount:
 
 # Reading.
 
+HAS_COME_BACK = """
+SELECT EXISTS (SELECT FROM ledger.arrivals WHERE ledger_id = $1::integer AND after_id > 0)
+"""
+
 
 class Balances:
     """The reader of one process. It belongs to the event loop that it was made in."""
 
-    def __init__(self, url: str, connect: Callable[[], Awaitable[Wire]]) -> None:
-        """`connect` is for PostgreSQL. Raises ConfigurationError."""
+    def __init__(
+        self,
+        url: str,
+        connect: Callable[[], Awaitable[Wire]],
+        generation_of: Callable[[int], int] = lambda _: 0,
+    ) -> None:
+        """`connect` is for PostgreSQL; `generation_of` says of a ledger's home whether it has ever
+        been another. Raises ConfigurationError.
+        """
+        self._generation_of = generation_of
+        self._came_back: dict[int, tuple[int, bool]] = {}
         self._address = Address.of(url)
         self._redis = _library("redis.asyncio")
         pool = self._address.pool(self._redis.BlockingConnectionPool, **_once())
@@ -251,7 +264,31 @@ class Balances:
             return None
         if account.version < min_version or not await self._is_of_this_journal(published):
             return None
-        return account
+        return None if await self._has_come_back(ledger_id) else account
+
+    async def _has_come_back(self, ledger_id: int) -> bool:
+        """Whether a ledger has been on another shard since it was here, or it is not known.
+
+        The publisher of this shard has not written what was recorded there.
+        """
+        generation = self._generation_of(ledger_id)
+        if not generation:
+            return False
+        async with self._confirming:
+            known = self._came_back.get(ledger_id)
+            if known is None or known[0] != generation:
+                known = self._came_back[ledger_id] = await self._look_at(ledger_id, generation)
+        return known[1]
+
+    async def _look_at(self, ledger_id: int, generation: int) -> tuple[int, bool]:
+        with suppress(psycopg.Error, OSError, LedgerError):
+            wire = await self._connect()
+            try:
+                [found] = await wire.exchange(Request(HAS_COME_BACK, [number(ledger_id)]))
+                return generation, bool(found.rows[0][0])
+            finally:
+                await wire.close()
+        return 0, True  # look again
 
     async def close(self) -> None:
         """Disconnect."""

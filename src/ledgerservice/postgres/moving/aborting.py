@@ -22,7 +22,7 @@ from ledgerservice.postgres.moving.fences import (
 from ledgerservice.postgres.moving.homes import Home
 from ledgerservice.postgres.moving.mover import Report, connected, schema_of
 from ledgerservice.postgres.moving.rows import Rows
-from ledgerservice.postgres.moving.statements import FIND_LEDGER, FORGET_ARRIVAL, LAST_ID
+from ledgerservice.postgres.moving.statements import FIND_LEDGER, FORGET_ARRIVAL, KEEP_STAY, LAST_ID
 from ledgerservice.postgres.sharding.identity import MAIN
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,9 @@ def _forget(shard: Connection, home: Home, schema: str) -> None:
     with shard.begin():
         load(shard, home.ledger, home.generation, REMOVING)
         Rows(home.ledger, {}, ("", schema)).remove(shard)
-        shard.execute(FORGET_ARRIVAL, {"ledger": home.ledger})
+        for after_id, epoch in shard.execute(FORGET_ARRIVAL, {"ledger": home.ledger}).all():
+            values = {"ledger": home.ledger, "after": after_id, "epoch": epoch}
+            shard.execute(KEEP_STAY, values)
     set_fence(shard, home.ledger, home.generation, LEFT)
 
 

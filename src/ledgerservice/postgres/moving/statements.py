@@ -53,6 +53,12 @@ UPDATE ledger.arrivals SET last_id = :last WHERE ledger_id = :ledger AND last_id
 """)
 FORGET_ARRIVAL = text(f"""
 DELETE FROM ledger.arrivals WHERE ledger_id = :ledger AND last_id = {NO_END}
+RETURNING after_id, epoch
+""")
+# It was here: what has published it here, does not know what was recorded elsewhere.
+KEEP_STAY = text("""
+INSERT INTO ledger.arrivals (ledger_id, after_id, last_id, epoch)
+SELECT :ledger, :after, :after, :epoch WHERE :after > 0 ON CONFLICT DO NOTHING
 """)
 FIND_PLACE = text(FIND_EPOCH)
 LATE_WEBHOOKS = text("""
