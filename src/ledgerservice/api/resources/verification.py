@@ -1,30 +1,36 @@
 """What the verification that goes on all the time has found, and a pass on request."""
 
+import logging
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from ledgerservice.access.grants import everywhere
 from ledgerservice.access.scopes import Scope
-from ledgerservice.api.http.call import call_of, json_response, runtime_of
+from ledgerservice.api.http.call import call_of, json_response, runtime_of, shards_of
 from ledgerservice.api.http.fields import TimestampText
 from ledgerservice.api.http.openapi import get, post
 from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.domain.timestamps import timestamp
+from ledgerservice.errors import LedgerError
+from ledgerservice.postgres.sharding.identity import MAIN
 from ledgerservice.postgres.verification.progress import Progress
 from ledgerservice.postgres.verification.requests import is_watched, request_pass
+from ledgerservice.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["operations"])
 
 NEED = everywhere(Scope.VERIFY_RUN)
 
 
-class Verification(msgspec.Struct, kw_only=True):
-    """What has been verified, of all ledgers. All but `running` is null where it is not known."""
+class Verified(msgspec.Struct, kw_only=True):
+    """What has been verified of a database. All but `running` is null where it is not known."""
 
     running: Annotated[bool, Meta(description="A process verifies all the time.")]
     position: Annotated[
@@ -54,6 +60,49 @@ class Verification(msgspec.Struct, kw_only=True):
             last_success_at=_time(progress.last_success_s),
             violations=progress.violations,
         )
+
+
+class Verification(Verified, kw_only=True):
+    """What has been verified, of all ledgers. With several databases it is what holds for all of
+    them: the earliest time, the smallest part, the violations of each with its name. `position` is
+    that of `DATABASE_URL`. What is not known of one of them is null.
+    """
+
+    shards: (
+        Annotated[
+            dict[str, Verified | None],
+            Meta(description="Each database by its name; null: it cannot be used now."),
+        ]
+        | UnsetType
+    ) = UNSET
+
+    @classmethod
+    def over(cls, parts: dict[str, Verified | None]) -> Self:
+        """That of all databases. Those of ledgers on main come first."""
+        every, (main, *_) = list(parts.values()), parts.values()
+
+        def least(name: str) -> Any:
+            values: list[Any] = [getattr(one, name, None) for one in every]
+            return None if None in values else min(values)
+
+        assert main is not None
+        return cls(
+            running=all(one is not None and one.running for one in every),
+            position=main.position,
+            pass_began_at=least("pass_began_at"),
+            pass_ratio=least("pass_ratio"),
+            last_success_at=least("last_success_at"),
+            violations=_named(parts),
+            shards=parts,
+        )
+
+
+def _named(parts: dict[str, Verified | None]) -> list[str] | None:
+    """The violations that are known, with the names of their shards; None: none of any."""
+    known = {name: one.violations for name, one in parts.items() if one and one.violations}
+    if not known and any(one is None or one.violations is None for one in parts.values()):
+        return None
+    return [f"shard {name}: {one}" for name, violations in known.items() for one in violations]
 
 
 def _time(seconds: float) -> str | None:
@@ -89,16 +138,47 @@ async def run_verification(request: Request) -> Response:
     """
     if call_of(request).dry_run:
         raise invalid("dry_run", "is not supported by this route")
-    runtime = runtime_of(request)
-    runtime.passes.add(await runtime.verified())
-    if not await request_pass(runtime.reader):
-        runtime.passes.withdraw()
+    main = runtime_of(request).main
+    main.passes.add(await main.verified())
+    runtimes = [one for one in _runtimes(request).values() if one is not None]
+    if True not in [await _requested(one) for one in runtimes]:
+        main.passes.withdraw()
         raise ProblemError("not_verifying")
     answer = json_response(await _verification(request))
     answer.status_code = 202
     return answer
 
 
+def _runtimes(request: Request) -> dict[str, Runtime | None]:
+    """The parts of each database, main's first; None: it cannot be used now."""
+    return {MAIN: runtime_of(request).main, **shards_of(request).runtimes()}
+
+
+async def _requested(runtime: Runtime) -> bool:
+    """Request a pass; False if nobody verifies. Another shard than main may be away meanwhile."""
+    try:
+        return await request_pass(runtime.reader)
+    except LedgerError:
+        if runtime.shard == MAIN:
+            raise
+        return False
+
+
 async def _verification(request: Request) -> Verification:
-    runtime = runtime_of(request)
-    return Verification.of(await is_watched(runtime.reader), await runtime.verified())
+    runtimes = _runtimes(request)
+    main = runtimes.pop(MAIN)
+    assert main is not None
+    of_main = Verification.of(await is_watched(main.reader), await main.verified())
+    if not runtimes:
+        return of_main
+    others = {name: await _verified(one) for name, one in runtimes.items()}
+    return Verification.over({MAIN: of_main, **others})
+
+
+async def _verified(runtime: Runtime | None) -> Verified | None:
+    try:
+        if runtime is not None:
+            return Verified.of(await is_watched(runtime.reader), await runtime.verified())
+    except LedgerError as error:
+        log.warning("the verification of a shard is not known: %s", error)
+    return None
