@@ -1,11 +1,12 @@
 """The comparison of a store with the journal: the first row that differs.
 
 The store is compared up to its position, which is read first. It may have later rows, and these
-must be the journal's too. The journal is read once, and once more for what only the store has.
+must be the journal's too. The journal is read once, and once more for what only the store has. What
+has come from another shard was published there: the store need not have it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice, pairwise
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from ledgerservice.feed.stores import (
     WholeHead,
 )
 from ledgerservice.feed.targets import Published
+from ledgerservice.postgres.changes import Arrival, list_arrivals
 from ledgerservice.postgres.entries import (
     Entered,
     EntryPlace,
@@ -72,7 +74,7 @@ async def compare(
     if published is None or fault is not None:
         yield Compared(after, 0, fault)
         return
-    walk = _Walk(wire, store, published)
+    walk = _Walk(wire, store, published, await _unpublished_here(wire))
     while listed := await list_entries(wire, after, ROWS_AT_ONCE + 1):
         entries, beyond = listed[:ROWS_AT_ONCE], listed[ROWS_AT_ONCE:]
         goes_on = bool(beyond) and _place(beyond[0])[:2] == _place(entries[-1])[:2]
@@ -90,6 +92,14 @@ async def _unpublished(wire: Wire, store: Store, published: Published | None) ->
         return None
     detail = f"{store.name} has nothing of epoch {epoch} of the journal."
     return Difference("nothing published", 0, 0, 0, detail)
+
+
+async def _unpublished_here(wire: Wire) -> dict[int, list[Arrival]]:
+    """What was published by another shard, by ledger."""
+    arrivals: dict[int, list[Arrival]] = {}
+    for one in await list_arrivals(wire):
+        arrivals.setdefault(one.ledger, []).append(one)
+    return arrivals
 
 
 def _place(entry: Entered) -> EntryPlace:
@@ -115,8 +125,15 @@ class _Part(NamedTuple):
 class _Walk:
     """The comparison of chunks of the journal with a store."""
 
-    def __init__(self, wire: Wire, store: Store, published: Published) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        store: Store,
+        published: Published,
+        arrivals: Mapping[int, Sequence[Arrival]],
+    ) -> None:
         self._wire = wire
+        self._arrivals = arrivals
         self._store = store
         self._epoch = published.epoch
         self._last_id = published.id
@@ -190,14 +207,22 @@ class _Walk:
                 if stored[version] != known[version]:
                     detail = _fields(known[version], stored[version])
                     yield Difference("differing", *place, detail)
-            elif known[version].transaction_id <= self._last_id:
+            elif self._is_due(part.account, known[version]):
                 yield Difference("missing", *place, "The store does not have this row.")
+
+    def _is_due(self, account: Account, row: Row) -> bool:
+        """Whether the store must have a row."""
+        return row.transaction_id <= self._last_id and not any(
+            one.after < row.transaction_id <= one.last
+            for one in self._arrivals.get(account.ledger_id, ())
+        )
 
     def _head_difference(
         self, part: _Part, known: dict[int, Row], head: Head | WholeHead | None
     ) -> Difference | None:
         place = *part.account, 0
-        due = [row.version for row in part.rows.values() if row.transaction_id <= self._last_id]
+        rows = part.rows.values()
+        due = [row.version for row in rows if self._is_due(part.account, row)]
         newest = max(due, default=0)
         if head is None:
             detail = f"It must have version {newest}."
