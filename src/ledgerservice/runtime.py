@@ -427,8 +427,8 @@ async def _standby_of(database: Database) -> AsyncIterator[Standby | None]:
         return
     url = parse_url(settings.standby_url.get_secret_value(), STANDBY)
     lag_s = settings.standby_lag_s
-    standby = Standby(replace(database, url=url).connect_standby, connect, lag_s)
-    beating = asyncio.create_task(keep_beating(connect, lag_s))
+    standby = Standby(replace(database, url=url).connect_standby, lag_s)
+    beating = asyncio.create_task(keep_beating(connect, lag_s, standby))
     try:
         yield standby
     finally:
