@@ -185,7 +185,7 @@ def test_a_list_is_of_one_snapshot(database):
 
     async def test(ledger: Ledger) -> None:
         counting = "SELECT count(*) FROM ledger.transactions WHERE ledger_id = :ledger"
-        async with search.pinned(ledger._reader) as run:
+        async with search.pinned(ledger._readers.only) as run:
             before = await run(counting, {})
             await ledger.deposit(1, 1, key="between")
             assert await run(counting, {}) == before

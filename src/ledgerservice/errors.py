@@ -167,6 +167,10 @@ class ShardFault(LedgerError):
     """The shards were left as they are."""
 
 
+class LedgerHasParts(LedgerError):
+    """The ledger has several parts, and this is not answered for all of them: see Ledger.parts."""
+
+
 class CannotJoin(LedgerError):
     """The ledger cannot post in this transaction."""
 

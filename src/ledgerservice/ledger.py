@@ -10,7 +10,8 @@ Faults are exceptions (`ledgerservice.errors`): after `Unavailable` send the sam
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Literal, Self, get_args, overload
+from itertools import chain
+from typing import Any, Literal, Self, overload
 
 import msgspec
 from pydantic import SecretStr
@@ -28,13 +29,20 @@ from ledgerservice.domain.instructions import (
     Instruction,
     Movement,
 )
-from ledgerservice.domain.ledgers import LedgerRequest, is_ledger_name
+from ledgerservice.domain.ledgers import LedgerRequest, check_shards, is_ledger_name
 from ledgerservice.domain.metadata import text_of_metadata
 from ledgerservice.domain.movements import Amount, deposit, transfer, withdrawal
-from ledgerservice.domain.timestamps import EFFECTIVE_NEEDS_AT, TimeOf
+from ledgerservice.domain.timestamps import TimeOf
 from ledgerservice.domain.transactions import Outcome, Outcomes, Rejected, Transaction
-from ledgerservice.domain.validation import checked, fault_of
-from ledgerservice.errors import InvalidField
+from ledgerservice.domain.validation import (
+    check_by,
+    check_instructions,
+    check_list,
+    check_period,
+    check_time,
+    checked,
+)
+from ledgerservice.errors import CannotJoin, InvalidField
 from ledgerservice.feed.balances import find_account
 from ledgerservice.feed.reading import Chunk, Position
 from ledgerservice.postgres.queries import (
@@ -54,19 +62,18 @@ from ledgerservice.postgres.queries.accounts import (
     NamedAccount,
     PolicyView,
 )
-from ledgerservice.postgres.queries.gathered import AccountRead, HistoryRead
-from ledgerservice.postgres.queries.gathered_transactions import KeyRead, TransactionRead
+from ledgerservice.postgres.queries.gathered.accounts import AccountRead, HistoryRead
 from ledgerservice.postgres.queries.holds import HoldView
 from ledgerservice.postgres.queries.schedules import ScheduleView
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
-from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.search import Place
+from ledgerservice.postgres.sharding.identity import MAIN
 from ledgerservice.posting.history import Counts, Part, import_history
 from ledgerservice.posting.joining import post_in
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
-from ledgerservice.shards import Shards, sharded
+from ledgerservice.shards import Readers, Shards, sharded
 
 __all__ = ["Amount", "Ledger", "deposit", "transfer", "withdrawal"]
 
@@ -86,8 +93,14 @@ class Ledger:
         return self._shards.now(self._ledger)
 
     @property
-    def _reader(self) -> Reader:
-        return self._runtime.reader.of(self._ledger)
+    def _readers(self) -> Readers:
+        return Readers(self._shards, self._ledger)
+
+    @property
+    def parts(self) -> list[Self]:
+        """The parts of the ledger, which are ledgers to read: what lists all of it lists a part."""
+        ids = () if self._readers.parts is None else self._readers.parts.ids
+        return [type(self)(self._shards, one, self._principal_id) for one in ids]
 
     @classmethod
     @asynccontextmanager
@@ -113,31 +126,36 @@ class Ledger:
         `own`: only this ledger gets it. Raises InvalidField if a value is not valid: see
         `ledgerservice.domain.currencies`.
         """
-        ledger = self._ledger if own else None
+        ledger = self._readers.only.ledger_id if own else None
         facts = code, exponent, name, False, self._principal_id
         currency = CurrencyRequest(*facts, ledger)
         if (fault := currencies.fault_of(currency)) is not None:
             raise fault
         return await self._shards.add_currency(currency)
 
-    async def add_ledger(self, name: str) -> Self:
-        """The ledger of that name, which is added if it is not there.
+    async def add_ledger(self, name: str, *, shards: int | None = None) -> Self:
+        """The ledger of that name, which is added if it is not there; with `shards`, 2 to 64, of
+        that many parts.
 
-        Raises InvalidField if the name is not valid: see `ledgerservice.domain.ledgers`.
+        Raises InvalidField if the name is not valid (see `ledgerservice.domain.ledgers`), or if the
+        ledger is there and has another number of parts.
         """
         if not isinstance(name, str) or not is_ledger_name(name):
             raise InvalidField("name", "must be 1 to 63 small letters, digits, - and _")
-        shards = self._shards
-        request = LedgerRequest(name, False, self._principal_id, shards.roomiest())
-        added = await shards.add_ledger(request)
-        return type(self)(shards, added.id, self._principal_id)
+        check_shards(shards)
+        shard = MAIN if shards is not None else self._shards.roomiest()
+        request = LedgerRequest(name, False, self._principal_id, shard, shards)
+        added = await self._shards.add_ledger(request)
+        if isinstance(added, Rejected):
+            raise InvalidField("shards", "the ledger has another number of parts")
+        return type(self)(self._shards, added.id, self._principal_id)
 
     async def ledger(self, name: str) -> Self | None:
         """The ledger of that name, or None."""
         ledger_id = await self._shards.main.ledger_id(name)
         if ledger_id is None:
             return None
-        await self._shards.runtime_of(ledger_id)
+        await (await self._shards.runtime_of(ledger_id)).parts_of(ledger_id)
         return type(self)(self._shards, ledger_id, self._principal_id)
 
     async def open_account(
@@ -230,7 +248,7 @@ class Ledger:
         reversals, transactions of many legs. `dry_run`: the outcomes are what they would be, and
         nothing is written. Raises InvalidField if one is not valid.
         """
-        _check(movements)
+        check_instructions(movements)
         group = Group(movements, linked, self._ledger, dry_run, self._principal_id)
         return await self._shards.post(group)
 
@@ -251,10 +269,12 @@ class Ledger:
         local. Nothing is retried: on an exception roll back, and do all of it again. Raises
         CannotJoin, InvalidField, or psycopg's errors.
         """
-        _check(movements)
+        check_instructions(movements)
         if isinstance(connection, AsyncSession):
             await connection.flush()
             connection = await connection.connection()
+        if self._readers.parts is not None:
+            raise CannotJoin("A ledger with parts has several journals.")
         schema = self._runtime.settings.schema_name
         group = Group(movements, linked, self._ledger, principal_id=self._principal_id)
         return await post_in(connection, schema, group)
@@ -273,7 +293,7 @@ class Ledger:
         """
         return await import_history(
             self._runtime.connect,
-            self._ledger,
+            self._readers.only.ledger_id,
             currencies,
             parts,
             dry_run=dry_run,
@@ -291,27 +311,31 @@ class Ledger:
         `ledgerservice.feed.balances.CachedAccount`, of `min_version` or a newer one. With `standby`
         it may be a `ledgerservice.posting.standby.StandbyAccount` from LEDGER_STANDBY_URL.
         """
-        cache = self._runtime.standby if standby else self._runtime.cache if cached else None
-        read = AccountRead(self._ledger, account_id)
-        return await find_account(cache, self._runtime.reads.accounts.post, read, min_version)
+        runtime = await self._readers.runtime(account_id)
+        cache = runtime.standby if standby else runtime.cache if cached else None
+        read = AccountRead(self._readers.home(account_id), account_id)
+        return await find_account(cache, runtime.reads.accounts.post, read, min_version)
 
     async def account_at(self, account_id: int, at: datetime) -> as_of.AccountAt | None:
         """The account as of a time, as recorded and as effective; or None."""
         checked(at=(FieldType.TIME, at))
-        return await as_of.account_at(self._reader, account_id, at)
+        return await as_of.account_at(await self._readers.of(account_id), account_id, at)
 
     async def accounts(
         self, filters: AccountFilter = ALL_ACCOUNTS, limit: int = 100, *, after: Place | None = None
     ) -> tuple[list[AccountView], Place | None]:
         """Up to `limit` accounts, and the place after which the next page begins, if any."""
-        _check_list(filters, after)
-        return await accounts.list_filtered(self._reader, filters, limit, after)
+        check_list(filters, after)
+        return await accounts.list_filtered(self._readers.only, filters, limit, after)
 
     async def named_accounts(
         self, references: Sequence[str], ids: Sequence[int]
     ) -> list[NamedAccount]:
         """The accounts that have one of these references or ids."""
-        return await accounts.list_named(self._reader, references, ids)
+        lists = [
+            await accounts.list_named(one, references, ids) for one in await self._readers.all()
+        ]
+        return list(chain.from_iterable(lists))
 
     async def transactions(
         self,
@@ -321,9 +345,9 @@ class Ledger:
         after: Place | None = None,
     ) -> tuple[list[Transaction], Place | None]:
         """As `accounts`, of transactions, the latest first by the time that `filters.by` names."""
-        _check_list(filters, after)
-        _check_by(filters.by)
-        return await transactions.list_filtered(self._reader, filters, limit, after)
+        check_list(filters, after)
+        check_by(filters.by)
+        return await transactions.list_filtered(self._readers.only, filters, limit, after)
 
     async def statement(
         self,
@@ -338,19 +362,20 @@ class Ledger:
 
         Raises InvalidField if `until` is before `since`.
         """
-        _check_period(since, until)
-        _check_by(by)
+        check_period(since, until)
+        check_by(by)
         find = effective.find_period if by == "effective" else statements.find_period
-        return await find(self._reader, account_id, since, until)
+        return await find(await self._readers.of(account_id), account_id, since, until)
 
     async def lines(
         self, statement: statements.StatementPeriod | effective.EffectivePeriod
     ) -> AsyncIterator[statements.StatementLine]:
         """The entries of a statement, oldest first."""
+        reader = await self._readers.of(statement.account_id)
         if isinstance(statement, effective.EffectivePeriod):
-            chunks = effective.list_all_lines(self._reader, statement)
+            chunks = effective.list_all_lines(reader, statement)
         else:
-            chunks = statements.list_all_lines(self._reader, statement)
+            chunks = statements.list_all_lines(reader, statement)
         async for chunk in chunks:
             for line in chunk:
                 yield line
@@ -361,8 +386,9 @@ class Ledger:
         """All balances by currency, as they stand or as of a time, and whether they are final.
         With `by="effective"`: the balances of all that takes effect by `at`, which must be there.
         """
-        _check_time(at, by)
-        return await reports.trial_balance(self._reader, at, by)
+        check_time(at, by)
+        readers = await self._readers.all()
+        return await reports.trial_balance_of_all(readers, at, by)
 
     async def owner_balances(
         self,
@@ -375,8 +401,9 @@ class Ledger:
         """Up to `limit` balances ordered by owner and currency, after that pair; `at` and `by` are
         as in `trial_balance`. As effective nothing is held: `held` is None.
         """
-        _check_time(at, by)
-        return await reports.list_owner_balances(self._reader, limit, after, at, by)
+        check_time(at, by)
+        readers = await self._readers.all()
+        return await reports.list_owner_balances_of_all(readers, limit, after, at, by)
 
     async def totals(
         self,
@@ -391,37 +418,40 @@ class Ledger:
         """Up to `limit` sums of what was recorded in [since, until), or takes effect then, by the
         values of a metadata key, each with the place after which the next page begins.
         """
-        _check_period(since, until)
-        _check_by(by)
-        return await reports.list_totals(self._reader, key, since, until, limit, after, by)
+        check_period(since, until)
+        check_by(by)
+        return await reports.list_totals(self._readers.only, key, since, until, limit, after, by)
 
     async def hold(self, transaction_id: int) -> HoldView | None:
         """The hold that a transaction placed, as it stands; or None."""
-        return await holds.find(self._reader, transaction_id)
+        return await holds.find(await self._readers.having(transaction_id), transaction_id)
 
     async def schedule(self, transaction_id: int) -> ScheduleView | None:
         """The transfer that a transaction scheduled, as it stands; or None."""
-        return await schedules.find(self._reader, transaction_id)
+        reader = await self._readers.having(transaction_id)
+        return await schedules.find(reader, transaction_id)
 
     async def holds(
         self, account_id: int, limit: int = 100, *, after: HoldView | None = None
     ) -> list[HoldView]:
         """Up to `limit` open holds of an account, ordered by `ends_at`; those without come last."""
         place = None if after is None else (after.ends_at, after.id)
-        return await holds.list_open(self._reader, account_id, limit, place)
+        return await holds.list_open(await self._readers.of(account_id), account_id, limit, place)
 
     async def schedules(
         self, account_id: int, limit: int = 100, *, after: ScheduleView | None = None
     ) -> list[ScheduleView]:
         """Up to `limit` pending scheduled transfers from an account, ordered by `execute_at`."""
         place = None if after is None else (after.execute_at, after.id)
-        return await schedules.list_pending(self._reader, account_id, limit, place)
+        reader = await self._readers.of(account_id)
+        return await schedules.list_pending(reader, account_id, limit, place)
 
     async def policies(
         self, account_id: int, limit: int = 100, *, before_version: int = BIGGEST_ID
     ) -> list[PolicyView]:
         """Up to `limit` policies with versions below `before_version`, newest first."""
-        return await accounts.list_policies(self._reader, account_id, limit, before_version)
+        reader = await self._readers.of(account_id)
+        return await accounts.list_policies(reader, account_id, limit, before_version)
 
     async def history(
         self,
@@ -435,16 +465,19 @@ class Ledger:
 
         `from_store`: out of the store of LEDGER_HISTORY, if it provably has what the journal has.
         """
-        if from_store and (store := self._runtime.history) is not None:
-            page = await store.page(self._reader, account_id, limit, before_version)
-            if page is not None:
-                return page
-        read = HistoryRead(self._ledger, account_id, before_version, limit)
-        return await self._runtime.reads.histories.post(read)
+        runtime = await self._readers.runtime(account_id)
+        if from_store and (history := runtime.history) is not None:
+            reader = await self._readers.of(account_id)
+            entries = await history.page(reader, account_id, limit, before_version)
+            if entries is not None:
+                return entries
+        read = HistoryRead(self._readers.home(account_id), account_id, before_version, limit)
+        return await runtime.reads.histories.post(read)
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The transaction with this id, posted or declined, or None."""
-        return await self._runtime.reads.transaction(TransactionRead(self._ledger, transaction_id))
+        reader = await self._readers.having(transaction_id)
+        return await self._readers.whole(reader, await transactions.find(reader, transaction_id))
 
     async def events(
         self, after: Position | None = None, limit: int = 1_000, *, wait_s: float = 0
@@ -457,43 +490,10 @@ class Ledger:
         """
         feed = self._runtime.feed
         start = await feed.start() if after is None else after
-        return await feed.read(start, limit, ledger=self._ledger, wait_s=wait_s)
+        return await feed.read(start, limit, ledger=self._readers.only.ledger_id, wait_s=wait_s)
 
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
         """The transaction recorded for an account's idempotency key, or None."""
-        return await self._runtime.reads.transaction(KeyRead(self._ledger, account_id, key))
-
-
-def _check_by(by: str) -> None:
-    if by not in get_args(TimeOf):
-        raise InvalidField("by", f"must be one of {', '.join(get_args(TimeOf))}")
-
-
-def _check_time(at: datetime | None, by: TimeOf) -> None:
-    checked(at=(FieldType.TIME, at))
-    _check_by(by)
-    if at is None and by == "effective":
-        raise InvalidField("by", EFFECTIVE_NEEDS_AT)
-
-
-def _check_period(since: datetime | None, until: datetime | None) -> None:
-    checked(since=(FieldType.TIME, since), until=(FieldType.TIME, until))
-    if since is not None and until is not None and until < since:
-        raise InvalidField("until", "must not be before since")
-
-
-def _check_list(filters: AccountFilter | TransactionFilter, after: Place | None) -> None:
-    """The filters and the place after which a page begins."""
-    _check_period(filters.since, filters.until)
-    checked(metadata=(FieldType.METADATA, filters.metadata))
-    for part in after or ():
-        if isinstance(part, datetime):
-            checked(after=(FieldType.TIME, part))
-
-
-def _check(instructions: Sequence[Instruction]) -> None:
-    """Plain movements were checked as they were made; all else its maker has put together."""
-    for one in instructions:
-        plain = type(one) is Movement and one.detail is None
-        if not plain and (fault := fault_of(one)) is not None:
-            raise fault
+        reader = await self._readers.of(account_id)
+        one = await transactions.find_by_key(reader, account_id, key)
+        return await self._readers.whole(reader, one)

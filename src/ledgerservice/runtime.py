@@ -20,19 +20,16 @@ from ledgerservice.access.audit import AuditLog
 from ledgerservice.access.rulebook import Rulebook
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
-from ledgerservice.domain.instructions import Group
-from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, is_ledger_name
-from ledgerservice.domain.transactions import Outcomes, Rejected, Rejection
+from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest, Parts, is_ledger_name
+from ledgerservice.domain.transactions import Rejected, Rejection
 from ledgerservice.embedded.data import DataSource, empty_data
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.embedded.watching import watched
 from ledgerservice.errors import ConfigurationError, PrincipalUnknown
-from ledgerservice.feed import balances
 from ledgerservice.feed.balances import Balances
 from ledgerservice.feed.history import History
+from ledgerservice.feed.read_models import reading_elsewhere
 from ledgerservice.feed.reading import Feed
-from ledgerservice.feed.stores import history_of
-from ledgerservice.feed.targets import targets_of
 from ledgerservice.feed.webhooks.addresses import Guard
 from ledgerservice.feed.webhooks.deliverer import keep_delivering
 from ledgerservice.feed.webhooks.sending import Sender
@@ -49,8 +46,12 @@ from ledgerservice.postgres.connections import (
 from ledgerservice.postgres.pipeline import Wire
 from ledgerservice.postgres.probe import Probe
 from ledgerservice.postgres.queries import catalogue
+from ledgerservice.postgres.queries.parts import find_parts
 from ledgerservice.postgres.reader import Reader
-from ledgerservice.postgres.registration import add_currencies, add_ledgers, open_accounts
+from ledgerservice.postgres.registration import (
+    add_currencies,
+    add_ledgers,
+)
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.sharding.copies import (
     CurrencyCopy,
@@ -58,7 +59,6 @@ from ledgerservice.postgres.sharding.copies import (
     add_copies,
     list_currencies,
 )
-from ledgerservice.postgres.sharding.databases import databases_of
 from ledgerservice.postgres.sharding.directory import Directory
 from ledgerservice.postgres.sharding.identity import MAIN, Identity, fault_of, identity_of
 from ledgerservice.postgres.urls import parse_url, without_environment
@@ -67,22 +67,23 @@ from ledgerservice.postgres.verification.requests import PassRequests
 from ledgerservice.postgres.verification.watching import Watch
 from ledgerservice.posting.bounds import Budget
 from ledgerservice.posting.due import keep_sweeping
-from ledgerservice.posting.frames import MOVEMENTS
 from ledgerservice.posting.frozen import keep_ending_frozen
-from ledgerservice.posting.movements import weight_of
 from ledgerservice.posting.observation import observed
+from ledgerservice.posting.parts.crossing import Crossings, MovementPoster, RemoteMovementPoster
+from ledgerservice.posting.parts.opening import OpeningPoster, posters_of_ledgers
+from ledgerservice.posting.parts.recovery import Recovery, keep_recovering
+from ledgerservice.posting.parts.routing import Routes
 from ledgerservice.posting.poster import Poster
 from ledgerservice.posting.queues import Queues, another_loop
 from ledgerservice.posting.reads import Reads
 from ledgerservice.posting.remote import PosterAddress, RemotePoster
-from ledgerservice.posting.standby import Standby, keep_beating
+from ledgerservice.posting.standby import Standby
 from ledgerservice.posting.verifying import verifying
 from ledgerservice.settings import Settings
 from ledgerservice.telemetry.pages import Page
 
 log = logging.getLogger(__name__)
 
-STANDBY = "LEDGER_STANDBY_URL"
 OPENINGS_AT_ONCE = 1_000  # of one request, in a queue that others use too
 
 
@@ -170,7 +171,7 @@ OF_DIRECTORY = (
 """The parts of a runtime that a process has once."""
 
 
-Movements = Poster[Group, Outcomes] | RemotePoster
+Movements = MovementPoster | RemoteMovementPoster
 """The queue of movements: of this process, or of the one that posts for it."""
 
 
@@ -183,9 +184,9 @@ class Runtime:
 
     settings: Settings
     movements: Movements
-    openings: Poster[Opening, Opened | Rejected]
+    openings: OpeningPoster
     currencies: Poster[CurrencyRequest, Currency | Rejected]
-    ledgers: Poster[LedgerRequest, LedgerRecord]
+    ledgers: Poster[LedgerRequest, LedgerRecord | Rejected]
     reads: Reads
     reader: Reader
     body_budget: Budget
@@ -216,6 +217,8 @@ class Runtime:
     passes: PassRequests = field(default_factory=PassRequests)
     metrics_page: Page = field(default_factory=Page)
     ledger_ids: dict[str, int] = field(default_factory=dict)
+    known_ledgers: set[int] = field(default_factory=lambda: {DEFAULT_LEDGER})
+    """Those of which it is known whether they have parts, which never changes."""
 
     @property
     def main(self) -> "Runtime":
@@ -228,8 +231,35 @@ class Runtime:
             ledger = await catalogue.find_ledger(self.main.reader, name)
             if ledger is not None:
                 self.directory.first[ledger.id] = ledger.shard
+                await self.parts_of(ledger.id)
                 self.ledger_ids[name] = ledger.id
         return self.ledger_ids.get(name)
+
+    async def parts_of(self, ledger_id: int) -> Parts | None:
+        """The parts of a ledger; None if it has none. They never change."""
+        if ledger_id not in self.known_ledgers:
+            parts = await find_parts(self.main.reader.of(ledger_id))
+            if parts is not None:
+                self.crossings.parts[ledger_id] = parts
+            self.known_ledgers.add(ledger_id)
+        return self.crossings.parts.get(ledger_id)
+
+    async def readers_of(self, ledger_id: int) -> list[Reader]:
+        """The readers of all parts of a ledger; of a ledger without parts its own."""
+        parts = await self.parts_of(ledger_id)
+        if parts is None:
+            return [self.reader.of(ledger_id)]
+        return [await self.crossings.reader_of(one) for one in parts.ids]
+
+    @property
+    def crossings(self) -> Crossings:
+        """Posts on ledgers with parts, on all shards."""
+        return self.movements.crossings
+
+    @property
+    def routes(self) -> Routes:
+        """Finds what the parts of a ledger have."""
+        return self.crossings.routes
 
     async def principal_id(self, name: str | None) -> int:
         """The id of a principal; 0 for None. Raises PrincipalUnknown."""
@@ -283,19 +313,6 @@ class Runtime:
         return await self.probe.ask()
 
 
-def check_addresses(settings: Settings) -> None:
-    """Raise ConfigurationError for a mistake in the URL of another server. Nothing is connected."""
-    if settings.publish is not None:
-        targets_of(settings.publish.get_secret_value())
-    if settings.cache is not None:
-        balances.check(settings.cache.get_secret_value())
-    if settings.history is not None:
-        history_of(settings.history.get_secret_value())
-    if settings.standby_url is not None:
-        parse_url(settings.standby_url.get_secret_value(), STANDBY)
-    databases_of(settings)
-
-
 @contextmanager
 def started(settings: Settings, *, create: bool = True, shard: str = MAIN) -> Iterator[Database]:
     """The database, checked and migrated. The embedded server is watched meanwhile."""
@@ -340,20 +357,28 @@ async def posting(
     verified = nullcontext() if poster else verifying(database, is_main=main is None)
     with another_loop() as writers, verified as watch:
         queues = Queues(database, writers, None if main is None else shard)
-        of_ledgers = _of_ledgers(queues, poster)
+        crossings = Crossings(settings.request_deadline_s) if main is None else main.crossings
+        claims = None if main is None else main.openings.claims
+        of_ledgers = {
+            **posters_of_ledgers(queues, poster, crossings, claims),
+            "reads": Reads.of(queues),
+            "copies": queues.writing("copies", add_copies),
+        }
         parts = _of_directory(settings, queues, reader) if main is None else _of_main(main)
-        watching = _watch_over(database, engine, of_ledgers["movements"])
+        movements = of_ledgers["movements"]
+        recovery = Recovery(engine, reader, crossings, settings.cross_limit_s, shard)
+        watching = _watch_over(database, engine, movements, recovery)
         try:
             async with AsyncExitStack() as life:
                 of_directory = await life.enter_async_context(parts)
-                read_models = await life.enter_async_context(
-                    _read_models(settings, connect, of_directory["directory"])
+                models = await life.enter_async_context(
+                    reading_elsewhere(database, of_directory["directory"])
                 )
                 posters = {poster.name: poster for poster in queues.posters}
                 observing = observed(
                     database, engine, posters, of_directory["body_budget"], is_main=main is None
                 )
-                async with observing as sample, _standby_of(database) as standby:
+                async with observing as sample:
                     yield Runtime(
                         settings=settings,
                         reader=reader,
@@ -362,35 +387,21 @@ async def posting(
                         feed=feed,
                         shard=shard,
                         directory_runtime=main,
-                        standby=standby,
                         sample=sample,
                         watch=watch,
                         **of_ledgers,
                         **of_directory,
-                        **read_models,
+                        **models,
                     )
                 await _cancelled(watching)
         finally:
             await feed.close()
             await probe.close()
             await _cancelled(watching)
+            if main is None:
+                await crossings.close()
             await queues.close()
             await engine.dispose()
-
-
-def _of_ledgers(queues: Queues, poster: PosterAddress | None) -> dict[str, Any]:
-    """The queues of what the ledgers of a database record and read."""
-    movements = (
-        queues.overlapping(MOVEMENTS)
-        if poster is None
-        else queues.remote(MOVEMENTS, poster, weight_of)
-    )
-    return {
-        "movements": movements,
-        "openings": queues.writing("accounts", open_accounts),
-        "reads": Reads.of(queues),
-        "copies": queues.writing("copies", add_copies),
-    }
 
 
 def _of_main(main: Runtime) -> AbstractAsyncContextManager[dict[str, Any]]:
@@ -398,46 +409,8 @@ def _of_main(main: Runtime) -> AbstractAsyncContextManager[dict[str, Any]]:
     return nullcontext({name: getattr(main, name) for name in OF_DIRECTORY})
 
 
-@asynccontextmanager
-async def _read_models(
-    settings: Settings, connect: Callable[[], Awaitable[Wire]], directory: Directory
-) -> AsyncIterator[dict[str, Any]]:
-    """The cache and the store that reads may come from."""
-    cache = history = None
-    if settings.cache is not None:
-        url = settings.cache.get_secret_value()
-        cache = Balances(url, connect, directory.generation_of)
-    if settings.history is not None:
-        history = History(settings.history.get_secret_value())
-    try:
-        yield {"cache": cache, "history": history}
-    finally:
-        if cache is not None:
-            await cache.close()
-        if history is not None:
-            await history.close()
-
-
-@asynccontextmanager
-async def _standby_of(database: Database) -> AsyncIterator[Standby | None]:
-    """The standby that reads may come from."""
-    settings, connect = database.settings, database.connect_writer
-    if settings.standby_url is None:
-        yield None
-        return
-    url = parse_url(settings.standby_url.get_secret_value(), STANDBY)
-    lag_s = settings.standby_lag_s
-    standby = Standby(replace(database, url=url).connect_standby, lag_s)
-    beating = asyncio.create_task(keep_beating(connect, lag_s, standby))
-    try:
-        yield standby
-    finally:
-        await _cancelled([beating])
-        await standby.close()
-
-
 def _watch_over(
-    database: Database, engine: AsyncEngine, movements: Movements
+    database: Database, engine: AsyncEngine, movements: Movements, recovery: Recovery
 ) -> list[asyncio.Task[None]]:
     """What a process does on a database by itself."""
     settings = database.settings
@@ -448,6 +421,8 @@ def _watch_over(
         return watching
     sweeping = keep_sweeping(engine, movements.post, settings.sweep_interval_s)
     watching.append(asyncio.create_task(sweeping))
+    recovering = keep_recovering(recovery, settings.sweep_interval_s)
+    watching.append(asyncio.create_task(recovering))
     if settings.webhooks:
         watching.append(asyncio.create_task(keep_delivering(database, settings)))
     return watching

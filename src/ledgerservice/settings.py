@@ -340,6 +340,9 @@ class Settings(BaseSettings):
     sweep_interval_s: float = Field(
         default=1.0, gt=0, description="Interval at which due holds and schedules are posted."
     )
+    cross_limit_s: float = Field(
+        default=60.0, gt=0, description="Time after which an open transfer between parts is logged."
+    )
     verify_interval_s: float = Field(
         default=60.0,
         ge=0,

@@ -6,29 +6,39 @@ get ShardUnavailable.
 """
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import psycopg
 
 from ledgerservice.access.registry import Registry
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest
-from ledgerservice.domain.transactions import Outcomes, Rejected
-from ledgerservice.errors import LedgerError, ShardUnavailable, Unavailable, WrongDatabase
+from ledgerservice.domain.transactions import Outcomes, Rejected, Transaction
+from ledgerservice.errors import (
+    LedgerError,
+    LedgerHasParts,
+    ShardUnavailable,
+    Unavailable,
+    WrongDatabase,
+)
 from ledgerservice.postgres.access.callers import Limited, find_limited
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Wire
+from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.sharding import chunks, copies
 from ledgerservice.postgres.sharding.databases import databases_of
 from ledgerservice.postgres.sharding.directory import READ_DIRECTORY, Directory
 from ledgerservice.postgres.sharding.identity import MAIN, Identity, find_identity
+from ledgerservice.posting.parts.crossing import PartHome
 from ledgerservice.runtime import Runtime, posting, prepared
 from ledgerservice.telemetry.metrics import SHARD_UP
 
@@ -45,11 +55,72 @@ LEVEL_S = 60.0
 """Interval at which chunks and currencies are looked after."""
 
 
+class Place(NamedTuple):
+    """The shard of a ledger, and the generation of this home."""
+
+    shard: str | None
+    generation: int
+
+    def is_now(self, other: "Place") -> bool:
+        """Whether a ledger of this place has not left it since. To come back takes two generations
+        more; one is a move that has begun.
+        """
+        is_there = self.shard in {None, other.shard}
+        return is_there and other.generation - self.generation <= 1
+
+
 class Home(NamedTuple):
     """The running parts of the shard that has a ledger, and whether it has left them meanwhile."""
 
     runtime: Runtime
     is_left: Callable[[], bool]
+
+
+class Readers:
+    """The readers of a ledger, or of the parts of it, on the shards that have them."""
+
+    def __init__(self, shards: "Shards", ledger_id: int) -> None:
+        self._shards, self._ledger_id = shards, ledger_id
+        self._crossings = shards.main.crossings
+        self.parts = self._crossings.parts.get(ledger_id)
+
+    def home(self, account_id: int) -> int:
+        """The ledger, or the part of it that has an account."""
+        return self._ledger_id if self.parts is None else self.parts.home(account_id)
+
+    async def runtime(self, account_id: int) -> Runtime:
+        """The running parts of the shard that has an account."""
+        if self.parts is None:
+            return self._shards.now(self._ledger_id)
+        return await self._shards.runtime_of(self.parts.home(account_id))
+
+    async def of(self, account_id: int) -> Reader:
+        """The reader of an account."""
+        return (await self.runtime(account_id)).reader.of(self.home(account_id))
+
+    async def having(self, transaction_id: int) -> Reader:
+        """The reader of a transaction."""
+        if self.parts is None:
+            return self.only
+        home = await self._crossings.routes.home_of(self.parts, transaction_id)
+        return await self._crossings.reader_of(home)
+
+    @property
+    def only(self) -> Reader:
+        """The reader of the whole ledger. Raises LedgerHasParts."""
+        if self.parts is not None:
+            raise LedgerHasParts
+        return self._shards.now(self._ledger_id).reader.of(self._ledger_id)
+
+    async def all(self) -> list[Reader]:
+        """The readers of all parts."""
+        if self.parts is None:
+            return [self.only]
+        return [await self._crossings.reader_of(one) for one in self.parts.ids]
+
+    async def whole(self, reader: Reader, one: Transaction | None) -> Transaction | None:
+        """A transaction; one to another part has the entries of both."""
+        return None if one is None else await self._crossings.shown(reader.ledger_id, one)
 
 
 class Shards:
@@ -62,6 +133,16 @@ class Shards:
         self._down: set[str] = set()
         self._present: dict[str, set[int]] = {}
         self._copying: set[asyncio.Task[None]] = set()
+        main.crossings.find_with(self._home_of_part)
+
+    async def _home_of_part(self, ledger: int) -> PartHome:
+        runtime = await self.runtime_of(ledger)
+        return PartHome(
+            runtime.movements.post_on_part,
+            runtime.open_account,
+            runtime.reads.accounts.post,
+            runtime.reader.of(ledger),
+        )
 
     async def runtime_of(self, ledger: int) -> Runtime:
         """The parts of the shard that has a ledger. Raises Unavailable or ShardUnavailable."""
@@ -97,16 +178,25 @@ class Shards:
             return self.main
         return self.running(self.directory.home_of(ledger) or MAIN)
 
-    def is_at(self, ledger: int, runtime: Runtime, since: int | None = None) -> bool:
-        """Whether a ledger is surely still where it was found, in the generation `since`.
+    def places(self, ledgers: Sequence[int]) -> list["Place"]:
+        """Where ledgers are. A shard is None if it was not looked up yet."""
+        directory = self.directory
+        return [Place(directory.home_of(one), directory.generation_of(one)) for one in ledgers]
+
+    def are_at(self, ledgers: Sequence[int], since: Sequence["Place"]) -> bool:
+        """Whether ledgers are surely still where `places` said.
 
         A process that was stopped for some seconds may have read what a move has left behind; also
         one of a ledger that has come back.
         """
+        now = zip(since, self.places(ledgers), strict=True)
+        return self.directory.is_usable and all(place.is_now(other) for place, other in now)
+
+    def is_at(self, ledger: int, runtime: Runtime, since: int | None = None) -> bool:
+        """Whether a ledger is surely still where it was found, in the generation `since`."""
         home = self.directory.home_of(ledger) or MAIN
         if not self.directory.is_usable or home != runtime.shard:
             return False
-        # One generation more is a move that has begun. To come back takes two.
         return since is None or self.directory.generation_of(ledger) - since <= 1
 
     def running(self, name: str) -> Runtime:
@@ -131,17 +221,33 @@ class Shards:
         """Whether a shard can be used."""
         return self.states().get(name, False)
 
-    async def add_ledger(self, request: LedgerRequest) -> LedgerRecord:
+    async def add_ledger(self, request: LedgerRequest) -> LedgerRecord | Rejected:
         """The durable answer to a request for a ledger: first on main, then on its shard.
 
         Raises as `Poster.post`, and ShardUnavailable if it is not on its shard yet: then the first
         request that uses it adds it there.
         """
+        if request.shards is not None:
+            request = msgspec.structs.replace(request, places=self.spread(request.shards))
         added = await self.main.ledgers.post(request)
+        if isinstance(added, Rejected):
+            return added
         if added.id:
             self.directory.first.setdefault(added.id, added.shard)
-            await self.runtime_of(added.id)
+            await self._begin(added.id)
         return added
+
+    async def _begin(self, ledger: int) -> None:
+        parts = await (await self.runtime_of(ledger)).parts_of(ledger)
+        for part in () if parts is None else parts.ids:
+            await self.runtime_of(part)
+
+    def spread(self, parts: int) -> tuple[str, ...]:
+        """The shards for the parts of a new ledger, each in its turn: main at last."""
+        states = self.states()
+        names = [name for name, is_up in states.items() if is_up] or list(states)
+        ordered = [*self.directory.by_room(set(names)), MAIN]
+        return tuple(itertools.islice(itertools.cycle(ordered), parts))
 
     def roomiest(self) -> str:
         """The shard for a new ledger: the one with the fewest, or main if there is no other."""
@@ -184,7 +290,7 @@ class Shards:
         self.directory.first[ledger] = name
         return name
 
-    async def _in_directory(self, ledger: int) -> tuple[copies.LedgerCopy, str]:
+    async def _in_directory(self, ledger: int) -> tuple[list[copies.LedgerCopy], str]:
         row = await copies.find_ledger(self.main.reader.of(ledger))
         if row is None:  # whoever knows its id has read it there
             raise Unavailable
@@ -192,8 +298,8 @@ class Shards:
 
     async def _finish(self, ledger: int, runtime: Runtime) -> None:
         """Note that a ledger is on its shard; it is added if a process has ended in between."""
-        copy, _ = await self._in_directory(ledger)
-        await runtime.copies.post([copy])
+        ledgers, _ = await self._in_directory(ledger)
+        await runtime.copies.post(ledgers)
         await runtime.copy_currencies()
         self._present[runtime.shard].add(ledger)
 

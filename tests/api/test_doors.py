@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 from ledgerservice.access.grants import EVERYONE
-from ledgerservice.api.asgi import MONEY_PATHS, PRIVATE, Service
+from ledgerservice.api.asgi import MONEY_PATHS, Service
 from ledgerservice.api.http.authentication import CALLER
+from ledgerservice.api.sending import PRIVATE
 from ledgerservice.domain.accounts import Opening
 
 JSON = {"Content-Type": "application/json"}

@@ -134,7 +134,8 @@ def test_a_transaction_says_more_than_its_entries():
     assert placed.extra.currencies == {USD: ("USD", 2)}
     assert placed.extra is not None and placed.extra.terms is not None
     hold_terms = msgspec.structs.asdict(placed.extra.terms)
-    assert hold_terms == {"account_id": 1, "counterparty_id": 2, "amount": 60_00, **terms}
+    assert hold_terms == {"account_id": 1, "counterparty_id": 2, "amount": 60_00, **terms,
+                          "to_ledger_id": None, "to_account_id": None}  # fmt: skip
     steps: list[Instruction] = [capture(1, "10"), release(1, "5"), capture(1, "70")]
     steps.append(capture(1, "1", final=True))
     told = [(t.amount, t.extra.remaining, t.extra.parent_id) for t in map(there.record, steps)]

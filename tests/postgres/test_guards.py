@@ -149,7 +149,8 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
             columns = {column for t, p, column in rows if (t, p) == (table, "INSERT")}
             assert columns == set(metadata.tables[f"ledger.{table}"].c.keys()) - derived
         named = {(p, c) for t, p, c in rows if t == "ledgers"}
-        assert named == {("INSERT", c) for c in ("ledger_id", "name", "principal_id")}
+        of_ledgers = ("ledger_id", "name", "principal_id", "shards", "parent_id", "part")
+        assert named == {("INSERT", c) for c in of_ledgers}
         of_webhooks = {(t, p, c) for t, p, c in rows if t.startswith("webhook")}
         assert of_webhooks >= {("webhook_secrets", "INSERT", "secret")}
         assert {c for t, p, c in of_webhooks if (t, p) == ("webhook_secrets", "UPDATE")} == {
@@ -174,7 +175,7 @@ def test_the_role_has_exactly_the_rights_it_needs(used):
         rows = sorted({*rows} - of_approvals)
         rows = [row for row in rows if row[0] not in ("audit", "oidc_principals")]
         tables = {"accounts", "transactions", "currencies", "holds", "schedules", "ledgers"}
-        assert {t for t, _, _ in rows} == tables | {"epochs"}
+        assert {t for t, _, _ in rows} == tables | {"epochs", "claims"}
         assert "begun_at" not in {c for t, _, c in rows if t == "epochs"}
         assert {p for t, p, _ in rows if t != "accounts"} == {"INSERT"}
 

@@ -24,13 +24,13 @@ from ledgerservice.domain.transactions import Failed
 from ledgerservice.postgres import session
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Request, Wire
-from ledgerservice.postgres.queries.gathered import (
+from ledgerservice.postgres.queries.gathered.accounts import (
     AccountRead,
     HistoryRead,
     find_accounts,
     list_histories,
 )
-from ledgerservice.postgres.queries.gathered_transactions import (
+from ledgerservice.postgres.queries.gathered.transactions import (
     KeyRead,
     TransactionRead,
     find_transactions,

@@ -32,7 +32,7 @@ def codes(database: Database) -> list[str]:
 
 @pytest.mark.parametrize("state", ["arriving", "removing", "leaving"])
 def test_a_ledger_that_moves_holds_up_no_currency_of_others(database: Database, state: str) -> None:
-    asyncio.run(add(database, LedgerCopy(2, "shop", 0)))
+    asyncio.run(add(database, LedgerCopy(2, "shop", 0, None, None, None)))
     with database.owner_engine().connect() as owner:
         set_fence(owner, 2, 1, state)
         asyncio.run(add(database, *CURRENCIES))

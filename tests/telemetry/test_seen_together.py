@@ -163,6 +163,7 @@ CASES = {
     "LedgerReadsWaiting": steady("ledger_reads_waiting", 3, 0),
     "LedgerReadsFail": rising("ledger_read_failures_total"),
     "LedgerSweepLate": steady("ledger_sweep_lag_seconds", 90, 1),
+    "LedgerCrossingOpen": steady("ledger_crossings_oldest_seconds", 90, 1),
     "LedgerFeedHeldBack": steady("ledger_oldest_transaction_seconds", 90, 1),
     "LedgerFeedLagging": steady('ledger_feed_lag_seconds{reader="webhooks"}', 90, 1),
     "LedgerFeedReaderGone": Case(

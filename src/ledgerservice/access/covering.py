@@ -10,6 +10,7 @@ import msgspec
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
+    CrossCredit,
     General,
     Instruction,
     Kind,
@@ -146,6 +147,7 @@ def uses_of(instruction: Instruction, parents: Parents) -> Uses | None:
         return [*_uses_of_legs(instruction.legs), *_uses_of_rounding(instruction)]
     if isinstance(instruction, PolicyChange):
         return [Use(instruction.account_id, _SHOWN, None)]
+    assert not isinstance(instruction, CrossCredit), "callers do not give it"
     is_deposit = isinstance(instruction, Movement) and instruction.kind is Kind.DEPOSIT
     own = Use(instruction.account_id, CREDIT if is_deposit else DEBIT, instruction.amount)
     other = instruction.counterparty_id

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -17,26 +16,32 @@ from ledgerservice import __version__
 from ledgerservice.access.grants import NEWCOMER, Caller
 from ledgerservice.access.signatures import Signatures
 from ledgerservice.api.application import create_api
-from ledgerservice.api.http.authentication import CALLER, Authentication, caller_of, denied
-from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, RUNTIME, Call
+from ledgerservice.api.http.authentication import CALLER, Authentication
+from ledgerservice.api.http.call import (
+    A_DRY_RUN,
+    RUNTIME,
+    Call,
+)
 from ledgerservice.api.http.documentation import ASSETS
 from ledgerservice.api.http.forwarding import Forwarding
 from ledgerservice.api.http.head import HeadCheck
-from ledgerservice.api.http.observing import name_route, note_answer, observe
+from ledgerservice.api.http.observing import name_route, observe
 from ledgerservice.api.http.openapi import Handler
-from ledgerservice.api.http.problems import ProblemError, Reply, problem, problem_of
+from ledgerservice.api.http.problems import problem, problem_of
 from ledgerservice.api.movements.execution import keep_executing
 from ledgerservice.api.movements.forms import FORMS, Form
 from ledgerservice.api.movements.posting import move
+from ledgerservice.api.placing import find_ledger
 from ledgerservice.api.resources.frequent import frequent_read
+from ledgerservice.api.sending import PROTECTED, UNFRAMED, App, Header, send_reply, sending
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
 from ledgerservice.posting.remote import PosterAddress
 from ledgerservice.rights import reading_keys
-from ledgerservice.runtime import Runtime, posting, running
+from ledgerservice.runtime import posting, running
 from ledgerservice.settings import Settings
-from ledgerservice.shards import Shards, sharded
+from ledgerservice.shards import sharded
 from ledgerservice.telemetry import exporter, logs, requests, traces
 from ledgerservice.telemetry.exchanges import CURRENT, note_caller
 
@@ -48,21 +53,6 @@ OPEN = (
     "there are no keys: whoever uses this machine can move money, until `%s create` makes the "
     "first one"
 )
-
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Header = tuple[bytes, bytes]
-
-PRIVATE: list[Header] = [
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-]
-"""An answer has balances: no browser and no proxy keeps it, or takes it for another type."""
-UNFRAMED: list[Header] = [
-    (b"content-security-policy", b"frame-ancestors 'none'"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-]
-PROTECTED = [*UNFRAMED, PRIVATE[0]]
 
 
 class Service:
@@ -241,100 +231,10 @@ def _authenticate(inner: App, state: State) -> App:
             try:
                 bucket.take()
             except LimitReached as error:
-                return _send(send, problem_of(error))
+                return send_reply(send, problem_of(error))
         return inner(scope, receive, send)
 
     return answer
-
-
-_LEDGER_PATH = re.compile(r"/ledgers/([^/]+)(/[^/].*)")
-
-
-def _find_ledger(inner: App, state: State) -> App:
-    """Answers `/ledgers/{name}/path` as `/path` on the named ledger."""
-
-    def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        path = scope["path"]
-        if path.startswith("/ledgers/") and (parts := _LEDGER_PATH.fullmatch(path)):
-            return answer_on_ledger(scope, receive, send, *parts.groups())
-        return inner(scope, receive, send)
-
-    async def answer_on_ledger(
-        scope: Scope, receive: Receive, send: Send, name: str, path: str
-    ) -> None:
-        try:
-            scope = await _on_ledger(state.shards, scope, name, path)
-            if (exchange := CURRENT.get()) is not None:
-                exchange.ledger, exchange.ledger_id = name, scope[LEDGER]
-        except Exception as error:  # noqa: BLE001  (every request is answered)
-            await _send(send, problem_of(error))
-            return
-        if state.shards.directory.homes.shards:
-            send = _unless_moved(send, state.shards, scope)
-        await inner(scope, receive, send)
-
-    return answer
-
-
-READING = frozenset({"GET", "HEAD"})
-BATCHES = "/batches"
-REFUSED = range(400, 500)
-"""The statuses of instructions that may have recorded nothing: a database records at home only."""
-
-
-def _unless_moved(send: Send, shards: Shards, scope: Scope) -> Send:
-    """Refuses an answer that was read where the ledger may no longer be. An instruction can be
-    sent again with the same key.
-    """
-    ledger, runtime = scope[LEDGER], scope[RUNTIME]
-    since = shards.directory.generation_of(ledger)
-    # Items of a batch can be refused in an answer of 200, and a dry run records nothing.
-    is_reading = (
-        scope["method"] in READING
-        or scope["query_string"] == A_DRY_RUN
-        or scope["path"].rstrip("/").endswith(BATCHES)
-    )
-    is_refused = False
-
-    async def send_checked(message: Message) -> None:
-        nonlocal is_refused
-        begins = message["type"] == "http.response.start"
-        is_read = begins and (is_reading or message["status"] in REFUSED)
-        if is_read and not shards.is_at(ledger, runtime, since):
-            is_refused = True
-            await _send(send, problem("shard_unavailable"))
-        elif not is_refused:
-            await send(message)
-
-    return send_checked
-
-
-async def _on_ledger(shards: Shards, scope: Scope, name: str, path: str) -> Scope:
-    """The same request without the prefix of the path, on the ledger that the prefix names, and on
-    its shard.
-    """
-    ledger = await _ledger_id(shards.main, caller_of(scope), name)
-    if ledger is None:
-        raise ProblemError("ledger_not_found")
-    _, slash, inner = scope["raw_path"].partition(b"?")[0][len(b"/ledgers/") :].partition(b"/")
-    if not slash:  # the slash was percent-encoded
-        raise ProblemError("not_found")
-    outside = scope.get("root_path", "") + f"/ledgers/{name}"
-    place = {LEDGER: ledger, RUNTIME: await shards.runtime_of(ledger), OUTSIDE: outside}
-    return {**scope, **place, "path": path, "raw_path": slash + inner}
-
-
-async def _ledger_id(runtime: Runtime, caller: Caller, name: str) -> int | None:
-    """The id of a ledger, if it exists for this caller.
-
-    A caller of single ledgers is answered from its grants, so that the time that it takes is the
-    same for another's ledger and for one that does not exist.
-    """
-    if caller.refusal is not None:
-        raise denied(caller.refusal, 0)
-    if not caller.everywhere:
-        return caller.ledgers.get(name)
-    return await runtime.ledger_id(name)
 
 
 MONEY_PATHS = {
@@ -362,7 +262,7 @@ def _move_money(inner: App, state: State) -> App:
             reply = await move(Call.of(runtime, scope, receive), form)
         except Exception as error:  # noqa: BLE001  (every request is answered)
             reply = problem_of(error)
-        await _send(send, reply)
+        await send_reply(send, reply)
 
     return answer
 
@@ -382,9 +282,9 @@ def _read(inner: App, _: State) -> App:
         try:
             response = await handler(Request(scope, receive))
         except Exception as error:  # noqa: BLE001  (every request is answered)
-            await _send(send, problem_of(error))
+            await send_reply(send, problem_of(error))
             return
-        await response(scope, receive, _sending(send, PROTECTED))
+        await response(scope, receive, sending(send, PROTECTED))
 
     return answer
 
@@ -397,7 +297,7 @@ def _refuse_controls(inner: App, _: State) -> App:
     def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path = scope["path"]
         if "\0" in path or path.endswith("\n"):
-            return _send(send, problem("not_found"))
+            return send_reply(send, problem("not_found"))
         return inner(scope, receive, send)
 
     return answer
@@ -413,7 +313,7 @@ def _find_client(inner: App, state: State) -> App:
             find = state.forwarding.fault
         code = find(scope)
         if code is not None:
-            return _send(send, problem(code))
+            return send_reply(send, problem(code))
         return inner(scope, receive, send)
 
     return answer
@@ -429,7 +329,7 @@ def _check_head(inner: App, state: State) -> App:
             check = HeadCheck(state.runtime.settings.hosts)
         code = check.fault(scope)
         if code is not None:
-            return _send(send, problem(code))
+            return send_reply(send, problem(code))
         return inner(scope, receive, send)
 
     return answer
@@ -443,21 +343,9 @@ def _protect(inner: App, _: State) -> App:
 
     def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         added = UNFRAMED if scope["path"].startswith(ASSETS) else PROTECTED
-        return inner(scope, receive, _sending(send, added))
+        return inner(scope, receive, sending(send, added))
 
     return answer
-
-
-def _sending(send: Send, added: list[Header]) -> Send:
-    async def send_with(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = message.get("headers", ())
-            names = {name for name, _ in headers}
-            more = [header for header in added if header[0] not in names]
-            message["headers"] = [*headers, *more, *note_answer(message["status"])]
-        await send(message)
-
-    return send_with
 
 
 LAYERS = (
@@ -467,7 +355,7 @@ LAYERS = (
     _mark_dry_runs,
     _refuse_controls,
     _authenticate,
-    _find_ledger,
+    find_ledger,
     _move_money,
     _read,
     _protect,
@@ -481,12 +369,3 @@ def _chain(api: FastAPI) -> App:
     for layer in reversed(LAYERS):
         app = layer(app, api.state)
     return app
-
-
-async def _send(send: Send, reply: Reply) -> None:
-    status, body, headers = reply
-    headers["content-length"] = str(len(body))
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()] + PRIVATE
-    raw += note_answer(status)
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})

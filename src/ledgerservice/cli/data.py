@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,12 @@ from ledgerservice.cli.output import AsJson, progress_bar, report
 from ledgerservice.errors import ConfigurationError
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import Database, check_server, explained
-from ledgerservice.postgres.sharding.databases import settings_of
+from ledgerservice.postgres.sharding.databases import databases_of, settings_of
 from ledgerservice.postgres.sharding.identity import MAIN
 from ledgerservice.postgres.verification import Violation
 from ledgerservice.postgres.verification import verify as find_violations
-from ledgerservice.postgres.verification.watching import Watch
+from ledgerservice.postgres.verification.across import verify_across
+from ledgerservice.postgres.verification.watching import Watch, nothing
 from ledgerservice.posting.verifying import counted, shown
 from ledgerservice.runtime import opened_database, upgrade
 from ledgerservice.settings import Settings
@@ -84,7 +86,8 @@ def verify(
 
     With --progress only what is new is checked, and everything twice a day. With --watch both are
     done again and again, every LEDGER_VERIFY_INTERVAL_S. Where there are shards, each is checked by
-    itself; the file of one has its name behind FILE's.
+    itself; the file of one has its name behind FILE's. The parts of a ledger that are on different
+    shards are compared at the end.
     """
     every = chosen(Settings.load(), shard)
     if watch or progress_file is not None:
@@ -108,6 +111,16 @@ def _violations(every: Mapping[str, Settings]) -> Iterator[tuple[dict[str, str],
             engine = database.owner_engine()
             for violation in find_violations(engine, progress, settings.schema_name):
                 yield _of_shard(name, every), violation
+    if len(every) > 1:
+        with opened_database(every[MAIN], create=False) as (main, _), explained():
+            for violation in _across(main):
+                yield {}, violation
+
+
+def _across(main: Database) -> Iterator[Violation]:
+    """What is violated between parts of a ledger that are on different shards."""
+    databases = {MAIN: main, **databases_of(main.settings)}
+    yield from verify_across({name: one.owner_engine() for name, one in databases.items()})
 
 
 def _continue(
@@ -116,8 +129,7 @@ def _continue(
     with ExitStack() as stack:
         stack.enter_context(explained())
         verifications = {
-            name: stack.enter_context(_verification(name, settings, file))
-            for name, settings in every.items()
+            name: stack.enter_context(_verification(name, every, file)) for name in every
         }
         if watch:
             _run(list(verifications.values()), next(iter(every.values())))
@@ -137,13 +149,15 @@ def _continue(
 
 
 @contextmanager
-def _verification(name: str, settings: Settings, file: Path | None) -> Iterator[Watch]:
+def _verification(name: str, every: Mapping[str, Settings], file: Path | None) -> Iterator[Watch]:
     """What verifies a shard, and keeps how far it is in a file of the shard's own."""
     if file is not None and name != MAIN:
         file = file.with_name(f"{file.name}.{name}")
+    settings = every[name]
     with opened_database(settings, create=False) as (database, _):
         check_schema(database)
-        watch = Watch(database.owner_engine(), settings.schema_name, file)
+        also = partial(_across, database) if name == MAIN and len(every) > 1 else nothing
+        watch = Watch(database.owner_engine(), settings.schema_name, file, also)
         try:
             yield watch
         finally:

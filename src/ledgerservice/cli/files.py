@@ -15,6 +15,7 @@ from typing import Annotated, Any, BinaryIO
 import typer
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
+from sqlalchemy import Engine
 
 from ledgerservice.cli.data import check_schema
 from ledgerservice.cli.output import AsJson, keep_output_for_file, progress_bar, report
@@ -39,7 +40,7 @@ from ledgerservice.files.readers import Table
 from ledgerservice.files.rejects import Rejects, path_of_rejects
 from ledgerservice.files.values import time_of
 from ledgerservice.ledger import Ledger
-from ledgerservice.postgres.access.principals import ledger_id
+from ledgerservice.postgres.access.principals import ledger_id, parts_of
 from ledgerservice.postgres.connections import Database, explained
 from ledgerservice.postgres.sharding.databases import home_of
 from ledgerservice.posting.history import Counts
@@ -384,6 +385,7 @@ def export_file(
 ) -> None:
     """Write the entries of the journal, one a line, in one snapshot. The service may keep running.
 
+    Those of a ledger with parts come part by part, each in a snapshot of its own.
     The format is CSV unless the suffix or --format says NDJSON. With --history
     it is the whole ledger, for `import --history`, as NDJSON unless the suffix
     or --format says CSV. The file is readable by its owner only.
@@ -399,20 +401,32 @@ def export_file(
         stack.enter_context(explained())
         check_schema(database)
         target = stack.enter_context(_written(output)) if output else sys.stdout.buffer
-        engine = _home(database, ledger).owner_engine()
-        if history:
-            facts = export_history(engine, target, ledger, form)._asdict()
+        sources = _sources(database, span)
+        if not history:
+            facts = {"entries": write_entries(sources, target, form)}
+        elif len(sources) > 1:
+            raise ExportFault(f"The ledger {ledger} has parts, each with a history of its own.")
         else:
-            facts = {"entries": write_entries(engine, target, form, span)}
+            facts = export_history(sources[0][0], target, ledger, form)._asdict()
         target.flush()
     report("", as_json=as_json, file=output, format=form, ledger=ledger, **facts)
 
 
-def _home(main: Database, ledger: str) -> Database:
-    """The database that has the ledger; main if there is none of the name."""
+def _sources(main: Database, span: Span) -> list[tuple[Engine, Span]]:
+    """The database that has the ledger, main if there is none of the name; of a ledger with parts
+    that of each, or of the one that has the account.
+    """
     with main.owner_engine().connect() as connection:
-        number = ledger_id(connection, ledger)
-        return main if number is None else home_of(connection, main, number)
+        number = ledger_id(connection, span.ledger)
+        if number is None:
+            return [(main.owner_engine(), span)]
+        ledgers = parts_of(connection, number) or [(number, span.ledger)]
+        if span.account_id is not None and span.account_id > 0:
+            ledgers = [ledgers[span.account_id % len(ledgers)]]
+        return [
+            (home_of(connection, main, one).owner_engine(), span._replace(ledger=name))
+            for one, name in ledgers
+        ]
 
 
 def _form_of(output: Path | None, form: Format | None) -> Format:

@@ -31,11 +31,12 @@ from ledgerservice.cli.publish import publishing_beside
 from ledgerservice.cli.serving.poster import posting_process
 from ledgerservice.cli.serving.tls import tls_options
 from ledgerservice.errors import CannotListen, CannotServe, ConfigurationError
+from ledgerservice.feed.read_models import check_addresses
 from ledgerservice.installation import command
 from ledgerservice.postgres.access.principals import has_keys
 from ledgerservice.postgres.connections import Database, explained
 from ledgerservice.posting.remote import PosterAddress
-from ledgerservice.runtime import check_addresses, started
+from ledgerservice.runtime import started
 from ledgerservice.settings import LOOPBACK_NAMES, Settings
 from ledgerservice.telemetry import logs, supervisor
 

@@ -47,7 +47,7 @@ class Opening(msgspec.Struct, frozen=True, gc=False):
     """A request to open an account.
 
     `key` (within its `origin`) and `reference` are unique in the ledger. `metadata` is the text of
-    a JSON object.
+    a JSON object. `part` is the part of a ledger of several that is to have it; None: any.
     """
 
     owner: str
@@ -59,6 +59,7 @@ class Opening(msgspec.Struct, frozen=True, gc=False):
     metadata: str | None = None
     origin: Origin = Origin.CALLER
     principal_id: int = 0
+    part: int | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):

@@ -133,14 +133,20 @@ class BatchState:
             return
         if transaction.kind in (Kind.TRANSFER, Kind.CANCELLATION):
             self._end_schedule(parent, transaction, sign)
+        if transaction.kind is Kind.CROSSING:
+            self._move_back(parent, transaction.account_id, sign * -transaction.amount)
+            return
         for entry in transaction.entries:
             if entry.held_change:
                 hold = self.holds[parent]
                 remaining = hold.remaining + sign * entry.held_change
                 self.holds[parent] = msgspec.structs.replace(hold, remaining=remaining)
             if transaction.kind is Kind.REVERSAL:
-                sums = self.reversed.setdefault(parent, {})
-                sums[entry.account_id] = sums.get(entry.account_id, 0) + sign * entry.amount
+                self._move_back(parent, entry.account_id, sign * entry.amount)
+
+    def _move_back(self, parent: int, account_id: int, amount: int) -> None:
+        sums = self.reversed.setdefault(parent, {})
+        sums[account_id] = sums.get(account_id, 0) + amount
 
     def _end_schedule(self, schedule: int, transaction: Transaction, sign: int) -> None:
         if transaction.kind is Kind.CANCELLATION and transaction.refusal is not None:

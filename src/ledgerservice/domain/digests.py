@@ -23,11 +23,12 @@ _DECIMALS = {
     FieldType.LIMIT,
     FieldType.RATE,
 }
-_LEFT_OUT = {"key", "origin"}
+_LEFT_OUT = {"key", "origin", "clearing_id"}
 
 
 def digest_of(instruction: Instruction, salt: bytes) -> bytes:
-    """The digest (32 bytes) of everything that an instruction says, except its key and origin.
+    """The digest (32 bytes) of everything that an instruction says, except its key and origin, and
+    the clearing account that the service chose.
 
     Equal amounts count as the same with any number of decimals, and so does metadata in any order
     of its members. Fields without a value do not count, so a field that a later release adds does

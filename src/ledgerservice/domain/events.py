@@ -121,6 +121,9 @@ _POSTED_TYPES = {
     Kind.POLICY: "account.policy_changed",
     Kind.SCHEDULE: "schedule.created",
     Kind.CANCELLATION: "schedule.cancelled",
+    Kind.CROSSING: "hold.placed",
+    Kind.CROSS_DEBIT: "hold.captured",
+    Kind.CROSS_RELEASE: "hold.released",
 }
 _SERVICE_TYPES = {Origin.EXPIRY: "hold.expired", Origin.EXECUTION: "schedule.executed"}
 

@@ -348,6 +348,8 @@ def _kind_of(record: PastTransaction) -> Kind:
     if record.kind not in Kind.__members__:
         raise HistoryFault(f"there is no kind {record.kind}")
     kind = Kind[record.kind]
+    if kind >= Kind.CROSSING:
+        raise HistoryFault("a transfer between parts cannot be continued in another ledger")
     if kind <= Kind.TRANSFER and len(record.entries) != (2 if record.refusal is None else 0):
         raise HistoryFault("a posted movement has two entries, a declined one has none")
     return kind

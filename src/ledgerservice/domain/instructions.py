@@ -31,6 +31,10 @@ class Kind(IntEnum):
     POLICY = 9
     SCHEDULE = 10
     CANCELLATION = 11
+    CROSSING = 12
+    CROSS_CREDIT = 13
+    CROSS_DEBIT = 14
+    CROSS_RELEASE = 15
 
 
 class Origin(IntEnum):
@@ -51,6 +55,8 @@ class Origin(IntEnum):
     """The service, to capture a hold at its `capture_at`."""
     EXECUTION = 5
     """The service, to execute a scheduled transfer."""
+    CROSSING = 6
+    """The service, to carry a transfer on that goes to another part of the ledger."""
 
 
 def service_key(origin: Origin, parent_id: int) -> str:
@@ -239,6 +245,55 @@ class Cancellation(Step, frozen=True, gc=False, tag=True):
     """Cancel a scheduled transfer."""
 
 
+class Crossing(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Transfer to an account of another part of the ledger: the first of three steps, a hold.
+
+    `counterparty_id` is an account of the part `to_ledger_id`. The hold is for the account
+    `clearing_id` of this part.
+    """
+
+    account_id: Id
+    counterparty_id: Id
+    to_ledger_id: Id
+    clearing_id: Id
+    amount: Amount
+    key: str
+    detail: Detail | None = None
+
+
+class CrossingBack(Step, frozen=True, gc=False, kw_only=True, tag=True):
+    """Reverse a transfer out of another part: the first step of one to there.
+
+    `parent_id` is the credit. None is the whole amount that was not moved back before.
+    """
+
+    counterparty_id: Id
+    to_ledger_id: Id
+    clearing_id: Id
+    amount: Amount | None = None
+
+
+class CrossCredit(Initiated, frozen=True, gc=False, kw_only=True, tag=True):
+    """The second step: move the amount of the hold `hold_id` of another part to its account."""
+
+    account_id: Id
+    from_ledger_id: Id
+    hold_id: Id
+    clearing_id: Id
+    amount: Amount
+    key: str
+    origin: Origin = Origin.CROSSING
+    detail: Detail | None = None
+
+
+class CrossDebit(Step, frozen=True, gc=False, tag=True):
+    """The third step after a credit that was posted: capture the hold, whatever the policy."""
+
+
+class CrossRelease(Step, frozen=True, gc=False, tag=True):
+    """The third step after a credit that was declined: release the hold."""
+
+
 class Frozen(IntFlag):
     """The movements that an account refuses. The sum of the values is stored."""
 
@@ -283,6 +338,11 @@ Instruction = (
     | Reversal
     | Execution
     | Cancellation
+    | Crossing
+    | CrossingBack
+    | CrossCredit
+    | CrossDebit
+    | CrossRelease
 )
 """Every request that writes a transaction. Their tags are for the process that posts them."""
 

@@ -23,6 +23,7 @@ from ledgerservice.domain.instructions import (
     Detail,
     Execution,
     Group,
+    Initiated,
     Instruction,
     Kind,
     Movement,
@@ -55,10 +56,17 @@ RENDERER = 1
 
 _SIGNS = {Kind.DEPOSIT: 1, Kind.WITHDRAWAL: -1, Kind.TRANSFER: -1}
 
+CALLER = Origin.CALLER
+
+
+def origin_of(instruction: Instruction) -> Origin:
+    """Who made it."""
+    return instruction.origin if isinstance(instruction, Initiated) else CALLER
+
+
 Key = tuple[int, int, str]
 """An account, an origin, and an idempotency key: what has one outcome for ever."""
 
-CALLER = Origin.CALLER
 NO_DETAIL = Detail()
 NO_PARENTS = Parents()
 MICROSECOND = timedelta(microseconds=1)
@@ -209,7 +217,7 @@ class _Batch:
                 return Rejected(rule.not_found)
             key = parent.account_id, instruction.origin, instruction.key
         else:
-            key = instruction.account_id, CALLER, instruction.key
+            key = instruction.account_id, origin_of(instruction), instruction.key
         seen = self._records.get(key)
         if seen is not None:
             return _repeat(seen, instruction)

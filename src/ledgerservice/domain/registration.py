@@ -17,12 +17,17 @@ from ledgerservice.domain.transactions import Rejected, Rejection
 
 def answer_ledgers(
     requests: Iterable[LedgerRequest], ledgers: Iterable[LedgerRecord], new_names: Iterable[str]
-) -> list[LedgerRecord]:
-    """The answers to `requests`, in order. `ledgers` has their names; `new_names` are new."""
+) -> list[LedgerRecord | Rejected]:
+    """The answers to `requests`, in order. `ledgers` has their names; `new_names` are new. A ledger
+    of another number of parts is another one.
+    """
     by_name = {ledger.name: ledger for ledger in ledgers}
     unanswered = set(new_names)
-    answers: list[LedgerRecord] = []
+    answers: list[LedgerRecord | Rejected] = []
     for request in requests:
+        if by_name[request.name].shards != request.shards:
+            answers.append(Rejected(Rejection.LEDGER_TAKEN))
+            continue
         replayed = request.name not in unanswered
         unanswered.discard(request.name)
         answers.append(msgspec.structs.replace(by_name[request.name], replayed=replayed))

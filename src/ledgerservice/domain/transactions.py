@@ -68,6 +68,9 @@ class Rejection(StrEnum):
     RATE_MISMATCH = "rate_mismatch"
     NOT_REVERSIBLE = "not_reversible"
     EXPIRY_PASSED = "expiry_passed"
+    LEDGER_TAKEN = "ledger_taken"
+    PART_UNKNOWN = "part_unknown"
+    DIFFERENT_PARTS = "accounts_in_different_parts"
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -94,13 +97,19 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
 
 
 class HoldTerms(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """The terms of a hold. `counterparty_id` is negative if captures are withdrawals."""
+    """The terms of a hold. `counterparty_id` is negative if captures are withdrawals.
+
+    A transfer to another part of the ledger, `to_ledger_id`, has a clearing account as its
+    counterparty, and goes to `to_account_id` there.
+    """
 
     account_id: int
     counterparty_id: int
     amount: int
     expires_at: datetime | None
     capture_at: datetime | None
+    to_ledger_id: int | None = None
+    to_account_id: int | None = None
 
 
 class Policy(msgspec.Struct, frozen=True, gc=False):

@@ -1,9 +1,9 @@
 """Checks of instructions that come from Python; those of the API are checked by its models."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import UNSET
@@ -13,11 +13,14 @@ from ledgerservice.domain.instructions import (
     BIGGEST_ID,
     MAX_LEGS,
     MAX_RATE_CHARACTERS,
+    Crossing,
+    CrossingBack,
     FieldType,
     Frozen,
     Hold,
     Initiated,
     Instruction,
+    Movement,
     Origin,
     PolicyChange,
     Reversal,
@@ -26,6 +29,7 @@ from ledgerservice.domain.instructions import (
     is_key,
 )
 from ledgerservice.domain.metadata import MAX_METADATA_BYTES, decode_json, metadata_text
+from ledgerservice.domain.timestamps import EFFECTIVE_NEEDS_AT, TimeOf
 from ledgerservice.errors import InvalidField
 
 MAX_NAME_CHARACTERS = 255
@@ -40,6 +44,8 @@ def fault_of(instruction: Instruction) -> InvalidField | None:
         return InvalidField("key", fault)
     if isinstance(instruction, Initiated) and instruction.origin is not Origin.CALLER:
         return InvalidField("origin", "is for the service's own requests")
+    if isinstance(instruction, Crossing | CrossingBack):
+        return InvalidField("type", "is for the service's own requests")
     return next(_faults(instruction), None) or _fault_between_fields(instruction)
 
 
@@ -178,3 +184,44 @@ _CHECKS: dict[FieldType, Check] = {
     ),
     FieldType.METADATA: _metadata_fault,
 }
+
+
+def check_by(by: str) -> None:
+    """Raises InvalidField unless `by` names a time of transactions."""
+    if by not in get_args(TimeOf):
+        raise InvalidField("by", f"must be one of {', '.join(get_args(TimeOf))}")
+
+
+def check_time(at: datetime | None, by: TimeOf) -> None:
+    """Raises InvalidField for a time without a zone, or none where `by` needs it."""
+    checked(at=(FieldType.TIME, at))
+    check_by(by)
+    if at is None and by == "effective":
+        raise InvalidField("by", EFFECTIVE_NEEDS_AT)
+
+
+def check_period(since: datetime | None, until: datetime | None) -> None:
+    """Raises InvalidField unless [since, until) is a period."""
+    checked(since=(FieldType.TIME, since), until=(FieldType.TIME, until))
+    if since is not None and until is not None and until < since:
+        raise InvalidField("until", "must not be before since")
+
+
+def check_instructions(instructions: Sequence[Instruction]) -> None:
+    """Raises InvalidField if one is not valid.
+
+    Plain movements were checked as they were made; all else its maker has put together.
+    """
+    for one in instructions:
+        plain = type(one) is Movement and one.detail is None
+        if not plain and (fault := fault_of(one)) is not None:
+            raise fault
+
+
+def check_list(filters: Any, after: Iterable[Any] | None) -> None:
+    """Raises InvalidField for filters, or a place after which a page begins, that are not valid."""
+    check_period(filters.since, filters.until)
+    checked(metadata=(FieldType.METADATA, filters.metadata))
+    for part in after or ():
+        if isinstance(part, datetime):
+            checked(after=(FieldType.TIME, part))

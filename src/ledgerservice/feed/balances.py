@@ -26,7 +26,7 @@ from ledgerservice.feed.urls import url_of
 from ledgerservice.postgres.epochs import confirmed_epoch
 from ledgerservice.postgres.pipeline import Request, Wire, number
 from ledgerservice.postgres.queries.accounts import AccountView
-from ledgerservice.postgres.queries.gathered import AccountRead
+from ledgerservice.postgres.queries.gathered.accounts import AccountRead
 from ledgerservice.posting.standby import Standby
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Export of the journal for spreadsheets: one line per entry, from one snapshot."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
 
@@ -89,19 +89,24 @@ TEXTS = frozenset(
 """The columns whose cells a spreadsheet must not take for formulas. Numbers are never changed."""
 
 
-def export(engine: Engine, target: BinaryIO, form: Format, span: Span) -> int:
-    """Write the entries of `span` to `target`, and return their number.
+def export(sources: Sequence[tuple[Engine, Span]], target: BinaryIO, form: Format) -> int:
+    """Write the entries of each span to `target`, and return their number. A ledger with parts has
+    a span for each part, which is a ledger of its own, and each is read in a snapshot.
 
     Rows are streamed, so memory does not grow. Raises ExportFault if there is no such ledger or
     account.
     """
-    repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
-    with repeatable.connect() as connection:
-        ledger = _ledger_of(connection, span)
-        write = _csv_writer(target) if form is Format.CSV else _json_writer(target)
-        count = 0
-        for count, row in enumerate(_entries(connection, ledger, span), start=1):  # noqa: B007
-            write(row)
+    write: Callable[[dict[str, Any]], object] | None = None
+    count = 0
+    for engine, span in sources:
+        repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
+        with repeatable.connect() as connection:
+            ledger = _ledger_of(connection, span)
+            if write is None:
+                write = _csv_writer(target) if form is Format.CSV else _json_writer(target)
+            for row in _entries(connection, ledger, span):
+                write(row)
+                count += 1
     return count
 
 

@@ -6,14 +6,24 @@ a statement that locks and also reads another table would read an older snapshot
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 
 from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.batch_state import AccountState
-from ledgerservice.domain.instructions import Hold, Instruction, Kind, Movement, Origin, Step
-from ledgerservice.domain.planner import Key
+from ledgerservice.domain.instructions import (
+    CrossCredit,
+    Crossing,
+    CrossingBack,
+    Hold,
+    Instruction,
+    Kind,
+    Movement,
+    Step,
+)
+from ledgerservice.domain.planner import Key, origin_of
 from ledgerservice.domain.rules import RULES, Lookup
 from ledgerservice.domain.transactions import HoldState, HoldTerms, Parents, Transaction
 from ledgerservice.postgres.pipeline import (
@@ -67,6 +77,9 @@ ORDERED_ARRAYS = 180_000
 READ_ACCOUNTS, READ_ONE_BY_ONE = (
     statement.replace("FOR NO KEY UPDATE", "") for statement in (LOCK_ACCOUNTS, LOCK_ONE_BY_ONE)
 )
+
+# The clearing accounts of $2 that do not exist yet.
+OPEN_CLEARING = "SELECT ledger.open_clearing($1, $2::bigint[])"
 
 # Before the ids, by every writer that takes some. Whoever reads the sequence, and then waits until
 # no older database transaction is open, has every id up to there for good: the feed's safe id.
@@ -136,6 +149,20 @@ CROSS JOIN LATERAL (
     WHERE ledger_id = $1 AND transaction_id BETWEEN t.id AND t.id ORDER BY transaction_id) e
 WHERE t.kind = {Kind.REVERSAL:d}
 GROUP BY requested.id, e.account_id
+"""
+
+# What transfers back take, or have taken.
+FIND_MOVED_BACK = """
+SELECT requested.id, h.account_id, -sum(h.captured + h.remaining)::bigint
+FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) requested
+CROSS JOIN LATERAL (
+    SELECT transaction_id FROM ledger.details
+    WHERE ledger_id = $1 AND parent_id BETWEEN requested.id AND requested.id ORDER BY parent_id) d
+CROSS JOIN LATERAL (
+    SELECT account_id, captured, remaining FROM ledger.holds
+    WHERE ledger_id = $1 AND transaction_id BETWEEN d.transaction_id AND d.transaction_id
+    ORDER BY transaction_id LIMIT 1) h
+GROUP BY requested.id, h.account_id
 """
 
 FIND_OPEN_SCHEDULES = """
@@ -240,7 +267,7 @@ async def lock(
     """
     *_, locked, _, taken, earlier_rows = await wire.exchange(
         *before,
-        _lock_accounts(wire, ledger, instructions, parents),
+        *_lock_accounts(wire, ledger, instructions, parents),
         Request(TAKE_XID),
         take_ids(len(instructions)),
         _find_earlier(ledger, instructions if look_up_keys else (), parents),
@@ -266,11 +293,18 @@ def _lock_accounts(
     ledger: int,
     instructions: Sequence[Instruction],
     parents: Mapping[int, Transaction],
-) -> Request:
+) -> Iterator[Request]:
     accounts, of_external = _named(instructions)
     for parent in parents.values():
         accounts.update(accounts_of(parent))
-    return lock_accounts(wire, ledger, accounts, of_external)
+    clearing = {
+        one.clearing_id
+        for one in instructions
+        if isinstance(one, Crossing | CrossingBack | CrossCredit)
+    }
+    if clearing:
+        yield Request(OPEN_CLEARING, [number(ledger), array(sorted(clearing))])
+    yield lock_accounts(wire, ledger, accounts, of_external)
 
 
 def _named(instructions: Sequence[Instruction]) -> tuple[set[int], set[int]]:
@@ -313,7 +347,7 @@ def _find_earlier(
     keys: list[Key] = []
     for one in instructions:
         if not isinstance(one, Step):
-            keys.append((one.account_id, Origin.CALLER, one.key))
+            keys.append((one.account_id, origin_of(one), one.key))
         elif one.parent_id in parents:
             keys.append((parents[one.parent_id].account_id, one.origin, one.key))
     accounts, origins, texts = zip(*keys, strict=True) if keys else ((), (), ())
@@ -380,7 +414,10 @@ class _Reading:
         if others:
             parents |= await _find_transactions(self._wire, self._ledger, others)
         sums: dict[int, dict[int, int]] = {}
-        for parent, account, amount in found.get(Lookup.REVERSED_AMOUNTS, NOTHING).rows:
+        back = (Lookup.REVERSED_AMOUNTS, Lookup.MOVED_BACK)
+        for parent, account, amount in chain.from_iterable(
+            found.get(lookup, NOTHING).rows for lookup in back
+        ):
             sums.setdefault(parent, {})[account] = amount
         schedules = found.get(Lookup.OPEN_SCHEDULE, NOTHING).rows
         return Parents(
@@ -394,6 +431,7 @@ class _Reading:
 _BY_ID = {
     Lookup.REVERSED_AMOUNTS: FIND_REVERSED,
     Lookup.OPEN_SCHEDULE: FIND_OPEN_SCHEDULES,
+    Lookup.MOVED_BACK: FIND_MOVED_BACK,
 }
 
 

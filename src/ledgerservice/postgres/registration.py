@@ -5,11 +5,12 @@ A dry run finds existing rows too, and makes up the rest.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from ledgerservice.domain.accounts import Opened, Opening
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
-from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest
+from ledgerservice.domain.ledgers import Claim, LedgerRecord, LedgerRequest
 from ledgerservice.domain.registration import answer_currencies, answer_ledgers, answer_openings
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.postgres.journal import BEGIN, WRITE_BARRIER, commit
@@ -81,12 +82,29 @@ FROM (
         ORDER BY reference LIMIT 1) a) a
 """
 
-# What the next account would be. The sequence is only read.
+# What the next account would be: of a part of a ledger, the next one with its remainder. The
+# sequence is only read.
 PREVIEW_ACCOUNT = """
-SELECT c.exponent, clock_timestamp(),
-       (SELECT last_value + is_called::integer FROM ledger.account_id)
+SELECT c.exponent, clock_timestamp(), coalesce(
+    (SELECT next_id + mod(l.part - next_id % p.shards + p.shards, p.shards)
+     FROM ledger.ledgers l JOIN ledger.ledgers p ON p.ledger_id = l.parent_id
+     WHERE l.ledger_id = $2), next_id)
 FROM ledger.currencies c
+CROSS JOIN (SELECT last_value + is_called::integer AS next_id FROM ledger.account_id) s
 WHERE c.code = ANY ($1::text[]) AND (c.ledger_id IS NULL OR c.ledger_id = $2)
+"""
+
+# The part of a ledger that has a key or a reference, or will have it: the first request for one of
+# them decides.
+CLAIM_NAMES = """
+INSERT INTO ledger.claims (ledger_id, name, part)
+SELECT DISTINCT ON (1, 2) * FROM unnest($1::integer[], $2::text[], $3::smallint[])
+ORDER BY 1, 2 ON CONFLICT DO NOTHING
+"""
+FIND_CLAIMS = """
+SELECT c.ledger_id, c.name, c.part
+FROM unnest($1::integer[], $2::text[]) AS requested (ledger_id, name)
+JOIN ledger.claims c USING (ledger_id, name)
 """
 
 # Looked up first: a conflict would use up a number, and there are 31,768 of them.
@@ -110,9 +128,9 @@ SELECT code, exponent, name, ledger_id FROM ledger.currencies WHERE code = ANY (
 """
 
 ADD_LEDGERS = """
-INSERT INTO ledger.ledgers (name, principal_id)
-SELECT requested.name, requested.principal_id
-FROM unnest($1::text[], $2::integer[]) AS requested (name, principal_id)
+INSERT INTO ledger.ledgers (name, principal_id, shards)
+SELECT requested.name, requested.principal_id, requested.shards
+FROM unnest($1::text[], $2::integer[], $3::smallint[]) AS requested (name, principal_id, shards)
 WHERE NOT EXISTS (SELECT FROM ledger.ledgers l WHERE l.name = requested.name)
 ORDER BY requested.name ON CONFLICT (name) DO NOTHING RETURNING name
 """
@@ -124,8 +142,17 @@ FROM unnest($1::text[], $2::text[]) AS requested (name, shard)
 JOIN ledger.ledgers l ON l.name = requested.name AND l.xmin = pg_current_xact_id()::xid
 """
 
+# Whatever the first request for the ledger was. Its parts are there as soon as it is.
+ADD_PARTS = """
+INSERT INTO ledger.ledgers (name, principal_id, parent_id, part)
+SELECT l.name || '.' || s.number, l.principal_id, l.ledger_id, s.number
+FROM ledger.ledgers l CROSS JOIN LATERAL generate_series(0, l.shards - 1) s (number)
+WHERE l.name = ANY ($1::text[])
+ORDER BY l.name, s.number ON CONFLICT (name) DO NOTHING
+"""
+
 FIND_LEDGERS = """
-SELECT name, ledger_id, created_at, coalesce(shard, 'main')
+SELECT name, ledger_id, created_at, coalesce(shard, 'main'), shards
 FROM ledger.ledgers LEFT JOIN ledger.homes USING (ledger_id) WHERE name = ANY ($1::text[])
 """
 
@@ -137,12 +164,26 @@ async def open_accounts(wire: Wire, openings: list[Opening]) -> list[Opened | Re
     return await _by_dry_run(openings, wire, _open_accounts, _preview_account)
 
 
+async def claim_names(wire: Wire, claims: list[list[Claim]]) -> list[list[int]]:
+    """The part that has each name: the one that was asked for, if nobody claimed another before."""
+    every = list(chain.from_iterable(claims))
+    ledgers, names = array(one.ledger for one in every), text_array(one.name for one in every)
+    parts = array(one.part for one in every)
+    _, rows = await _commit(
+        wire,
+        Request(CLAIM_NAMES, [ledgers, names, parts]),
+        Request(FIND_CLAIMS, [ledgers, names]),
+    )
+    by_name = {(ledger, name): part for ledger, name, part in rows}
+    return [[by_name[one.ledger, one.name] for one in some] for some in claims]
+
+
 async def add_currencies(wire: Wire, requests: list[CurrencyRequest]) -> list[Currency | Rejected]:
     """The answers to `requests`, in order, durable."""
     return await _by_dry_run(requests, wire, _add_currencies, _preview_currency)
 
 
-async def add_ledgers(wire: Wire, requests: list[LedgerRequest]) -> list[LedgerRecord]:
+async def add_ledgers(wire: Wire, requests: list[LedgerRequest]) -> list[LedgerRecord | Rejected]:
     """The answers to `requests`, in order, durable."""
     return await _by_dry_run(requests, wire, _add_ledgers, _preview_ledger)
 
@@ -251,13 +292,18 @@ async def _preview_currency(wire: Wire, request: CurrencyRequest) -> Currency | 
     return answer
 
 
-async def _add_ledgers(wire: Wire, requests: Sequence[LedgerRequest]) -> list[LedgerRecord]:
+async def _add_ledgers(
+    wire: Wire, requests: Sequence[LedgerRequest]
+) -> list[LedgerRecord | Rejected]:
     names = text_array(ledger.name for ledger in requests)
     principals = array(ledger.principal_id for ledger in requests)
+    shards = optional_array(ledger.shards for ledger in requests)
+    parts = [Request(ADD_PARTS, [names])] if any(one.shards for one in requests) else []
     new, rows = await _commit(
         wire,
-        Request(ADD_LEDGERS, [names, principals]),
+        Request(ADD_LEDGERS, [names, principals, shards]),
         Request(FIND_LEDGERS, [names]),
+        *parts,
         *_homes(requests),
     )
     return answer_ledgers(requests, [LedgerRecord(*row) for row in rows], [row[0] for row in new])
@@ -265,19 +311,22 @@ async def _add_ledgers(wire: Wire, requests: Sequence[LedgerRequest]) -> list[Le
 
 def _homes(requests: Sequence[LedgerRequest]) -> list[Request]:
     """What gives new ledgers their homes; nothing if all are on main. The first request decides."""
-    homes = {one.name: one.shard for one in reversed(requests)}
+    homes: dict[str, str | None] = {}
+    for one in reversed(requests):
+        homes[one.name] = one.shard
+        homes |= {f"{one.name}.{part}": shard for part, shard in enumerate(one.places)}
     placed = {name: shard for name, shard in homes.items() if shard not in {None, MAIN}}
     if not placed:
         return []
     return [Request(PLACE_LEDGERS, [text_array(placed), text_array(placed.values())])]
 
 
-async def _preview_ledger(wire: Wire, request: LedgerRequest) -> LedgerRecord:
+async def _preview_ledger(wire: Wire, request: LedgerRequest) -> LedgerRecord | Rejected:
     clock, ledger_rows = await wire.exchange(
         Request(CLOCK), Request(FIND_LEDGERS, [text_array([request.name])])
     )
     ledgers = [LedgerRecord(*row) for row in ledger_rows.rows]
-    shard = request.shard or MAIN
-    new = [] if ledgers else [LedgerRecord(request.name, 0, clock.rows[0][0], shard)]
+    facts = clock.rows[0][0], request.shard or MAIN, request.shards
+    new = [] if ledgers else [LedgerRecord(request.name, 0, *facts)]
     [answer] = answer_ledgers([request], ledgers + new, [ledger.name for ledger in new])
     return answer

@@ -4,10 +4,11 @@
 -- Amounts are whole minor units of a currency. ledger_id comes first in every key.
 -- status: 1 posted, 2 declined.
 -- kind: 1 deposit, 2 withdrawal, 3 transfer, 4 general (many legs), 5 hold, 6 capture, 7 release,
---     8 reversal, 9 policy, 10 schedule, 11 cancellation.
+--     8 reversal, 9 policy, 10 schedule, 11 cancellation; of a transfer between two parts of a ledger
+--     12 the hold, 13 the credit, 14 the debit, 15 the release.
 -- origin, who made the request: 0 a caller, 1 the set-up of the database, 2 a caller without a key,
 --     3 the service for an expired hold, 4 for a capture, 5 for the execution of a scheduled
---     transfer. Keys of different origins are different keys.
+--     transfer, 6 to carry on a transfer between two parts of a ledger. Keys of different origins are different keys.
 -- principal_id: the principal who made the request; 0 means not known.
 -- change_id: the position of a row in the order of changes, out of the sequence of transaction ids.
 
@@ -27,6 +28,8 @@ END $$;
 -- Tables.
 
 CREATE SEQUENCE ledger.ledger_id AS integer START 2;
+-- A ledger with shards has that many parts, which are ledgers with parent_id and the number part, from
+-- 0 on. It has no accounts of its own. Callers cannot name a part.
 CREATE TABLE ledger.ledgers (
     ledger_id    integer     PRIMARY KEY DEFAULT nextval('ledger.ledger_id'),
     name         text        NOT NULL UNIQUE,
@@ -34,7 +37,27 @@ CREATE TABLE ledger.ledgers (
     change_id    bigint      NOT NULL DEFAULT ledger.next_change_id(),
     principal_id integer     NOT NULL DEFAULT 0,
     origin       smallint    NOT NULL DEFAULT 0,
-    CONSTRAINT ledgers_name CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$')
+    shards       smallint,
+    parent_id    integer     REFERENCES ledger.ledgers,
+    part         smallint,
+    CONSTRAINT ledgers_name CHECK (
+        name ~ CASE WHEN parent_id IS NULL THEN '^[a-z0-9][a-z0-9_-]{0,62}$'
+                    ELSE '^[a-z0-9][a-z0-9_-]{0,62}[.][0-9]+$' END),
+    CONSTRAINT ledgers_shards
+        CHECK (shards IS NULL OR shards BETWEEN 2 AND 64 AND parent_id IS NULL),
+    CONSTRAINT ledgers_part CHECK ((parent_id IS NULL) = (part IS NULL) AND part BETWEEN 0 AND 63),
+    CONSTRAINT ledgers_part_key UNIQUE (parent_id, part)
+);
+
+-- The keys and references of the accounts of a ledger with parts, and the part that has each of them:
+-- without it two parts could have the same one.
+CREATE TABLE ledger.claims (
+    ledger_id integer  NOT NULL REFERENCES ledger.ledgers,
+    name      text     NOT NULL,
+    part      smallint NOT NULL,
+    PRIMARY KEY (ledger_id, name),
+    CONSTRAINT claims_name CHECK (name ~ '^(key|reference) .'),
+    CONSTRAINT claims_part CHECK (part BETWEEN 0 AND 63)
 );
 
 -- Currencies of ISO 4217 have its numbers, except USD and INR, which have 1 and 2; all others have
@@ -58,7 +81,9 @@ CREATE TABLE ledger.currencies (
 );
 
 -- The id of an external account is the negative number of its currency; the ids of customer
--- accounts come from the sequence. Number and exponent are copied from the currency, so that a
+-- accounts come from the sequence. A clearing account stands for what another part of the ledger owes
+-- to this one, or has from it: its id is below -32768, and has the number of its currency as remainder
+-- by that. It may go beyond the largest balance, because what has arrived must be taken. Number and exponent are copied from the currency, so that a
 -- batch reads one table. An external account is part of its ledger's and currency's change.
 --
 -- Decisions keep available (balance - held) at or above floor, and balance at or below ceiling.
@@ -92,13 +117,14 @@ CREATE TABLE ledger.accounts (
     CONSTRAINT accounts_currency_fkey FOREIGN KEY (currency_number, currency)
         REFERENCES ledger.currencies (number, code),
     CONSTRAINT accounts_available_above_floor CHECK (balance - held >= least(floor, below_floor)),
-    CONSTRAINT accounts_balance_limit CHECK (abs(balance) <= 1000000000000000000),
+    CONSTRAINT accounts_balance_limit
+        CHECK (abs(balance) <= 1000000000000000000 OR id < -32768),
     CONSTRAINT accounts_held_not_negative CHECK (held >= 0),
     CONSTRAINT accounts_restricted CHECK (restricted BETWEEN 0 AND 7),
     CONSTRAINT accounts_external_has_no_floor CHECK ((id < 0) = (floor IS NULL) AND id <> 0),
     CONSTRAINT accounts_external_has_no_policy
         CHECK (id > 0 OR num_nonnulls(ceiling, below_floor) = 0 AND restricted = 0),
-    CONSTRAINT accounts_external_id CHECK (id > 0 OR id = -currency_number),
+    CONSTRAINT accounts_external_id CHECK (id > 0 OR mod(-id, 32768) = currency_number),
     CONSTRAINT accounts_external_has_no_change CHECK ((id < 0) = (change_id IS NULL)),
     CONSTRAINT accounts_owner_length CHECK (length(owner) BETWEEN 1 AND 255),
     CONSTRAINT accounts_reference_length CHECK (length(reference) BETWEEN 1 AND 255)
@@ -161,7 +187,9 @@ CREATE TABLE ledger.transactions (
     PRIMARY KEY (ledger_id, id),
     CONSTRAINT transactions_idempotency_key
         UNIQUE (ledger_id, account_id, origin, idempotency_key),
-    CONSTRAINT transactions_kind CHECK (kind BETWEEN 1 AND 11),
+    CONSTRAINT transactions_kind CHECK (
+        CASE WHEN kind <= 11 THEN kind > 0
+             ELSE kind <= 15 AND (kind > 12) = (origin = 6) AND (kind < 14 OR status = 1) END),
     CONSTRAINT transactions_two_accounts CHECK (
         CASE WHEN kind <= 3 THEN counterparty_id IS NOT NULL AND account_id <> counterparty_id
              ELSE counterparty_id IS NULL AND has_details END),
@@ -243,7 +271,8 @@ CREATE INDEX details_metadata ON ledger.details USING gin ((metadata::jsonb) jso
     WHERE metadata IS NOT NULL;
 
 -- A hold, by the transaction that placed it. The trigger on entries moves remaining and captured;
--- counterparty_id gets what is captured (an external account: it is withdrawn).
+-- counterparty_id gets what is captured (an external account: it is withdrawn). The hold of a transfer
+-- to another part of the ledger is for a clearing account, and then for to_account_id of to_ledger_id.
 -- ends_at is the time from which the hold reserves nothing; NULL: never by itself, or not yet known.
 -- A hold that the service must capture before it expires does not end before that was tried, so that
 -- a capture is made as promised even if the service was down over both times.
@@ -262,16 +291,24 @@ CREATE TABLE ledger.holds (
         CASE WHEN capture_at < expires_at THEN
             CASE WHEN capture_tried_at IS NOT NULL THEN greatest(expires_at, capture_tried_at) END
         ELSE expires_at END) STORED,
+    to_ledger_id     integer,
+    to_account_id    bigint,
     PRIMARY KEY (ledger_id, transaction_id),
     CONSTRAINT holds_amount CHECK (amount BETWEEN 1 AND 1000000000000000),
     CONSTRAINT holds_remaining CHECK (remaining >= 0 AND captured >= 0
                                       AND remaining + captured <= amount),
-    CONSTRAINT holds_two_accounts CHECK (account_id > 0 AND account_id <> counterparty_id)
+    CONSTRAINT holds_two_accounts CHECK (account_id > 0 AND account_id <> counterparty_id),
+    CONSTRAINT holds_crossing CHECK (
+        num_nonnulls(to_ledger_id, to_account_id)
+            = CASE WHEN counterparty_id < -32768 THEN 2 ELSE 0 END
+        AND (to_ledger_id IS NULL OR num_nonnulls(expires_at, capture_at) = 0))
 );
 -- Many holds may end at the same time, or never: with the id, a page can end anywhere.
 CREATE INDEX holds_open ON ledger.holds (ledger_id, account_id, ends_at, transaction_id)
     WHERE remaining > 0;
 CREATE INDEX holds_ending ON ledger.holds (ends_at) WHERE remaining > 0 AND ends_at IS NOT NULL;
+CREATE INDEX holds_crossing_open ON ledger.holds (ledger_id, transaction_id)
+    WHERE remaining > 0 AND to_ledger_id IS NOT NULL;
 CREATE INDEX holds_to_capture ON ledger.holds (capture_at)
     WHERE remaining > 0 AND capture_at IS NOT NULL AND capture_tried_at IS NULL;
 
@@ -822,6 +859,9 @@ END $$;
 -- give a currency's number.
 CREATE FUNCTION ledger.open_account() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    own ledger.ledgers;
+    parts integer;
 BEGIN
     IF TG_RELID <> 'ledger.accounts'::regclass THEN
         PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
@@ -834,6 +874,17 @@ BEGIN
     WHERE c.code = NEW.currency AND (c.ledger_id IS NULL OR c.ledger_id = NEW.ledger_id);
     IF NOT FOUND THEN
         PERFORM ledger.refuse('accounts_currency', format('no currency %s', NEW.currency));
+    END IF;
+    -- Of a part: the next id whose remainder is the number of the part.
+    SELECT * INTO own FROM ledger.ledgers WHERE ledger_id = NEW.ledger_id;
+    IF NEW.id > 0 AND own.shards IS NOT NULL THEN
+        PERFORM ledger.refuse('accounts_part', format(
+            'ledger %s has parts, and no accounts of its own', NEW.ledger_id));
+    ELSIF NEW.id > 0 AND own.part IS NOT NULL THEN
+        SELECT shards INTO parts FROM ledger.ledgers WHERE ledger_id = own.parent_id;
+        WHILE NEW.id % parts <> own.part LOOP
+            NEW.id := nextval('ledger.account_id');
+        END LOOP;
     END IF;
     NEW.balance := 0;
     NEW.held := 0;
@@ -883,6 +934,24 @@ CREATE TRIGGER ledgers_external AFTER INSERT ON ledger.ledgers
 CREATE TRIGGER currencies_external AFTER INSERT ON ledger.currencies
     REFERENCING NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.open_external_accounts();
+
+-- Opens the clearing accounts that do not exist yet. The service calls it in the database transaction
+-- of a batch that needs them, before it locks.
+CREATE FUNCTION ledger.open_clearing(ledger integer, ids bigint[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+BEGIN
+    IF EXISTS (SELECT FROM unnest(ids) AS id WHERE id >= -32768)
+       OR NOT EXISTS (SELECT FROM ledger.ledgers l WHERE l.ledger_id = ledger AND part IS NOT NULL) THEN
+        PERFORM ledger.refuse('accounts_clearing', format(
+            'ledger %s is no part of another, or %s are no clearing accounts', ledger, ids));
+    END IF;
+    INSERT INTO ledger.accounts (ledger_id, id, owner, currency, floor)
+    SELECT ledger, i.id, 'clearing', c.code, NULL
+    FROM unnest(ids) AS i (id) JOIN ledger.currencies c ON c.number = -i.id % 32768
+    WHERE NOT EXISTS (SELECT FROM ledger.accounts a WHERE a.ledger_id = ledger AND a.id = i.id)
+    ORDER BY i.id
+    ON CONFLICT DO NOTHING;
+END $$;
 
 -- The only way that a balance moves. It runs once a statement, over all entries that the statement
 -- added, COPY included.
@@ -1001,18 +1070,20 @@ BEGIN
     END IF;
 
     -- 3. A change of held belongs to a hold of the account; only the transaction that places a hold
-    --    adds to it.
+    --    adds to it. That of a transfer between two parts of a ledger ends at once, by a debit or a
+    --    release of the service.
     IF EXISTS (SELECT FROM new_entries WHERE held_change <> 0) THEN
         FOR step IN
             SELECT e.ledger_id, e.account_id, coalesce(d.parent_id, e.transaction_id) AS hold_id,
                    sum(e.held_change)::bigint AS held_change,
                    coalesce(sum(e.amount) FILTER (WHERE e.held_change < 0), 0)::bigint AS amount,
-                   bool_or(e.held_change > 0 AND d.parent_id IS NOT NULL) AS adds
+                   max(e.transaction_id) AS last_id, count(*) AS steps
             FROM new_entries e
             LEFT JOIN LATERAL (
                 SELECT parent_id FROM ledger.details
                 WHERE ledger_id = e.ledger_id AND transaction_id BETWEEN e.transaction_id
                                                                      AND e.transaction_id
+                  AND e.held_change < 0
                 ORDER BY transaction_id LIMIT 1) d ON true
             WHERE e.held_change <> 0
             GROUP BY 1, 2, 3
@@ -1020,11 +1091,16 @@ BEGIN
             UPDATE ledger.holds
             SET remaining = remaining + step.held_change, captured = captured - step.amount
             WHERE ledger_id = step.ledger_id AND transaction_id = step.hold_id
-              AND account_id = step.account_id AND NOT step.adds;
+              AND account_id = step.account_id
+              AND (to_ledger_id IS NULL OR step.steps = 1
+                   AND remaining + step.held_change IN (0, amount)
+                   AND (SELECT kind FROM ledger.transactions
+                        WHERE ledger_id = step.ledger_id AND id BETWEEN step.last_id AND step.last_id
+                        ORDER BY id LIMIT 1) IN (12, 14, 15));
             IF NOT FOUND THEN
                 PERFORM ledger.refuse('entries_hold', format(
-                    'hold %s does not exist on the account of an entry that changes it, or the '
-                    'entry adds to it', step.hold_id));
+                    'hold %s does not exist on the account of an entry that changes it, or only the '
+                    'service may end it', step.hold_id));
             END IF;
         END LOOP;
     END IF;
@@ -1561,6 +1637,8 @@ CREATE TRIGGER chunks_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.ch
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('chunks are permanent');
 CREATE TRIGGER identity_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.identity
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('the identity is permanent');
+CREATE TRIGGER claims_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.claims
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('claims are permanent');
 CREATE TRIGGER ledgers_permanent BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.ledgers
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change('ledgers are permanent');
 
@@ -1594,7 +1672,8 @@ SELECT setval('ledger.transaction_id', 901);
 -- runs with its rights calls them.
 GRANT USAGE ON SCHEMA ledger TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {role};
-GRANT INSERT (name, principal_id) ON ledger.ledgers TO {role};
+GRANT INSERT (name, principal_id, shards, parent_id, part) ON ledger.ledgers TO {role};
+GRANT INSERT ON ledger.claims TO {role};
 GRANT INSERT (code, exponent, name, principal_id, ledger_id) ON ledger.currencies TO {role};
 GRANT INSERT (ledger_id, owner, currency, reference, origin, idempotency_key, principal_id)
     ON ledger.accounts TO {role};
@@ -1607,7 +1686,7 @@ GRANT INSERT (ledger_id, id, kind, status, account_id, counterparty_id, amount, 
 GRANT INSERT ON ledger.entries, ledger.details, ledger.policies, ledger.dated_entries,
     ledger.account_details TO {role};
 GRANT INSERT (ledger_id, transaction_id, account_id, counterparty_id, amount, expires_at,
-              capture_at)
+              capture_at, to_ledger_id, to_account_id)
     ON ledger.holds TO {role};
 GRANT INSERT (ledger_id, transaction_id, account_id, counterparty_id, amount, execute_at)
     ON ledger.schedules TO {role};
@@ -1640,7 +1719,7 @@ GRANT USAGE ON SEQUENCE ledger.principal_id TO {role};
 GRANT USAGE ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.currency_number,
     ledger.ledger_id TO {role};
 GRANT SELECT ON SEQUENCE ledger.account_id, ledger.transaction_id, ledger.ledger_id TO {role};
-GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.refuse, ledger.refuse_table,
+GRANT EXECUTE ON FUNCTION ledger.version_at, ledger.open_clearing, ledger.refuse, ledger.refuse_table,
     ledger.next_change_id, ledger.audit_digest, ledger.is_loading, ledger.fence_triggers TO {role};
 -- A shard gets the ledgers and currencies of the directory with their ids and numbers.
 GRANT INSERT (ledger_id) ON ledger.ledgers TO {role};

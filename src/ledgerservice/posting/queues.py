@@ -30,16 +30,20 @@ class Queues:
         self._remotes: list[RemotePoster] = []
 
     def writing(
-        self, name: str, work: Work[Any, Any], weigh: Callable[[Any], int] = lambda _: 1
+        self,
+        name: str,
+        work: Work[Any, Any],
+        weigh: Callable[[Any], int] = lambda _: 1,
+        form: type[Poster[Any, Any]] = Poster,
     ) -> Poster[Any, Any]:
         """A poster whose writer has a thread of its own."""
-        return self._add(name, work, weigh, self._writers)
+        return self._add(name, work, weigh, self._writers, form)
 
-    def overlapping(self, name: str) -> Poster[Any, Any]:
+    def overlapping(
+        self, name: str, form: type[OverlappingPoster] = OverlappingPoster
+    ) -> Poster[Any, Any]:
         """A poster of movements, whose large batches overlap."""
-        poster = OverlappingPoster(
-            self._connect, self._limits, self._writers, f"{name}{self._suffix}"
-        )
+        poster = form(self._connect, self._limits, self._writers, f"{name}{self._suffix}")
         self.posters.append(poster)
         return poster
 
@@ -53,18 +57,21 @@ class Queues:
         work: Work[Any, Any],
         weigh: Callable[[Any], int],
         writers: asyncio.AbstractEventLoop | None,
+        form: type[Poster[Any, Any]] = Poster,
     ) -> Poster[Any, Any]:
-        poster: Poster[Any, Any] = Poster(
-            self._connect, work, self._limits, weigh, writers, f"{name}{self._suffix}"
-        )
+        poster = form(self._connect, work, self._limits, weigh, writers, f"{name}{self._suffix}")
         self.posters.append(poster)
         return poster
 
     def remote(
-        self, name: str, address: PosterAddress, weigh: Callable[[Any], int]
+        self,
+        name: str,
+        address: PosterAddress,
+        weigh: Callable[[Any], int],
+        form: type[RemotePoster] = RemotePoster,
     ) -> RemotePoster:
         """The queue of another process, which has the metrics of it."""
-        poster = RemotePoster(address, self._limits, weigh, f"{name}{self._suffix}")
+        poster = form(address, self._limits, weigh, f"{name}{self._suffix}")
         self._remotes.append(poster)
         return poster
 

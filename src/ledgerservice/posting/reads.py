@@ -5,13 +5,13 @@ from typing import Self
 
 from ledgerservice.domain.transactions import Transaction
 from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry
-from ledgerservice.postgres.queries.gathered import (
+from ledgerservice.postgres.queries.gathered.accounts import (
     AccountRead,
     HistoryRead,
     find_accounts,
     list_histories,
 )
-from ledgerservice.postgres.queries.gathered_transactions import (
+from ledgerservice.postgres.queries.gathered.transactions import (
     Built,
     KeyRead,
     TransactionRead,

@@ -21,7 +21,7 @@ from ledgerservice.errors import LedgerError, StandbyUnfit
 from ledgerservice.postgres.journal import WRITE_BARRIER
 from ledgerservice.postgres.pipeline import Request, Wire
 from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry
-from ledgerservice.postgres.queries.gathered import (
+from ledgerservice.postgres.queries.gathered.accounts import (
     AccountRead,
     HistoryRead,
     find_accounts,

@@ -4,9 +4,15 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
-from ledgerservice.postgres.connections import Database
-from ledgerservice.postgres.verification.watching import Watch
+from ledgerservice.postgres.connections import Database, usable_role
+from ledgerservice.postgres.sharding.databases import databases_of
+from ledgerservice.postgres.sharding.identity import MAIN
+from ledgerservice.postgres.verification import Violation
+from ledgerservice.postgres.verification.across import verify_across
+from ledgerservice.postgres.verification.watching import Watch, nothing
 from ledgerservice.telemetry.metrics import VERIFY_PROGRESS, VERIFY_SUCCESS, VERIFY_VIOLATIONS
 
 VERIFY_END_S = 30.0
@@ -20,7 +26,8 @@ def verifying(database: Database, *, is_main: bool) -> Iterator[Watch | None]:
     if not settings.verify_interval_s:
         yield None
         return
-    watch = Watch(database.service_engine(), settings.schema_name, settings.verify_progress)
+    also = partial(_across, database) if is_main and settings.shards is not None else nothing
+    watch = Watch(database.service_engine(), settings.schema_name, settings.verify_progress, also)
     stop = threading.Event()
     arguments = stop, settings.verify_interval_s
     thread = threading.Thread(target=watch.run, args=arguments, name="verify", daemon=True)
@@ -32,6 +39,18 @@ def verifying(database: Database, *, is_main: bool) -> Iterator[Watch | None]:
         stop.set()
         watch.interrupt()
         thread.join(VERIFY_END_S)
+
+
+def _across(main: Database) -> Iterator[Violation]:
+    """The violations between parts of ledgers that are on different shards."""
+    shards = databases_of(main.settings)
+    usable = {name: replace(one, role=usable_role(one)) for name, one in shards.items()}
+    engines = {name: one.service_engine() for name, one in {MAIN: main, **usable}.items()}
+    try:
+        yield from verify_across(engines)
+    finally:
+        for engine in engines.values():
+            engine.dispose()
 
 
 _shown: list[Watch] = []

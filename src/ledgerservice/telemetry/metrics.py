@@ -92,6 +92,18 @@ SWEEP_SUCCESS = Gauge(
     "ledger_sweep_last_success_timestamp_seconds", "When due items were last looked for."
 )
 
+# Transfers between parts of a ledger.
+CROSSINGS_OPEN = Gauge(
+    "ledger_crossings_open",
+    "Transfers out of a part of the shard that had not ended when last looked for.",
+    "shard",
+)
+CROSSINGS_OLDEST = Gauge(
+    "ledger_crossings_oldest_seconds",
+    "For how long the oldest of them had been open then.",
+    "shard",
+)
+
 # The feed.
 FEED_POSITION = Gauge("ledger_feed_position", "The id that a reader of the feed is at.", "reader")
 FEED_SAFE_ID = Gauge("ledger_feed_safe_id", "The id up to which events are known.", "reader")

@@ -38,7 +38,14 @@ ON_MAIN = {
         "executions_due",
     ),  # what others approve
     *("account_grants", "grants", "audit"),  # who may do what, and who did it
-    *("homes", "fences", "arrivals", "ledgers", "currencies"),  # the directory, and the move itself
+    *(
+        "homes",
+        "fences",
+        "arrivals",
+        "ledgers",
+        "currencies",
+        "claims",
+    ),  # the directory, and the move
 }
 
 

@@ -23,6 +23,10 @@ LEDGER = "ledgerservice.ledger"
 """The entry of a request's scope with the id of the ledger that the path names."""
 RUNTIME = "ledgerservice.runtime"
 """The entry of a request's scope with the running parts of the shard that has this ledger."""
+PART = "ledgerservice.part"
+"""The entry of a request's scope with the part of that ledger that has what the path names."""
+PARTS = "ledgerservice.parts"
+"""The entry of the scope of a list that goes through all parts of the ledger."""
 OUTSIDE = "ledgerservice.outside"
 """The entry of a request's scope with the part of the path that names the ledger."""
 
@@ -128,19 +132,31 @@ def ledger_of(request: Request) -> int:
     return ledger
 
 
+def home_of(request: Request) -> int:
+    """The id of the ledger, or of the part of it, that has what the path names.
+
+    Raises ProblemError if the path names nothing, and the ledger has parts.
+    """
+    scope = request.scope
+    home: int = scope.get(PART) or scope.get(LEDGER, DEFAULT_LEDGER)
+    if home in runtime_of(request).crossings.parts:
+        raise ProblemError("ledger_has_parts")
+    return home
+
+
 def accounts_seen(request: Request, scope: int) -> frozenset[int] | None:
     """The accounts that the caller's grants of a scope cover; None: all of the ledger."""
     return caller_of(request.scope).sees(ledger_of(request), int(scope))
 
 
-def reader_of(request: Request) -> Reader:
-    """A reader of the ledger that the path names."""
-    return runtime_of(request).reader.of(ledger_of(request))
-
-
 def directory_reader_of(request: Request) -> Reader:
     """A reader of what the directory has of the ledger that the path names."""
     return runtime_of(request).main.reader.of(ledger_of(request))
+
+
+def reader_of(request: Request) -> Reader:
+    """A reader of the ledger that the path names, or of the part that has what it names."""
+    return runtime_of(request).reader.of(home_of(request))
 
 
 _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)

@@ -72,6 +72,17 @@ CATALOGUE: dict[str, Problem] = {
         "The scheduled transfer can no longer be cancelled: it is due, or it was executed or "
         "cancelled."
     ),
+    "ledger_has_parts": _invalid(
+        "The ledger has several parts, and this is not answered for all of them together. The "
+        "events of a part are: name it as part.",
+        HTTPStatus.NOT_IMPLEMENTED,
+    ),
+    "part_unknown": _invalid("The ledger has no part of this number; see its shards."),
+    "accounts_in_different_parts": _invalid(
+        "The accounts are in different parts of the ledger. A transfer can go from one part to "
+        "another, alone or as two legs, the debited one first; a hold, a scheduled transfer, other "
+        "transactions with legs, and items that are posted together or not at all stay in one part."
+    ),
     "account_not_found": _missing(
         "The ledger has no such account, or the account is not part of the transaction that is to "
         "be reversed. External accounts cannot be named."
@@ -206,6 +217,10 @@ CATALOGUE: dict[str, Problem] = {
         "request names. For an exchange see POST /transactions."
     ),
     "currency_unknown": _invalid("There is no such currency; see POST /currencies."),
+    "ledger_taken": _invalid(
+        "There is a ledger with this name, and it has another number of parts.",
+        HTTPStatus.CONFLICT,
+    ),
     "currency_taken": _invalid(
         "A currency with this code exists and has another exponent or name. A currency cannot be "
         "changed.",

@@ -28,6 +28,7 @@ from ledgerservice.domain.instructions import (
     MAX_RATE_CHARACTERS,
     Kind,
 )
+from ledgerservice.domain.ledgers import MAX_PARTS, MIN_PARTS
 from ledgerservice.domain.metadata import (
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
@@ -188,6 +189,18 @@ Exponent = Annotated[
             "examples": [8],
         }
     ),
+]
+Shards = Annotated[
+    int,
+    BeforeValidator(_integer),
+    Field(ge=MIN_PARTS, le=MAX_PARTS),
+    Schema({"type": "integer", "minimum": MIN_PARTS, "maximum": MAX_PARTS}),
+]
+PartNumber = Annotated[
+    int,
+    BeforeValidator(_integer),
+    Field(ge=0, lt=MAX_PARTS),
+    Schema({"type": "integer", "minimum": 0, "maximum": MAX_PARTS - 1}),
 ]
 
 

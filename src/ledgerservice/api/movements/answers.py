@@ -18,6 +18,7 @@ from ledgerservice.domain.accounts import FrozenName, restrictions_of
 from ledgerservice.domain.amounts import optional_amount, to_major
 from ledgerservice.domain.currencies import MAX_EXPONENT
 from ledgerservice.domain.instructions import Detail, Kind
+from ledgerservice.domain.ledgers import hold_of_key
 from ledgerservice.domain.metadata import json_object
 from ledgerservice.domain.rules import PARENT_MEMBERS
 from ledgerservice.domain.timestamps import optional_timestamp, timestamp
@@ -54,6 +55,8 @@ class Posted(msgspec.Struct, kw_only=True):
     reverses: int | UnsetType = UNSET
     schedule_id: int | UnsetType | None = UNSET
     counterparty_id: int | UnsetType = UNSET
+    debited_by: int | UnsetType = UNSET
+    credited_by: int | UnsetType = UNSET
     remaining: AmountText | UnsetType = UNSET
     expires_at: TimestampText | UnsetType | None = UNSET
     capture_at: TimestampText | UnsetType | None = UNSET
@@ -220,8 +223,11 @@ def _new_balance(transaction: domain.Transaction) -> dict[str, Any]:
 
 
 def _transfer(transaction: domain.Transaction) -> dict[str, Any]:
-    balance = to_major(transaction.entries[0].balance, transaction.exponent)
-    return {"sender_new_balance": balance, **parent_member(transaction)}
+    return _new_balance_of_sender(transaction) | parent_member(transaction)
+
+
+def _new_balance_of_sender(transaction: domain.Transaction) -> dict[str, Any]:
+    return {"sender_new_balance": to_major(transaction.entries[0].balance, transaction.exponent)}
 
 
 def _general(transaction: domain.Transaction) -> dict[str, Any]:
@@ -271,6 +277,28 @@ def _schedule(transaction: domain.Transaction) -> dict[str, Any]:
     }
 
 
+def _crossing(transaction: domain.Transaction) -> dict[str, Any]:
+    """Both halves, or the first step alone, which has one entry."""
+    terms = _extra(transaction).terms
+    assert isinstance(terms, domain.HoldTerms)
+    members = {"counterparty_id": terms.to_account_id, **_reverses(transaction)}
+    if len(transaction.entries) == 1:
+        return members | _remaining(transaction)
+    debit, credit = transaction.entries
+    halves = {"debited_by": debit.transaction_id, "credited_by": credit.transaction_id}
+    return members | _new_balance_of_sender(transaction) | halves
+
+
+def _cross_credit(transaction: domain.Transaction) -> dict[str, Any]:
+    hold = hold_of_key(transaction.origin, transaction.key)
+    return {} if hold is None else {"hold_id": hold[1]}
+
+
+def _reverses(transaction: domain.Transaction) -> dict[str, int | None]:
+    parent = _extra(transaction).parent_id
+    return {} if parent is None else {"reverses": parent}
+
+
 def _extra(transaction: domain.Transaction) -> domain.Extra:
     assert transaction.extra is not None, "only plain movements have no side rows"
     return transaction.extra
@@ -288,4 +316,8 @@ _KIND_MEMBERS: dict[Kind, Callable[[domain.Transaction], dict[str, Any]]] = {
     Kind.POLICY: _policy,
     Kind.SCHEDULE: _schedule,
     Kind.CANCELLATION: parent_member,
+    Kind.CROSSING: _crossing,
+    Kind.CROSS_CREDIT: _cross_credit,
+    Kind.CROSS_DEBIT: _step_of_hold,
+    Kind.CROSS_RELEASE: _step_of_hold,
 }

@@ -26,8 +26,10 @@ from ledgerservice.domain.rules import approvals
 from ledgerservice.domain.rules.approvals import FORCE_ALWAYS, Amount, Rule, Rules
 from ledgerservice.domain.transactions import Rejected
 from ledgerservice.postgres.access.approvals import NewProposal
+from ledgerservice.postgres.queries.accounts import AccountView
 from ledgerservice.postgres.queries.approvals import find_by_key, list_moved
-from ledgerservice.postgres.queries.gathered import AccountRead
+from ledgerservice.postgres.queries.gathered.accounts import AccountRead
+from ledgerservice.postgres.reader import Reader
 from ledgerservice.telemetry.exchanges import CURRENT
 
 UNSALTED = b""  # the body itself stands beside the digest
@@ -87,19 +89,39 @@ async def _totals(call: Call, amounts: Sequence[Amount]) -> dict[str, Decimal]:
 
 async def _by_currency(call: Call, amount: Amount) -> list[tuple[str, Decimal]]:
     if amount.account_id is not None and amount.text is not None:
-        account = await call.runtime.reads.accounts.post(
-            AccountRead(call.ledger, amount.account_id)
-        )
+        account = await _account(call, amount.account_id)
         if account is None:
             raise ProblemError("account_not_found", account_id=amount.account_id)
         return [(account.currency, Decimal(amount.text))]
-    moved = await list_moved(call.runtime.reader.of(call.ledger), amount.parent_id or 0)
+    moved = await list_moved(*await _moved_by(call, amount.parent_id or 0))
     if not moved:
         raise ProblemError("transaction_not_found")
     return [
         (currency, Decimal(amount.text or to_major(minor, exponent)))
         for currency, exponent, minor in moved
     ]
+
+
+async def _account(call: Call, account_id: int) -> AccountView | None:
+    parts = await call.runtime.parts_of(call.ledger)
+    if parts is None:
+        return await call.runtime.reads.accounts.post(AccountRead(call.ledger, account_id))
+    ledger_id = parts.home(account_id)
+    home = await call.runtime.crossings.home_of(ledger_id)
+    return await home.read_account(AccountRead(ledger_id, account_id))
+
+
+async def _moved_by(call: Call, transaction_id: int) -> tuple[Reader, int]:
+    """The part that has a transaction: of one to another part, the credit there."""
+    routes = call.runtime.routes
+    parts = await call.runtime.parts_of(call.ledger)
+    home = None if parts is None else await routes.find_home(parts, transaction_id)
+    if home is None:
+        return call.runtime.reader.of(call.ledger), transaction_id
+    credit = await routes.find_arrival(home)
+    if credit is None:
+        return await routes.reader_of(home.ledger_id), transaction_id
+    return await routes.reader_of(credit.ledger_id), credit.id
 
 
 async def proposed(call: Call, instruction: Instruction, origin: Origin) -> Reply | None:

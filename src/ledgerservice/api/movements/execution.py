@@ -87,6 +87,7 @@ async def _post(runtime: Runtime, ledger: int, proposal: ProposalView) -> Execut
     """Post it with the key of the request, which then moves nothing more at any door. The key may
     have been used meanwhile: by another request, or by this one, because the rule was lifted.
     """
+    await runtime.parts_of(ledger)  # so that it is posted on the part
     facts = ledger, False, proposal.proposed_by
     outcome: Outcome
     (outcome,) = await runtime.movements.post(  # type: ignore[misc]

@@ -21,10 +21,10 @@ from ledgerservice.api.http.call import (
     call_of,
     checked_key,
     created,
+    home_of,
     id_of,
     json_response,
     key_of,
-    ledger_of,
     reader_of,
     runtime_of,
 )
@@ -33,6 +33,7 @@ from ledgerservice.api.http.fields import (
     Answer,
     JsonObject,
     Metadata,
+    PartNumber,
     PrincipalId,
     Text,
     TimestampText,
@@ -65,7 +66,7 @@ from ledgerservice.feed.balances import CachedAccount, find_account
 from ledgerservice.postgres.queries import accounts as queries
 from ledgerservice.postgres.queries import as_of
 from ledgerservice.postgres.queries.accounts import AccountView, PolicyView
-from ledgerservice.postgres.queries.gathered import AccountRead
+from ledgerservice.postgres.queries.gathered.accounts import AccountRead
 from ledgerservice.postgres.search import Place
 from ledgerservice.posting.standby import StandbyAccount
 
@@ -152,6 +153,9 @@ class OpenAccount(Body):
         default=None, description="The caller's name for the account, unique in the ledger."
     )
     metadata: Metadata | None = None
+    part: PartNumber | None = Field(
+        default=None, description="The part of the ledger that has the account, from 0 on."
+    )
 
 
 EXAMPLES = {
@@ -190,6 +194,7 @@ async def open_account(request: Request) -> Response:
         body.metadata,
         origin,
         call.caller.principal_id,
+        body.part,
     )
     outcome = await call.runtime.open_account(opening)
     if isinstance(outcome, Rejected):
@@ -312,7 +317,7 @@ async def _present_account(request: Request, reading: Reading) -> Account:
     runtime = runtime_of(request)
     caches = {"cached": runtime.cache, "standby": runtime.standby}
     cache = caches.get(reading.consistency or "strong")
-    read = AccountRead(ledger_of(request), account_id)
+    read = AccountRead(home_of(request), account_id)
     account = await find_account(cache, runtime.reads.accounts.post, read, reading.min_version or 0)
     if account is None:
         raise ProblemError("account_not_found")
@@ -344,7 +349,7 @@ async def account_at(request: Request, at: datetime) -> as_of.AccountAt:
 async def check_account(request: Request, account_id: int, rows: Sequence[Any]) -> None:
     """Raises `account_not_found` if an account has no rows because it does not exist."""
     if not rows:
-        read = AccountRead(ledger_of(request), account_id)
+        read = AccountRead(home_of(request), account_id)
         if await runtime_of(request).reads.accounts.post(read) is None:
             raise ProblemError("account_not_found")
 

@@ -70,6 +70,8 @@ async def add_currency(request: Request) -> Response:
     The code is the key, so a repeat has no effect.
     """
     call, ledger = call_of(request), request.scope.get(LEDGER)
+    if ledger is not None and await call.runtime.parts_of(ledger) is not None:
+        raise ProblemError("ledger_has_parts")
     body = await body_of(call, AddCurrency)
     facts = body.code, body.exponent, body.name
     new = CurrencyRequest(*facts, call.dry_run, call.caller.principal_id, ledger)

@@ -15,7 +15,14 @@ from pydantic import BeforeValidator, Field, field_validator
 from ledgerservice.access.grants import Need, denial
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.authentication import caller_now, caller_of, denied
-from ledgerservice.api.http.call import LEDGER, json_response, runtime_of, shards_of
+from ledgerservice.api.http.call import (
+    PART,
+    home_of,
+    json_response,
+    ledger_of,
+    runtime_of,
+    shards_of,
+)
 from ledgerservice.api.http.fields import JsonObject
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.parameters import Parameters, integer, parameters_of
@@ -24,6 +31,7 @@ from ledgerservice.api.http.streams import PiecewiseResponse
 from ledgerservice.api.movements.showing import shown_event
 from ledgerservice.domain.events import TYPES, Event, position
 from ledgerservice.domain.instructions import BIGGEST_ID
+from ledgerservice.domain.ledgers import MAX_PARTS
 from ledgerservice.feed.reading import Feed, Position, PositionLost
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 
@@ -71,6 +79,11 @@ class EventFilters(Parameters):
     type: Annotated[
         str | None,
         Field(max_length=400, description="Only these types, separated by commas."),
+    ] = None
+    part: Annotated[
+        int | None,
+        Field(ge=0, lt=MAX_PARTS, description="The part of a ledger with parts: each has a feed."),
+        BeforeValidator(integer),
     ] = None
 
     @field_validator("type")
@@ -141,6 +154,9 @@ async def list_events(request: Request) -> Response:
     Events are ordered by their ids, and so are the versions of each account. After a restore, or
     the loss of the last commits, a position of before is refused with `position_lost`.
 
+    Each part of a ledger with parts has a feed, an order and positions of its own: name it in
+    `part`, or an account of it in `account_id`. A transfer to another part has its events in both.
+
     A key that is limited to accounts has to name one of these in `account_id`. It gets the events
     that are of such an account or have an entry on one, without the balances of other accounts.
     """
@@ -161,8 +177,11 @@ class _Reading:
         self._state = request.app.state
         self._request = request
         self._feed: Feed = runtime_of(request).feed
-        self._ledger: int = request.scope.get(LEDGER, DEFAULT_LEDGER)
+        self._ledger: int = home_of(request)
+        self._home = shards_of(request).places([self._ledger])
         self._filters = parameters_of(request, EventFilters)
+        if self._filters.part is not None and PART not in request.scope:
+            raise ProblemError("part_unknown")
         self._after = _last_event_id(request) or self._filters.after
         self._position = Position(0, 0)
         self._seen: frozenset[int] | None = None
@@ -232,14 +251,15 @@ class _Reading:
 
     def _is_here(self) -> bool:
         """Whether the ledger is still on the shard whose feed is read."""
-        shards, runtime = shards_of(self._request), runtime_of(self._request)
-        return self._ledger == DEFAULT_LEDGER or shards.is_at(self._ledger, runtime)
+        shards = shards_of(self._request)
+        return self._ledger == DEFAULT_LEDGER or shards.are_at([self._ledger], self._home)
 
     def _denial(self) -> str | None:
         """Why the caller may not read; keys and grants end while events are waited for."""
         caller = caller_now(self._request)
-        code = denial(caller, self._ledger, NEED)
-        self._seen = None if code else caller.sees(self._ledger, NEED.scopes)
+        ledger = ledger_of(self._request)
+        code = denial(caller, ledger, NEED)
+        self._seen = None if code else caller.sees(ledger, NEED.scopes)
         if code is not None or self._seen is None:
             return code
         if self._filters.account_id is None:

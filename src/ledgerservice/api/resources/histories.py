@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
-from ledgerservice.api.http.call import id_of, ledger_of, reader_of, runtime_of
+from ledgerservice.api.http.call import home_of, id_of, reader_of, runtime_of
 from ledgerservice.api.http.fields import AmountText, Answer, OriginName, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
@@ -20,7 +20,7 @@ from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.instructions import BIGGEST_ID, Kind, Origin
 from ledgerservice.domain.timestamps import timestamp
 from ledgerservice.postgres.queries import accounts as queries
-from ledgerservice.postgres.queries.gathered import HistoryRead
+from ledgerservice.postgres.queries.gathered.accounts import HistoryRead
 
 router = APIRouter(tags=["accounts"])
 
@@ -142,7 +142,7 @@ async def get_history(request: Request) -> Response:
     async def read(filters: HistoryPaging, before: int | None) -> Page:
         if filters.source is not None and filters.consistency is not None:
             raise invalid("consistency", "must not be sent together with from")
-        place = ledger_of(request), account_id, before or BIGGEST_ID, filters.limit + 1
+        place = home_of(request), account_id, before or BIGGEST_ID, filters.limit + 1
         entries = await _find(request, filters, HistoryRead(*place))
         headers.update(entries.headers)
         return first_rows(entries.rows, filters.limit, HistoryEntry.of, lambda last: last.version)

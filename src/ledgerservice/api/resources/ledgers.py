@@ -19,15 +19,16 @@ from ledgerservice.api.http.call import (
     json_response,
     shards_of,
 )
-from ledgerservice.api.http.fields import Answer, TimestampText
+from ledgerservice.api.http.fields import Answer, Shards, TimestampText
 from ledgerservice.api.http.openapi import DRY_RUN, body_schema, get, post
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
-from ledgerservice.api.http.problems import ProblemError, invalid
+from ledgerservice.api.http.problems import ProblemError, invalid, rejection
 from ledgerservice.domain.ledgers import (
     LEDGER_NAME_PATTERN,
     LedgerRequest,
     is_ledger_name,
 )
+from ledgerservice.domain.transactions import Rejected
 from ledgerservice.postgres.queries import catalogue
 from ledgerservice.postgres.sharding.identity import MAIN
 
@@ -35,19 +36,23 @@ router = APIRouter(tags=["ledgers"])
 
 
 class Ledger(Answer):
-    """A ledger: a closed book. Its accounts move money among themselves."""
+    """A ledger: a closed book. Its accounts move money among themselves.
+
+    `shards` is the number of its parts, if it has any.
+    """
 
     name: str
     created_at: TimestampText
     shard: Annotated[
         str | UnsetType, Meta(description="The database that has it, where there are several.")
     ] = UNSET
+    shards: int | UnsetType = UNSET
 
     @classmethod
     def of(cls, request: Request, row: Any) -> Self:
         """The ledger as it is answered: with its shard if there are several."""
-        has_shards = bool(shards_of(request).states())
-        return cls.of_row(row, shard=row.shard if has_shards else UNSET)
+        shard = row.shard if shards_of(request).states() else UNSET
+        return cls.of_row(row, shard=shard, shards=UNSET if row.shards is None else row.shards)
 
 
 class AddLedger(Body):
@@ -61,6 +66,11 @@ class AddLedger(Body):
         "the fewest ledgers.",
         examples=["main"],
     )
+    shards: Shards | None = Field(
+        default=None,
+        description="The number of parts that its accounts are distributed to. Without it, one. "
+        "The parts are on main.",
+    )
 
 
 @post(
@@ -69,7 +79,7 @@ class AddLedger(Body):
     Ledger,
     body_schema(AddLedger, {"marketplace": {"name": "marketplace"}}),
     status=201,
-    refusals=(408, 413, 415, 422, 503),
+    refusals=(408, 409, 413, 415, 422, 503),
     parameters=(DRY_RUN,),
     links={"get_ledger": {"name": "name"}},
     need=everywhere(Scope.LEDGERS_WRITE),
@@ -77,16 +87,21 @@ class AddLedger(Body):
 async def add_ledger(request: Request) -> Response:
     """Add a ledger.
 
-    The name is the key, so a repeat has no effect. Its routes are below `/ledgers/{name}/`.
+    The name is the key, so a repeat has no effect. Its routes are below `/ledgers/{name}/`. With
+    `shards` its accounts are in several parts, each with a journal of its own.
     """
     call, shards = call_of(request), shards_of(request)
     body = await body_of(call, AddLedger)
     if body.shard not in {None, MAIN, *shards.states()}:
         raise invalid("shard", "is not the name of a shard")
-    shard = body.shard or shards.roomiest()
+    if body.shards is not None and body.shard not in {None, MAIN}:
+        raise invalid("shard", "must be main for a ledger with shards")
+    shard = MAIN if body.shards is not None else body.shard or shards.roomiest()
     outcome = await shards.add_ledger(
-        LedgerRequest(body.name, call.dry_run, call.caller.principal_id, shard)
+        LedgerRequest(body.name, call.dry_run, call.caller.principal_id, shard, body.shards)
     )
+    if isinstance(outcome, Rejected):
+        raise rejection(outcome)
     return created(Ledger.of(request, outcome), replayed=outcome.replayed)
 
 

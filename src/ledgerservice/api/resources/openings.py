@@ -146,7 +146,7 @@ def read_account(fields: dict[str, Any], ledger: int, *, dry_run: bool = False) 
             raise ProblemError("idempotency_key_missing")
         key, origin = uuid.uuid4().hex, Origin.UNKEYED
     named = item.owner, item.currency, item.reference, key
-    return Opening(*named, ledger, dry_run, item.metadata, origin)
+    return Opening(*named, ledger, dry_run, item.metadata, origin, part=item.part)
 
 
 def _result(indexed: tuple[int, Opened | Rejected | ProblemError]) -> Result:

@@ -12,7 +12,7 @@ from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.authentication import caller_of, denied
 from ledgerservice.api.http.calendar import AsOf, By, Zone
-from ledgerservice.api.http.call import json_response, ledger_of, reader_of
+from ledgerservice.api.http.call import json_response, ledger_of, reader_of, runtime_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, PeriodFilters, first_rows, listing
@@ -71,7 +71,8 @@ async def get_trial_balance(request: Request) -> Response:
     """
     query = parameters_of(request, TrialTime)
     at = query.at
-    rows, final = await queries.trial_balance(reader_of(request), at, query.by)
+    readers = await runtime_of(request).readers_of(ledger_of(request))
+    rows, final = await queries.trial_balance_of_all(readers, at, query.by)
     balance = TrialBalance(optional_timestamp(at), final, [TrialRow.of_row(row) for row in rows])
     return json_response(balance)
 
@@ -122,8 +123,9 @@ async def list_owner_balances(request: Request) -> Response:
 
     async def read(filters: OwnerFilters, after: tuple[str, str] | None) -> Page:
         limit = filters.limit
-        rows = await queries.list_owner_balances(
-            reader_of(request), limit + 1, after, filters.at, filters.by, owners
+        readers = await runtime_of(request).readers_of(ledger_of(request))
+        rows = await queries.list_owner_balances_of_all(
+            readers, limit + 1, after, filters.at, filters.by, owners
         )
         return first_rows(rows, limit, OwnerBalance.of, lambda last: (last.owner, last.currency))
 

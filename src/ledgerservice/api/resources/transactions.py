@@ -17,9 +17,9 @@ from ledgerservice.api.http.authentication import denied
 from ledgerservice.api.http.calendar import By
 from ledgerservice.api.http.call import (
     accounts_seen,
+    home_of,
     id_of,
     json_response,
-    ledger_of,
     reader_of,
     runtime_of,
 )
@@ -46,7 +46,7 @@ from ledgerservice.domain import transactions as domain
 from ledgerservice.domain.instructions import BIGGEST_ID, Kind
 from ledgerservice.domain.rules import PARENT_MEMBERS
 from ledgerservice.postgres.queries import transactions as queries
-from ledgerservice.postgres.queries.gathered_transactions import KeyRead, TransactionRead
+from ledgerservice.postgres.queries.gathered.transactions import KeyRead, TransactionRead
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from ledgerservice.postgres.queries.transactions import Child
 from ledgerservice.postgres.search import Place
@@ -127,11 +127,12 @@ async def get_transaction(request: Request) -> Response:
     seen = accounts_seen(request, Scope.TRANSACTIONS_READ)
     if seen is not None and not await queries.is_seen(reader_of(request), transaction_id, seen):
         raise ProblemError("transaction_not_found")
-    read = TransactionRead(ledger_of(request), transaction_id)
-    built = await runtime_of(request).reads.transactions.post(read)
+    home = home_of(request)
+    built = await runtime_of(request).reads.transactions.post(TransactionRead(home, transaction_id))
     if built is None:
         raise ProblemError("transaction_not_found")
-    return json_response(_shown(seen, Transaction.recorded(*built)))
+    transaction = await _whole(request, built.transaction)
+    return json_response(_shown(seen, Transaction.recorded(transaction, built.children)))
 
 
 @get(
@@ -147,12 +148,18 @@ async def get_transaction(request: Request) -> Response:
 async def get_key(request: Request) -> Response:
     """The transaction of a key, for a request whose answer was lost."""
     account_id = id_of(request, "account_id", "account_not_found")
-    read = KeyRead(ledger_of(request), account_id, _key_of_path(request))
+    read = KeyRead(home_of(request), account_id, _key_of_path(request))
     built = await runtime_of(request).reads.transactions.post(read)
     if built is None:
         raise ProblemError("key_not_found")
     seen = accounts_seen(request, Scope.TRANSACTIONS_READ)
-    return json_response(_shown(seen, Transaction.recorded(built.transaction)))
+    transaction = await _whole(request, built.transaction)
+    return json_response(_shown(seen, Transaction.recorded(transaction)))
+
+
+async def _whole(request: Request, transaction: domain.Transaction) -> domain.Transaction:
+    """Of a transfer to another part of the ledger, both halves."""
+    return await runtime_of(request).crossings.shown(home_of(request), transaction)
 
 
 def _key_of_path(request: Request) -> str:

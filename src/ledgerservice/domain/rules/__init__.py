@@ -15,6 +15,11 @@ from ledgerservice.domain.batch_state import BatchState
 from ledgerservice.domain.instructions import (
     Cancellation,
     Capture,
+    CrossCredit,
+    CrossDebit,
+    Crossing,
+    CrossingBack,
+    CrossRelease,
     Execution,
     General,
     Hold,
@@ -25,7 +30,7 @@ from ledgerservice.domain.instructions import (
     Schedule,
     Step,
 )
-from ledgerservice.domain.rules import holds, legs, policies, reversals, schedules
+from ledgerservice.domain.rules import crossings, holds, legs, policies, reversals, schedules
 from ledgerservice.domain.rules.drafts import Drafted
 from ledgerservice.domain.transactions import Rejection
 
@@ -36,6 +41,7 @@ class Lookup(Enum):
     HOLD = auto()
     REVERSED_AMOUNTS = auto()
     OPEN_SCHEDULE = auto()
+    MOVED_BACK = auto()
 
 
 def _account(instruction: PolicyChange) -> Iterator[int]:
@@ -72,6 +78,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 _NO_HOLD, _NO_SCHEDULE = Rejection.HOLD_NOT_FOUND, Rejection.SCHEDULE_NOT_FOUND
 _HOLDS, _SCHEDULES = frozenset({Kind.HOLD}), frozenset({Kind.SCHEDULE})
+_CROSSINGS, _CREDITS = frozenset({Kind.CROSSING}), frozenset({Kind.CROSS_CREDIT})
 
 RULES: dict[type[Any], Rule] = {
     General: Rule(Kind.GENERAL, legs.decide, legs.named_accounts),
@@ -116,6 +123,32 @@ RULES: dict[type[Any], Rule] = {
         not_found=_NO_SCHEDULE,
         parents=_SCHEDULES,
         parent_member="schedule_id",
+    ),
+    Crossing: Rule(Kind.CROSSING, crossings.place, crossings.named_accounts),
+    CrossingBack: Rule(
+        Kind.CROSSING,
+        crossings.place_back,
+        crossings.clearing_account,
+        lookup=Lookup.MOVED_BACK,
+        parents=_CREDITS,
+        parent_member="reverses",
+    ),
+    CrossCredit: Rule(Kind.CROSS_CREDIT, crossings.credit, crossings.named_accounts),
+    CrossDebit: Rule(
+        Kind.CROSS_DEBIT,
+        crossings.debit,
+        lookup=Lookup.HOLD,
+        not_found=_NO_HOLD,
+        parents=_CROSSINGS,
+        parent_member="hold_id",
+    ),
+    CrossRelease: Rule(
+        Kind.CROSS_RELEASE,
+        crossings.release,
+        lookup=Lookup.HOLD,
+        not_found=_NO_HOLD,
+        parents=_CROSSINGS,
+        parent_member="hold_id",
     ),
 }
 

@@ -50,7 +50,7 @@ def place(instruction: Hold, state: BatchState) -> Drafted:
 def capture(instruction: Capture, state: BatchState) -> Drafted:
     """Move held money to the counterparty of the hold."""
     hold = state.holds.get(instruction.parent_id)
-    if hold is None or _is_obsolete(instruction, hold, hold.terms.capture_at, state):
+    if hold is None or _is_unreachable(instruction, hold, hold.terms.capture_at, state):
         return Rejected(Rejection.HOLD_NOT_FOUND)
     terms = hold.terms
     own, other = state.accounts[terms.account_id], state.accounts[terms.counterparty_id]
@@ -75,7 +75,7 @@ def _is_over_for(instruction: Capture, expires_at: datetime | None, now: datetim
 def release(instruction: Release, state: BatchState) -> Drafted:
     """Return held money to its account."""
     hold = state.holds.get(instruction.parent_id)
-    if hold is None or _is_obsolete(instruction, hold, hold.ends_at, state):
+    if hold is None or _is_unreachable(instruction, hold, hold.ends_at, state):
         return Rejected(Rejection.HOLD_NOT_FOUND)
     own = state.accounts[hold.terms.account_id]
     chosen = _amount_of(hold, own, instruction.amount)
@@ -105,13 +105,16 @@ def _amount_of(
     return amount, None
 
 
-def _is_obsolete(
+def _is_unreachable(
     instruction: Step, hold: HoldState, due: datetime | None, state: BatchState
 ) -> bool:
-    """Whether the service acts on its own initiative on something that is not due, or done already.
+    """Whether the hold is one of a transfer to another part, which only the service ends; or the
+    service acts on its own initiative on something that is not due, or done already.
 
     The clock may have been put back, or a caller may have come first. Nothing is recorded then.
     """
+    if hold.terms.to_ledger_id is not None:
+        return True
     if instruction.origin is Origin.CALLER:
         return False
     return due is None or state.now < due or hold.remaining == 0

@@ -90,6 +90,9 @@ ORDER BY g.id
 _ANY_KEY = text("SELECT EXISTS (SELECT FROM ledger.api_keys)")
 _PRINCIPAL = text("SELECT id FROM ledger.principals WHERE name = :name AND disabled_at IS NULL")
 _TAKEN = text("SELECT EXISTS (SELECT FROM ledger.principals WHERE name = :name)")
+_PARTS = text("""
+SELECT ledger_id, name FROM ledger.ledgers WHERE parent_id = :id ORDER BY part
+""")
 _LEDGER = text("SELECT ledger_id FROM ledger.ledgers WHERE name = :name")
 _ADD_PRINCIPAL = text(
     "INSERT INTO ledger.principals (name, kind) VALUES (:name, :kind) RETURNING id"
@@ -183,6 +186,14 @@ def missing_account(connection: Connection, ledger: int, ids: set[int]) -> int |
     """One of the ids that is no account of a customer of the ledger, or None."""
     number: int | None = connection.scalar(_MISSING, {"ledger": ledger, "ids": sorted(ids)})
     return number
+
+
+def parts_of(connection: Connection, ledger: int) -> list[tuple[int, str]]:
+    """The ids and names of the parts of a ledger, in order; none if it has no parts."""
+    statement = text(
+        "SELECT ledger_id, name FROM ledger.ledgers WHERE parent_id = :id ORDER BY part"
+    )
+    return [(row[0], row[1]) for row in connection.execute(statement, {"id": ledger})]
 
 
 def ledger_id(connection: Connection, name: str) -> int | None:

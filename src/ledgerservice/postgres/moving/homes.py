@@ -14,7 +14,7 @@ SUPERSEDED = "Another process goes on with this move."
 
 _FIND = text("""
 SELECT l.ledger_id, coalesce(h.shard, 'main') AS shard, coalesce(h.generation, 0) AS generation,
-       coalesce(h.state, 'home') AS state, h.target
+       coalesce(h.state, 'home') AS state, h.target, l.shards IS NOT NULL AS has_parts
 FROM ledger.ledgers l LEFT JOIN ledger.homes h USING (ledger_id) WHERE l.name = :name
 """)
 _SHARDS = text("SELECT name FROM ledger.shards")
@@ -50,6 +50,7 @@ class Home(NamedTuple):
     generation: int
     state: str
     target: str | None
+    has_parts: bool = False
 
 
 def find_home(directory: Connection, name: str) -> Home:
@@ -90,6 +91,8 @@ def begin(directory: Connection, home: Home, target: str) -> Home:
     """
     if home.ledger == DEFAULT_LEDGER:
         raise MoveFault("The ledger default stays on main: requests without a ledger are its.")
+    if home.has_parts:
+        raise MoveFault("It has parts, which can be moved one by one, by their names: LEDGER.0")
     if home.target not in {None, target}:
         raise MoveFault(
             f"It is on its way to {home.target}. Move it there, or take the move back with --abort."

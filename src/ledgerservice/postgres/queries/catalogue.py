@@ -26,12 +26,13 @@ class CurrencyView(msgspec.Struct, frozen=True):
 
 
 class LedgerView(msgspec.Struct, frozen=True):
-    """A ledger, and the shard that has it."""
+    """A ledger, and the shard that has it. `shards` is the number of its parts, if it has any."""
 
     id: int
     name: str
     created_at: datetime
     shard: str
+    shards: int | None
 
 
 _CURRENCIES = select(*columns(CurrencyView, currencies))
@@ -52,7 +53,7 @@ _LEDGERS = select(*columns(LedgerView, ledgers, id=ledgers.c.ledger_id, shard=_S
 )
 FIND_LEDGER = _LEDGERS.where(ledgers.c.name == bindparam("name"))
 LIST_LEDGERS = (
-    _LEDGERS.where(ledgers.c.ledger_id > bindparam("after"))
+    _LEDGERS.where(ledgers.c.ledger_id > bindparam("after"), ledgers.c.parent_id.is_(None))
     .order_by(ledgers.c.ledger_id)
     .limit(bindparam("rows"))
 )

@@ -1,8 +1,9 @@
 """Reports over a whole ledger: balances by currency and by owner, and totals by metadata."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,12 +65,15 @@ class MetadataTotal(msgspec.Struct, frozen=True):
 TotalPlace = tuple[bool, str, str, str]
 """Whether the value is null, its beginning, its digest, and the currency."""
 
+# The clearing accounts of all parts together are what has arrived in a part while the hold in the
+# other is still open, below zero: subtracted from the customers' balances, it is counted once.
 _SUMS = """
 SELECT currency, max(exponent) AS exponent, count(*) FILTER (WHERE id > 0) AS accounts,
-       coalesce(-sum(balance) FILTER (WHERE balance < 0), 0)::numeric AS debits,
-       coalesce(sum(balance) FILTER (WHERE balance > 0), 0)::numeric AS credits,
-       coalesce(sum(balance) FILTER (WHERE id > 0), 0)::numeric AS customers,
-       coalesce(sum(balance) FILTER (WHERE id < 0), 0)::numeric AS external,
+       coalesce(-sum(balance) FILTER (WHERE balance < 0 AND id >= -32768), 0)::numeric AS debits,
+       (coalesce(sum(balance) FILTER (WHERE balance > 0 AND id >= -32768), 0)
+        + coalesce(sum(balance) FILTER (WHERE id < -32768), 0))::numeric AS credits,
+       coalesce(sum(balance) FILTER (WHERE id > 0 OR id < -32768), 0)::numeric AS customers,
+       coalesce(sum(balance) FILTER (WHERE id BETWEEN -32768 AND -1), 0)::numeric AS external,
        sum(balance)::numeric AS total
 """
 _BY_CURRENCY_IN_USE = """
@@ -234,6 +238,49 @@ async def trial_balance(
         final = await all_recorded(reader, at)
         rows = await reader.rows(TRIAL_BALANCE_AT, search=True, at=at)
     return [_summed(TrialBalanceRow, row) for row in rows], final
+
+
+async def trial_balance_of_all(
+    readers: Sequence[Reader], at: datetime | None, by: TimeOf = "recorded"
+) -> tuple[list[TrialBalanceRow], bool]:
+    """The same of a ledger with parts, each in a snapshot of its own."""
+    sums: dict[str, TrialBalanceRow] = {}
+    answers = [await trial_balance(reader, at, by) for reader in readers]
+    for row in chain.from_iterable(rows for rows, _ in answers):
+        sums[row.currency] = _plus(sums[row.currency], row) if row.currency in sums else row
+    return [sums[currency] for currency in sorted(sums)], all(final for _, final in answers)
+
+
+_SUMMED = {"accounts", "debits", "credits", "customers", "external", "total", "balance", "held"}
+
+
+def _plus(one: Shape, other: Shape) -> Shape:
+    """Two rows of the same currency or owner in one."""
+    fields = msgspec.structs.asdict(one)
+    for name in _SUMMED & fields.keys():
+        if fields[name] is not None:
+            fields[name] += getattr(other, name)
+    return type(one)(**fields)
+
+
+async def list_owner_balances_of_all(
+    readers: Sequence[Reader],
+    rows: int,
+    after: tuple[str, str] | None = None,
+    at: datetime | None = None,
+    by: TimeOf = "recorded",
+    owners: Collection[str] | None = None,
+) -> list[OwnerBalance]:
+    """The same as `list_owner_balances` of a ledger with parts, each in a snapshot of its own.
+
+    A hold between two parts counts until its debit is recorded; `held` has it then too.
+    """
+    sums: dict[tuple[str, str], OwnerBalance] = {}
+    for reader in readers:
+        for row in await list_owner_balances(reader, rows, after, at, by, owners):
+            pair = row.owner, row.currency
+            sums[pair] = _plus(sums[pair], row) if pair in sums else row
+    return [sums[pair] for pair in sorted(sums)[:rows]]
 
 
 async def list_owner_balances(

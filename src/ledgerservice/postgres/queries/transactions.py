@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import TextClause, text
 
-from ledgerservice.domain.instructions import Kind
+from ledgerservice.domain.instructions import Kind, Origin
 from ledgerservice.domain.transactions import Status, Transaction
 from ledgerservice.postgres import search
 from ledgerservice.postgres.queries import effective_transactions, recorded_transactions
@@ -38,6 +38,8 @@ _TRANSACTIONS = f"""
 SELECT {TRANSACTION} FROM ledger.transactions t {JOIN_ACCOUNT}
 WHERE t.ledger_id = :ledger AND
 """
+FIND_TRANSACTION = text(f"{_TRANSACTIONS} t.id = :transaction")
+LIST_TRANSACTIONS = text(f"{_TRANSACTIONS} t.id = ANY (CAST(:ids AS bigint[]))")
 IS_SEEN = text("""
 SELECT true FROM ledger.transactions t
 WHERE t.ledger_id = :ledger AND t.id = :transaction
@@ -45,6 +47,9 @@ WHERE t.ledger_id = :ledger AND t.id = :transaction
     SELECT true FROM ledger.entries e WHERE e.ledger_id = :ledger AND e.transaction_id = t.id
       AND e.account_id = ANY (CAST(:seen AS bigint[])) LIMIT 1))
 """)
+FIND_BY_KEY = text(
+    f"{_TRANSACTIONS} t.account_id = :account AND t.origin = :origin AND t.idempotency_key = :key"
+)
 
 
 def _of_transactions(statement: str) -> TextClause:
@@ -60,6 +65,25 @@ LIST_DETAILS = _of_transactions(FIND_DETAILS)
 async def is_seen(reader: Reader, transaction_id: int, accounts: Collection[int]) -> bool:
     """Whether a transaction is of one of these accounts, or has an entry on one."""
     return bool(await reader.rows(IS_SEEN, transaction=transaction_id, seen=list(accounts)))
+
+
+async def find(reader: Reader, transaction_id: int) -> Transaction | None:
+    """The transaction with this id, posted or declined, or None."""
+    rows = await reader.rows(FIND_TRANSACTION, transaction=transaction_id)
+    return next(iter(await _completed(reader, rows)), None)
+
+
+async def find_transactions(reader: Reader, ids: Sequence[int]) -> list[Transaction]:
+    """The transactions with these ids, as far as they exist."""
+    return await _completed(reader, await reader.rows(LIST_TRANSACTIONS, ids=list(ids)))
+
+
+async def find_by_key(
+    reader: Reader, account_id: int, key: str, origin: Origin = Origin.CALLER
+) -> Transaction | None:
+    """The transaction recorded for an idempotency key on an account, or None."""
+    rows = await reader.rows(FIND_BY_KEY, account=account_id, key=key, origin=int(origin))
+    return next(iter(await _completed(reader, rows)), None)
 
 
 async def _completed(reader: Reader, rows: Sequence[Sequence[Any]]) -> list[Transaction]:

@@ -14,8 +14,9 @@ from ledgerservice.postgres.pipeline import Request, Wire, array, optional_array
 from ledgerservice.postgres.reader import Reader
 
 COPY_LEDGERS = """
-INSERT INTO ledger.ledgers (ledger_id, name, principal_id)
-SELECT * FROM unnest($1::integer[], $2::text[], $3::integer[])
+INSERT INTO ledger.ledgers (ledger_id, name, principal_id, shards, parent_id, part)
+SELECT * FROM unnest($1::integer[], $2::text[], $3::integer[], $4::smallint[], $5::integer[],
+                     $6::smallint[])
 ON CONFLICT (ledger_id) DO NOTHING
 """
 # A unit of one ledger comes after the ledger, and not while the ledger moves: then whoever finds it
@@ -41,6 +42,9 @@ class LedgerCopy(NamedTuple):
     id: int
     name: str
     principal_id: int
+    shards: int | None
+    parent_id: int | None
+    part: int | None
 
 
 class CurrencyCopy(NamedTuple):
@@ -54,9 +58,14 @@ class CurrencyCopy(NamedTuple):
     ledger_id: int | None
 
 
+# A part comes after its ledger, which its shard has too.
 FIND_LEDGER = text("""
-SELECT l.ledger_id AS id, l.name, l.principal_id, coalesce(h.shard, 'main') AS shard
-FROM ledger.ledgers l LEFT JOIN ledger.homes h USING (ledger_id) WHERE l.ledger_id = :ledger
+SELECT l.ledger_id AS id, l.name, l.principal_id, l.shards, l.parent_id, l.part,
+       coalesce(h.shard, 'main') AS shard
+FROM ledger.ledgers l LEFT JOIN ledger.homes h USING (ledger_id)
+WHERE l.ledger_id IN (
+    :ledger, (SELECT parent_id FROM ledger.ledgers WHERE ledger_id = :ledger))
+ORDER BY l.ledger_id = :ledger
 """)
 # Those of ISO 4217 are in every database from the beginning.
 LIST_CURRENCIES = text("""
@@ -66,10 +75,12 @@ WHERE c.number >= 1000 AND (c.ledger_id IS NULL OR h.shard = :shard) ORDER BY c.
 """)
 
 
-async def find_ledger(reader: Reader) -> tuple[LedgerCopy, str] | None:
-    """The ledger of a reader of the directory, and its shard; None if there is none."""
+async def find_ledger(reader: Reader) -> tuple[list[LedgerCopy], str] | None:
+    """The ledger of a reader of the directory, of a part its ledger too, and its shard; None if
+    there is none.
+    """
     rows: list[Any] = await reader.rows(FIND_LEDGER)
-    return (LedgerCopy(*rows[0][:3]), rows[0][3]) if rows else None
+    return ([LedgerCopy(*row[:-1]) for row in rows], rows[-1].shard) if rows else None
 
 
 async def list_currencies(reader: Reader, shard: str) -> list[CurrencyCopy]:
@@ -98,6 +109,9 @@ def _ledgers(copies: Sequence[LedgerCopy]) -> Request:
         array(one.id for one in copies),
         text_array(one.name for one in copies),
         array(one.principal_id for one in copies),
+        optional_array(one.shards for one in copies),
+        optional_array(one.parent_id for one in copies),
+        optional_array(one.part for one in copies),
     ]
     return Request(COPY_LEDGERS, values)
 

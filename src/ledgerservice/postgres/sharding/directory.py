@@ -75,9 +75,13 @@ class Directory:
 
     def emptiest(self, among: set[str]) -> str:
         """The shard with the fewest ledgers, of those that are not main; main if there is none."""
+        return next(iter(self.by_room(among)), MAIN)
+
+    def by_room(self, among: set[str]) -> list[str]:
+        """The shards that are not main, those with the fewest ledgers first."""
         counts = dict.fromkeys([name for name in self.homes.shards if name in among], 0)
         counts.pop(MAIN, None)
         for shard in self.homes.by_ledger.values():
             if shard in counts:
                 counts[shard] += 1
-        return min(counts, key=counts.__getitem__, default=MAIN)
+        return sorted(counts, key=counts.__getitem__)

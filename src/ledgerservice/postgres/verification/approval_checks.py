@@ -19,12 +19,19 @@ APPROVED = """
             FROM ledger.decisions
             WHERE ledger_id = p.ledger_id AND proposal_id = p.id) d
         LEFT JOIN ledger.executions x ON x.ledger_id = p.ledger_id AND x.proposal_id = p.id
-        LEFT JOIN ledger.transactions t ON t.ledger_id = x.ledger_id AND t.id = x.transaction_id
+        LEFT JOIN LATERAL (
+            SELECT t.* FROM (
+                SELECT x.ledger_id
+                UNION ALL
+                SELECT ledger_id FROM ledger.ledgers WHERE parent_id = x.ledger_id) home
+            JOIN ledger.transactions t
+              ON t.ledger_id = home.ledger_id AND t.id = x.transaction_id) t ON true
         WHERE x.proposal_id IS NOT NULL AND (d.given < p.approvals OR d.ended)
            OR x.proposal_id IS NOT NULL AND x.status IS NULL
            OR x.status < 400 AND x.transaction_id IS NULL
            OR x.transaction_id IS NOT NULL
-              AND (t.idempotency_key, t.origin, t.principal_id, t.status = {POSTED})
+              AND (t.idempotency_key, t.origin, t.principal_id,
+                   CASE WHEN t.kind = {CROSSING} THEN x.status < 400 ELSE t.status = {POSTED} END)
                   IS DISTINCT FROM (p.idempotency_key, 0::smallint, p.proposed_by, x.status < 400)
               AND NOT EXISTS (SELECT FROM ledger.homes h
                               WHERE h.ledger_id = p.ledger_id AND h.shard <> 'main')

@@ -1,7 +1,8 @@
 """The queries of `verify`: each returns a row for every violation.
 
 The invariants: 1 sums, 2 accounts and their last entries, 3 floors and policies, 4 sequences and
-time, 5 immutability and what belongs together, 6 keys and their outcomes.
+time, 5 immutability and what belongs together, 6 keys and their outcomes, 8 the halves of transfers
+between parts.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from ledgerservice.domain.rules import RULES
 from ledgerservice.domain.rules.reversals import REVERSIBLE
 from ledgerservice.domain.transactions import Status
 from ledgerservice.postgres.verification.approval_checks import APPROVED, SAME_BYTES
+from ledgerservice.postgres.verification.crossing_checks import CLEARING, PAIRS, PLACES
 
 
 def _listed(kinds: Iterable[Kind]) -> str:
@@ -18,13 +20,16 @@ def _listed(kinds: Iterable[Kind]) -> str:
 
 
 _BUILDING = [rule for rule in RULES.values() if rule.parents]
+_STANDING = {rule.kind for rule in RULES.values() if not rule.parents}
 
 _VALUES: dict[str, object] = {
     **{kind.name: int(kind) for kind in Kind},
     **{status.name: int(status) for status in Status},
     "BY_SERVICE": int(Origin.CAPTURE),
-    "MOVING": _listed(REVERSIBLE | {Kind.REVERSAL}),
-    "ALWAYS_BUILDING": _listed(rule.kind for rule in _BUILDING if rule.kind > Kind.TRANSFER),
+    "MOVING": _listed(REVERSIBLE | {Kind.REVERSAL, Kind.CROSS_CREDIT, Kind.CROSS_DEBIT}),
+    "ALWAYS_BUILDING": _listed(
+        rule.kind for rule in _BUILDING if rule.kind > Kind.TRANSFER and rule.kind not in _STANDING
+    ),
     "PARENT_KINDS": " ".join(
         f"WHEN {rule.kind:d} THEN p.kind IN ({_listed(rule.parents)})" for rule in _BUILDING
     ),
@@ -79,6 +84,9 @@ OBEYS_POLICY = """
               AND e.lowest IS DISTINCT FROM e.balance - e.held
            OR e.amount > 0 AND e.balance > e.ceiling
            OR e.restricted & {NO_DEBITS} > 0 AND e.debited
+              AND (SELECT kind FROM ledger.transactions t
+                   WHERE t.ledger_id = e.ledger_id AND t.id = e.transaction_id)
+                  IS DISTINCT FROM {CROSS_DEBIT}
            OR e.restricted & {NO_CREDITS} > 0 AND e.credited
         """
 
@@ -222,7 +230,9 @@ BOOKS = [
         """,
     ),
 ]
-WHOLE = [*CATALOGUE, *BOOKS, *APPROVALS]
+# It is run once, and reads the clearing accounts and the open holds.
+CROSSINGS = [Check(8, PAIRS)]
+WHOLE = [*CATALOGUE, *BOOKS, *APPROVALS, *CROSSINGS]
 
 # Each is run for every ledger's every range of account ids, :low to :high.
 BY_ACCOUNT = [
@@ -381,4 +391,6 @@ BY_ACCOUNT = [
         GROUP BY ledger_id, account_id, origin, idempotency_key HAVING count(*) > 1
         """,
     ),
+    Check(8, CLEARING),
+    Check(8, PLACES),
 ]

@@ -1,6 +1,7 @@
 """The queries of `verify` about transactions; `checks` has the numbers of the invariants."""
 
 from ledgerservice.postgres.verification.checks import Check
+from ledgerservice.postgres.verification.crossing_checks import CREDITS, HALVES
 
 # Each is run for every ledger's every range of transaction ids, :low to :high.
 BY_TRANSACTION = [
@@ -36,13 +37,17 @@ BY_TRANSACTION = [
                                        AND e.seq = t.counterparty_seq THEN -1 END
                                * CASE t.kind WHEN {DEPOSIT} THEN 1 ELSE -1 END
                            WHEN t.kind IN ({GENERAL}, {REVERSAL}) THEN e.held_change = 0
-                           WHEN t.kind = {CAPTURE} THEN
+                           WHEN t.kind = {CROSS_CREDIT} THEN e.held_change = 0 AND
+                               CASE WHEN e.account_id = t.account_id THEN e.amount = t.amount
+                                    ELSE e.amount = -t.amount AND e.account_id < -32768 END
+                           WHEN t.kind IN ({CAPTURE}, {CROSS_DEBIT}) THEN
                                CASE WHEN e.account_id = t.account_id
                                     THEN e.amount = -t.amount AND e.held_change <= e.amount
                                     ELSE e.amount = t.amount AND e.held_change = 0 END
                            ELSE e.account_id = t.account_id AND e.amount = 0 AND e.held_change =
-                               CASE t.kind WHEN {HOLD} THEN t.amount
-                                           WHEN {RELEASE} THEN -t.amount ELSE 0 END
+                               CASE WHEN t.kind IN ({HOLD}, {CROSSING}) THEN t.amount
+                                    WHEN t.kind IN ({RELEASE}, {CROSS_RELEASE}) THEN -t.amount
+                                    ELSE 0 END
                            END, false)) AS expected
                 FROM ledger.entries e LEFT JOIN ledger.transactions t
                   ON t.ledger_id = e.ledger_id AND t.id = e.transaction_id
@@ -118,7 +123,7 @@ BY_TRANSACTION = [
               WHERE ledger_id = :ledger AND transaction_id BETWEEN :low AND :high) h
         FULL JOIN (SELECT * FROM ledger.transactions
                    WHERE ledger_id = :ledger AND id BETWEEN :low AND :high
-                     AND kind = {HOLD} AND status = {POSTED}) t
+                     AND kind IN ({HOLD}, {CROSSING}) AND status = {POSTED}) t
           ON t.ledger_id = h.ledger_id AND t.id = h.transaction_id
         LEFT JOIN LATERAL (
             SELECT sum(e.held_change) AS remaining,
@@ -217,4 +222,6 @@ BY_TRANSACTION = [
         WHERE d.transaction_id IS NULL OR e.transaction_id IS NULL
         """,
     ),
+    Check(8, HALVES),
+    Check(8, CREDITS),
 ]

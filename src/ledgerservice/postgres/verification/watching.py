@@ -13,7 +13,7 @@ open. This needs no write, so a standby can do it.
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,11 @@ _LAST_ACCOUNT = text("SELECT max(id) FROM ledger.accounts WHERE ledger_id = :led
 _LAST_TRANSACTION = text("SELECT max(id) FROM ledger.transactions WHERE ledger_id = :ledger")
 
 
+def nothing() -> Iterable[Violation]:
+    """Nothing else is verified."""
+    return ()
+
+
 class Watch:
     """Continues the verification of one database.
 
@@ -108,11 +113,20 @@ class Watch:
     `is_elsewhere` (another process verifies, and knows the present values of these).
     """
 
-    def __init__(self, engine: Engine, schema: str, file: Path | None = None) -> None:
-        """`file` keeps the progress for the next process; without it a pass begins anew."""
+    def __init__(
+        self,
+        engine: Engine,
+        schema: str,
+        file: Path | None = None,
+        also: Callable[[], Iterable[Violation]] = nothing,
+    ) -> None:
+        """`file` keeps the progress for the next process; without it a pass begins anew. `also` is
+        verified at the end of a pass.
+        """
         self._engine = engine
         self._schema = schema
         self._file = file
+        self._also = also
         self._progress = load(file)
         self._connection: Connection | None = None
         self._next_step_s = 0.0
@@ -150,6 +164,8 @@ class Watch:
                 else:
                     violations, following = _verify_place(connection, place)
                 ratio = _ratio(connection, following)
+            if following is None:
+                violations += self._also()
         finally:
             self._next_step_s = time.monotonic() + REST * (time.monotonic() - begun_s)
         if place is None:

@@ -1,0 +1,1 @@
+"""Ledgers with parts: where an instruction belongs, and transfers between two parts."""
