@@ -1,43 +1,22 @@
 """`serve --acceptors`: the answers of one process, from several, whoever of them dies."""
 
-import itertools
 import json
 import re
 import signal
 import socket
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ledgerservice.postgres.connections import Database
+from tests.cli.acceptors import ACCEPTORS, Depositors, processes, socket_of
 from tests.databases import connect, url_text
 from tests.processes import RunningService, cli, free_port, serving, wait_for
-
-ACCEPTORS = ("--acceptors", "2")
-
-
-def processes(service: RunningService) -> tuple[psutil.Process, list[psutil.Process]]:
-    """The process that posts, which alone has the other end of the socket, and the acceptors."""
-    children = psutil.Process(service.process.pid).children()
-    alive = [one for one in children if one.status() != psutil.STATUS_ZOMBIE]
-    spawned = [one for one in alive if "spawn_main" in " ".join(one.cmdline())]
-    posters = [one for one in spawned if socket_of(one)]
-    return posters[0], [one for one in spawned if one not in posters]
-
-
-def socket_of(process: psutil.Process) -> Path | None:
-    """The socket of the process that posts, if it is this one."""
-    places = [Path(one.laddr) for one in process.net_connections("unix") if one.laddr]
-    return next((place for place in places if place.name == "poster"), None)
 
 
 def test_it_cannot_be_combined_with_workers() -> None:
@@ -179,47 +158,6 @@ def test_the_answers_are_those_of_one_process(databases: list[Database]) -> None
     assert other_lines == lines
     statuses = {status for *_, status, _, _ in one}
     assert {200, 201, 404, 409, 422} <= statuses, "the table has too few kinds of answers"
-
-
-class Depositors:
-    """Clients that deposit 1 with keys of their own, each until it is answered."""
-
-    def __init__(self, base: str, account: int, clients: int) -> None:
-        self._base, self._account = base, account
-        self._numbers = itertools.count()
-        self._stopping = threading.Event()
-        self._threads = ThreadPoolExecutor(clients)
-        self.done = 0
-        self._runs = [self._threads.submit(self._run) for _ in range(clients)]
-
-    def _run(self) -> int:
-        posted = 0
-        while not self._stopping.is_set():
-            self._deposit(f"key {next(self._numbers)}")
-            posted += 1
-            self.done += 1
-        return posted
-
-    def _deposit(self, key: str) -> None:
-        body = {"account_id": self._account, "amount": "1", "idempotency_key": key}
-        while True:
-            with suppress(httpx.TransportError):
-                answer = httpx.post(f"{self._base}/deposit/", json=body, timeout=30)
-                if answer.status_code == 200:
-                    return
-                assert answer.status_code == 503, answer.text
-                assert answer.json()["retry"] in {"same_key", "later"}
-            time.sleep(0.05)
-
-    def stop(self) -> int:
-        """The number of deposits that were answered, each of them once."""
-        self._stopping.set()
-        return sum(run.result() for run in self._runs)
-
-    def go_on(self) -> None:
-        """Wait for 20 more of them."""
-        goal = self.done + 20
-        assert wait_for(lambda: self.done >= goal, 120)
 
 
 def test_whoever_dies_nothing_is_lost_and_nothing_doubled(

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +21,8 @@ from sqlalchemy.pool import NullPool
 from ledgerservice.postgres.urls import parse_url
 from ledgerservice.postgres.verification import verify
 from tests.proof import history, journal
-from tests.proof.checker import DOUBLED, LOST, Report, check
+from tests.proof.checker import DOUBLED, LOST, Report, check, together
+from tests.proof.journal import Place
 from tests.proof.load import choices, clients
 from tests.proof.servers import faults, read_models
 from tests.proof.servers.canaries import CANARIES
@@ -36,6 +37,7 @@ from tests.proof.servers.setup import (
     PROXY,
     READ_MODELS,
     SERVICES,
+    SHARDS,
     STANDBY,
     Setup,
     original,
@@ -70,7 +72,12 @@ PARTS: dict[Fault, set[str]] = {
     faults.kill_publisher: {SERVICES, READ_MODELS},
     faults.fail_over_with_readers: {STANDBY, READ_MODELS},
     faults.be_hostile: {FUZZER},
+    faults.move_ledgers: {SERVICES, PROXY, SHARDS},
+    faults.hurt_shards: {SERVICES, PROXY, SHARDS},
 }
+CALLERS = (16, 32, 64)
+CALLERS_OF_SEVERAL = (3, 6)
+"""How many clients a ledger has, where there are several."""
 MIXTURE = "mixture"
 MIXED = [fault for fault, parts in PARTS.items() if parts <= {PROXY, DISK, SERVICES}]
 FAULTS = {fault.__name__: fault for fault in PARTS}
@@ -173,7 +180,7 @@ class Campaign:
         """
         self._rounds += 1
         folder = self._folder / f"{self._rounds:03}-{name}"
-        (folder / "history").mkdir(parents=True)
+        folder.mkdir(parents=True)
         folder.chmod(0o755)
         chance = random.Random(f"{self.seed}/{self._rounds}/{name}")
         result = Result(name, Counter())
@@ -202,15 +209,8 @@ class Campaign:
         only_plain: bool,
     ) -> None:
         clock = WallClock()
-        seen = setup.folder / "history"
-        clients.fund(seen, setup.services[0].base, setup.keys[0])
-        bases = [service.base for service in setup.services]
-        callers = chance.choice([16, 32, 64])
-        seed = chance.randrange(2**32)
-        by = setup.keys, setup.signer, setup.judges
-        setup.load = clients.Load(seen, bases, callers, seed, *by, only_plain=only_plain)
-        setup.load.start()
-        try:
+        setup.loads = loads(setup, chance, only_plain=only_plain)
+        with clients.Clients(setup.loads):
             time.sleep(CALM_S)
             for fault, duration in schedule(result.name, seconds, chance):
                 result.times[fault.__name__] += fault(setup, chance, duration)
@@ -218,22 +218,46 @@ class Campaign:
             setup.heal()
             result.healed_s = time.monotonic() - began_s
             time.sleep(CALM_S)
-        finally:
-            setup.load.stop()
-        result.resolved_s = clients.resolve(
-            seen, bases[0], RESOLVE_LIMIT_S, setup.signer or setup.keys[-1]
-        )
-        wait_for_what_is_due(setup.postgres.url)
-        found = journal.dump(setup.postgres.url)
-        journal.save(found, setup.folder / "journal.json")
-        engine = create_engine(parse_url(setup.postgres.url), poolclass=NullPool)
-        result.verified += map(str, verify(engine))
-        if setup.read_models is not None:
-            result.verified += setup.read_models.faults(setup.postgres.url)
+        result.times.update(setup.times)
+        for book in setup.books:
+            result.resolved_s += clients.resolve(
+                book, setup.services[0].base, RESOLVE_LIMIT_S, setup.signer or setup.keys[-1]
+            )
+        places = {book.name: setup.place_of(book) for book in setup.books}
+        wait_for_what_is_due(places.values())
+        for url in dict.fromkeys(place.url for place in places.values()):
+            engine = create_engine(parse_url(url), poolclass=NullPool)
+            result.verified += map(str, verify(engine))
+        result.verified += setup.faults()
         hostile = result.times[faults.be_hostile.__name__] > 0
         moved = result.times[faults.move_clocks.__name__] > 0 or not clock.is_steady()
         told = None if moved else clock
-        result.report = check(history.read(seen), found, strangers=hostile, clock=told)
+        reports = {}
+        for book in setup.books:
+            found = journal.dump(places[book.name])
+            journal.save(found, book.seen.with_suffix(".json"))
+            report = check(history.read(book.seen), found, strangers=hostile, clock=told)
+            reports[book.name] = report
+        result.report = together(reports)
+
+
+def loads(setup: Setup, chance: random.Random, *, only_plain: bool) -> list[clients.Load]:
+    """The load of each ledger, whose accounts are opened."""
+    bases = [service.base for service in setup.services]
+    callers = chance.choice(CALLERS if len(setup.books) == 1 else CALLERS_OF_SEVERAL)
+    seed = chance.randrange(2**32)
+    for book in setup.books:
+        book.seen.mkdir()
+        clients.fund(book, bases[0], setup.keys[0])
+    by = setup.keys, setup.signer, setup.judges
+    found = [
+        clients.Load(book, bases, callers, seed + number, *by, only_plain=only_plain)
+        for number, book in enumerate(setup.books)
+    ]
+    for load in found:
+        load.judged_every_s *= len(found)
+        load.signers = min(load.signers, callers)
+    return found
 
 
 class WallClock:
@@ -257,11 +281,11 @@ class WallClock:
         return max(time.time_ns() - time.monotonic_ns() for _ in range(100))
 
 
-def wait_for_what_is_due(url: str) -> None:
+def wait_for_what_is_due(places: Collection[Place]) -> None:
     """Let the service do what it has promised for moments that the load chose; not for ever."""
     time.sleep(choices.SOON_S[1])
     end_s = time.monotonic() + DUE_LIMIT_S
-    while journal.due(url) and time.monotonic() < end_s:
+    while any(map(journal.due, places)) and time.monotonic() < end_s:
         time.sleep(0.2)
 
 

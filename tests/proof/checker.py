@@ -85,6 +85,18 @@ class Report(NamedTuple):
         return sum(violation.code in codes for violation in self.violations)
 
 
+def together(reports: Mapping[str, Report]) -> Report:
+    """The verdict over several ledgers, by their names."""
+    found = [
+        violation._replace(what=f"ledger {name}, {violation.what}")
+        for name, report in reports.items()
+        for violation in report.violations
+    ]
+    outcomes = sum((Counter(report.outcomes) for report in reports.values()), Counter[str]())
+    operations = sum(report.operations for report in reports.values())
+    return Report(found, operations, outcomes, sum(one.executions for one in reports.values()))
+
+
 def check(
     attempts: Iterable[Attempt],
     journal: Journal,

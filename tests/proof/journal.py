@@ -1,12 +1,14 @@
-"""What the database holds, read as its superuser, in one snapshot."""
+"""What a ledger's database holds, read as its superuser, in one snapshot."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
 
+from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from tests.proof.history import Exchange
 
 Detail = tuple[str, str, str, str]
@@ -172,7 +174,7 @@ KINDS = (
 _MOMENT = _moment("recorded_at")
 _ACCOUNTS = """
 SELECT id, currency_number, balance, held, version, floor, ceiling, restricted, currency
-FROM ledger.accounts WHERE ledger_id = 1 ORDER BY id
+FROM ledger.accounts WHERE ledger_id = %(ledger)s ORDER BY id
 """
 _TRANSACTIONS = f"""
 SELECT t.id, (ARRAY{list(KINDS)})[kind], t.account_id,
@@ -188,81 +190,101 @@ LEFT JOIN ledger.holds h ON h.ledger_id = t.ledger_id AND h.transaction_id = t.i
 LEFT JOIN ledger.schedules s ON s.ledger_id = t.ledger_id AND s.transaction_id = t.id
 LEFT JOIN ledger.policies p ON p.ledger_id = t.ledger_id AND p.transaction_id = t.id
  AND p.account_id = t.account_id AND p.lowest IS NULL
-WHERE t.ledger_id = 1 ORDER BY t.id
+WHERE t.ledger_id = %(ledger)s ORDER BY t.id
 """
 _ENTRIES = f"""
 SELECT account_id, seq, transaction_id, currency_number, amount, balance, held, {_MOMENT},
        held_change
-FROM ledger.entries WHERE ledger_id = 1 ORDER BY account_id, seq
+FROM ledger.entries WHERE ledger_id = %(ledger)s ORDER BY account_id, seq
 """
 
 
 _HOLDS = f"""
 SELECT transaction_id, account_id, counterparty_id, amount, remaining, captured,
        {_moment("expires_at")}, {_moment("capture_at")}
-FROM ledger.holds WHERE ledger_id = 1 ORDER BY transaction_id
+FROM ledger.holds WHERE ledger_id = %(ledger)s ORDER BY transaction_id
 """
 
 _SCHEDULES = f"""
 SELECT transaction_id, account_id, counterparty_id, amount, {_moment("execute_at")}, settled_by
-FROM ledger.schedules WHERE ledger_id = 1 ORDER BY transaction_id
+FROM ledger.schedules WHERE ledger_id = %(ledger)s ORDER BY transaction_id
 """
 _POLICIES = """
 SELECT transaction_id, account_id, seq, floor, ceiling, restricted, actor, reason, lowest
-FROM ledger.policies WHERE ledger_id = 1 ORDER BY account_id, seq
+FROM ledger.policies WHERE ledger_id = %(ledger)s ORDER BY account_id, seq
 """
 _RULES = """
 SELECT rule, currency, (bound::numeric * 100)::bigint, approvals
-FROM ledger.approval_rules WHERE ledger_id = 1
+FROM ledger.approval_rules WHERE ledger_id = %(ledger)s
 """
 _PROPOSALS = """
 SELECT id, scope_id, idempotency_key, proposed_by, rule, approvals, operation, parent_id,
        convert_from(body, 'UTF8')
-FROM ledger.proposals WHERE ledger_id = 1 ORDER BY id
+FROM ledger.proposals WHERE ledger_id = %(ledger)s ORDER BY id
 """
 _DECISIONS = """
-SELECT proposal_id, decided_by, verdict FROM ledger.decisions WHERE ledger_id = 1
+SELECT proposal_id, decided_by, verdict FROM ledger.decisions WHERE ledger_id = %(ledger)s
 ORDER BY proposal_id, decided_by
 """
 _EXECUTIONS = """
 SELECT proposal_id, status, transaction_id, convert_from(answer, 'UTF8')
-FROM ledger.executions WHERE ledger_id = 1 ORDER BY proposal_id
+FROM ledger.executions WHERE ledger_id = %(ledger)s ORDER BY proposal_id
 """
 _DUE = """
 SELECT (SELECT count(*) FROM ledger.schedules
-        WHERE settled_by IS NULL AND execute_at < clock_timestamp())
+        WHERE ledger_id = %(ledger)s AND settled_by IS NULL AND execute_at < clock_timestamp())
      + (SELECT count(*) FROM ledger.holds
-        WHERE remaining > 0 AND (ends_at < clock_timestamp()
+        WHERE ledger_id = %(ledger)s AND remaining > 0 AND (ends_at < clock_timestamp()
            OR capture_at < clock_timestamp() AND capture_tried_at IS NULL))
-     + (SELECT count(*) FROM ledger.executions_due)
 """
+_EXECUTIONS_DUE = "SELECT count(*) FROM ledger.executions_due WHERE ledger_id = %(ledger)s"
 
 
-def due(url: str) -> int:
+class Place(NamedTuple):
+    """Where a ledger's rows are: a database, and that of the proposals if it is another one."""
+
+    url: str
+    ledger: int = DEFAULT_LEDGER
+    directory: str = ""
+
+
+def due(place: Place) -> int:
     """How much the service is still to do by itself; a capture that it declined is done."""
-    with psycopg.connect(url) as connection:
-        [(number,)] = connection.execute(_DUE).fetchall()
-        return int(number)
+    values = {"ledger": place.ledger}
+    with psycopg.connect(place.url) as home, psycopg.connect(place.directory or place.url) as main:
+        [(number,)] = home.execute(_DUE, values).fetchall()
+        [(executions,)] = main.execute(_EXECUTIONS_DUE, values).fetchall()
+        return int(number + executions)
 
 
-def dump(url: str) -> Journal:
-    """All rows, without an index, which might hide one."""
+def dump(place: Place) -> Journal:
+    """All rows, without an index, which might hide one. From main only what it alone has."""
+    journal = _dump(place.url, place.ledger)
+    if place.directory:
+        main = _dump(place.directory, place.ledger)
+        journal.rules, journal.proposals = main.rules, main.proposals
+        journal.decisions, journal.executions = main.decisions, main.executions
+    return journal
+
+
+def _dump(url: str, ledger: int) -> Journal:
     with psycopg.connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute("SET LOCAL enable_indexscan = off")
         connection.execute("SET LOCAL enable_indexonlyscan = off")
         connection.execute("SET LOCAL enable_bitmapscan = off")
+        read = partial(_rows, connection, ledger)
         return Journal(
-            _rows(connection, _ACCOUNTS, Account),
-            _rows(connection, _TRANSACTIONS, _transaction),
-            _rows(connection, _ENTRIES, Entry),
-            _rows(connection, _HOLDS, Hold),
-            _rows(connection, _SCHEDULES, Schedule),
-            _rows(connection, _POLICIES, Policy),
-            _rows(connection, _RULES, Rule),
-            _rows(connection, _PROPOSALS, Proposal),
-            _rows(connection, _DECISIONS, Decision),
-            _rows(connection, _EXECUTIONS, Execution),
+            read(_ACCOUNTS, Account),
+            read(_TRANSACTIONS, _transaction),
+            read(_ENTRIES, Entry),
+            read(_HOLDS, Hold),
+            read(_SCHEDULES, Schedule),
+            read(_POLICIES, Policy),
+            read(_RULES, Rule),
+            read(_PROPOSALS, Proposal),
+            read(_DECISIONS, Decision),
+            read(_EXECUTIONS, Execution),
         )
 
 
@@ -284,8 +306,8 @@ def _exchange(kept: Any) -> Exchange | None:
     return Exchange(*sides, kept["rounding_account_id"], kept.get("sold", ""))
 
 
-def _rows(connection: "psycopg.Connection[Any]", query: str, row: Any) -> list[Any]:
-    found: Iterable[tuple[Any, ...]] = connection.execute(query)
+def _rows(connection: "psycopg.Connection[Any]", ledger: int, query: str, row: Any) -> list[Any]:
+    found: Iterable[tuple[Any, ...]] = connection.execute(query, {"ledger": ledger})
     return [row(*values) for values in found]
 
 

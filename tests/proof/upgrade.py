@@ -32,7 +32,9 @@ from tests.proof import history, journal
 from tests.proof.campaign import RESOLVE_LIMIT_S, wait_for_what_is_due
 from tests.proof.checker import check
 from tests.proof.history import Attempt
+from tests.proof.journal import Place
 from tests.proof.load import clients
+from tests.proof.load.books import Book
 from tests.proof.servers import faults
 from tests.proof.servers.faults import Fault
 from tests.proof.servers.releases import THIS, Release, release_before, released
@@ -127,7 +129,7 @@ class Upgrade:
 
         The proxy in front sends no more requests to a process that is not ready.
         """
-        service, load = self._setup.services[place], self._setup.load
+        service, [load] = self._setup.services[place], self._setup.loads
         service.begin_stop()
         wait_for(lambda: not service.ready(), DRAIN_S)
         load.bases = [base for base in load.bases if base != service.base]
@@ -141,37 +143,36 @@ def run(
     folder: Path, origin: Path, before: Release, seed: int, seconds: float, canary: str = ""
 ) -> list[str]:
     """What is wrong after an upgrade; its figures are printed."""
-    seen = folder / "history"
-    seen.mkdir(parents=True)
+    book = Book(folder / "history")
+    book.seen.mkdir(parents=True)
     folder.chmod(0o755)
     # The release before may know no keys. Without one both are open to this machine.
     parts = {PROXY, SERVICES}
     with Setup(
         folder, origin, parts, seed, release=before, drain_s=DRAIN_S, has_keys=False
     ) as setup:
-        clients.fund(seen, setup.services[0].base)
-        setup.load = clients.Load(seen, [one.base for one in setup.services], CALLERS, seed)
-        setup.load.patience_s = (PATIENCE_S,)
+        clients.fund(book, setup.services[0].base)
+        load = clients.Load(book, [one.base for one in setup.services], CALLERS, seed)
+        load.patience_s = (PATIENCE_S,)
+        setup.loads = [load]
         upgrade = Upgrade(setup, before, seed)
-        setup.load.start()
-        try:
+        with clients.Clients([load]):
             if canary:
                 upgrade.migrate(seconds, canary)
             else:
                 upgrade.run(seconds)
-        finally:
-            setup.load.stop()
         if canary:
             # Of that schema nothing can be expected any more.
-            return _wrong(upgrade.steps[-1:], history.read(seen))
-        return [*_wrong(upgrade.steps, history.read(seen)), *_judge(setup, seen)]
+            return _wrong(upgrade.steps[-1:], history.read(book.seen))
+        return [*_wrong(upgrade.steps, history.read(book.seen)), *_judge(setup, book)]
 
 
-def _judge(setup: Setup, seen: Path) -> list[str]:
+def _judge(setup: Setup, book: Book) -> list[str]:
     """What the checker and `verify` say at the end."""
-    clients.resolve(seen, setup.services[0].base, RESOLVE_LIMIT_S)
-    wait_for_what_is_due(setup.postgres.url)
-    report = check(history.read(seen), journal.dump(setup.postgres.url))
+    clients.resolve(book, setup.services[0].base, RESOLVE_LIMIT_S)
+    place = Place(setup.postgres.url)
+    wait_for_what_is_due([place])
+    report = check(history.read(book.seen), journal.dump(place))
     console.print(f"{report.operations:,} operations: {dict(report.outcomes)}")
     engine = create_engine(parse_url(setup.postgres.url), poolclass=NullPool)
     return [f"{v.code}: {v.what}" for v in report.violations] + [str(v) for v in verify(engine)]

@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -11,9 +12,8 @@ import msgspec
 from tests.proof import history
 from tests.proof.history import CONDITIONS, PLAIN, Exchange, Request
 from tests.proof.judging.evidence import major, minor
+from tests.proof.load.books import Accounts
 
-ACCOUNTS = 8  # which most of the money moves between
-SMALL = range(ACCOUNTS + 1, ACCOUNTS + 33)  # with next to nothing, so that they can be closed
 LARGEST = 300
 REPEATS, OTHER_BODY = 0.2, 0.3
 PLAIN_REPEATS = 0.002  # a batch with a repeat does not overlap
@@ -25,15 +25,13 @@ KINDS = {
     "capture": 1.5, "release": 0.4, "reversal": 0.8, "schedule": 0.8,
     "cancellation": 0.3, "policy": 0.4,
 }  # fmt: skip
-RUPEES = range(SMALL.stop, SMALL.stop + 4)
-OPENED = range(1, RUPEES.stop)
 IN_RUPEES = 0.12
 A_SMALL = 0.06  # of the movements are on one of these
 SOON_S = (0.3, 4.0)
 PLACED = 60  # the newest holds and transactions are what is built on
 
 
-def another(asked: Request, chance: random.Random) -> Request:
+def another(asked: Request, accounts: Accounts, chance: random.Random) -> Request:
     """A request with the same key and one thing changed; of a cancellation there is none."""
     ways: list[dict[str, Any]] = [{"amount": asked.amount + 1}]
     if asked.kind == "cancellation":
@@ -48,7 +46,10 @@ def another(asked: Request, chance: random.Random) -> Request:
         (first, one), (second, two), *others = asked.legs
         ways = [
             {"amount": asked.amount + 1, "legs": ((first, one - 1), (second, two + 1), *others)},
-            {"legs": ((first, one), (_beside(second, first), two), *others), "conditions": ()},
+            {
+                "legs": ((first, one), (accounts.beside(second, first), two), *others),
+                "conditions": (),
+            },
             {"conditions": ((first, "balance_at_least", asked.amount + 7),)},
         ]
     if asked.kind != "policy":
@@ -56,7 +57,7 @@ def another(asked: Request, chance: random.Random) -> Request:
     if asked.exchange is not None:
         ways.append({"exchange": msgspec.structs.replace(asked.exchange, rate="85.5")})
     if asked.other is not None:
-        ways.append({"other": _beside(asked.other, asked.account)})
+        ways.append({"other": accounts.beside(asked.other, asked.account)})
     if asked.kind == "capture":
         ways.append({"final": not asked.final})
     if asked.execute_at:
@@ -64,12 +65,6 @@ def another(asked: Request, chance: random.Random) -> Request:
     if asked.expires_at and not asked.capture_at:
         ways.append({"expires_at": _soon(chance)})
     return msgspec.structs.replace(asked, **chance.choice(ways))
-
-
-def _beside(account: int, other: int) -> int:
-    """An account that is neither."""
-    pool = RUPEES if account in RUPEES else range(1, ACCOUNTS + 1)
-    return next(n for n in (*pool[account % len(pool) :], *pool) if n not in (account, other))
 
 
 class Placed(NamedTuple):
@@ -84,9 +79,9 @@ class Placed(NamedTuple):
 class Choices:
     """What was asked for and what is there, and what to ask for next."""
 
-    def __init__(self, *, only_plain: bool = False) -> None:
+    def __init__(self, accounts: Accounts, *, only_plain: bool = False) -> None:
         """`only_plain`: small deposits and transfers, so that large batches can overlap."""
-        self._only_plain = only_plain
+        self._accounts, self._only_plain = accounts, only_plain
         self.proposed: dict[int, Request] = {}  # by the ids of proposals
         self.recent: deque[Request] = deque(maxlen=RECENT)
         self._versions: dict[int, int] = {}
@@ -103,19 +98,23 @@ class Choices:
             asked = chance.choice(self.recent)
             if asked.force and not may_force:
                 asked = msgspec.structs.replace(asked, force=False, actor="")
-            return another(asked, chance) if chance.random() < OTHER_BODY else asked
-        pool = RUPEES if chance.random() < IN_RUPEES else range(1, ACCOUNTS + 1)
+            if chance.random() < OTHER_BODY:
+                return another(asked, self._accounts, chance)
+            return asked
+        usual, small, rupees = self._accounts
+        in_rupees = chance.random() < IN_RUPEES
+        pool = rupees if in_rupees else usual
         account, other, third = chance.sample(pool, 3)
         if self._only_plain:
             return self._plain(account, chance.choice([None, other, other]), key, chance)
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
         if may_force and chance.random() < FORCED:
             kind = "reversal"
-        amount = chance.randint(1, LARGEST * (50 if pool is RUPEES else 1))
-        if pool is not RUPEES and chance.random() < A_SMALL:
-            account, amount = chance.choice(SMALL), chance.randint(1, 3)
+        amount = chance.randint(1, LARGEST * (50 if in_rupees else 1))
+        if not in_rupees and chance.random() < A_SMALL:
+            account, amount = chance.choice(small), chance.randint(1, 3)
             account, other = chance.choice([(account, other), (other, account)])
-            kind = "policy" if account in SMALL and chance.random() < 0.3 else kind
+            kind = "policy" if account in small and chance.random() < 0.3 else kind
         request = Request("transfer", account, other, amount, key)
         if kind in PLAIN:
             request = Request(kind, account, other if kind == "transfer" else None, amount, key)
@@ -129,7 +128,7 @@ class Choices:
                 kind, account, None, amount, key, legs=tuple(legs), conditions=conditions
             )
         elif kind == "exchange":
-            request = _exchange(key, chance)
+            request = _exchange(key, self._accounts, chance)
         elif kind == "hold":
             request = self._hold(Request(kind, account, None, amount, key), other, chance)
         elif kind == "schedule":
@@ -143,7 +142,8 @@ class Choices:
             final = kind == "capture" and chance.random() < 0.3
             request = Request(kind, account, None, part, key, parent=parent, final=final)
             if kind == "reversal":
-                request = _reversal(request, sides, chance, may_force=may_force)
+                by = self._accounts.rupees, chance
+                request = _reversal(request, sides, *by, may_force=may_force)
         if request.kind != "policy" and not request.force and chance.random() < 0.25:
             request = _detailed(request, chance)
         if not new:
@@ -158,14 +158,14 @@ class Choices:
 
     def _policy(self, request: Request, chance: random.Random) -> Request:
         """Of the accounts that the money moves between none is closed, for that is for ever."""
-        worth = 80 if request.account in RUPEES else 1
+        worth = 80 if request.account in self._accounts.rupees else 1
         ceiling = chance.choice([0, 0, 1_500, 1_500, 4_000, 20])
         return msgspec.structs.replace(
             request,
             floor=chance.choice([0, 0, -100, 50]) * worth,
             ceiling=ceiling * worth or None,
             frozen=chance.choice([""] * 12 + ["debits", "credits", "both"]),
-            closed=request.account in SMALL and chance.random() < 0.6,
+            closed=request.account in self._accounts.small and chance.random() < 0.6,
             actor=chance.choice(["credit desk", "risk"]),
             reason=chance.choice(["as agreed", "too many complaints"]),
         )
@@ -213,6 +213,7 @@ class Choices:
 def _reversal(
     request: Request,
     sides: tuple[tuple[int, int], ...],
+    in_rupees: Sequence[int],
     chance: random.Random,
     *,
     may_force: bool,
@@ -220,7 +221,7 @@ def _reversal(
     """By legs or not, and forced where the client signs. An external account is not to be named."""
     terms: dict[str, Any] = {}
     rupees = chance.random() < 0.5
-    own = [(account, n) for account, n in sides if account > 0 and (account in RUPEES) == rupees]
+    own = [(one, n) for one, n in sides if one > 0 and (one in in_rupees) == rupees]
     gained = [(account, n) for account, n in own if n > 0]
     given = [(account, n) for account, n in own if n < 0]
     if gained and given and chance.random() < 0.4:
@@ -232,12 +233,12 @@ def _reversal(
     return msgspec.structs.replace(request, **terms)
 
 
-def _exchange(key: str, chance: random.Random) -> Request:
+def _exchange(key: str, accounts: Accounts, chance: random.Random) -> Request:
     """Dollars for rupees or back, now and then with a fee, or at a rate that is none.
 
     What rounding leaves over, at most one minor unit, is given to an account, or taken from it.
     """
-    sellers, buyers = chance.sample(range(1, ACCOUNTS + 1), 3), chance.sample(RUPEES, 3)
+    sellers, buyers = chance.sample(accounts.usual, 3), chance.sample(accounts.rupees, 3)
     sell, buy, rate, most = "USD", "INR", f"{chance.uniform(80, 90):.4f}", 60
     if chance.random() < 0.4:
         sellers, buyers = buyers, sellers

@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import httpx
@@ -21,15 +20,15 @@ from tests.proof import history
 from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
 from tests.proof.judging.evidence import UNKNOWN, outcome
 from tests.proof.load.bodies import body_of, encoded, item_of, route_of
-from tests.proof.load.choices import ACCOUNTS, OPENED, RUPEES, SMALL, Choices
+from tests.proof.load.books import RUPEES, SMALL, USUAL, Book, accounts_of
+from tests.proof.load.choices import Choices
 
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
 BATCH = 60
-SIGNERS = 8  # one of so many clients signs its requests
 JUDGED_EVERY_S = 0.1
 LAST_LOOKS = 3
 VERDICTS = {"approve": 80, "reject": 8, "ignore": 12}
-RESOLVED_AT_ONCE = 200
+RESOLVED_AT_ONCE, GROUPS_AT_ONCE = 200, 50
 SIZES = {
     "huge": (600, 1_200),  # these are posted by COPY, and without looking for their keys
     "atomic": (2, 6),  # of more there is nearly always one that is declined
@@ -79,11 +78,11 @@ def client_of(key: Key) -> httpx.AsyncClient:
 
 
 class Load:
-    """Clients against services that come and go; `bases` may change at any moment."""
+    """The clients of a ledger, of services that come and go; `bases` may change at any moment."""
 
     def __init__(
         self,
-        folder: Path,
+        book: Book,
         bases: Sequence[str],
         clients: int,
         seed: int,
@@ -93,8 +92,8 @@ class Load:
         *,
         only_plain: bool = False,
     ) -> None:
-        """Each client sends one of the `keys`; without one the services must be open. One of eight
-        has that of the `signer`. The `judges` decide on what is proposed.
+        """Each client sends one of the `keys`; without one the services must be open. Some have
+        that of the `signer`. The `judges` decide on what is proposed.
         """
         self.bases = list(bases)
         self._signer, self._judges = signer, judges
@@ -102,47 +101,36 @@ class Load:
         self.patience_s: tuple[float, ...] = (0.3, 1.0, 3.0, 8.0)
         self.vanish_rate = 0.0
         self.vanished = 0
-        self._folder = folder
+        self.book = book
         self._clients = clients
         self._seed = seed
         self._stopping = False
-        self.choices = Choices(only_plain=only_plain)
+        self.choices = Choices(book.accounts, only_plain=only_plain)
         self._actions = PLAIN_ACTIONS if only_plain else ACTIONS
-        self._thread = threading.Thread(target=self._run, name="clients")
-        self._failure: BaseException | None = None
-
-    def start(self) -> None:
-        self._thread.start()
+        self.judged_every_s = JUDGED_EVERY_S
+        self.signers = 8
+        """One of so many clients signs its requests."""
 
     def stop(self) -> None:
         """Let each client finish what it has begun."""
         self._stopping = True
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._all())
-        except BaseException as error:
-            self._failure = error
-
-    async def _all(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._clients):
-                group.create_task(self._client(number))
-            for number, key in enumerate(self._judges):
-                group.create_task(self._judge(number, key))
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """Run the clients in a group."""
+        for number in range(self._clients):
+            group.create_task(self._client(number))
+        for number, key in enumerate(self._judges):
+            group.create_task(self._judge(number, key))
 
     async def _judge(self, number: int, key: Key) -> None:
         """Approve most proposals, reject some, and let some expire."""
-        recorder = Recorder(self._folder, f"judge{number}", key.principal)
+        recorder = Recorder(self.book.seen, f"judge{number}", key.principal)
         async with client_of(key) as http:
             chance = random.Random(f"judge{number}/{self._seed}")
             judge = Judge(http, recorder, self, chance)
             while not self._stopping:
                 await judge.decide()
-                await asyncio.sleep(JUDGED_EVERY_S)
+                await asyncio.sleep(self.judged_every_s)
             for _ in range(LAST_LOOKS):  # everything is up again
                 await judge.decide()
         recorder.close()
@@ -151,9 +139,9 @@ class Load:
         chance = random.Random(f"{self._seed}/{number}")
         name = f"client{number:02}"
         sent = self._keys[number % len(self._keys)]
-        if self._signer is not None and number % SIGNERS == SIGNERS - 1:
+        if self._signer is not None and (number + 1) % self.signers == 0:
             sent = self._signer
-        recorder = Recorder(self._folder, name, sent.principal)
+        recorder = Recorder(self.book.seen, name, sent.principal)
         counter = 0
         async with client_of(sent) as http:
             caller = Caller(http, recorder, self, random.Random(f"{name}/{self._seed}"))
@@ -166,7 +154,8 @@ class Load:
         recorder.close()
 
     async def _step(self, step: str, key: str, caller: "Caller", chance: random.Random) -> None:
-        of = chance.choices([range(1, ACCOUNTS + 1), RUPEES, SMALL], [6, 2, 1])[0]
+        usual, small, rupees = self.book.accounts
+        of = chance.choices([usual, rupees, small], [6, 2, 1])[0]
         account = chance.choice(of)
         may_force = caller.may_force
         if step == "stream" and may_force:  # it cannot be signed
@@ -199,6 +188,36 @@ class Load:
         gone = chance < self.vanish_rate
         self.vanished += gone
         return gone
+
+
+class Clients:
+    """The clients of some ledgers, all on one event loop in a thread."""
+
+    def __init__(self, loads: Sequence[Load]) -> None:
+        self._loads = loads
+        self._thread = threading.Thread(target=self._run, name="clients")
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        for load in self._loads:
+            load.stop()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._all())
+        except BaseException as error:
+            self._failure = error
+
+    async def _all(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for load in self._loads:
+                load.begin(group)
 
 
 class Caller:
@@ -310,7 +329,7 @@ class Caller:
             patience_s = self._chance.random() * 0.02
         try:
             async with asyncio.timeout(patience_s):
-                url = self._chance.choice(self._load.bases) + path
+                url = self._chance.choice(self._load.bases) + self._load.book.path + path
                 answer = await self._http.request(method, url, timeout=None, **content)  # type: ignore[arg-type]
             if answer.headers.get("content-type", "").partition(";")[0] not in JSON:
                 return None
@@ -362,53 +381,58 @@ def _item(number: int, result: dict[str, object]) -> tuple[int, int, bytes, bool
     return number, status, msgspec.json.encode(result["body"]), bool(replayed)
 
 
-def fund(folder: Path, base: str, key: Key = NO_KEY) -> None:
+def fund(book: Book, base: str, key: Key = NO_KEY) -> None:
     """Open the accounts, and put a little money into those it is to move between."""
+    ids = []
     with httpx.Client(base_url=base, timeout=30, headers=headers_of(key.text)) as http:
-        for number in OPENED:
-            currency = "INR" if number in RUPEES else "USD"
+        for number in range(USUAL + SMALL + RUPEES):
+            currency = "USD" if number < USUAL + SMALL else "INR"
             body = {"owner": f"owner {number}", "currency": currency}
-            answer = http.post("/accounts/", json=body, headers={"Idempotency-Key": f"{number}"})
-            assert answer.json()["id"] == number, answer.text
-    asyncio.run(_fund(folder, base, key))
+            headers = {"Idempotency-Key": f"{number}"}
+            answer = http.post(f"{book.path}/accounts/", json=body, headers=headers)
+            assert answer.status_code == 201, answer.text
+            ids.append(answer.json()["id"])
+    book.accounts = accounts_of(ids)
+    asyncio.run(_fund(book, base, key))
 
 
-async def _fund(folder: Path, base: str, key: Key) -> None:
-    recorder = Recorder(folder, "funding", key.principal)
+async def _fund(book: Book, base: str, key: Key) -> None:
+    recorder = Recorder(book.seen, "funding", key.principal)
     async with client_of(key) as http:
-        caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
-        for number in range(1, ACCOUNTS + 1):
+        caller = Caller(http, recorder, Load(book, [base], 0, 0), random.Random(0))
+        for number in book.accounts.usual:
             for half in (1, 2):  # of the whole others would have to approve
                 await caller.move(Request("deposit", number, None, FUNDS // 2, f"funding {half}"))
-        for number in RUPEES:
+        for number in book.accounts.rupees:
             await caller.move(Request("deposit", number, None, FUNDS * 100, "funding"))
     recorder.close()
 
 
-def resolve(folder: Path, base: str, limit_s: float, key: Key = NO_KEY) -> float:
+def resolve(book: Book, base: str, limit_s: float, key: Key = NO_KEY) -> float:
     """Send what is unknown again until it is known. The seconds it took.
 
     Then read everything once more. What is still unknown after `limit_s` the checker names.
     """
     began_s = time.monotonic()
-    asyncio.run(_resolve(folder, base, began_s + limit_s, key))
+    asyncio.run(_resolve(book, base, began_s + limit_s, key))
     return time.monotonic() - began_s
 
 
-async def _resolve(folder: Path, base: str, end_s: float, key: Key) -> None:
-    recorder = Recorder(folder, "resolver", key.principal)
+async def _resolve(book: Book, base: str, end_s: float, key: Key) -> None:
+    recorder = Recorder(book.seen, "resolver", key.principal)
     async with client_of(key) as http:
-        caller = Caller(http, recorder, Load(folder, [base], 0, 0), random.Random(0))
+        caller = Caller(http, recorder, Load(book, [base], 0, 0), random.Random(0))
         caller.patience_s = 10
-        while (groups := open_groups(history.read(folder))) and time.monotonic() < end_s:
-            for group in groups:  # what belongs together is sent again together
-                await caller.batch("atomic", group)
-        pending = list(unknown(history.read(folder)))
+        # What belongs together is sent again together.
+        while (groups := open_groups(history.read(book.seen))) and time.monotonic() < end_s:
+            for start in range(0, len(groups), GROUPS_AT_ONCE):
+                await caller.linked(groups[start : start + GROUPS_AT_ONCE])
+        pending = list(unknown(history.read(book.seen)))
         while pending and time.monotonic() < end_s:
             for start in range(0, len(pending), RESOLVED_AT_ONCE):
                 await caller.batch("independent", pending[start : start + RESOLVED_AT_ONCE])
-            pending = list(unknown(history.read(folder)))
-        for number in OPENED:
+            pending = list(unknown(history.read(book.seen)))
+        for number in book.accounts.everyone:
             await caller.read(Request("account", number))
             await caller.read(Request("history", number))
         await caller.read(Request("accounts"))

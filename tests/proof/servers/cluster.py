@@ -6,6 +6,7 @@ only processes that were started here are ever sent a signal.
 
 import ctypes
 import fcntl
+import json
 import os
 import pwd
 import shutil
@@ -176,6 +177,18 @@ class PostgreSQL:
                 process.kill()
         psutil.wait_procs(processes[1:], timeout=30)
         self._await_end()
+
+    def freeze(self) -> None:
+        """SIGSTOP everything, first what would start more."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def thaw(self) -> None:
+        """SIGCONT everything."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def kill_postmaster(self) -> None:
         """SIGKILL the first process; the others notice and end."""
@@ -380,6 +393,15 @@ class Service:
     def takes(self, key: str) -> bool:
         """Whether it answers a request that has the key; empty: that has none."""
         return self._answers("/accounts/?limit=1", key)
+
+    def has_all_shards(self) -> bool:
+        """Whether it uses every shard."""
+        try:
+            with urllib.request.urlopen(f"{self.base}/health/ready", timeout=5) as answer:
+                states = json.load(answer).get("shards", {})
+        except OSError:
+            return False
+        return all(state == "up" for state in states.values())
 
     def _answers(self, path: str, key: str = "") -> bool:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

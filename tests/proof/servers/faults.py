@@ -19,7 +19,9 @@ import psycopg
 
 from tests.processes import ROOT, wait_for
 from tests.proof.servers.cluster import DATABASE, START_LIMIT_S, Broken
+from tests.proof.servers.movers import moving
 from tests.proof.servers.setup import Setup
+from tests.proof.servers.shards import hurt
 
 LONG_S = 10.0  # a round of so long has time for the longest freeze
 MOST_GROWTH_BYTES = 150_000_000
@@ -312,11 +314,13 @@ def move_clocks(setup: Setup, chance: random.Random, seconds: float) -> int:
 
 def vanish(setup: Setup, chance: random.Random, seconds: float) -> int:
     """Clients go away in mid-request."""
-    before = setup.load.vanished
-    setup.load.vanish_rate = 0.3
+    before = sum(load.vanished for load in setup.loads)
+    for load in setup.loads:
+        load.vanish_rate = 0.3
     time.sleep(seconds)
-    setup.load.vanish_rate = 0.0
-    return setup.load.vanished - before
+    for load in setup.loads:
+        load.vanish_rate = 0.0
+    return sum(load.vanished for load in setup.loads) - before
 
 
 def be_hostile(setup: Setup, chance: random.Random, seconds: float) -> int:
@@ -344,6 +348,42 @@ def be_hostile(setup: Setup, chance: random.Random, seconds: float) -> int:
     if (grown := process.memory_info().rss - before) > MOST_GROWTH_BYTES:
         raise Broken(f"{runs} hostile requests left {grown:,} bytes behind")
     return runs
+
+
+def move_ledgers(setup: Setup, chance: random.Random, seconds: float) -> int:
+    """Ledgers move from shard to shard; kill -9 of movers and of services."""
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.5, 2.0))
+        service = chance.choice(setup.services)
+        service.kill()
+        service.start(ready=False)
+
+    with moving(setup.shards, setup.program, chance) as times:
+        _again(seconds, once)
+    moves = times.pop(move_ledgers.__name__, 0)
+    setup.times.update(times)
+    return moves
+
+
+def hurt_shards(setup: Setup, chance: random.Random, seconds: float) -> int:
+    """One or two shards at a time are killed, shut down, stopped or cut off, while ledgers move;
+    kill -9 of movers and of services.
+    """
+
+    def once() -> None:
+        time.sleep(chance.uniform(0.2, 1.5))
+        with hurt(setup.shards.by_name, chance):
+            if chance.random() < 0.3:
+                service = chance.choice(setup.services)
+                service.kill()
+                service.start(ready=False)
+            time.sleep(chance.choice([0.3, 1.0, 3.0, 8.0]))
+
+    with moving(setup.shards, setup.program, chance) as times:
+        hurts = _again(seconds, once)
+    setup.times.update(times)
+    return hurts
 
 
 def migrate(setup: Setup, chance: random.Random, seconds: float) -> int:

@@ -4,11 +4,14 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator, Set
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 
+import httpx
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -29,6 +32,8 @@ from ledgerservice.postgres.access import principals
 from ledgerservice.postgres.access.rules import set_rule
 from ledgerservice.postgres.urls import parse_url
 from tests.processes import wait_for
+from tests.proof.journal import Place
+from tests.proof.load.books import Book
 from tests.proof.load.clients import NO_KEY, Key, Load
 from tests.proof.servers import cluster
 from tests.proof.servers.canaries import CANARIES
@@ -45,8 +50,9 @@ from tests.proof.servers.overlapping import OVERLAPPED
 from tests.proof.servers.proxy import Proxy
 from tests.proof.servers.read_models import ReadModels
 from tests.proof.servers.releases import THIS, Release
+from tests.proof.servers.shards import FIRST_HOMES, Shard, Shards
 
-PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED, READ_MODELS = (
+PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED, READ_MODELS, SHARDS = (
     "proxy",
     "disk",
     "standby",
@@ -55,6 +61,7 @@ PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED, READ_MODELS = (
     "services",
     "embedded",
     "read models",
+    "shards",
 )
 DISK_MB = 700
 PRINCIPALS = "proof", "prover"
@@ -63,12 +70,8 @@ SIGNER = "signer"
 """Whose requests are signed, so that they may force."""
 JUDGES = "judge", "second"
 """Who approve and reject what the others propose."""
-RULES = (
-    RuleRow(1, "amount", "USD", "2.80", 1),
-    RuleRow(1, "unfreeze", "", None, 1),
-    RuleRow(1, "force", "", None, 2),
-)
-"""What others have to approve."""
+RULES = ("amount", "USD", "2.80", 1), ("unfreeze", "", None, 1), ("force", "", None, 2)
+"""What others have to approve, in each ledger."""
 APPROVAL_EXPIRY_S = 15.0
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
@@ -103,12 +106,13 @@ def _new_key(owner: Connection, name: str, scopes: int, pem: bytes = b"") -> Key
 class Setup:
     """A PostgreSQL, the services on it, and what stands between them."""
 
-    load: Load
+    loads: Sequence[Load] = ()
     disk: Disk
     proxy: Proxy
     postgres: PostgreSQL | Embedded
     standby: PostgreSQL | None = None
     read_models: ReadModels | None = None
+    shards: Shards
     within: list[str]
     keys: tuple[Key, ...] = (NO_KEY,)
     """What clients may do everything with, of several principals; one without a text if the
@@ -137,15 +141,18 @@ class Setup:
         self.folder = folder
         self._release, self._drain_s = release, drain_s
         self._broken = CANARIES.get(canary)
-        self._program = ["tests.proof.servers.overlapping" if overlapping else "ledgerservice"]
+        self.program = ["tests.proof.servers.overlapping" if overlapping else "ledgerservice"]
         if self._broken is not None and self._broken.patched:
-            self._program = ["tests.proof.servers.canaries", canary]
+            self.program = ["tests.proof.servers.canaries", canary]
         self._origin = origin
         self._parts = parts
         self._stack = ExitStack()
         self._seed = seed
         self._copies = 0
         self.services: list[Service] = []
+        self.books = [Book(folder / "history")]
+        self.times: Counter[str] = Counter()
+        """What was done beside a fault, and how often."""
 
     def __enter__(self) -> "Setup":
         try:
@@ -160,27 +167,31 @@ class Setup:
 
     def _build(self) -> None:
         url = self._embedded() if EMBEDDED in self._parts else self._database()
+        shards = self._start_shards() if SHARDS in self._parts else {}
         several = self._parts & {SERVICES, EMBEDDED}
         for number in range(random.Random(self._seed).choice([2, 3]) if several else 1):
             log = self.folder / f"service{number}.log"
             service = Service(
                 url,
                 log,
-                self._program,
+                self.program,
                 self._release,
                 LEDGER_DRAIN_S=str(self._drain_s),
                 LEDGER_ALLOW_UNSAFE_DURABILITY="true",
                 LEDGER_DATA_FOLDER=str(self.folder / "embedded"),
                 LEDGER_APPROVAL_EXPIRY_S=str(APPROVAL_EXPIRY_S),
                 LEDGER_SWEEP_INTERVAL_S=str(self._broken.sweep_s if self._broken else 1.0),
+                **shards,
             )
             self._stack.callback(service.kill)
             service.start()
             self.services.append(service)
+        if SHARDS in self._parts:
+            self._add_ledgers()
         if self._has_keys:
             self._make_keys()
         if READ_MODELS in self._parts:
-            program = self._program if self._broken else ["ledgerservice"]
+            program = self.program if self._broken else ["ledgerservice"]
             models = ReadModels(self.folder, url, program, random.Random(self._seed))
             self.read_models = self._stack.enter_context(models)
         if self._broken is not None and self._broken.statement:
@@ -198,12 +209,47 @@ class Setup:
         """The text of the first key."""
         return self.keys[0].text
 
+    def _start_shards(self) -> dict[str, str]:
+        """Databases beside main; what else the services know them by."""
+        assert isinstance(self.postgres, PostgreSQL)
+        main = Shard(self.postgres, self.proxy)
+        shards = Shards(self.folder, self._origin, main, self._seed)
+        self.shards = self._stack.enter_context(shards)
+        return {"LEDGER_SHARDS": self.shards.environment["LEDGER_SHARDS"]}
+
+    def _add_ledgers(self) -> None:
+        """Some ledgers on each shard, while the services need no keys."""
+        (service, *_) = self.services
+        if not wait_for(service.has_all_shards, START_LIMIT_S):
+            raise Broken(f"the service on port {service.port} does not use all shards")
+        for name, shard in FIRST_HOMES.items():
+            body = {"name": name, "shard": shard}
+            answer = httpx.post(f"{service.base}/ledgers/", json=body, timeout=30)
+            answer.raise_for_status()
+            seen = self.folder / f"history-{name}"
+            number = self.shards.number_of(name)
+            self.books.append(Book(seen, name, number, f"/ledgers/{name}"))
+
+    def place_of(self, book: Book) -> Place:
+        """Where the rows of a ledger are."""
+        if SHARDS not in self._parts:
+            return Place(self.postgres.url)
+        home = self.shards.by_name[self.shards.home_of(book)]
+        return Place(home.server.url, book.number, self.postgres.url)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong at the end beside the rows of the ledgers."""
+        if self.read_models is not None:
+            yield from self.read_models.faults(self.postgres.url)
+        if SHARDS in self._parts:
+            yield from self.shards.faults()
+
     def _make_keys(self) -> None:
         """The rules and all keys: a service that knows the keys knows the rules."""
         engine = create_engine(parse_url(self.postgres.url), poolclass=NullPool)
         with engine.begin() as owner:
-            for rule in RULES:
-                set_rule(owner, rule)
+            for book, rule in product(self.books, RULES):
+                set_rule(owner, RuleRow(book.number, *rule))
             pem = _new_private_key()
             self.signer = _new_key(owner, SIGNER, ALL, pem)
             self.judges = tuple(_new_key(owner, n, Scope.APPROVALS_DECIDE, pem) for n in JUDGES)
@@ -290,12 +336,16 @@ class Setup:
         if not self.postgres.alive():
             self.postgres.start()
         wait_for(self.postgres.answers, START_LIMIT_S)
+        if SHARDS in self._parts:
+            self.shards.heal()
         for service in self.services:
             if not service.alive():
                 service.start(ready=False)
         for service in self.services:
             if not service.await_ready():
                 raise Broken(f"the service on port {service.port} does not get ready")
+            if not wait_for(service.has_all_shards, START_LIMIT_S):
+                raise Broken(f"the service on port {service.port} does not use all shards")
 
     def lose_power(self) -> None:
         """What PostgreSQL had not synced is gone; it starts again from what it had."""
