@@ -8,7 +8,6 @@ from tests.proof.journal import Transaction
 from tests.proof.judging.evidence import (
     DECLINED,
     OK,
-    PROPOSED,
     REFUSED,
     UNKNOWN,
     Case,
@@ -17,7 +16,7 @@ from tests.proof.judging.evidence import (
     outcome,
 )
 from tests.proof.judging.exchanges import is_at_its_rate
-from tests.proof.judging.matching import asks_for
+from tests.proof.judging.matching import asks_for, is_written
 from tests.proof.judging.order import NEVER
 
 
@@ -75,7 +74,9 @@ def _is_alone(
     """Whether nothing else was asked for with its key; of a step the row does not tell all."""
     if attempt.request.kind not in PLAIN and len({a.request for a in attempts}) > 1:
         return False
-    if any(outcome(a) == PROPOSED and a.request != attempt.request for a in attempts):
+    # Of a proposal nobody may have been answered.
+    proposals = case.proposed.get((attempt.request.account, attempt.request.key), ())
+    if not all(is_written(proposal, attempt.request) for proposal in proposals):
         return False
     return all(asks_for(case, attempt.request, row) for row in rows)
 

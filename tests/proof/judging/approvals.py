@@ -4,8 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 
-import msgspec
-
 from tests.proof.history import DECISIONS, PLAIN, Attempt, Request
 from tests.proof.journal import Execution, Proposal, Rule, Transaction
 from tests.proof.judging.evidence import (
@@ -17,10 +15,7 @@ from tests.proof.judging.evidence import (
     Found,
     outcome,
 )
-from tests.proof.judging.matching import asks_for
-from tests.proof.load.bodies import body_of, item_of
-
-ITEM = "item"
+from tests.proof.judging.matching import asks_for, is_written
 
 
 def add_executions(case: Case) -> None:
@@ -54,17 +49,8 @@ def _carried_out(
 def _request_of(case: Case, proposal: Proposal) -> Request | None:
     """The request of a client whose bytes a proposal has; None: nobody has sent it."""
     attempts = case.asked.get((proposal.account, proposal.key), [])
-    found = (one.request for one in attempts if _is_written(proposal, one.request))
+    found = (one.request for one in attempts if is_written(proposal, one.request))
     return next(found, None)
-
-
-def _is_written(proposal: Proposal, request: Request) -> bool:
-    """Whether the proposal has the bytes of this request, and the id of its path."""
-    if proposal.operation == ITEM:
-        return proposal.body == msgspec.json.encode(item_of(request)).decode()
-    parent = request.account if request.kind == "policy" else request.parent or None
-    same = proposal.body == msgspec.json.encode(body_of(request)).decode()
-    return same and proposal.parent == parent
 
 
 def _approvers(case: Case, proposal: Proposal) -> set[int]:

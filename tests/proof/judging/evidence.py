@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from tests.proof.history import DECISIONS, MOVEMENTS, Attempt
-from tests.proof.journal import Decision, Entry, Hold, Journal, Transaction
+from tests.proof.journal import Decision, Entry, Hold, Journal, Proposal, Transaction
 
 OWN = ("expiry ", "capture ", "execution ")  # how the keys of the service itself begin
 
@@ -136,6 +136,9 @@ class Case:
         for attempt in attempts:
             if attempt.request.kind in MOVEMENTS:
                 self.asked[attempt.request.account, attempt.request.key].append(attempt)
+        self.proposed: dict[Key, list[Proposal]] = defaultdict(list)
+        for proposal in journal.proposals:
+            self.proposed[proposal.account, proposal.key].append(proposal)
         self.decided: dict[int, list[Decision]] = defaultdict(list)  # by proposal
         for decision in journal.decisions:
             self.decided[decision.proposal].append(decision)

@@ -2,10 +2,15 @@
 
 from collections import Counter
 
+import msgspec
+
 from tests.proof.history import STEPS, Request
-from tests.proof.journal import NO_DETAIL, Detail, Transaction
+from tests.proof.journal import NO_DETAIL, Detail, Proposal, Transaction
 from tests.proof.judging.evidence import CLOSED, DECLINED, FROZEN, OK, Case, Policy, outcome
 from tests.proof.judging.exchanges import legs_of
+from tests.proof.load.bodies import body_of, item_of
+
+ITEM = "item"
 
 
 def asks_for(case: Case, request: Request, row: Transaction) -> bool:
@@ -22,6 +27,15 @@ def asks_for(case: Case, request: Request, row: Transaction) -> bool:
         and is_told(case, request, row)
         and (row.reason is not None or is_done(case, request, row))
     )
+
+
+def is_written(proposal: Proposal, request: Request) -> bool:
+    """Whether the proposal has the bytes of this request, and the id of its path."""
+    if proposal.operation == ITEM:
+        return proposal.body == msgspec.json.encode(item_of(request)).decode()
+    parent = request.account if request.kind == "policy" else request.parent or None
+    same = proposal.body == msgspec.json.encode(body_of(request)).decode()
+    return same and proposal.parent == parent
 
 
 def is_told(case: Case, request: Request, row: Transaction) -> bool:
