@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from tests.proof.checker import check
 from tests.proof.doctored.fabricated import STEP_NS, Fabricated
+from tests.proof.doctored.proposing import RULES
 from tests.proof.history import Attempt, Request
+from tests.proof.journal import Proposal
+from tests.proof.load.bodies import body_of
 
 
 def _do_nothing(*_: object) -> None:
@@ -287,6 +291,21 @@ def test_an_answer_that_no_fault_explains_is_a_violation(status: int, code: str)
     deposit = s.case.attempts[-1]
     s.case.attempts.append(Attempt("c", 0, deposit.request, 1, status, {"code": code}))
     assert s.codes()
+
+
+@pytest.mark.parametrize(("amount", "codes"), [(7_000, {"reuse_unfounded"}), (8_000, set())])
+def test_a_key_is_used_by_a_proposal_that_nobody_saw(amount: int, codes: set[str]) -> None:
+    """Whoever had proposed it gave up, and was refused for another reason later."""
+    s = Scene()
+    proposed, other = (Request("deposit", 1, None, n, "k") for n in (amount, 7_000))
+    body = msgspec.json.encode(body_of(proposed)).decode()
+    s.case.journal.rules.extend(RULES)
+    s.case.journal.proposals.append(Proposal(1, 1, "k", 0, "amount", 2, "deposit", None, body))
+    overloaded, reused = {"code": "overloaded"}, {"code": "idempotency_key_reused"}
+    s.case.attempts.append(Attempt("b", 0, proposed))
+    s.case.attempts.append(Attempt("c", 0, proposed, 1, 503, overloaded))
+    s.case.attempts.append(Attempt("d", 2, other, 3, 409, reused))
+    assert s.codes() == codes
 
 
 def test_a_capture_of_all_that_takes_a_part() -> None:
