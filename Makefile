@@ -13,7 +13,7 @@ PROOF_HOURS ?= 2
 CORES   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 
-.PHONY: serve demo verify test test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-growth bench-bombs bench-feed bench-soak lock
+.PHONY: serve demo verify test test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-growth bench-bombs bench-feed bench-client bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -86,6 +86,10 @@ bench-feed: $(VENV)/.dev
 	$(BIN)/python benchmarks/feed.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/publishers.py
 	$(BIN)/python benchmarks/commands.py
+
+# The client library beside a request a call, in turns.
+bench-client: $(VENV)/.dev
+	$(BIN)/python benchmarks/client.py $(BENCH_ARGS)
 
 bench-soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py $(BENCH_ARGS)

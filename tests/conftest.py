@@ -47,7 +47,7 @@ LONGEST = (
     *("test_commands", "test_clients", "test_state_machine", "test_connections"),
     *("test_import", "test_docs", "test_rejects", "test_backups", "test_webhooks", "test_queries"),
     *("test_history", "test_drill", "test_archive", "test_roles", "test_account_costs"),
-    "test_patroni",
+    *("test_patroni", "test_typescript"),
 )
 """The files and folders that one worker works at longest, which begin first, in this order."""
 

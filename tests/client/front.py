@@ -5,7 +5,11 @@ keeps a request until its end, as many proxies do.
 import asyncio
 import threading
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+from tests.processes import RunningService
 
 PIECE = 1 << 16
 
@@ -78,6 +82,18 @@ class Front:
                 task.cancel()
             to_service.transport.abort()
             writer.transport.abort()
+
+
+@contextmanager
+def between(service: RunningService) -> Iterator[Front]:
+    """A front of a service."""
+    parts = urlsplit(service.base)
+    assert parts.hostname is not None and parts.port is not None
+    front = Front(parts.hostname, parts.port)
+    try:
+        yield front
+    finally:
+        front.stop()
 
 
 async def _copy(

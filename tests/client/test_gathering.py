@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -22,7 +21,7 @@ from ledgerservice.client import (
     RateLimited,
     Unavailable,
 )
-from tests.client.front import Front, canned
+from tests.client.front import Front, between, canned
 from tests.processes import RunningService
 
 pytestmark = pytest.mark.processes
@@ -33,11 +32,8 @@ OVERLOADED = problem_body("overloaded")
 
 @pytest.fixture
 def front(service: RunningService) -> Iterator[Front]:
-    parts = urlsplit(service.base)
-    assert parts.hostname is not None and parts.port is not None
-    between = Front(parts.hostname, parts.port)
-    yield between
-    between.stop()
+    with between(service) as made:
+        yield made
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.client.front import between
 from tests.processes import ROOT, RunningService
 from tests.toolchains import fetch, need, run
 
@@ -79,6 +80,17 @@ def test_the_package_does_what_it_says(
 ) -> None:
     shutil.copy(PROGRAM, project)
     assert json.loads(printed_by(project, package, PROGRAM.name, service.base)) == EXPECTED
+
+
+def test_answers_that_are_cut_are_requested_again(
+    package: Path, project: Path, service: RunningService
+) -> None:
+    shutil.copy(PROGRAM.with_name("storm.ts"), project)
+    with between(service) as front:
+        front.cut_after.extend([1, 900, 4_000, 30_000, 12_000, 50])
+        printed = printed_by(project, package, "storm.ts", front.base)
+        assert not front.cut_after
+    assert json.loads(printed) == [160, "840.00", "160.00"]
 
 
 def test_the_example_of_the_page_prints_what_it_shows(
