@@ -95,13 +95,14 @@ ACCESS_WRITES = [
     f"{verb} ledger.{table}{rest}"
     for table in (
         *("principals", "api_keys", "grants", "account_grants"),
-        *("key_uses", "oidc_principals"),
+        *("key_uses", "oidc_principals", "approval_rules"),
     )
     for verb, rest in (
         ("INSERT INTO", " DEFAULT VALUES"),
         (
             "UPDATE",
-            " SET " + {"key_uses": "day = now()"}.get(table, "id = id"),
+            " SET "
+            + {"key_uses": "day = now()", "approval_rules": "approvals = 1"}.get(table, "id = id"),
         ),
         ("DELETE FROM", ""),
         ("TRUNCATE", ""),
@@ -115,7 +116,7 @@ ACCESS_WRITES = [
 
 @pytest.mark.parametrize("statement", ACCESS_WRITES)
 def test_the_service_cannot_write_a_key(used_once, statement):
-    """An injection into the service makes no key, no principal and no grant."""
+    """An injection into the service makes no key, no principal, no grant and no rule."""
     with connect(used_once, role=ROLE) as service, pytest.raises(DENIED):
         service.execute(statement)
 

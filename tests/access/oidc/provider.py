@@ -4,12 +4,14 @@ Tokens are put together by hand, so that they can be wrong in every way.
 """
 
 import base64
+import gzip
 import hashlib
 import hmac
 import json
 import ssl
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,8 @@ class Provider:
         """Further members of the key set."""
         self.discovered: dict[str, Any] = {}
         """Members of the discovery document that replace the right ones."""
+        self.is_compressed = False
+        """Whether the keys are compressed, whatever the client accepts."""
         self._tls = tls
         self._port = 0
         self.start()
@@ -95,9 +99,14 @@ class Provider:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 answer = provider._answer(self.path)
+                body = json.dumps(answer).encode()
                 self.send_response(404 if answer is None else 200)
+                if provider.is_compressed and self.path.endswith("/keys"):
+                    body = gzip.compress(body)
+                    self.send_header("Content-Encoding", "gzip")
                 self.end_headers()
-                self.wfile.write(json.dumps(answer).encode())
+                with suppress(ConnectionError):
+                    self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
                 pass

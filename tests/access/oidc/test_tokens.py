@@ -1,5 +1,6 @@
 """Tokens of an OpenID provider in place of keys. The provider is a server of its own."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from ledgerservice.access.oidc.claims import Rule
+from ledgerservice.access.oidc.issuer import Issuer, IssuerFault
 from ledgerservice.postgres.connections import Database
 from tests.access.certificates import HERE, Authority
 from tests.access.made import add_ledger, bearer, make_key
@@ -269,6 +271,15 @@ def test_keys_with_odd_members(provider: Provider, database: Database, tmp_path:
         logged = [line for line in place.log.read_text().splitlines() if "is ignored" in line]
         assert len(logged) == len(set(logged)) == 6, logged
         assert place.outcome(place.reader()) == 200
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_what_the_provider_answers_is_bounded(provider: Provider, is_compressed: bool) -> None:
+    provider.members = ["x" * 30_000_000]
+    provider.is_compressed = is_compressed
+    fault = "is not a JSON object" if is_compressed else "is too long"
+    with pytest.raises(IssuerFault, match=fault):
+        asyncio.run(Issuer(provider.url, 60, 60).refresh())
 
 
 def test_the_only_key_needs_no_id(provider: Provider, database: Database, tmp_path: Path) -> None:
