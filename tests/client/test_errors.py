@@ -26,7 +26,7 @@ FAMILIES = {
         proxy_required host_not_allowed origin_not_allowed approval_required
         approval_without_keys approval_by_proposer limited_to_accounts amount_not_granted""",
     errors.KeyMisused: """idempotency_key_missing idempotency_key_invalid idempotency_key_mismatch
-        idempotency_key_reserved idempotency_key_reused""",
+        idempotency_key_reused""",
     errors.Conflict: """webhook_limit reference_taken currency_taken approval_not_open
         approval_superseded batch_failed not_verifying""",
     errors.PositionLost: "position_lost",

@@ -490,6 +490,20 @@ export interface components {
             /** Format: date-time */
             last_success_at?: string | null;
             violations?: string[] | null;
+            shards?: {
+                [key: string]: components["schemas"]["Verified"] | null;
+            };
+        };
+        Verified: {
+            running: boolean;
+            /** Format: int64 */
+            position?: number | null;
+            /** Format: date-time */
+            pass_began_at?: string | null;
+            pass_ratio?: number | null;
+            /** Format: date-time */
+            last_success_at?: string | null;
+            violations?: string[] | null;
         };
         Webhook: {
             /** Format: int64 */
@@ -984,7 +998,7 @@ export interface components {
         /** @enum {string} */
         Verdict: "approve" | "reject" | "withdraw";
         /** @enum {string} */
-        ProblemCode: "insufficient_funds" | "balance_limit" | "balance_ceiling" | "balance_not_zero" | "account_frozen" | "account_closed" | "condition_failed" | "hold_exceeded" | "hold_closed" | "reversal_exceeded" | "policy_conflict" | "schedule_settled" | "account_not_found" | "hold_not_found" | "schedule_not_found" | "ledger_not_found" | "currency_not_found" | "transaction_not_found" | "webhook_not_found" | "webhook_limit" | "key_not_found" | "key_missing" | "key_invalid" | "signature_required" | "signature_invalid" | "stream_not_signed" | "scope_missing" | "no_keys" | "forwarded_without_keys" | "proxy_required" | "forwarded_invalid" | "not_found" | "method_not_allowed" | "header_repeated" | "invalid_framing" | "head_too_large" | "host_missing" | "host_not_allowed" | "origin_not_allowed" | "length_required" | "request_timeout" | "body_too_large" | "unsupported_media_type" | "invalid_json" | "invalid_request" | "idempotency_key_missing" | "idempotency_key_invalid" | "idempotency_key_mismatch" | "idempotency_key_reserved" | "idempotency_key_reused" | "reference_taken" | "same_account" | "currency_mismatch" | "currency_unknown" | "currency_taken" | "legs_unbalanced" | "rate_mismatch" | "not_reversible" | "expiry_passed" | "approval_required" | "approval_without_keys" | "approval_by_proposer" | "approval_not_found" | "approval_not_open" | "approval_superseded" | "amount_precision" | "amount_limit" | "invalid_cursor" | "position_lost" | "batch_failed" | "overloaded" | "limited_to_accounts" | "amount_not_granted" | "rate_limited" | "not_verifying" | "ledger_moving" | "unavailable" | "shard_unavailable" | "internal_error";
+        ProblemCode: "insufficient_funds" | "balance_limit" | "balance_ceiling" | "balance_not_zero" | "account_frozen" | "account_closed" | "condition_failed" | "hold_exceeded" | "hold_closed" | "reversal_exceeded" | "policy_conflict" | "schedule_settled" | "account_not_found" | "hold_not_found" | "schedule_not_found" | "ledger_not_found" | "currency_not_found" | "transaction_not_found" | "webhook_not_found" | "webhook_limit" | "key_not_found" | "key_missing" | "key_invalid" | "signature_required" | "signature_invalid" | "stream_not_signed" | "scope_missing" | "no_keys" | "forwarded_without_keys" | "proxy_required" | "forwarded_invalid" | "not_found" | "method_not_allowed" | "header_repeated" | "invalid_framing" | "head_too_large" | "host_missing" | "host_not_allowed" | "origin_not_allowed" | "length_required" | "request_timeout" | "body_too_large" | "unsupported_media_type" | "invalid_json" | "invalid_request" | "idempotency_key_missing" | "idempotency_key_invalid" | "idempotency_key_mismatch" | "idempotency_key_reused" | "reference_taken" | "same_account" | "currency_mismatch" | "currency_unknown" | "currency_taken" | "legs_unbalanced" | "rate_mismatch" | "not_reversible" | "expiry_passed" | "approval_required" | "approval_without_keys" | "approval_by_proposer" | "approval_not_found" | "approval_not_open" | "approval_superseded" | "amount_precision" | "amount_limit" | "invalid_cursor" | "position_lost" | "batch_failed" | "overloaded" | "limited_to_accounts" | "amount_not_granted" | "rate_limited" | "not_verifying" | "ledger_moving" | "unavailable" | "shard_unavailable" | "internal_error";
         /** @enum {string} */
         Retry: "corrected" | "new_key" | "same_key";
         /** @enum {string} */
