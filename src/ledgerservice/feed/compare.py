@@ -217,6 +217,10 @@ class _Walk:
             for one in self._arrivals.get(account.ledger_id, ())
         )
 
+    def _lacks_opening(self, account: Account) -> bool:
+        """Whether a store of whole accounts may know no owner, because that came from elsewhere."""
+        return self._store.head is WholeHead and account.ledger_id in self._arrivals
+
     def _head_difference(
         self, part: _Part, known: dict[int, Row], head: Head | WholeHead | None
     ) -> Difference | None:
@@ -226,7 +230,8 @@ class _Walk:
         newest = max(due, default=0)
         if head is None:
             detail = f"It must have version {newest}."
-            return Difference("missing", *place, detail) if newest else None
+            is_due = newest and not self._lacks_opening(part.account)
+            return Difference("missing", *place, detail) if is_due else None
         if head.version is not None and head.version < newest:
             detail = f"It has version {head.version}, and must have {newest}."
             return Difference("gone back", *place, detail)

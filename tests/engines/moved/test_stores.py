@@ -14,22 +14,23 @@ from ledgerservice.feed.targets import Published, Target, target_of
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.moving import mover
 from ledgerservice.postgres.moving.mover import move
-from tests.engines.stores import Store, events_of
+from ledgerservice.postgres.sharding.stores import stores_of
+from tests.engines.stores import events_of
 from tests.postgres.moving.places import EVERYTHING, add_shards, deposit, live, quiet
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(params=["kafka", "valkey", "cassandra", "dynamodb"])
-def stores(request: pytest.FixtureRequest, own_name: str) -> tuple[Store, Store]:
-    """A store for each of two shards."""
-    store = request.getfixturevalue(f"{request.param}_store")
-    return store, type(store)(store.engine, f"{own_name}b")
+def stores(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The URLs of a store for each of two shards, as `publish` names them."""
+    url: str = request.getfixturevalue(f"{request.param}_store").url
+    return url, stores_of(url, "b")
 
 
-def publish(database: Database, store: Store) -> list[Event]:
+def publish(database: Database, url: str) -> list[Event]:
     """Publish what is new, as a publisher does; the events."""
-    target: Target = target_of(store.url)
+    target: Target = target_of(url)
     published = target.open()
     last_id = 0 if published is None else published.id
     events = [event for event in events_of(database) if event.id > last_id]
@@ -39,8 +40,8 @@ def publish(database: Database, store: Store) -> list[Event]:
     return events
 
 
-async def difference(database: Database, store: Store) -> Any:
-    opened, wire = store_of(store.url), await database.connect_writer()
+async def difference(database: Database, url: str) -> Any:
+    opened, wire = store_of(url), await database.connect_writer()
     try:
         async with aclosing(compare(wire, opened)) as steps:
             return [step.difference async for step in steps][-1]
@@ -51,7 +52,7 @@ async def difference(database: Database, store: Store) -> Any:
 
 def test_each_store_has_what_its_shard_has_recorded(
     new_database: Callable[..., Database],
-    stores: tuple[Store, Store],
+    stores: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The stores have each event once between them, and none of them lacks what it must have."""
@@ -74,7 +75,7 @@ def test_each_store_has_what_its_shard_has_recorded(
 
 def test_what_is_missing_since_a_move_is_found(
     new_database: Callable[..., Database],
-    stores: tuple[Store, Store],
+    stores: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mover, "OLD_DIRECTORY_S", 0.1)
@@ -84,7 +85,7 @@ def test_what_is_missing_since_a_move_is_found(
     move(shards, "shop", "b", quiet)
     for number in range(3):
         asyncio.run(deposit(shards["b"], ledger, f"there {number}"))
-    target: Target = target_of(stores[1].url)
+    target: Target = target_of(stores[1])
     target.open()
     events = events_of(shards["b"])
     target.write(events[:-1], Published.after(1, events[-1]))
