@@ -41,6 +41,9 @@ class Stopped:
         self._world, self._shards, self._movements = world, shards, movements
         self._ledger, self._homes = ledger, homes
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._movements, name)
+
     async def post(self, group: Any) -> Any:
         with self._world.connected("main") as owner:
             generation = 0
