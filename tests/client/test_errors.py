@@ -27,7 +27,7 @@ FAMILIES = {
         approval_without_keys approval_by_proposer limited_to_accounts amount_not_granted""",
     errors.KeyMisused: """idempotency_key_missing idempotency_key_invalid idempotency_key_mismatch
         idempotency_key_reused""",
-    errors.Conflict: """webhook_limit reference_taken currency_taken approval_not_open
+    errors.Conflict: """webhook_limit reference_taken currency_taken ledger_taken approval_not_open
         approval_superseded batch_failed not_verifying""",
     errors.PositionLost: "position_lost",
     errors.RateLimited: "rate_limited",

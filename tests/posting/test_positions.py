@@ -121,4 +121,4 @@ def test_every_row_of_the_feed_takes_its_id_so(database: Database) -> None:
     expected = "ledger.next_change_id()"
     assert defaults == [("ledger.currencies", expected), ("ledger.ledgers", expected)]
     assert expected in opening
-    assert "nextval" not in opening
+    assert "nextval('ledger.transaction_id')" not in opening

@@ -30,7 +30,8 @@ def test_a_directory_is_used_while_it_is_new() -> None:
 def test_a_ledger_that_came_back_is_not_where_it_was() -> None:
     """A move that has begun raises the generation by one; to come back takes two."""
     directory = Directory()
-    runtime: Any = SimpleNamespace(directory=directory, shard="b")
+    crossings = SimpleNamespace(find_with=lambda _: None)
+    runtime: Any = SimpleNamespace(directory=directory, shard="b", crossings=crossings)
     shards = Shards(runtime)
     directory.update([("main", None, None), ("b", [2], [4])], time.monotonic())
     assert [shards.is_at(2, runtime, since) for since in (None, 4, 3, 2, 0)] == [

@@ -91,12 +91,13 @@ const BY_STATUS = new Map<number, typeof LedgerError>([
   [410, PositionLost],
   [421, Forbidden],
   [429, RateLimited],
+  [501, Invalid],
 ]);
 
 function familyOf(code: string, status: number, retry: Retry): typeof LedgerError {
   if (retry === "new_key") return Declined;
   if (code.startsWith("idempotency_key_")) return KeyMisused;
-  return status >= 500 ? Unavailable : (BY_STATUS.get(status) ?? Invalid);
+  return BY_STATUS.get(status) ?? (status >= 500 ? Unavailable : Invalid);
 }
 
 /** The error of an answer. One that is not the service's goes by its status. */

@@ -166,6 +166,7 @@ _BY_STATUS: dict[int, type[ClientError]] = {
     HTTPStatus.CONFLICT: Conflict,
     HTTPStatus.GONE: PositionLost,
     HTTPStatus.TOO_MANY_REQUESTS: RateLimited,
+    HTTPStatus.NOT_IMPLEMENTED: Invalid,
 }
 _KEYS = "idempotency_key_"
 
@@ -176,9 +177,8 @@ def family_of(code: str, status: int, retry: Retry) -> type[ClientError]:
         return Declined
     if code.startswith(_KEYS):
         return KeyMisused
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Unavailable
-    return _BY_STATUS.get(status, Invalid)
+    of_others = Unavailable if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Invalid
+    return _BY_STATUS.get(status, of_others)
 
 
 def error_of(answer: Answer) -> ClientError:
