@@ -24,6 +24,10 @@ export interface components {
             schedule_id?: number | null;
             /** Format: int64 */
             counterparty_id?: number;
+            /** Format: int64 */
+            debited_by?: number;
+            /** Format: int64 */
+            credited_by?: number;
             remaining?: string;
             /** Format: date-time */
             expires_at?: string | null;
@@ -317,6 +321,8 @@ export interface components {
             /** Format: date-time */
             created_at: string;
             shard?: string;
+            /** Format: int64 */
+            shards?: number;
         };
         TrialBalance: {
             /** Format: date-time */
@@ -444,6 +450,10 @@ export interface components {
             schedule_id?: number | null;
             /** Format: int64 */
             counterparty_id?: number;
+            /** Format: int64 */
+            debited_by?: number;
+            /** Format: int64 */
+            credited_by?: number;
             remaining?: string;
             /** Format: date-time */
             expires_at?: string | null;
@@ -933,6 +943,8 @@ export interface components {
             metadata?: {
                 [key: string]: unknown;
             };
+            /** Format: int32 */
+            part?: number;
         };
         Decide: {
             reason: string;
@@ -946,6 +958,8 @@ export interface components {
         AddLedger: {
             name: string;
             shard?: string;
+            /** Format: int32 */
+            shards?: number;
         };
         OpenAccountItem: {
             owner: string;
@@ -954,6 +968,8 @@ export interface components {
             metadata?: {
                 [key: string]: unknown;
             };
+            /** Format: int32 */
+            part?: number;
             idempotency_key?: string;
             /** @enum {string} */
             type?: "ACCOUNT";
@@ -990,7 +1006,7 @@ export interface components {
             state?: "active" | "paused" | "disabled";
         };
         /** @enum {string} */
-        TransactionType: "DEPOSIT" | "WITHDRAWAL" | "TRANSFER" | "GENERAL" | "HOLD" | "CAPTURE" | "RELEASE" | "REVERSAL" | "POLICY" | "SCHEDULE" | "CANCELLATION";
+        TransactionType: "DEPOSIT" | "WITHDRAWAL" | "TRANSFER" | "GENERAL" | "HOLD" | "CAPTURE" | "RELEASE" | "REVERSAL" | "POLICY" | "SCHEDULE" | "CANCELLATION" | "CROSSING" | "CROSS_CREDIT" | "CROSS_DEBIT" | "CROSS_RELEASE";
         /** @enum {string} */
         ProposalState: "open" | "approved" | "executed" | "refused" | "rejected" | "withdrawn" | "expired";
         /** @enum {string} */
@@ -998,7 +1014,7 @@ export interface components {
         /** @enum {string} */
         Verdict: "approve" | "reject" | "withdraw";
         /** @enum {string} */
-        ProblemCode: "insufficient_funds" | "balance_limit" | "balance_ceiling" | "balance_not_zero" | "account_frozen" | "account_closed" | "condition_failed" | "hold_exceeded" | "hold_closed" | "reversal_exceeded" | "policy_conflict" | "schedule_settled" | "account_not_found" | "hold_not_found" | "schedule_not_found" | "ledger_not_found" | "currency_not_found" | "transaction_not_found" | "webhook_not_found" | "webhook_limit" | "key_not_found" | "key_missing" | "key_invalid" | "signature_required" | "signature_invalid" | "stream_not_signed" | "scope_missing" | "no_keys" | "forwarded_without_keys" | "proxy_required" | "forwarded_invalid" | "not_found" | "method_not_allowed" | "header_repeated" | "invalid_framing" | "head_too_large" | "host_missing" | "host_not_allowed" | "origin_not_allowed" | "length_required" | "request_timeout" | "body_too_large" | "unsupported_media_type" | "invalid_json" | "invalid_request" | "idempotency_key_missing" | "idempotency_key_invalid" | "idempotency_key_mismatch" | "idempotency_key_reused" | "reference_taken" | "same_account" | "currency_mismatch" | "currency_unknown" | "currency_taken" | "legs_unbalanced" | "rate_mismatch" | "not_reversible" | "expiry_passed" | "approval_required" | "approval_without_keys" | "approval_by_proposer" | "approval_not_found" | "approval_not_open" | "approval_superseded" | "amount_precision" | "amount_limit" | "invalid_cursor" | "position_lost" | "batch_failed" | "overloaded" | "limited_to_accounts" | "amount_not_granted" | "rate_limited" | "not_verifying" | "ledger_moving" | "unavailable" | "shard_unavailable" | "internal_error";
+        ProblemCode: "insufficient_funds" | "balance_limit" | "balance_ceiling" | "balance_not_zero" | "account_frozen" | "account_closed" | "condition_failed" | "hold_exceeded" | "hold_closed" | "reversal_exceeded" | "policy_conflict" | "schedule_settled" | "ledger_has_parts" | "part_unknown" | "accounts_in_different_parts" | "account_not_found" | "hold_not_found" | "schedule_not_found" | "ledger_not_found" | "currency_not_found" | "transaction_not_found" | "webhook_not_found" | "webhook_limit" | "key_not_found" | "key_missing" | "key_invalid" | "signature_required" | "signature_invalid" | "stream_not_signed" | "scope_missing" | "no_keys" | "forwarded_without_keys" | "proxy_required" | "forwarded_invalid" | "not_found" | "method_not_allowed" | "header_repeated" | "invalid_framing" | "head_too_large" | "host_missing" | "host_not_allowed" | "origin_not_allowed" | "length_required" | "request_timeout" | "body_too_large" | "unsupported_media_type" | "invalid_json" | "invalid_request" | "idempotency_key_missing" | "idempotency_key_invalid" | "idempotency_key_mismatch" | "idempotency_key_reused" | "reference_taken" | "same_account" | "currency_mismatch" | "currency_unknown" | "ledger_taken" | "currency_taken" | "legs_unbalanced" | "rate_mismatch" | "not_reversible" | "expiry_passed" | "approval_required" | "approval_without_keys" | "approval_by_proposer" | "approval_not_found" | "approval_not_open" | "approval_superseded" | "amount_precision" | "amount_limit" | "invalid_cursor" | "position_lost" | "batch_failed" | "overloaded" | "limited_to_accounts" | "amount_not_granted" | "rate_limited" | "not_verifying" | "ledger_moving" | "unavailable" | "shard_unavailable" | "internal_error";
         /** @enum {string} */
         Retry: "corrected" | "new_key" | "same_key";
         /** @enum {string} */
