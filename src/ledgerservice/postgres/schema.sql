@@ -962,7 +962,6 @@ SET enable_bitmapscan = off SET enable_sort = off SET cpu_operator_cost = 10 SET
 DECLARE
     stray bigint;
     missing bigint;
-    step record;
 BEGIN
     IF TG_RELID <> 'ledger.entries'::regclass THEN
         PERFORM ledger.refuse_table(TG_NAME, TG_RELID);
@@ -1073,7 +1072,7 @@ BEGIN
     --    adds to it. That of a transfer between two parts of a ledger ends at once, by a debit or a
     --    release of the service.
     IF EXISTS (SELECT FROM new_entries WHERE held_change <> 0) THEN
-        FOR step IN
+        WITH steps AS MATERIALIZED (
             SELECT e.ledger_id, e.account_id, coalesce(d.parent_id, e.transaction_id) AS hold_id,
                    sum(e.held_change)::bigint AS held_change,
                    coalesce(sum(e.amount) FILTER (WHERE e.held_change < 0), 0)::bigint AS amount,
@@ -1087,22 +1086,27 @@ BEGIN
                 ORDER BY transaction_id LIMIT 1) d ON true
             WHERE e.held_change <> 0
             GROUP BY 1, 2, 3
-        LOOP
-            UPDATE ledger.holds
-            SET remaining = remaining + step.held_change, captured = captured - step.amount
-            WHERE ledger_id = step.ledger_id AND transaction_id = step.hold_id
-              AND account_id = step.account_id
-              AND (to_ledger_id IS NULL OR step.steps = 1
-                   AND remaining + step.held_change IN (0, amount)
+        ), moved AS (
+            UPDATE ledger.holds h
+            SET remaining = h.remaining + s.held_change, captured = h.captured - s.amount
+            FROM steps s
+            WHERE h.ledger_id = s.ledger_id AND h.transaction_id = s.hold_id
+              AND h.account_id = s.account_id
+              AND (h.to_ledger_id IS NULL OR s.steps = 1
+                   AND h.remaining + s.held_change IN (0, h.amount)
                    AND (SELECT kind FROM ledger.transactions
-                        WHERE ledger_id = step.ledger_id AND id BETWEEN step.last_id AND step.last_id
-                        ORDER BY id LIMIT 1) IN (12, 14, 15));
-            IF NOT FOUND THEN
-                PERFORM ledger.refuse('entries_hold', format(
-                    'hold %s does not exist on the account of an entry that changes it, or only the '
-                    'service may end it', step.hold_id));
-            END IF;
-        END LOOP;
+                        WHERE ledger_id = s.ledger_id AND id BETWEEN s.last_id AND s.last_id
+                        ORDER BY id LIMIT 1) IN (12, 14, 15))
+            RETURNING h.ledger_id, h.account_id, h.transaction_id
+        )
+        SELECT hold_id INTO stray
+        FROM (SELECT ledger_id, account_id, hold_id FROM steps
+              EXCEPT SELECT ledger_id, account_id, transaction_id FROM moved) unmoved LIMIT 1;
+        IF FOUND THEN
+            PERFORM ledger.refuse('entries_hold', format(
+                'hold %s does not exist on the account of an entry that changes it, or only the '
+                'service may end it', stray));
+        END IF;
     END IF;
     RETURN NULL;
 END $$;
