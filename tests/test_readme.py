@@ -64,7 +64,7 @@ TOURS = {
     "docs/events.md": 8,
     "docs/history.md": 24,
     "docs/holds.md": 28,
-    "docs/ledgers.md": 14,
+    "docs/ledgers.md": 24,
     "docs/policies.md": 14,
     "docs/queries.md": 22,
     "docs/recipes.md": 14,
