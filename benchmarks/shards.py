@@ -1,6 +1,6 @@
 """The CPU time of a transfer with one, two and three shards that are used at the same time.
 
-    python benchmarks/shards.py [--turns 5]
+    python3 benchmarks/shards.py [--turns 5]
 
 Three databases on one server are shards of one process. In each turn the same number of transfers
 is posted on one ledger, on two and on three, each on a shard of its own, 200 a call. The CPU time
