@@ -198,7 +198,9 @@ def counted(port: int, name: str) -> float:
     """The sum of a sample of the queue of movements, over the processes of a service."""
     total = 0.0
     for number in range(port, port + 3):
-        page = httpx.get(f"http://127.0.0.1:{number}/metrics").text
+        # The service is ready when one of its processes is.
+        with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as client:
+            page = client.get(f"http://127.0.0.1:{number}/metrics").text
         for family in text_string_to_metric_families(page):
             for sample in family.samples:
                 if sample.name == name and sample.labels.get("queue") == "movements":

@@ -259,12 +259,14 @@ def test_a_backup_of_the_base_revision_is_brought_up_to_date(
         old.url,
         "ALTER TABLE ledger.details ADD COLUMN request json",
         "ALTER TABLE ledger.currencies ADD COLUMN ledger_id integer",
+        "ALTER TABLE ledger.holds ADD COLUMN to_ledger_id integer, ADD to_account_id bigint",
     )
     post_whole(old)
     administer(
         old.url,
         "ALTER TABLE ledger.details DROP COLUMN request",
         "ALTER TABLE ledger.currencies DROP COLUMN ledger_id",
+        "ALTER TABLE ledger.holds DROP COLUMN to_ledger_id, DROP to_account_id",
     )
     back_up(old, tmp_path / "ledger.backup")
     done = cli("restore", str(tmp_path / "ledger.backup"), **values(restored))

@@ -153,7 +153,10 @@ EVERY_KIND: list[Step] = [
 def test_every_kind_is_the_same_in_a_copy(database, no_violations, form):
     life = asyncio.run(check(database, EVERY_KIND, form))
     seen = {(one.kind, one.refusal is None) for one in life.recorded}
-    assert {kind for kind, posted in seen if posted} == set(Kind)
+    # A ledger with parts has no history of this form.
+    assert {kind for kind, posted in seen if posted} == {
+        kind for kind in Kind if kind < Kind.CROSSING
+    }
     assert {Kind.WITHDRAWAL, Kind.CAPTURE, Kind.TRANSFER} <= {k for k, posted in seen if not posted}
     with connect(database) as connection:
         origins = connection.execute("SELECT DISTINCT origin FROM ledger.transactions").fetchall()

@@ -109,7 +109,7 @@ def test_amounts_are_those_of_a_person_and_texts_are_no_formulas() -> None:
 def test_every_whole_number_that_is_an_amount_is_named() -> None:
     """A field that is added to a record has to be told from a number that is no amount."""
     plain = {"id", "account_id", "version", "counterparty_id", "parent_id", "renderer", "seq",
-             "restricted"}  # fmt: skip
+             "restricted", "to_ledger_id", "to_account_id"}  # fmt: skip
     lists = {kind: struct for kind, (_, struct) in LISTS.items()}
     structs: dict[str, Any] = {"TRANSACTION": PastTransaction, **lists, **PARTS}
     for kind, struct in structs.items():

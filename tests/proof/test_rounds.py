@@ -40,6 +40,7 @@ def judge(result: Result) -> None:
     assert result.report.operations > 100
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["kill_service", "kill_backend", MIXTURE])
 def test_no_promise_is_broken_while_batches_overlap(rounds: Campaign, name: str) -> None:
     result = rounds.round(name, FAULT_S, overlapping=True)
