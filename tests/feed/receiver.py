@@ -53,9 +53,9 @@ class Receiver:
 
     def got(self) -> list[Got]:
         file = self.folder / "got"
-        lines = file.read_text().splitlines() if file.exists() else []
+        text = file.read_text() if file.exists() else ""
         found = []
-        for line in lines:
+        for line in text.split("\n")[:-1]:  # the last may be half written
             path, headers, body, at_s = json.loads(line)
             found.append(Got(path, headers, base64.b64decode(body), at_s))
         return found

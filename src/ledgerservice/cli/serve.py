@@ -310,13 +310,15 @@ class _Workers(Multiprocess):
             # Only the process itself holds it then, so that its end ends a wait for an answer.
             process.child_conn.close()
         super().keep_subprocess_alive()
-        if self._ready is None and self.should_exit.is_set() and not was_ending:
+        if self.should_exit.is_set() and not was_ending and self._serves():
             self._replace_those_that_did_not_start()
-        if self._ready is None or self.should_exit.is_set():
-            return
-        if any(process.is_ready() for process in self.processes):
+        if self._ready is not None and not self.should_exit.is_set() and self._serves():
             ready, self._ready = self._ready, None
             ready()
+
+    def _serves(self) -> bool:
+        """Whether a process has served before, or does now."""
+        return self._ready is None or any(process.is_ready() for process in self.processes)
 
     def _replace_those_that_did_not_start(self) -> None:
         """Let the others go on, where uvicorn would end all. One has served before, so nothing is
