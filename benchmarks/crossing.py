@@ -1,6 +1,6 @@
 """What a transfer between two parts of a ledger costs, beside one within a part, in turns.
 
-    python benchmarks/crossing.py [--seconds 20]
+    python3 benchmarks/crossing.py [--seconds 20]
 
 Both parts are on one database, so that only the protocol differs. Singly: one client, one transfer
 after another. In batches: 200 transfers a call. The quotient of each turn is taken, and its median

@@ -194,10 +194,9 @@ class Shards:
 
     def is_at(self, ledger: int, runtime: Runtime, since: int | None = None) -> bool:
         """Whether a ledger is surely still where it was found, in the generation `since`."""
-        home = self.directory.home_of(ledger) or MAIN
-        if not self.directory.is_usable or home != runtime.shard:
-            return False
-        return since is None or self.directory.generation_of(ledger) - since <= 1
+        [(shard, generation)] = self.places([ledger])
+        then = Place(runtime.shard, generation if since is None else since)
+        return self.directory.is_usable and then.is_now(Place(shard or MAIN, generation))
 
     def running(self, name: str) -> Runtime:
         """The parts of a shard, for a ledger that is on it. Raises ShardUnavailable."""

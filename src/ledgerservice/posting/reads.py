@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Self
 
-from ledgerservice.domain.transactions import Transaction
 from ledgerservice.postgres.queries.accounts import AccountView, HistoryEntry
 from ledgerservice.postgres.queries.gathered.accounts import (
     AccountRead,
@@ -37,7 +36,3 @@ class Reads:
             queues.reading("history_reads", list_histories),
             queues.reading("transaction_reads", find_transactions),
         )
-
-    async def transaction(self, read: TransactionRead | KeyRead) -> Transaction | None:
-        """The transaction that is read, without what builds on it."""
-        return (built := await self.transactions.post(read)) and built.transaction
