@@ -1,6 +1,6 @@
 """The client library beside plain HTTP, in turns: the same transfers from the same tasks.
 
-    python benchmarks/client.py [--seconds 5] [--rounds 3]
+    python3 benchmarks/client.py [--seconds 5] [--rounds 3]
 
 Plain HTTP is httpx with one request for each call, from the same process. `wrk` is the load
 generator of the other benchmarks, in C, with as many connections: what the service gives to a
