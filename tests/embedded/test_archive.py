@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.feed.endpoints import QUICK, Book, add, delivered, pay
@@ -36,7 +38,7 @@ def places(workspace: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def archiving(places: dict[str, Path]) -> Iterator[None]:
+def archiving(places: dict[str, Path]) -> Iterator[psutil.Process]:
     """`ledgerservice archive` as a process, once it has a base backup."""
     process = subprocess.Popen(
         [sys.executable, "-m", "ledgerservice", "archive", str(places["archive"]), "--json"],
@@ -50,7 +52,7 @@ def archiving(places: dict[str, Path]) -> Iterator[None]:
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
         assert lines[0]["base"].endswith("-full")
         assert lines[1] == {"status": "archiving"}
-        yield
+        yield psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -117,6 +119,20 @@ def archived(places: dict[str, Path]) -> int:
     """An archive of a ledger, in which this account has 5.00."""
     with serving(LEDGER_DATA_FOLDER=str(places["data"])) as service, archiving(places):
         return service.open(balance="5")
+
+
+def test_what_was_committed_before_the_signal_is_archived(places: dict[str, Path]) -> None:
+    """The process that receives is behind when the signal comes."""
+    with serving(LEDGER_DATA_FOLDER=str(places["data"])) as service, archiving(places) as archive:
+        [receiver] = [one for one in archive.children() if one.name() == "pg_receivewal"]
+        receiver.suspend()
+        account = service.open(balance="5")
+        going_on = threading.Timer(1, receiver.resume)
+        going_on.start()
+    going_on.join()
+    assert restore(places).returncode == 0
+    with serving(LEDGER_DATA_FOLDER=str(places["restored"])) as service:
+        assert service.account(account, "balance") == ("5.00",)
 
 
 @contextmanager

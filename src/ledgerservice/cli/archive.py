@@ -1,16 +1,19 @@
 """The command archive: base backups and the write-ahead log of the embedded server."""
 
+import logging
 import signal
 import threading
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
+from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerservice.cli.output import AsJson, report
-from ledgerservice.embedded.archive import FULL, SETTINGS, Receiver, ServerArchive
+from ledgerservice.embedded.archive import FULL, SETTINGS, SLOT, Receiver, ServerArchive
 from ledgerservice.embedded.server import EmbeddedServer
 from ledgerservice.errors import ArchiveError
 from ledgerservice.files.recovery import Drill, drill
@@ -20,6 +23,14 @@ from ledgerservice.settings import Settings
 from ledgerservice.telemetry.backups import ARCHIVE_DRILL, BASE, kept_result
 
 LOOK_S = 0.3
+CATCH_UP_S = 10.0
+
+FLUSHED = "SELECT pg_current_wal_flush_lsn()::text"
+IS_RECEIVED = """
+SELECT restart_lsn >= CAST(%(end)s AS pg_lsn) FROM pg_replication_slots WHERE slot_name = %(slot)s
+"""
+
+log = logging.getLogger(__name__)
 
 
 class Kind(StrEnum):
@@ -59,7 +70,7 @@ def archive(
         if add is not None:
             _add_base(settings, target, embedded, add, as_json=as_json)
             return
-        _receive(settings, target, embedded, as_json=as_json)
+        _receive(settings, target, database, embedded, as_json=as_json)
 
 
 def _configure(database: Database) -> None:
@@ -74,9 +85,17 @@ def _configure(database: Database) -> None:
 
 
 def _receive(
-    settings: Settings, target: ServerArchive, embedded: EmbeddedServer, *, as_json: bool
+    settings: Settings,
+    target: ServerArchive,
+    database: Database,
+    embedded: EmbeddedServer,
+    *,
+    as_json: bool,
 ) -> None:
-    """Receive until SIGINT or SIGTERM. The server is taken over if its owner ends."""
+    """Receive until SIGINT or SIGTERM, and all that was committed before the signal.
+
+    The server is taken over if its owner ends.
+    """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -88,8 +107,26 @@ def _receive(
         while not stop.wait(LOOK_S):
             embedded.check()
             receiver.check()
+        _catch_up(database, receiver)
     finally:
         receiver.stop()
+
+
+def _catch_up(database: Database, receiver: Receiver) -> None:
+    """Wait until what is committed now has been received, for CATCH_UP_S at most."""
+    deadline_s = time.monotonic() + CATCH_UP_S
+    engine = database.owner_engine().execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            values = {"end": connection.exec_driver_sql(FLUSHED).scalar(), "slot": SLOT}
+            while not connection.exec_driver_sql(IS_RECEIVED, values).scalar():
+                if time.monotonic() > deadline_s:
+                    log.warning("the archive lacks what was committed last; start it again")
+                    return
+                receiver.check()
+                time.sleep(LOOK_S / 10)
+    except SQLAlchemyError as fault:
+        log.warning("the archive may lack what was committed last: %s", fault)
 
 
 def _add_base(
