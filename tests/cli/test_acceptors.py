@@ -239,11 +239,19 @@ def waiting_for_a_lock(database: Database) -> bool:
         return found.fetchone() is not None
 
 
+def acceptors_that_answered(service: RunningService) -> set[str]:
+    """The processes that answer some requests, by the first part of the ids that they give."""
+    answers = [httpx.get(f"{service.base}/health/live") for _ in range(20)]
+    return {answer.headers["x-request-id"].partition("-")[0] for answer in answers}
+
+
 def test_the_queue_is_shared_out(database: Database) -> None:
     """An acceptor refuses what is more than its part, and the other one takes its own."""
     values = {"DATABASE_URL": url_text(database), "LEDGER_QUEUE_LIMIT_REQUESTS": "8"}
     with serving(options=ACCEPTORS, **values) as service, connect(database) as other:
         account = service.open(balance="1")
+        # The service is ready when one of them is.
+        assert wait_for(lambda: len(acceptors_that_answered(service)) == 2, 60)
         other.autocommit = False
         other.execute("SELECT * FROM ledger.accounts WHERE id = %s FOR UPDATE", [account])
 
