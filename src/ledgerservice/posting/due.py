@@ -40,23 +40,25 @@ REST = 20
 
 # A ledger that moves is left to the shard that will have it.
 _HERE = "ledger_id NOT IN (SELECT ledger_id FROM ledger.fences WHERE state <> 'home')"
+# An index is read up to statement_timestamp(). clock_timestamp() differs from row to row, so the
+# index would be read to its end, through everything that is due later.
 # A declined capture is not tried again; its hold ends at its expiry.
 FIND_DUE = text(f"""
 (SELECT ledger_id, transaction_id, {Origin.EXPIRY:d} AS origin, {LATE_S.format("ends_at")}
  FROM ledger.holds
- WHERE remaining > 0 AND ends_at <= clock_timestamp() AND ends_at > CAST(:since AS timestamptz)
+ WHERE remaining > 0 AND ends_at <= statement_timestamp() AND ends_at > CAST(:since AS timestamptz)
    AND {_HERE}
  ORDER BY ends_at LIMIT :rows)
 UNION ALL
 (SELECT ledger_id, transaction_id, {Origin.CAPTURE:d}, {LATE_S.format("capture_at")}
  FROM ledger.holds
- WHERE remaining > 0 AND capture_at <= clock_timestamp() AND capture_tried_at IS NULL
+ WHERE remaining > 0 AND capture_at <= statement_timestamp() AND capture_tried_at IS NULL
    AND capture_at > CAST(:since AS timestamptz) AND {_HERE}
  ORDER BY capture_at LIMIT :rows)
 UNION ALL
 (SELECT ledger_id, transaction_id, {Origin.EXECUTION:d}, {LATE_S.format("execute_at")}
  FROM ledger.schedules
- WHERE settled_by IS NULL AND execute_at <= clock_timestamp()
+ WHERE settled_by IS NULL AND execute_at <= statement_timestamp()
    AND execute_at > CAST(:since AS timestamptz) AND {_HERE}
  ORDER BY execute_at LIMIT :rows)
 """)

@@ -1,4 +1,4 @@
-"""The cost of the sweep: what is due in the copy of a ledger that has left is seldom read."""
+"""The cost of what looks for due items: what is due later, or in a copy, is not read each time."""
 
 import asyncio
 import json
@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from ledgerservice.postgres.connections import Database
+from ledgerservice.postgres.queries.accounts import FIND_ACCOUNT
+from ledgerservice.postgres.queries.gathered.accounts import FIND_ACCOUNTS
 from ledgerservice.posting import due
 from ledgerservice.posting.due import FIND_DUE, Reach, find_due
 from tests.databases import connect
 from tests.postgres.costs.rows import fill
+from tests.postgres.costs.rows import rows_read as rows_of
+from tests.postings import open_accounts
 
 LEFT = 20_000
 ROWS = 100
@@ -34,6 +38,43 @@ INSERT INTO ledger.schedules (ledger_id, transaction_id, account_id, counterpart
                               execute_at)
 VALUES (1, {0}, 1, 2, 1, now() - interval '{1}')
 """
+
+
+LATER = f"""
+INSERT INTO ledger.schedules (ledger_id, transaction_id, account_id, counterparty_id, amount,
+                              execute_at)
+SELECT 1, n, 1, 2, 1, now() + interval '1 day' FROM generate_series(1, {LEFT}) n;
+INSERT INTO ledger.holds (ledger_id, transaction_id, account_id, counterparty_id, amount, remaining,
+                          expires_at, capture_at)
+SELECT 1, n, 1, 2, 1, 1, now() + interval '2 days', CASE WHEN n % 2 = 0
+    THEN now() + interval '1 day' END
+FROM generate_series(1, {LEFT}) n;
+UPDATE ledger.accounts SET balance = {LEFT}, held = {LEFT} WHERE id = 1
+"""
+ANALYZE = "ANALYZE ledger.schedules; ANALYZE ledger.holds; ANALYZE ledger.accounts"
+
+
+@pytest.mark.parametrize("analyzed", ["never", "tiny", "grown"])
+def test_what_is_due_later_is_not_read(database: Database, analyzed: str) -> None:
+    """Neither by a sweep, nor by the reads of an account that holds are open on."""
+    open_accounts(database, "USD", "USD")
+    with connect(database) as owner:
+        owner.execute("SET enable_seqscan = off; SET enable_sort = off")
+        if analyzed == "tiny":
+            owner.execute(ANALYZE)
+        fill(database, LATER)
+        if analyzed == "grown":
+            owner.execute(ANALYZE)
+        for statement, values in {
+            str(FIND_DUE): {":rows": "1000", ":since": "'-infinity'"},
+            str(FIND_ACCOUNT): {":account": "1", ":ledger": "1"},
+            FIND_ACCOUNTS: {"$1": "ARRAY[1]", "$2": "ARRAY[1]"},
+        }.items():
+            bound = statement
+            for name, value in values.items():
+                bound = bound.replace(name, value)
+            [(plans,)] = owner.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {bound}")
+            assert rows_of(plans[0]["Plan"]) <= 10, json.dumps(plans, indent=1)
 
 
 def rows_read(owner: Any, since: datetime | None) -> int:

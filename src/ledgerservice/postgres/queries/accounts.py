@@ -118,9 +118,11 @@ class AccountFilter(msgspec.Struct, frozen=True):
 
 # An expired hold reserves nothing, even before its release is recorded.
 HELD = """CASE WHEN a.held = 0 THEN 0 ELSE a.held - (
-    SELECT coalesce(sum(h.remaining), 0)::bigint FROM ledger.holds h
-    WHERE h.ledger_id = a.ledger_id AND h.account_id = a.id AND h.remaining > 0
-      AND h.ends_at <= clock_timestamp()) END"""
+    SELECT coalesce(sum(h.remaining), 0)::bigint FROM (
+        SELECT remaining FROM ledger.holds
+        WHERE ledger_id = a.ledger_id AND account_id BETWEEN a.id AND a.id
+          AND remaining > 0 AND ends_at <= statement_timestamp()
+        ORDER BY account_id, ends_at) h) END"""
 METADATA = """(SELECT d.metadata::text FROM ledger.account_details d
     WHERE d.ledger_id = a.ledger_id AND d.account_id = a.id)"""
 

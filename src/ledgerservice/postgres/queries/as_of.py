@@ -59,7 +59,7 @@ JOIN_EXPIRED = f"""
 LEFT JOIN LATERAL (
     SELECT sum(h.remaining)::bigint AS remaining FROM ledger.holds h
     WHERE h.ledger_id = a.ledger_id AND h.account_id = a.id AND h.remaining > 0
-      AND h.ends_at <= :at AND h.ends_at <= clock_timestamp()) still ON true
+      AND h.ends_at <= least(:at, statement_timestamp())) still ON true
 LEFT JOIN LATERAL (
     SELECT -sum(l.held_change)::bigint AS released
     FROM (
