@@ -75,6 +75,19 @@ def test_money_moves_and_outcomes_are_values(database, no_violations):
     no_violations(database)
 
 
+def test_what_cannot_be_recorded_is_not_there(database):
+    async def test(ledger: Ledger) -> None:
+        for number in (0, -99, 99, 2**63 - 1, 2**63, -(2**63) - 1, 10**30):
+            assert await ledger.account(number) is None
+            assert await ledger.transaction(number) is None
+            assert await ledger.hold(number) is None
+            assert await ledger.outcome_of(number, "funding") is None
+        for key in ("", "\0", "a\0b", "\ud800", "größe", "k" * 10_000):
+            assert await ledger.outcome_of(1, key) is None
+
+    with_ledger(database, test)
+
+
 def test_what_http_can_read_python_can(database):
     async def test(ledger: Ledger) -> None:
         opened = await ledger.open_account("Bob", "USD", key="b", metadata='{"tier":"gold"}')

@@ -71,9 +71,10 @@ from ledgerservice.postgres.search import Place
 from ledgerservice.postgres.sharding.identity import MAIN
 from ledgerservice.posting.history import Counts, Part, import_history
 from ledgerservice.posting.joining import post_in
+from ledgerservice.readers import Readers, is_id
 from ledgerservice.runtime import Runtime, running
 from ledgerservice.settings import Settings
-from ledgerservice.shards import Readers, Shards, sharded
+from ledgerservice.shards import Shards, sharded
 
 __all__ = ["Amount", "Ledger", "deposit", "transfer", "withdrawal"]
 
@@ -311,9 +312,11 @@ class Ledger:
         `ledgerservice.feed.balances.CachedAccount`, of `min_version` or a newer one. With `standby`
         it may be a `ledgerservice.posting.standby.StandbyAccount` from LEDGER_STANDBY_URL.
         """
-        runtime = await self._readers.runtime(account_id)
+        if not is_id(account_id):
+            return None
+        ledger_id, runtime = await self._readers.home(account_id)
         cache = runtime.standby if standby else runtime.cache if cached else None
-        read = AccountRead(self._readers.home(account_id), account_id)
+        read = AccountRead(ledger_id, account_id)
         return await find_account(cache, runtime.reads.accounts.post, read, min_version)
 
     async def account_at(self, account_id: int, at: datetime) -> as_of.AccountAt | None:
@@ -424,11 +427,11 @@ class Ledger:
 
     async def hold(self, transaction_id: int) -> HoldView | None:
         """The hold that a transaction placed, as it stands; or None."""
-        return await holds.find(await self._readers.having(transaction_id), transaction_id)
+        return await self._readers.hold(transaction_id)
 
     async def schedule(self, transaction_id: int) -> ScheduleView | None:
         """The transfer that a transaction scheduled, as it stands; or None."""
-        reader = await self._readers.having(transaction_id)
+        reader = (await self._readers.having(transaction_id)).reader
         return await schedules.find(reader, transaction_id)
 
     async def holds(
@@ -465,19 +468,18 @@ class Ledger:
 
         `from_store`: out of the store of LEDGER_HISTORY, if it provably has what the journal has.
         """
-        runtime = await self._readers.runtime(account_id)
+        ledger_id, runtime = await self._readers.home(account_id)
         if from_store and (history := runtime.history) is not None:
             reader = await self._readers.of(account_id)
             entries = await history.page(reader, account_id, limit, before_version)
             if entries is not None:
                 return entries
-        read = HistoryRead(self._readers.home(account_id), account_id, before_version, limit)
+        read = HistoryRead(ledger_id, account_id, before_version, limit)
         return await runtime.reads.histories.post(read)
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The transaction with this id, posted or declined, or None."""
-        reader = await self._readers.having(transaction_id)
-        return await self._readers.whole(reader, await transactions.find(reader, transaction_id))
+        return await self._readers.transaction(transaction_id)
 
     async def events(
         self, after: Position | None = None, limit: int = 1_000, *, wait_s: float = 0
@@ -494,6 +496,4 @@ class Ledger:
 
     async def outcome_of(self, account_id: int, key: str) -> Transaction | None:
         """The transaction recorded for an account's idempotency key, or None."""
-        reader = await self._readers.of(account_id)
-        one = await transactions.find_by_key(reader, account_id, key)
-        return await self._readers.whole(reader, one)
+        return await self._readers.transaction_of_key(account_id, key)

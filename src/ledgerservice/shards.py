@@ -21,10 +21,9 @@ from ledgerservice.access.registry import Registry
 from ledgerservice.domain.currencies import Currency, CurrencyRequest
 from ledgerservice.domain.instructions import Group
 from ledgerservice.domain.ledgers import LedgerRecord, LedgerRequest
-from ledgerservice.domain.transactions import Outcomes, Rejected, Transaction
+from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.errors import (
     LedgerError,
-    LedgerHasParts,
     ShardUnavailable,
     Unavailable,
     WrongDatabase,
@@ -32,7 +31,6 @@ from ledgerservice.errors import (
 from ledgerservice.postgres.access.callers import Limited, find_limited
 from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.pipeline import Wire
-from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 from ledgerservice.postgres.sharding import chunks, copies
 from ledgerservice.postgres.sharding.databases import databases_of
@@ -74,53 +72,6 @@ class Home(NamedTuple):
 
     runtime: Runtime
     is_left: Callable[[], bool]
-
-
-class Readers:
-    """The readers of a ledger, or of the parts of it, on the shards that have them."""
-
-    def __init__(self, shards: "Shards", ledger_id: int) -> None:
-        self._shards, self._ledger_id = shards, ledger_id
-        self._crossings = shards.main.crossings
-        self.parts = self._crossings.parts.get(ledger_id)
-
-    def home(self, account_id: int) -> int:
-        """The ledger, or the part of it that has an account."""
-        return self._ledger_id if self.parts is None else self.parts.home(account_id)
-
-    async def runtime(self, account_id: int) -> Runtime:
-        """The running parts of the shard that has an account."""
-        if self.parts is None:
-            return self._shards.now(self._ledger_id)
-        return await self._shards.runtime_of(self.parts.home(account_id))
-
-    async def of(self, account_id: int) -> Reader:
-        """The reader of an account."""
-        return (await self.runtime(account_id)).reader.of(self.home(account_id))
-
-    async def having(self, transaction_id: int) -> Reader:
-        """The reader of a transaction."""
-        if self.parts is None:
-            return self.only
-        home = await self._crossings.routes.home_of(self.parts, transaction_id)
-        return await self._crossings.reader_of(home)
-
-    @property
-    def only(self) -> Reader:
-        """The reader of the whole ledger. Raises LedgerHasParts."""
-        if self.parts is not None:
-            raise LedgerHasParts
-        return self._shards.now(self._ledger_id).reader.of(self._ledger_id)
-
-    async def all(self) -> list[Reader]:
-        """The readers of all parts."""
-        if self.parts is None:
-            return [self.only]
-        return [await self._crossings.reader_of(one) for one in self.parts.ids]
-
-    async def whole(self, reader: Reader, one: Transaction | None) -> Transaction | None:
-        """A transaction; one to another part has the entries of both."""
-        return None if one is None else await self._crossings.shown(reader.ledger_id, one)
 
 
 class Shards:

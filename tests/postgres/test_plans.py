@@ -23,13 +23,14 @@ from ledgerservice.domain.instructions import (
 from ledgerservice.domain.transactions import Failed
 from ledgerservice.postgres import session
 from ledgerservice.postgres.connections import Database
-from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.postgres.pipeline import Request, Wire, number
 from ledgerservice.postgres.queries.gathered.accounts import (
     AccountRead,
     HistoryRead,
     find_accounts,
     list_histories,
 )
+from ledgerservice.postgres.queries.gathered.holds import HoldRead, find_holds
 from ledgerservice.postgres.queries.gathered.transactions import (
     KeyRead,
     TransactionRead,
@@ -101,9 +102,13 @@ def test_gathered_reads_touch_what_they_return(database, analyzed):
         for step in range(deposits):
             batch = [deposit(n + 1, 1, f"{step}-{n}") for n in range(accounts)]
             await work(wire, [Group(batch)])
+        held = [Hold(n + 1, None, "0.01", "hold", expires_at=SOON) for n in range(accounts)]
+        await work(wire, [Group(held)])
         await wire.close()
 
     async def read(wire: Wire, accounts: int) -> None:
+        [placed] = await wire.exchange(Request(LIST_HOLDS, [number(accounts)]))
+        held = [hold_id for (hold_id,) in placed.rows]
         await wire.exchange(Request("SELECT pg_stat_force_next_flush()"))
         await wire.exchange(Request("BEGIN"))
         ids = range(1, accounts + 1)
@@ -114,12 +119,15 @@ def test_gathered_reads_touch_what_they_return(database, analyzed):
         by_id = await find_transactions(wire, [TransactionRead(1, n) for n in newest])
         by_key = await find_transactions(wire, [KeyRead(1, n, f"0-{n - 1}") for n in ids])
         assert [built and built.transaction.id for built in by_id] == newest
+        if held:
+            views = await find_holds(wire, [HoldRead(1, n) for n in held])
+            assert [view and view.id for view in views] == held
         assert [built and built.transaction.account_id for built in by_key] == [
             n if page else None for n, page in zip(ids, pages, strict=True)
         ]
         (touched_rows, _) = await wire.exchange(Request(TOUCHED_HERE), Request("COMMIT"))
         rows: dict[str, int] = dict(touched_rows.rows)
-        entries = 2 * sum(map(len, pages)) + 4 * sum(map(bool, pages))
+        entries = 2 * sum(map(len, pages)) + 4 * sum(map(bool, pages)) + 3 * len(held)
         assert max(rows.values()) <= entries + 2 * accounts + 20, rows
 
     async def test() -> None:
@@ -137,6 +145,9 @@ def test_gathered_reads_touch_what_they_return(database, analyzed):
     asyncio.run(test())
 
 
+LIST_HOLDS = """SELECT id FROM ledger.transactions WHERE ledger_id = 1 AND idempotency_key = 'hold'
+ORDER BY id LIMIT $1"""
+SOON = datetime.now(UTC) + timedelta(hours=1)
 PAGES = [
     HistoryRead(1, 7, BIGGEST_ID, 3),
     HistoryRead(2, 7, BIGGEST_ID, 3),

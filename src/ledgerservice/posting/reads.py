@@ -10,12 +10,14 @@ from ledgerservice.postgres.queries.gathered.accounts import (
     find_accounts,
     list_histories,
 )
+from ledgerservice.postgres.queries.gathered.holds import HoldRead, find_holds
 from ledgerservice.postgres.queries.gathered.transactions import (
     Built,
     KeyRead,
     TransactionRead,
     find_transactions,
 )
+from ledgerservice.postgres.queries.holds import HoldView
 from ledgerservice.posting.poster import Poster
 from ledgerservice.posting.queues import Queues
 
@@ -27,6 +29,7 @@ class Reads:
     accounts: Poster[AccountRead, AccountView | None]
     histories: Poster[HistoryRead, list[HistoryEntry]]
     transactions: Poster[TransactionRead | KeyRead, Built | None]
+    holds: Poster[HoldRead, HoldView | None]
 
     @classmethod
     def of(cls, queues: Queues) -> Self:
@@ -35,4 +38,5 @@ class Reads:
             queues.reading("account_reads", find_accounts),
             queues.reading("history_reads", list_histories),
             queues.reading("transaction_reads", find_transactions),
+            queues.reading("hold_reads", find_holds),
         )

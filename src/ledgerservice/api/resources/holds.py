@@ -7,7 +7,14 @@ from fastapi.responses import Response
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
-from ledgerservice.api.http.call import accounts_seen, id_of, json_response, reader_of
+from ledgerservice.api.http.call import (
+    accounts_seen,
+    home_of,
+    id_of,
+    json_response,
+    reader_of,
+    runtime_of,
+)
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
@@ -15,6 +22,7 @@ from ledgerservice.api.http.problems import ProblemError
 from ledgerservice.api.resources.accounts import check_account
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.postgres.queries import holds as queries
+from ledgerservice.postgres.queries.gathered.holds import HoldRead
 from ledgerservice.postgres.queries.holds import HoldView
 from ledgerservice.postgres.queries.structs import TimePlace
 
@@ -63,7 +71,8 @@ def _status(hold: HoldView) -> Status:
 @get(router, "/holds/{hold_id}", Hold, need=Need(Scope.ACCOUNTS_READ, by_accounts=True))
 async def get_hold(request: Request) -> Response:
     """What remains of a hold, what was captured and released, and when it expires."""
-    hold = await queries.find(reader_of(request), id_of(request, "hold_id", "hold_not_found"))
+    read = HoldRead(home_of(request), id_of(request, "hold_id", "hold_not_found"))
+    hold = await runtime_of(request).reads.holds.post(read)
     seen = accounts_seen(request, Scope.ACCOUNTS_READ)
     if hold is None or (seen is not None and hold.account_id not in seen):
         raise ProblemError("hold_not_found")

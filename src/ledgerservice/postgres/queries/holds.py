@@ -3,10 +3,11 @@
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import bindparam, case, exists, func, select, union_all
+from sqlalchemy import Boolean, bindparam, case, func, literal_column, select, union_all
 
 from ledgerservice.domain.instructions import Origin
 from ledgerservice.domain.transactions import Status
+from ledgerservice.postgres import tables
 from ledgerservice.postgres.queries.structs import (
     AFTER_ID,
     AFTER_TIME,
@@ -14,11 +15,10 @@ from ledgerservice.postgres.queries.structs import (
     TimePlace,
     after_place,
     find_after,
-    find_one,
     select_recorded,
 )
 from ledgerservice.postgres.reader import Reader
-from ledgerservice.postgres.tables import holds, transactions
+from ledgerservice.postgres.tables import transactions
 
 
 class HoldView(msgspec.Struct, frozen=True):
@@ -43,25 +43,23 @@ class HoldView(msgspec.Struct, frozen=True):
     ends_at: datetime | None
 
 
-_expiry = transactions.alias()
-_IS_EXPIRED = func.coalesce(holds.c.ends_at <= func.clock_timestamp(), False) & (
-    (holds.c.remaining > 0)
-    | exists().where(
-        _expiry.c.status == Status.POSTED,
-        _expiry.c.ledger_id == holds.c.ledger_id,
-        _expiry.c.account_id == holds.c.account_id,
-        _expiry.c.origin == Origin.EXPIRY,
-        _expiry.c.idempotency_key == func.concat("expiry ", holds.c.transaction_id),
-    )
-)
+# Of a hold `h`. The key finds the release of one that has expired.
+IS_EXPIRED = f"""(coalesce(h.ends_at <= statement_timestamp(), false) AND (
+    h.remaining > 0 OR coalesce((
+        SELECT status = {Status.POSTED:d} FROM ledger.transactions
+        WHERE ledger_id = h.ledger_id AND account_id = h.account_id AND origin = {Origin.EXPIRY:d}
+          AND idempotency_key BETWEEN concat('expiry ', h.transaction_id)
+                                  AND concat('expiry ', h.transaction_id)
+        ORDER BY idempotency_key LIMIT 1), false)))"""
+
+holds = tables.holds.alias("h")
 _HOLDS = select_recorded(
     HoldView,
     holds,
     id=holds.c.transaction_id,
-    expired=_IS_EXPIRED,
+    expired=literal_column(IS_EXPIRED, Boolean),
     created_at=transactions.c.recorded_at,
 )
-FIND_HOLD = _HOLDS.where(holds.c.transaction_id == bindparam("hold"))
 
 # First the holds that expire, then those that do not. Each part reads its own piece of the index.
 _by_end = (holds.c.account_id, holds.c.ends_at, holds.c.transaction_id)
@@ -85,11 +83,6 @@ LIST_OPEN_HOLDS = (
     .order_by(holds.c.ends_at, holds.c.transaction_id)
     .limit(bindparam("rows"))
 )
-
-
-async def find(reader: Reader, transaction_id: int) -> HoldView | None:
-    """The hold that a transaction placed, or None."""
-    return await find_one(reader, HoldView, FIND_HOLD, hold=transaction_id)
 
 
 async def list_open(

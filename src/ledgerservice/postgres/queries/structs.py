@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Select, Table, bindparam, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Select,
+    bindparam,
+    select,
+    tuple_,
+)
 
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.tables import accounts, transactions
@@ -22,7 +31,7 @@ TimePlace = tuple[datetime | None, int]
 
 
 def columns(
-    shape: type[msgspec.Struct], *tables: Table, **expressions: ColumnElement[Any]
+    shape: type[msgspec.Struct], *tables: FromClause, **expressions: ColumnElement[Any]
 ) -> list[ColumnElement[Any]]:
     """For each field of `shape` its expression, or the column of its name of the first table that
     has one.
@@ -43,7 +52,7 @@ def select_list(shape: type[msgspec.Struct], table: str, **expressions: str) -> 
 
 
 def select_recorded(
-    shape: type[msgspec.Struct], table: Table, **expressions: ColumnElement[Any]
+    shape: type[msgspec.Struct], table: FromClause, **expressions: ColumnElement[Any]
 ) -> Select[Any]:
     """The rows of a table with the account and the transaction of each."""
     ledger_id = table.c.ledger_id

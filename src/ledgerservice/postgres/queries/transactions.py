@@ -38,7 +38,6 @@ _TRANSACTIONS = f"""
 SELECT {TRANSACTION} FROM ledger.transactions t {JOIN_ACCOUNT}
 WHERE t.ledger_id = :ledger AND
 """
-FIND_TRANSACTION = text(f"{_TRANSACTIONS} t.id = :transaction")
 LIST_TRANSACTIONS = text(f"{_TRANSACTIONS} t.id = ANY (CAST(:ids AS bigint[]))")
 IS_SEEN = text("""
 SELECT true FROM ledger.transactions t
@@ -65,12 +64,6 @@ LIST_DETAILS = _of_transactions(FIND_DETAILS)
 async def is_seen(reader: Reader, transaction_id: int, accounts: Collection[int]) -> bool:
     """Whether a transaction is of one of these accounts, or has an entry on one."""
     return bool(await reader.rows(IS_SEEN, transaction=transaction_id, seen=list(accounts)))
-
-
-async def find(reader: Reader, transaction_id: int) -> Transaction | None:
-    """The transaction with this id, posted or declined, or None."""
-    rows = await reader.rows(FIND_TRANSACTION, transaction=transaction_id)
-    return next(iter(await _completed(reader, rows)), None)
 
 
 async def find_transactions(reader: Reader, ids: Sequence[int]) -> list[Transaction]:
