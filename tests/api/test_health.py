@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from ledgerservice.postgres.migrations import HEAD
+from tests.cli.acceptors import all_answer
 from tests.databases import connect, url_text
 from tests.processes import ROOT, cli, environment, serving, wait_for
 from tests.servers import running_server
@@ -113,6 +114,7 @@ def test_a_service_that_drains_is_not_ready_and_serves(database, options):
     values = {"DATABASE_URL": url_text(database), "LEDGER_DRAIN_S": "10"}
     with serving(options=options, **values) as service:
         account = service.open()
+        assert not options or wait_for(lambda: all_answer(service), 60)
         service.process.send_signal(signal.SIGTERM)
         assert wait_for(lambda: status(service, "/health/ready") == 503)
         while status(service, "/health/ready") != 503:  # the other process

@@ -24,6 +24,16 @@ def processes(service: RunningService) -> tuple[psutil.Process, list[psutil.Proc
     return posters[0], [one for one in spawned if one not in posters]
 
 
+def all_answer(service: RunningService, number: int = 2) -> bool:
+    """Whether so many processes answer. The service is ready when the first one is.
+
+    The first part of the ids that they give to requests tells them apart.
+    """
+    answers = [httpx.get(f"{service.base}/health/live", timeout=60) for _ in range(20)]
+    ids = {answer.headers["x-request-id"].partition("-")[0] for answer in answers}
+    return len(ids) >= number
+
+
 def socket_of(process: psutil.Process) -> Path | None:
     """The socket of the process that posts, if it is this one."""
     places = [Path(one.laddr) for one in process.net_connections("unix") if one.laddr]

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ledgerservice.postgres.connections import Database
-from tests.cli.acceptors import ACCEPTORS, Depositors, processes, socket_of
+from tests.cli.acceptors import ACCEPTORS, Depositors, all_answer, processes, socket_of
 from tests.databases import connect, url_text
 from tests.processes import RunningService, cli, free_port, serving, wait_for
 
@@ -198,7 +198,6 @@ def counted(port: int, name: str) -> float:
     """The sum of a sample of the queue of movements, over the processes of a service."""
     total = 0.0
     for number in range(port, port + 3):
-        # The service is ready when one of its processes is.
         with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as client:
             page = client.get(f"http://127.0.0.1:{number}/metrics").text
         for family in text_string_to_metric_families(page):
@@ -213,6 +212,7 @@ def test_the_requests_of_all_acceptors_are_one_batch(database: Database) -> None
     values = {"DATABASE_URL": url_text(database), "LEDGER_METRICS_PORT": str(port)}
     with serving(options=ACCEPTORS, **values) as service, connect(database) as other:
         account = service.open(balance="1")
+        assert wait_for(lambda: all_answer(service), 60)
         before = counted(port, "ledger_batch_requests_count")
         other.autocommit = False
         other.execute("SELECT * FROM ledger.accounts WHERE id = %s FOR UPDATE", [account])
@@ -239,19 +239,12 @@ def waiting_for_a_lock(database: Database) -> bool:
         return found.fetchone() is not None
 
 
-def acceptors_that_answered(service: RunningService) -> set[str]:
-    """The processes that answer some requests, by the first part of the ids that they give."""
-    answers = [httpx.get(f"{service.base}/health/live") for _ in range(20)]
-    return {answer.headers["x-request-id"].partition("-")[0] for answer in answers}
-
-
 def test_the_queue_is_shared_out(database: Database) -> None:
     """An acceptor refuses what is more than its part, and the other one takes its own."""
     values = {"DATABASE_URL": url_text(database), "LEDGER_QUEUE_LIMIT_REQUESTS": "8"}
     with serving(options=ACCEPTORS, **values) as service, connect(database) as other:
         account = service.open(balance="1")
-        # The service is ready when one of them is.
-        assert wait_for(lambda: len(acceptors_that_answered(service)) == 2, 60)
+        assert wait_for(lambda: all_answer(service), 60)
         other.autocommit = False
         other.execute("SELECT * FROM ledger.accounts WHERE id = %s FOR UPDATE", [account])
 

@@ -125,7 +125,7 @@ def test_each_process_has_a_port(database: Database) -> None:
             except httpx.TransportError:
                 return False
 
-        assert wait_for(lambda: is_listening(port) and is_listening(port + 1))
+        assert wait_for(lambda: is_listening(port) and is_listening(port + 1), 60)
         counts = [value(one, COUNT, route="/deposit") for one in (port, port + 1)]
         assert sum(counts) == 20
         for one in (port, port + 1):
