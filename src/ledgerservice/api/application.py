@@ -14,7 +14,7 @@ from starlette.types import Scope
 from ledgerservice import __version__
 from ledgerservice.api.http.call import response
 from ledgerservice.api.http.documentation import ASSETS, TITLE, docs, index
-from ledgerservice.api.http.openapi import SECURITY_SCHEMES
+from ledgerservice.api.http.openapi import SECURITY_SCHEMES, describe_all
 from ledgerservice.api.http.problems import ProblemError, problem, problem_of
 from ledgerservice.api.http.schemas import components
 from ledgerservice.api.movements import routes as movements
@@ -129,6 +129,7 @@ def create_api() -> FastAPI:
 
 def _described(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """FastAPI's description, with the schemas that it refers to."""
+    describe_all()
     description = describe()
     description["components"] = {"schemas": components(), "securitySchemes": SECURITY_SCHEMES}
     description["security"] = []

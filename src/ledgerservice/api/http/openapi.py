@@ -1,11 +1,14 @@
-"""Declaring routes: with and without a trailing slash, and with their OpenAPI description."""
+"""Declaring routes: with and without a trailing slash, and with their OpenAPI description.
+
+The description is made when it is first asked for, which takes as long as a quarter of the start.
+"""
 
 import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
@@ -61,6 +64,57 @@ Responses = dict[int | str, dict[str, Any]]
 Examples = dict[str, Any]
 """Bodies of requests by name. One that is named by a code of a problem gets that answer."""
 
+Operation = Callable[[], dict[str, Any]]
+"""Makes members of the description of an operation."""
+NO_BODY: Operation = dict
+PROPOSED = 202
+
+_undescribed: list[Callable[[], Any]] = []
+
+
+def when_described(describe: Callable[[], Any]) -> None:
+    """Have `describe` called once, before the description is made."""
+    _undescribed.append(describe)
+
+
+def describe_all() -> None:
+    """Complete what the routes say of themselves."""
+    while _undescribed:
+        _undescribed.pop(0)()
+
+
+class _Success(NamedTuple):
+    """The answer of an operation; `proposal` is its answer to what others have to approve."""
+
+    answer: Any
+    headers: dict[str, Any]
+    media_types: Sequence[str]
+    links: Links
+    proposal: Any = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is never JSON."""
+        return self.answer is None and bool(self.media_types)
+
+    def described(self, status: int) -> Responses:
+        """The answers by status."""
+        content: dict[str, Any] = {}
+        if self.answer is not None:
+            content["application/json"] = {"schema": answer_schema(self.answer)}
+        text = {"schema": {"type": "string"}}
+        success = {
+            "description": "Success",
+            "content": content | dict.fromkeys(self.media_types, text),
+            "headers": self.headers,
+            "links": {name: _link(name, fields) for name, fields in self.links.items()},
+        }
+        answers: Responses = {status: {name: part for name, part in success.items() if part}}
+        if self.proposal is not None:
+            answers[PROPOSED] = _proposed(self.proposal)
+        return answers
+
+
 WRITTEN = {
     "Idempotency-Replayed": {
         "description": "true: this is the original answer to an earlier request.",
@@ -106,16 +160,19 @@ def get(
         refusals = [*([404] if "{" in path else ()), *([422] if query else ()), 503]
     is_list = query is not None and issubclass(query, Paging)
     sent = (_NEXT_PAGE if is_list else {}) | (headers or {})
-    success = _success(answer, sent, media_types, links or {})
-    parameters = described(query) if query else ()
-    return _declare(router, "GET", path, 200, success, refusals, parameters, need=need)
+    success = _Success(answer, sent, media_types, links or {})
+
+    def operation() -> dict[str, Any]:
+        return {"parameters": described(query) if query else []}
+
+    return _declare(router, "GET", path, 200, success, refusals, operation, need=need)
 
 
 def post(
     router: APIRouter,
     path: str,
     answer: Any,
-    body: dict[str, Any],
+    body: Operation,
     *,
     need: Need,
     refusals: Sequence[int],
@@ -130,20 +187,13 @@ def post(
     """Declares a route that writes. `body` is the body's `body_schema`; the rest is as in `get`.
     `proposal` is the answer with status 202 to a request that others have to approve.
     """
-    success = _success(answer, headers, (), links or {})
-    other: Responses = {} if proposal is None else {202: _proposed(proposal)}
+    success = _Success(answer, headers, (), links or {}, proposal)
+
+    def operation() -> dict[str, Any]:
+        return {"parameters": parameters, **body()}
+
     return _declare(
-        router,
-        method,
-        path,
-        status,
-        success,
-        refusals,
-        parameters,
-        body,
-        need=need,
-        other=other,
-        **declared,
+        router, method, path, status, success, refusals, operation, need=need, **declared
     )
 
 
@@ -152,13 +202,11 @@ def _declare(
     method: str,
     path: str,
     status: int,
-    success: dict[str, Any],
+    success: _Success,
     refusals: Sequence[int],
-    parameters: Sequence[Parameter],
-    body: dict[str, Any] | None = None,
+    operation: Operation,
     *,
     need: Need,
-    other: Responses | None = None,
     **declared: Any,
 ) -> Callable[[Handler], Handler]:
     """Registers a route with and without its trailing slash; neither redirects.
@@ -167,21 +215,31 @@ def _declare(
     the handler with the check of its caller, so that whoever calls it by its name is checked too.
     """
     denials = () if need.is_open else (401, 403, 429)
-    problems = _problems(sorted({*refusals, *denials}))
-    declared["responses"] = {status: success, **(other or {}), **problems}
-    if "application/json" not in success.get("content", {"application/json": {}}):
+    problems = sorted({*refusals, *denials})
+    proposed = () if success.proposal is None else (PROPOSED,)
+    # FastAPI keeps these objects, which are empty until the description is made.
+    responses: Responses = {one: {} for one in (status, *proposed, *problems)}
+    extra: dict[str, Any] = {}
+    if success.is_text:
         declared["response_class"] = PlainTextResponse  # or FastAPI describes JSON too
-    operation = {"parameters": [*_in_path(path), *parameters], **_security(need), **(body or {})}
+
+    def describe() -> None:
+        members = operation()
+        parameters = [*_in_path(path), *members.pop("parameters")]
+        extra.update({"parameters": parameters, **_security(need), **members})
+        for one, answer in (success.described(status) | _problems(problems)).items():
+            responses[one].update(answer)
 
     def register(handler: Handler) -> Handler:
         summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")
         declared["summary"] = summary.rstrip(".").replace("`", "")  # no Markdown there
-        declared["openapi_extra"] = operation
         declared["description"] = f"{description or summary.rstrip('.') + '.'}{_said_of(need)}"
         name = declared.setdefault("name", handler.__name__)
         guarded = handler if need.is_open else _guarded(handler, method, path, name, need)
         add = partial(router.add_api_route, endpoint=guarded, response_model=None)
-        add(path, methods=[method], status_code=status, operation_id=name, **declared)
+        described_by = {"responses": responses, "openapi_extra": extra, "operation_id": name}
+        add(path, methods=[method], status_code=status, **described_by, **declared)
+        when_described(describe)
         for twin, by in _undeclared(path, method):
             add(twin, methods=[by], include_in_schema=False)
         return guarded
@@ -243,37 +301,25 @@ def body_schema(
     model: type[BaseModel],
     examples: Examples,
     without: str | None = None,
-) -> dict[str, Any]:
+) -> Operation:
     """The body of a request; `without` is a field that the path has instead.
 
     The examples can be sent as they stand, in the order of the description, to a new ledger.
     """
-    schema = request_schema(model, without=without)
-    named = {
-        name: {"summary": name.replace("_", " ").capitalize(), "value": value}
-        for name, value in examples.items()
-    }
-    content = {"application/json": {"schema": schema, "examples": named}}
-    return {"requestBody": {"required": True, "content": content}}
+
+    def operation() -> dict[str, Any]:
+        schema = request_schema(model, without=without)
+        named = {
+            name: {"summary": name.replace("_", " ").capitalize(), "value": value}
+            for name, value in examples.items()
+        }
+        content = {"application/json": {"schema": schema, "examples": named}}
+        return {"requestBody": {"required": True, "content": content}}
+
+    return operation
 
 
 # Answers.
-
-
-def _success(
-    answer: Any, headers: dict[str, Any], media_types: Sequence[str], links: Links
-) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    if answer is not None:
-        content["application/json"] = {"schema": answer_schema(answer)}
-    text = {"schema": {"type": "string"}}
-    success = {
-        "description": "Success",
-        "content": content | dict.fromkeys(media_types, text),
-        "headers": headers,
-        "links": {name: _link(name, fields) for name, fields in links.items()},
-    }
-    return {name: member for name, member in success.items() if member}
 
 
 def _proposed(answer: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ Texts = dict[str, str]
 class Parameters(BaseModel):
     """The query parameters of a route; a subclass has a field for each."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 Model = TypeVar("Model", bound=Parameters)

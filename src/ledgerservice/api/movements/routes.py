@@ -27,6 +27,7 @@ from ledgerservice.api.http.openapi import (
     Parameter,
     body_schema,
     post,
+    when_described,
 )
 from ledgerservice.api.movements import batches, models, posting, streaming
 from ledgerservice.api.movements.answers import Posted
@@ -37,7 +38,7 @@ from ledgerservice.api.movements.proposals import Proposal
 from ledgerservice.postgres.queries.accounts import list_policies
 
 router = APIRouter()
-declare_items()
+when_described(declare_items)
 
 REFUSALS = (400, 404, 408, 409, 413, 415, 422, 503)
 _TO_TRANSACTION = {"get_transaction": {"transaction_id": "transaction_id"}}

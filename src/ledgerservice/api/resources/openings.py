@@ -24,7 +24,7 @@ from ledgerservice.api.http.bodies import (
 )
 from ledgerservice.api.http.call import Call, call_of, response
 from ledgerservice.api.http.fields import Key
-from ledgerservice.api.http.openapi import DRY_RUN, body_schema, post
+from ledgerservice.api.http.openapi import DRY_RUN, body_schema, post, when_described
 from ledgerservice.api.http.problems import ProblemError, Reply, invalid, problem_of, rejection
 from ledgerservice.api.http.schemas import request_schema
 from ledgerservice.api.http.turns import in_turns
@@ -44,7 +44,7 @@ class OpenAccountItem(OpenAccount):
     type: Literal["ACCOUNT"] | None = None
 
 
-request_schema(OpenAccountItem)
+when_described(partial(request_schema, OpenAccountItem))
 EXAMPLES = {
     "accounts": {
         "accounts": [

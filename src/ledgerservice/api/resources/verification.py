@@ -13,7 +13,7 @@ from ledgerservice.access.grants import everywhere
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.call import call_of, json_response, runtime_of, shards_of
 from ledgerservice.api.http.fields import TimestampText
-from ledgerservice.api.http.openapi import get, post
+from ledgerservice.api.http.openapi import NO_BODY, get, post
 from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.domain.timestamps import timestamp
 from ledgerservice.errors import LedgerError
@@ -123,7 +123,7 @@ async def get_verification(request: Request) -> Response:
     router,
     "/verification/",
     Verification,
-    {},
+    NO_BODY,
     need=NEED,
     refusals=(409, 422, 503),
     parameters=(),

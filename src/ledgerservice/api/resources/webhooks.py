@@ -24,7 +24,7 @@ from ledgerservice.api.http.call import (
     runtime_of,
 )
 from ledgerservice.api.http.fields import AccountId, Answer, Text, TimestampText
-from ledgerservice.api.http.openapi import body_schema, get, post
+from ledgerservice.api.http.openapi import NO_BODY, body_schema, get, post
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
 from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.api.resources.accounts import check_account
@@ -406,7 +406,7 @@ async def change_webhook(request: Request) -> Response:
 @_changes(
     "/webhooks/{webhook_id}",
     Webhook,
-    {},
+    NO_BODY,
     method="DELETE",
     refusals=(404, 422, 503),
 )
