@@ -75,7 +75,10 @@ compatible = {compatible}
 def upgrade():
     op.get_bind().exec_driver_sql("ALTER TABLE ledger.currencies ADD COLUMN newer text")
 """
-    (folder / "src/ledgerservice/postgres/migrations/versions/newer.py").write_text(revision)
+    migrations = folder / "src/ledgerservice/postgres/migrations"
+    (migrations / "versions/newer.py").write_text(revision)
+    source = (migrations / "__init__.py").read_text()
+    (migrations / "__init__.py").write_text(source.replace(HEAD, "9999_newer"))
     return {"PYTHONPATH": str(folder / "src")}
 
 

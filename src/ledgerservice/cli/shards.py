@@ -15,7 +15,7 @@ from ledgerservice.cli.moving import move
 from ledgerservice.cli.output import AsJson, report
 from ledgerservice.errors import ConfigurationError, LedgerError
 from ledgerservice.postgres.connections import Database, check_server, explained
-from ledgerservice.postgres.migrations.online import patiently
+from ledgerservice.postgres.migrations.locks import patiently
 from ledgerservice.postgres.moving import fences, homes
 from ledgerservice.postgres.sharding import adding, chunks
 from ledgerservice.postgres.sharding.databases import databases_of

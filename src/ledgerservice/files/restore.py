@@ -31,7 +31,7 @@ def checked_file(path: Path, report: Report) -> Iterator[Archive]:
         raise BackupError(f"{path}: {error.strerror}.") from None
     with source:
         archive = Archive(source)
-        if archive.manifest.revision not in migrations.KNOWN:
+        if not migrations.is_known(archive.manifest.revision):
             raise BackupError(
                 f"It is of the schema's revision {archive.manifest.revision!a}, which this release "
                 "does not know. Use the release that wrote it, or a newer one."

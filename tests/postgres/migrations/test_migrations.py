@@ -16,7 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 from ledgerservice.errors import SchemaLocked
 from ledgerservice.postgres import migrations
 from ledgerservice.postgres.connections import Database
-from ledgerservice.postgres.migrations import HEAD, create, online, upgrade
+from ledgerservice.postgres.migrations import HEAD, create, locks, revisions, upgrade
 from ledgerservice.postgres.schema import SCHEMA
 from tests.databases import ROLE, connect, empty_database, without_guards
 from tests.postgres.migrations.locks import Locks, is_outside, watched
@@ -57,7 +57,7 @@ def test_no_revision_locks_anybody_out_for_long(at: Callable[[str], Database]) -
     faults = {}
     for revision in REVISIONS[1:]:
         with watched(engine) as locks, engine.connect() as connection:
-            migrations._alter(connection, SCHEMA, revision)
+            revisions.alter(connection, SCHEMA, revision)
             connection.commit()
         if locks.faults:
             faults[revision] = locks.faults
@@ -155,7 +155,7 @@ def test_who_waits_for_a_migration_does_not_hold_it_up(
     at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An index that is made CONCURRENTLY waits for the snapshot of each statement that runs."""
-    monkeypatch.setattr(online, "GIVE_UP_S", 5.0)
+    monkeypatch.setattr(locks, "GIVE_UP_S", 5.0)
     older = at("0004_positions")
     migrating, results = older.owner_engine(), []
     threads = [
@@ -183,13 +183,13 @@ def test_what_runs_outside_of_a_transaction_leaves_short_locks_behind(
     with connect(older) as owner:
         owner.execute("CREATE TABLE ledger.details_effective ()")
     with older.owner_engine().connect() as connection:
-        connection.exec_driver_sql(f"SET lock_timeout = {online.LOCK_TIMEOUT_MS}")
+        connection.exec_driver_sql(f"SET lock_timeout = {locks.LOCK_TIMEOUT_MS}")
         connection.commit()
         with pytest.raises(ProgrammingError, match="is not an index"):
-            migrations._alter(connection, SCHEMA, HEAD)
+            revisions.alter(connection, SCHEMA, HEAD)
         connection.rollback()
         lock_timeout = connection.exec_driver_sql("SHOW lock_timeout").scalar()
-    assert lock_timeout == f"{online.LOCK_TIMEOUT_MS}ms"
+    assert lock_timeout == f"{locks.LOCK_TIMEOUT_MS}ms"
 
 
 def begun(database: Database, wait_s: float) -> tuple[list[str], threading.Thread]:
@@ -206,7 +206,7 @@ def begun(database: Database, wait_s: float) -> tuple[list[str], threading.Threa
                 return "done"
 
             try:
-                done.append(online.patiently(connection, work))
+                done.append(locks.patiently(connection, work))
             except SchemaLocked as error:
                 done.append(str(error))
 
@@ -218,7 +218,7 @@ def begun(database: Database, wait_s: float) -> tuple[list[str], threading.Threa
 def test_work_does_not_count_as_waiting(
     at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(online, "GIVE_UP_S", 2.0)
+    monkeypatch.setattr(locks, "GIVE_UP_S", 2.0)
     database = at(HEAD)
     with connect(database) as holder, holder.transaction():
         holder.execute("LOCK TABLE ledger.details IN ROW EXCLUSIVE MODE")
@@ -273,7 +273,7 @@ def is_vacuumed(owner: psycopg.Connection[Any]) -> bool:
 def test_a_migration_gives_up(
     at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(online, "GIVE_UP_S", -1.0)
+    monkeypatch.setattr(locks, "GIVE_UP_S", -1.0)
     older = at("0006_webhooks")
     with connect(older) as holder, holder.transaction():
         holder.execute("LOCK TABLE ledger.ledgers IN ROW EXCLUSIVE MODE")
@@ -313,7 +313,7 @@ def test_a_revision_that_was_ended_in_its_middle_is_run_again(
         is_over = False
         while not is_over:
             with suppress(InterruptedError), engine.connect() as connection:
-                migrations._alter(connection, SCHEMA, revision)
+                revisions.alter(connection, SCHEMA, revision)
                 connection.commit()
                 is_over = True
     assert len(set(ended)) > 2
@@ -322,22 +322,26 @@ def test_a_revision_that_was_ended_in_its_middle_is_run_again(
         assert migrations.revision(connection) == HEAD
 
 
+def test_the_head_is_that_of_the_revisions() -> None:
+    assert revisions._scripts.get_current_head() == HEAD
+
+
 def test_a_schema_says_at_each_revision_which_releases_it_bears(
     at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = at("0006_webhooks")
     engine = older.owner_engine()
     with engine.connect() as connection:
-        migrations._alter(connection, SCHEMA, "0007_access")
+        revisions.alter(connection, SCHEMA, "0007_access")
         connection.commit()
     assert comment_of(older).startswith("compatible: 0007_access 0006_webhooks ")
-    module = migrations._scripts.get_revision(HEAD).module
+    module = revisions._scripts.get_revision(HEAD).module
     monkeypatch.setattr(module, "compatible", "0007_access")
     assert upgrade(engine, ROLE)
     served = comment_of(older).removeprefix("compatible: ").split()
     assert (served[0], served[-1]) == (HEAD, "0007_access")
     monkeypatch.setattr(module, "compatible", False)
-    assert migrations._served(HEAD) == [HEAD]
+    assert revisions._served(HEAD) == [HEAD]
 
 
 def comment_of(database: Database) -> str:

@@ -18,6 +18,7 @@ from ledgerservice.domain.instructions import Capture
 from ledgerservice.domain.rules import RULES
 from ledgerservice.feed import publisher
 from ledgerservice.postgres import journal, locking, migrations
+from ledgerservice.postgres.migrations import revisions
 from ledgerservice.postgres.moving import mover
 from ledgerservice.postgres.pipeline import Request, Wire
 
@@ -130,14 +131,14 @@ def move_unfenced() -> None:
 
 def _in_the_head(statements: str) -> None:
     """The head does more, in its transaction, and says that the release before can go on."""
-    record = migrations._record_compatible
+    record = revisions._record_compatible
 
     def run_and_record(connection: Connection, at_revision: str) -> None:
         if at_revision == migrations.HEAD:
             connection.exec_driver_sql(statements)
         record(connection, at_revision)
 
-    migrations._record_compatible = run_and_record
+    revisions._record_compatible = run_and_record
 
 
 def column_dropped() -> None:

@@ -6,29 +6,25 @@ says in `compatible` whether that release can go on: True, False, or the oldest 
 release can, if it takes away what only older ones used. The database keeps the result as a comment
 on alembic_version: its revision, and those before it whose releases may serve it.
 
-A revision is a transaction of its own, with what belongs to it. Its locks are short (`online`).
+A revision is a transaction of its own, with what belongs to it. Its locks are short (`locks`).
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from importlib import import_module
+from types import ModuleType
 
-import iso4217
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledgerservice.domain.instructions import Origin
 from ledgerservice.errors import SchemaForeign, SchemaMissing, SchemaUnknown
 from ledgerservice.installation import command as command_line
 from ledgerservice.postgres import roles
-from ledgerservice.postgres.migrations.online import patiently
+from ledgerservice.postgres.migrations.locks import patiently
 from ledgerservice.postgres.pipeline import Request
-from ledgerservice.postgres.schema import FUNCTIONS_SQL, SCHEMA, SCHEMA_SQL
+from ledgerservice.postgres.schema import SCHEMA, SCHEMA_SQL
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +32,8 @@ MIGRATION_LOCK = 0x1ED6E2  # any constant that other programs on the database do
 LOCK_POLL_S = 0.1
 
 
-Applied = Callable[[Connection, str], None]
-"""Called in the transaction of each revision that was reached, with its name."""
-
-
-def _config(
-    connection: Connection | None = None, schema: str = SCHEMA, applied: Applied | None = None
-) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    in_transaction = connection is not None and connection.in_transaction()
-    config.attributes |= {"connection": connection, "schema": schema, "applied": applied}
-    config.attributes["in_transaction"] = in_transaction
-    return config
-
-
-_scripts = ScriptDirectory.from_config(_config())
-HEAD = str(_scripts.get_current_head())
-"""The revision that this release expects."""
-KNOWN = frozenset(script.revision for script in _scripts.walk_revisions())
-"""The revisions that this release can bring up to its own."""
-
+HEAD = "0016_crossing_validated"
+"""The revision that this release expects: that of `schema.sql`."""
 COMPATIBLE = "compatible: "
 _REVISIONS = (
     f"string_to_array(substr(obj_description('{SCHEMA}.alembic_version'::regclass, 'pg_class'),"
@@ -82,6 +59,16 @@ def revision(connection: Connection) -> str | None:
     return None if number is None else str(number)
 
 
+def _revisions() -> ModuleType:
+    """Alembic, which most starts do not need: to import it takes a tenth of a start."""
+    return import_module("ledgerservice.postgres.migrations.revisions")
+
+
+def is_known(revision: str) -> bool:
+    """Whether this release can bring a schema of this revision up to its own."""
+    return revision == HEAD or revision in _revisions().KNOWN
+
+
 def check(connection: Connection) -> None:
     """Raise an error unless this release serves the schema's revision.
 
@@ -93,7 +80,7 @@ def check(connection: Connection) -> None:
         return
     if not connection.scalar(_IS_OURS):
         raise SchemaForeign
-    if present is not None and present not in KNOWN:
+    if present is not None and not is_known(present):
         raise SchemaUnknown(f"It is at revision {present}; this release has {HEAD}.")
     raise SchemaMissing(
         f"Run `{command_line('migrate')}`. It is at revision {present or 'none'}; this release "
@@ -102,9 +89,9 @@ def check(connection: Connection) -> None:
 
 
 def known_revision(connection: Connection) -> str:
-    """The database's revision, if it is one of KNOWN; else the errors of `check`."""
+    """The database's revision, if this release knows it; else the errors of `check`."""
     present = revision(connection)
-    if present is None or present not in KNOWN:
+    if present is None or not is_known(present):
         check(connection)
     return str(present)
 
@@ -196,21 +183,12 @@ def _bring(
 
     if is_new:
         create(connection, schema)
-        connection.execute(_ADD_CURRENCY, _iso_4217())
+        _revisions().add_currencies(connection)
         finish()
     elif is_older:
-        _alter(connection, schema, HEAD, finish)
+        _revisions().alter(connection, schema, HEAD, finish)
     else:
         finish()
-
-
-def _provide(
-    connection: Connection, role: str | None, login: roles.Login | None, *, again: bool
-) -> None:
-    if connection.scalar(_IS_PUBLIC):
-        connection.execute(_REVOKE)
-    if role is not None:
-        roles.provide(connection, role, login, again=again)
 
 
 def create(connection: Connection, schema: str, at_revision: str = HEAD) -> None:
@@ -223,77 +201,22 @@ def create(connection: Connection, schema: str, at_revision: str = HEAD) -> None
     if connection.scalar(_SCHEMA_EXISTS) is None:
         connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
     if at_revision != HEAD:
-        _alter(connection, schema, at_revision)
+        _revisions().alter(connection, schema, at_revision)
         return
     # The driver takes the whole script at once; it has no parameters.
     connection.exec_driver_sql(SCHEMA_SQL.replace("%", "%%"))
-    command.stamp(_config(connection, schema, _record_compatible), HEAD)
+    _revisions().stamp(connection, schema)
 
 
-def _alter(
-    connection: Connection,
-    schema: str,
-    to_revision: str,
-    finish: Callable[[], None] = lambda: None,
+def _provide(
+    connection: Connection, role: str | None, login: roles.Login | None, *, again: bool
 ) -> None:
-    def applied(connection: Connection, at_revision: str) -> None:
-        _record_compatible(connection, at_revision)
-        if at_revision == HEAD:
-            # A revision alters tables and triggers. The functions' text is in `schema.sql` alone.
-            for function in FUNCTIONS_SQL:
-                connection.exec_driver_sql(function.replace("%", "%%"))
-            connection.execute(_ADD_CURRENCY, _iso_4217())
-            finish()
-
-    command.upgrade(_config(connection, schema, applied), to_revision)
+    if connection.scalar(_IS_PUBLIC):
+        connection.execute(_REVOKE)
+    if role is not None:
+        roles.provide(connection, role, login, again=again)
 
 
-def _record_compatible(connection: Connection, at_revision: str) -> None:
-    """Name a revision, and those before it whose releases may serve it."""
-    names = COMPATIBLE + " ".join(_served(at_revision))
-    connection.exec_driver_sql(f"COMMENT ON TABLE {SCHEMA}.alembic_version IS '{names}'")
-
-
-def _served(at_revision: str) -> list[str]:
-    """The revisions whose releases may serve a schema: back to the last one that bars others."""
-    revisions: list[str] = []
-    oldest: set[object] = set()
-    for script in _scripts.walk_revisions(head=at_revision):
-        revisions.append(script.revision)
-        compatible = getattr(script.module, "compatible", False)
-        oldest.add(script.revision if compatible is False else compatible)
-        if script.revision in oldest:
-            break
-    return revisions
-
-
-USD_AND_INR = {"USD": 1, "INR": 2}
-
-
-def _iso_4217() -> list[dict[str, object]]:
-    """The currencies of ISO 4217 that have a minor unit; gold and test codes have none."""
-    return [
-        {
-            "code": currency.code,
-            "number": USD_AND_INR.get(currency.code, currency.number),
-            "exponent": currency.exponent,
-            "name": currency.currency_name,
-            "change_id": place,
-            "origin": Origin.SETUP,
-        }
-        for place, currency in enumerate(iso4217.Currency, start=2)
-        if currency.exponent is not None
-    ]
-
-
-# A currency that exists stays as it is: its exponent never changes. A code that became one of ISO
-# 4217 after a ledger had taken it for a unit of its own stays with this ledger.
-_ADD_CURRENCY = text(
-    f"INSERT INTO {SCHEMA}.currencies (code, number, exponent, name, change_id, origin)"
-    " SELECT :code, :number, :exponent, :name, :change_id, :origin"
-    f" WHERE NOT EXISTS (SELECT FROM {SCHEMA}.currencies WHERE code = :code)"
-    " ON CONFLICT DO NOTHING"
-)
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
 _UNLOCK = text("SELECT pg_advisory_unlock(:key)")
 # An empty schema may have been made for us.
