@@ -33,7 +33,7 @@ from ledgerservice.domain.instructions import (
 )
 from ledgerservice.domain.transactions import DeclineReason, Failed, Recorded, Rejected, Rejection
 from ledgerservice.domain.validation import fault_of
-from ledgerservice.errors import CannotJoin
+from ledgerservice.errors import CannotJoin, InvalidField
 from ledgerservice.postgres import search
 from ledgerservice.postgres.queries.accounts import AccountFilter
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
@@ -82,8 +82,18 @@ def test_what_cannot_be_recorded_is_not_there(database):
             assert await ledger.transaction(number) is None
             assert await ledger.hold(number) is None
             assert await ledger.outcome_of(number, "funding") is None
+            assert await ledger.account_at(number, datetime(2099, 1, 1, tzinfo=UTC)) is None
+            assert await ledger.schedule(number) is None
+            assert await ledger.statement(number) is None
+            assert await ledger.statement(number, by="effective") is None
+            for listing in (ledger.history, ledger.holds, ledger.schedules, ledger.policies):
+                assert await listing(number) == []
+            assert await ledger.named_accounts([], [number]) == []
         for key in ("", "\0", "a\0b", "\ud800", "größe", "k" * 10_000):
             assert await ledger.outcome_of(1, key) is None
+            assert await ledger.named_accounts([key], []) == []
+        with pytest.raises(InvalidField):
+            await ledger.totals("a\0b")
 
     with_ledger(database, test)
 

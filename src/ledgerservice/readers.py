@@ -13,9 +13,9 @@ from ledgerservice.runtime import Runtime
 from ledgerservice.shards import Shards
 
 
-def is_id(number: int) -> bool:
-    """Whether the database can look for this number as an id."""
-    return abs(number) <= BIGGEST_ID
+def possible_id(number: int) -> int:
+    """The number, or 0, which is no id, for one that the database cannot look for."""
+    return number if abs(number) <= BIGGEST_ID else 0
 
 
 class Located(NamedTuple):
@@ -76,14 +76,14 @@ class Readers:
 
     async def transaction(self, transaction_id: int) -> Transaction | None:
         """The transaction with this id, or None."""
-        if not is_id(transaction_id):
-            return None
+        transaction_id = possible_id(transaction_id)
         home = await self.having(transaction_id)
         return await self._find(home, TransactionRead(home.ledger_id, transaction_id))
 
     async def transaction_of_key(self, account_id: int, key: str) -> Transaction | None:
         """The transaction of a caller's key, or None."""
-        if not (is_id(account_id) and key.isascii() and "\0" not in key):
+        account_id = possible_id(account_id)
+        if not key.isascii() or "\0" in key:
             return None  # no such key is recorded
         home = await self.home(account_id)
         return await self._find(home, KeyRead(home.ledger_id, account_id, key))
@@ -97,7 +97,6 @@ class Readers:
 
     async def hold(self, hold_id: int) -> HoldView | None:
         """The hold with this id, or None."""
-        if not is_id(hold_id):
-            return None
+        hold_id = possible_id(hold_id)
         home = await self.having(hold_id)
         return await home.runtime.reads.holds.post(HoldRead(home.ledger_id, hold_id))

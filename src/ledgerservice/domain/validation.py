@@ -35,6 +35,8 @@ from ledgerservice.errors import InvalidField
 MAX_NAME_CHARACTERS = 255
 MAX_TEXT_CHARACTERS = 1_000
 
+UNSTORABLE = "must not contain NUL or lone surrogates"
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -222,6 +224,32 @@ def check_list(filters: Any, after: Iterable[Any] | None) -> None:
     """Raises InvalidField for filters, or a place after which a page begins, that are not valid."""
     check_period(filters.since, filters.until)
     checked(metadata=(FieldType.METADATA, filters.metadata))
+    for name in filters.__struct_fields__:
+        value = getattr(filters, name)
+        for one in value if isinstance(value, list) else [value]:
+            if (fault := _filter_fault(one)) is not None:
+                raise InvalidField(name, fault)
     for part in after or ():
         if isinstance(part, datetime):
             checked(after=(FieldType.TIME, part))
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can have a text: it has no NUL and no lone surrogates."""
+    return _UNSTORABLE.search(text) is None
+
+
+def check_storable(**texts: str) -> None:
+    """Raises InvalidField for the first text that is not."""
+    for name, text in texts.items():
+        if not is_storable(text):
+            raise InvalidField(name, UNSTORABLE)
+
+
+def _filter_fault(value: Any) -> str | None:
+    """Why PostgreSQL could not compare a column with this value."""
+    if isinstance(value, int) and abs(value) > BIGGEST_ID:
+        return f"must be at most {BIGGEST_ID}"
+    if isinstance(value, str) and not is_storable(value):
+        return UNSTORABLE
+    return None
