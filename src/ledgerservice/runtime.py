@@ -355,53 +355,51 @@ async def posting(
     reader = Reader(engine, DEFAULT_LEDGER, settings.request_deadline_s, searches)
     probe, feed = Probe(connect, migrations.IS_READY), Feed(connect)
     verified = nullcontext() if poster else verifying(database, is_main=main is None)
-    with another_loop() as writers, verified as watch:
-        queues = Queues(database, writers, None if main is None else shard)
+    # What is entered last ends first.
+    async with AsyncExitStack() as life:
+        queues = Queues(
+            database, life.enter_context(another_loop()), None if main is None else shard
+        )
+        watch = life.enter_context(verified)
+        life.push_async_callback(engine.dispose)
+        life.push_async_callback(queues.close)
         crossings = Crossings(settings.request_deadline_s) if main is None else main.crossings
+        if main is None:
+            life.push_async_callback(crossings.close)
+        life.push_async_callback(probe.close)
+        life.push_async_callback(feed.close)
         claims = None if main is None else main.openings.claims
         of_ledgers = {
             **posters_of_ledgers(queues, poster, crossings, claims),
             "reads": Reads.of(queues),
             "copies": queues.writing("copies", add_copies),
         }
-        parts = _of_directory(settings, queues, reader) if main is None else _of_main(main)
-        movements = of_ledgers["movements"]
+        of_directory = await life.enter_async_context(
+            _of_directory(settings, queues, reader) if main is None else _of_main(main)
+        )
+        models = await life.enter_async_context(
+            reading_elsewhere(database, of_directory["directory"])
+        )
         recovery = Recovery(engine, reader, crossings, settings.cross_limit_s, shard)
-        watching = _watch_over(database, engine, movements, recovery)
-        try:
-            async with AsyncExitStack() as life:
-                of_directory = await life.enter_async_context(parts)
-                models = await life.enter_async_context(
-                    reading_elsewhere(database, of_directory["directory"])
-                )
-                posters = {poster.name: poster for poster in queues.posters}
-                observing = observed(
-                    database, engine, posters, of_directory["body_budget"], is_main=main is None
-                )
-                async with observing as sample:
-                    yield Runtime(
-                        settings=settings,
-                        reader=reader,
-                        probe=probe,
-                        connect=connect,
-                        feed=feed,
-                        shard=shard,
-                        directory_runtime=main,
-                        sample=sample,
-                        watch=watch,
-                        **of_ledgers,
-                        **of_directory,
-                        **models,
-                    )
-                await _cancelled(watching)
-        finally:
-            await feed.close()
-            await probe.close()
-            await _cancelled(watching)
-            if main is None:
-                await crossings.close()
-            await queues.close()
-            await engine.dispose()
+        watching = _watch_over(database, engine, of_ledgers["movements"], recovery)
+        life.push_async_callback(_cancelled, watching)
+        posters = {poster.name: poster for poster in queues.posters}
+        budget = of_directory["body_budget"]
+        observing = observed(database, engine, posters, budget, is_main=main is None)
+        yield Runtime(
+            settings=settings,
+            reader=reader,
+            probe=probe,
+            connect=connect,
+            feed=feed,
+            shard=shard,
+            directory_runtime=main,
+            sample=await life.enter_async_context(observing),
+            watch=watch,
+            **of_ledgers,
+            **of_directory,
+            **models,
+        )
 
 
 def _of_main(main: Runtime) -> AbstractAsyncContextManager[dict[str, Any]]:
