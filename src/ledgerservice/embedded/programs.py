@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -112,12 +112,12 @@ class Programs:
 
 
 def _bind_to(parent: int) -> "functools.partial[None] | None":
-    return None if LIBC is None else functools.partial(_die_with, parent, LIBC)
+    return None if LIBC is None else functools.partial(_die_with, parent, LIBC.prctl)
 
 
-def _die_with(parent: int, libc: ctypes.CDLL) -> None:
+def _die_with(parent: int, prctl: Callable[..., int]) -> None:
     """Make the kernel send SIGINT (fast shutdown) when the parent dies. Runs before exec."""
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+    prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)  # The parent died before the call.
 
