@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from ledgerservice.api.resources.health import router
+from ledgerservice.environment import SUFFIX, secrets_of
 from ledgerservice.postgres.connections import Database
-from ledgerservice.settings import SUFFIX, Settings, _secrets
+from ledgerservice.settings import Settings
 from tests.databases import url_text
 from tests.processes import ROOT, RunningService, free_port, serving, wait_for
 
@@ -25,7 +26,7 @@ VARIABLES = {
     str(field.validation_alias or f"LEDGER_{name.upper()}")
     for name, field in Settings.model_fields.items()
 }
-SECRETS = {name + SUFFIX for name in _secrets(Settings)}
+SECRETS = {name + SUFFIX for name in secrets_of(Settings)}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

@@ -3,17 +3,16 @@
 The name of a bound ends with its unit: `_s` (seconds), `_bytes`, `_requests`, `_rows`.
 """
 
-import difflib
 import ipaddress
 import os
-import re
 import sys
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ledgerservice.environment import SUFFIX, misspelt, out_of_files, secrets_of, variable_of
 from ledgerservice.errors import ConfigurationError
 
 
@@ -359,6 +358,16 @@ class Settings(BaseSettings):
         description="Folder in which backups and drills keep their last results, for the metrics. "
         "By default `backups` in the data folder of the embedded server.",
     )
+    console: Literal["off", "read", "write"] = Field(
+        default="read",
+        description="The pages at /console: off, read, or write, which permits actions too.",
+    )
+    console_secret: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Secret that seals the sessions of the console; the same in all processes "
+        "behind one name. By default a random one at each start.",
+    )
     connect_timeout_s: int = Field(
         default=5, ge=1, description="Time limit for connecting to the database."
     )
@@ -399,66 +408,13 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls) -> Self:
         """Read the settings from the environment. Raises ConfigurationError."""
-        if misspelt := _misspelt(cls):
-            raise ConfigurationError(" ".join(misspelt))
+        if strangers := misspelt(cls):
+            raise ConfigurationError(" ".join(strangers))
         try:
-            return cls(**_out_of_files(cls))
+            return cls(**out_of_files(cls))
         except ValidationError as error:
-            faults = [f"{_variable(fault['loc'])}: {fault['msg']}." for fault in error.errors()]
+            faults = [f"{variable_of(fault['loc'])}: {fault['msg']}." for fault in error.errors()]
             raise ConfigurationError(" ".join(faults)) from None
-
-
-def _variable(place: tuple[int | str, ...]) -> str:
-    """The environment variable of a setting."""
-    name = str(place[0])
-    return name if name.isupper() else f"LEDGER_{name.upper()}"
-
-
-SUFFIX = "_FILE"
-MAX_SECRET_BYTES = 65_536
-
-
-def _secrets(settings: type[BaseSettings]) -> dict[str, str]:
-    """The variables whose values are secrets, and by what name a setting takes each."""
-    return {
-        str(field.validation_alias or _variable((name,))): str(field.validation_alias or name)
-        for name, field in settings.model_fields.items()
-        if SecretStr in (field.annotation, *get_args(field.annotation))
-    }
-
-
-def _out_of_files(settings: type[BaseSettings]) -> dict[str, Any]:
-    """The secrets that stand in files, which the variables with SUFFIX name."""
-    values = {}
-    for variable, name in _secrets(settings).items():
-        path = os.environ.get(variable + SUFFIX)
-        if not path:
-            continue
-        if variable in os.environ:
-            raise ConfigurationError(f"Both {variable} and {variable}{SUFFIX} are set.")
-        values[name] = _text_of(Path(path), variable + SUFFIX)
-    return values
-
-
-def _text_of(path: Path, variable: str) -> str:
-    """The text of a file, without the end of its last line. Raises ConfigurationError."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_SECRET_BYTES + 1)
-        text = content.decode().removesuffix("\n").removesuffix("\r")
-    except OSError as error:
-        raise ConfigurationError(f"{variable}: {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{variable}: {path} is not text in UTF-8.") from None
-    if not text or len(content) > MAX_SECRET_BYTES:
-        raise ConfigurationError(f"{variable}: {path} is empty or too large.")
-    return text
-
-
-# Variables of the tests and the proof, and those that Kubernetes sets for a Service named ledger.
-_OTHERS = re.compile(
-    r"LEDGER_((TEST|SIMULATION|PROOF|CHECKER)[A-Z_]*|SERVICE_(HOST|PORT\w*)|PORT_[0-9]+_\w+)"
-)
 
 
 def variables() -> list[dict[str, str | None]]:
@@ -466,9 +422,9 @@ def variables() -> list[dict[str, str | None]]:
 
     The value of a secret is `***`.
     """
-    rows, secrets = [], _secrets(Settings)
+    rows, secrets = [], secrets_of(Settings)
     for name, field in Settings.model_fields.items():
-        variable = str(field.validation_alias or _variable((name,)))
+        variable = str(field.validation_alias or variable_of((name,)))
         is_secret = variable in secrets
         value = (
             os.environ.get(variable) or (is_secret and os.environ.get(variable + SUFFIX)) or None
@@ -483,18 +439,3 @@ def variables() -> list[dict[str, str | None]]:
             }
         )
     return rows
-
-
-def _misspelt(settings: type[Settings]) -> list[str]:
-    """What to say of each variable LEDGER_... that is not a setting."""
-    fields = settings.model_fields.items()
-    known = {str(field.validation_alias or _variable((name,))) for name, field in fields}
-    known |= {variable + SUFFIX for variable in _secrets(settings)}
-    set_names = {name.upper() for name in os.environ if name.upper().startswith("LEDGER_")}
-    strangers = sorted(name for name in set_names - known if not _OTHERS.fullmatch(name))
-    return [f"{name} is not a setting.{_nearest(name, known)}" for name in strangers]
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    names = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" Is {names[0]} meant?" if names else ""

@@ -25,7 +25,7 @@ from ledgerservice.api.http.call import (
 from ledgerservice.api.http.documentation import ASSETS
 from ledgerservice.api.http.forwarding import Forwarding
 from ledgerservice.api.http.head import HeadCheck
-from ledgerservice.api.http.observing import name_route, observe
+from ledgerservice.api.http.observing import REQUEST_ID, name_route, observe
 from ledgerservice.api.http.openapi import Handler
 from ledgerservice.api.http.problems import problem, problem_of
 from ledgerservice.api.movements.execution import keep_executing
@@ -34,6 +34,7 @@ from ledgerservice.api.movements.posting import move
 from ledgerservice.api.placing import find_ledger
 from ledgerservice.api.resources.frequent import frequent_read
 from ledgerservice.api.sending import PROTECTED, UNFRAMED, App, Header, send_reply, sending
+from ledgerservice.console.application import Console
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
@@ -170,6 +171,55 @@ def tune_process() -> None:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+ROOT, FEED = "/console", "/console/events"
+
+
+def show_console(inner: App, state: State) -> App:
+    """Answers the pages of the console, and leads a browser from `/` to them. The pages call what
+    is within this layer, each call observed as a request of its own.
+    """
+    console: Console | None = None
+    called = observe(inner, state)
+
+    def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        nonlocal console
+        path = scope["path"]
+        if path != "/" and not path.startswith(ROOT):
+            return inner(scope, receive, send)
+        settings = state.runtime.settings
+        is_page = path == ROOT or path.startswith(f"{ROOT}/")
+        if settings.console == "off" or not (is_page or (path == "/" and _reads_html(scope))):
+            return inner(scope, receive, send)
+        if console is None:
+            secret = settings.console_secret
+            console = Console(called, settings.console, secret and secret.get_secret_value())
+        return console(scope, receive, _noting(send, path))
+
+    return answer
+
+
+def _noting(send: Send, path: str) -> Send:
+    """Notes the answer to the task's request, also where a call within it sends the answer."""
+    exchange = CURRENT.get()
+    if exchange is None:
+        return send
+    exchange.route = FEED if path.endswith(FEED.removeprefix(ROOT)) else ROOT
+    header = (REQUEST_ID, exchange.request_id.encode())
+
+    async def send_noted(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            exchange.status = message["status"]
+            headers = [one for one in message["headers"] if one[0] != REQUEST_ID]
+            message["headers"] = [*headers, header]
+        await send(message)
+
+    return send_noted
+
+
+def _reads_html(scope: Scope) -> bool:
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
 def _mark_dry_runs(inner: App, _: State) -> App:
@@ -352,6 +402,7 @@ LAYERS = (
     observe,
     _find_client,
     _check_head,
+    show_console,
     _mark_dry_runs,
     _refuse_controls,
     _authenticate,

@@ -133,8 +133,9 @@ def _announce(settings: Settings, port: int, *, as_json: bool) -> None:
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
     scheme = "https" if settings.tls_cert else "http"
     base = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    pages = "" if settings.console == "off" else f"  ·  console: [link]{base}/console[/link]"
     report(
-        f"[bold green]The ledger is ready on {base}[/]  ·  docs: [link]{base}/docs[/link]",
+        f"[bold green]The ledger is ready on {base}[/]  ·  docs: [link]{base}/docs[/link]{pages}",
         as_json=as_json,
         status="ready",
         address=base,

@@ -9,7 +9,7 @@ from ledgerservice.telemetry.logs import Fields
 log = logging.getLogger(__name__)
 
 OFF, ERRORS, ALL = "off", "errors", "all"
-PATIENT = frozenset({"/events", "/batches"})
+PATIENT = frozenset({"/events", "/batches", "/console/events"})
 """Routes of streams and long polls, which take as long as their clients want."""
 FAULTS = 500
 

@@ -43,9 +43,8 @@ def opened(page: Page, url: str) -> list[str]:
     return complaints
 
 
-def test_a_browser_is_led_to_the_documentation(service: RunningService, page: Page) -> None:
-    assert opened(page, f"{service.base}/") == []
-    assert page.url == f"{service.base}/docs"
+def test_a_browser_gets_the_documentation(service: RunningService, page: Page) -> None:
+    assert opened(page, f"{service.base}/docs") == []
     assert page.locator(".opblock").count() > SHOWN
     assert page.locator(".errors-wrapper").count() == 0
     assert page.locator("#codes dt").all_inner_texts() == [*CATALOGUE]
@@ -119,7 +118,7 @@ def test_the_root_answers_programs_in_json(service: RunningService) -> None:
     for place in ("documentation", "description", "health"):
         assert service.get(answer.json()[place]).status_code == 200
     page = service.client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
-    assert (page.status_code, page.headers["location"]) == (307, "/docs")
+    assert (page.status_code, page.headers["location"]) == (307, "/console")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -72,6 +73,8 @@ def _configuration(
     if not isinstance(application, Service):
         # The processes read their settings from the environment.
         os.environ["LEDGER_HOST"] = settings.host
+        if settings.console_secret is None:
+            os.environ["LEDGER_CONSOLE_SECRET"] = secrets.token_hex(32)
     return uvicorn.Config(
         application,
         factory=not isinstance(application, Service),
