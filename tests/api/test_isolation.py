@@ -139,13 +139,17 @@ QUERIES: dict[str, list[str]] = {
         "key=job", *[f"key=job&{times}" for times in TIMES], "key=job&limit=1",
         *[f"key=job&{times}" for times in OF_A_ZONE + EFFECTIVE], "key=job&by=effective&limit=1",
     ],
+    "/reports/volume": [
+        *TIMES, *OF_A_ZONE, "by=hour", "by=minute&timezone=Asia/Kolkata", "currency=USD",
+        "currency=INR", "limit=2",
+    ],
     "/approvals": ["state=open", *PAGES],
     "/events": ["limit=1000", "after=1-1&wait_s=0", "account_id=1", "type=hold.placed"],
 }  # fmt: skip
 REQUIRED = {"/accounts/{account_id}/balances", "/reports/totals"}
 """What has no answer without a query."""
 # Each reading of the audit log adds to it; tests/access has its isolation.
-OF_ALL = {"/audit", "/metrics", "/verification"}
+OF_ALL = {"/audit", "/metrics", "/verification", "/status"}
 OF_A_LEDGER = [path for path in ROUTES if path not in OF_ALL and not path.startswith(NO_LEDGERS)]
 READ = [path for path in OF_A_LEDGER if "GET" in ROUTES[path]]
 

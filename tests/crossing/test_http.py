@@ -161,7 +161,7 @@ def test_lists_go_through_all_parts(service, accounts):
     assert row["total"] == "0.00"
     owners = service.get(f"{ON}/reports/balances").json()
     assert [(one["owner"], one["currency"]) for one in owners] == [("o", "USD")]
-    for path in ("/reports/totals?key=x", "/events", "/webhooks/"):
+    for path in ("/reports/totals?key=x", "/reports/volume", "/events", "/webhooks/"):
         refused = service.get(ON + path)
         assert (refused.status_code, refused.json()["code"]) == (501, "ledger_has_parts")
 

@@ -35,6 +35,7 @@ from ledgerservice.api.resources import (
     statements,
     transactions,
     verification,
+    volume,
     webhooks,
 )
 from ledgerservice.errors import LedgerError
@@ -51,6 +52,7 @@ ROUTERS = (
     currencies.router,
     ledgers.router,
     reports.router,
+    volume.router,
     events.router,
     approvals.router,
     webhooks.router,

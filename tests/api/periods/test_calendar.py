@@ -215,6 +215,8 @@ REFUSED = [
     ("/accounts/1/balances", {"at": "11/2026"}, "at", OR_A_DAY),
     ("/reports/trial-balance", {"by": "effective"}, "by", "effective needs at"),
     ("/reports/balances", {"by": "effective"}, "by", "effective needs at"),
+    ("/reports/volume", {"from": "2026-12", "to": "2026-10"}, "to", "must not be before from"),
+    ("/reports/volume", {"by": "week"}, "by", "'day', 'hour' or 'minute'"),
     ("/reports/totals", {"key": "x", "by": "both"}, "by", "'recorded' or 'effective'"),
 ]
 

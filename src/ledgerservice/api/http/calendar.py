@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
@@ -41,6 +41,20 @@ def local_timestamp(time: datetime, zone: str) -> str:
     if zone == "UTC" or offset % timedelta(minutes=1):
         return timestamp(time)
     return local.isoformat(timespec="microseconds")
+
+
+Unit = Literal["day", "hour", "minute"]
+
+
+def period_begin(time: datetime, unit: Unit, zone: str) -> datetime:
+    """The beginning of the day, hour or minute of a zone that a time is in, in UTC."""
+    local = time.astimezone(zone_of(zone))
+    if unit == "day":  # where the day begins, which may not be midnight
+        return datetime(local.year, local.month, local.day, tzinfo=local.tzinfo).astimezone(UTC)
+    local = local.replace(second=0, microsecond=0)
+    if unit == "hour":
+        local = local.replace(minute=0)
+    return min(local.astimezone(UTC), time)
 
 
 def beginning(value: str, info: ValidationInfo) -> datetime:

@@ -56,8 +56,8 @@ class Paging(Parameters):
     ] = None
 
 
-class PeriodFilters(Paging):
-    """A list of what is of the time [from, to). A day, month or year as `to` is included."""
+class Period(Parameters):
+    """What is of the time [from, to). A day, month or year as `to` is included."""
 
     timezone: Zone = "UTC"
     since: PeriodStart | None = Field(default=None, alias="from")
@@ -70,6 +70,10 @@ class PeriodFilters(Paging):
         if since is not None and until is not None and until < since:
             raise ValueError("must not be before from")
         return until
+
+
+class PeriodFilters(Period, Paging):
+    """A list of what is of a time."""
 
 
 Filters = TypeVar("Filters", bound=Paging)

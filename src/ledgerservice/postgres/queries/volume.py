@@ -1,0 +1,211 @@
+"""What was recorded in a time, by periods: counts, amounts and ranges of amounts.
+
+It reads the newest transactions of the time, up to a limit, whatever the size of the ledger.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Row, text
+
+from ledgerservice.domain.transactions import Status
+from ledgerservice.postgres.queries.structs import EARLIEST, LATEST
+from ledgerservice.postgres.queries.transaction_filters import TransactionFilter, kinds_of
+from ledgerservice.postgres.reader import Reader
+
+MAX_PERIODS = 1_500
+"""Those of an answer: the minutes of a day, or the hours of two months."""
+MICROSECOND = timedelta(microseconds=1)
+
+
+class MovedAmounts(msgspec.Struct, frozen=True):
+    """What was moved in a currency, in minor units: by `transactions` of them, and of it from
+    outside and to the outside.
+    """
+
+    currency: str
+    exponent: int
+    transactions: int
+    amount_in: int
+    amount_out: int
+    moved: int
+
+
+class PeriodCounts(msgspec.Struct):
+    """What was recorded in the period from `begins_at` on."""
+
+    begins_at: datetime
+    posted: int = 0
+    declined: dict[str, int] = {}
+    currencies: list[MovedAmounts] = []
+
+
+class AmountRange(msgspec.Struct, frozen=True):
+    """The transactions that moved at least so many minor units, and less than the next range."""
+
+    currency: str
+    exponent: int
+    at_least: int
+    transactions: int
+
+
+class Volume(msgspec.Struct):
+    """The periods in which something was recorded, in order. Everything from `since` on is counted;
+    None: everything of the time.
+    """
+
+    transactions: int = 0
+    since: datetime | None = None
+    periods: list[PeriodCounts] = []
+    ranges: list[AmountRange] = []
+
+
+class Extent(NamedTuple):
+    """The newest transactions of a time: their number, and the first and the last time."""
+
+    number: int
+    first: datetime
+    last: datetime
+
+
+def _recent(columns: str) -> str:
+    """The newest transactions of a time. The index has the order of time by status and kind; they
+    are merged, so that only as many rows are read as are returned.
+    """
+    parts = (
+        f"(SELECT {columns} FROM ledger.transactions t"
+        f" WHERE t.ledger_id = :ledger AND {condition}"
+        " AND t.recorded_at >= :since AND t.recorded_at < :until"
+        " ORDER BY t.recorded_at DESC LIMIT :rows)"
+        for condition in kinds_of(TransactionFilter())
+    )
+    return f"{' UNION ALL '.join(parts)} ORDER BY recorded_at DESC LIMIT :rows"
+
+
+FIND_EXTENT = text(
+    f"SELECT count(*), min(recorded_at), max(recorded_at) FROM ({_recent('t.recorded_at')}) recent"
+)
+# Each transaction is looked up by its id, whatever the statistics say: a join would read all
+# entries. As in the list, the currency of a transaction is that of its account.
+SUM_VOLUME = text(f"""
+WITH recent AS MATERIALIZED (
+    SELECT t.id, t.status, t.decline_reason,
+           width_bucket(t.recorded_at, CAST(:begins AS timestamptz[])) AS period
+    FROM ({_recent("t.id, t.status, t.decline_reason, t.account_id, t.recorded_at")}) t
+    WHERE CAST(:currency AS text) IS NULL OR CAST(:currency AS text) = (
+        SELECT a.currency FROM ledger.accounts a
+        WHERE a.ledger_id = :ledger AND a.id = t.account_id)
+), moved AS MATERIALIZED (
+    SELECT r.period, m.* FROM recent r
+    CROSS JOIN LATERAL (
+        SELECT currency_number,
+               coalesce(-sum(amount) FILTER (WHERE account_id < 0 AND amount < 0), 0) AS amount_in,
+               coalesce(sum(amount) FILTER (WHERE account_id < 0 AND amount > 0), 0) AS amount_out,
+               coalesce(sum(amount) FILTER (WHERE amount > 0), 0) AS moved
+        FROM (SELECT e.currency_number, e.account_id, sum(e.amount) AS amount
+              FROM ledger.entries e
+              WHERE e.ledger_id = :ledger AND e.transaction_id = r.id
+              GROUP BY e.currency_number, e.account_id) net
+        GROUP BY currency_number OFFSET 0) m
+    WHERE r.status = {Status.POSTED:d} AND m.moved > 0
+)
+SELECT 'count' AS part, period, decline_reason AS name, 0 AS exponent, count(*) AS transactions,
+       0::numeric AS amount_in, 0::numeric AS amount_out, 0::numeric AS moved
+FROM recent GROUP BY period, decline_reason
+UNION ALL
+SELECT 'sum', period, c.code, c.exponent, transactions, amount_in, amount_out, moved
+FROM (SELECT period, currency_number, count(*) AS transactions, sum(amount_in) AS amount_in,
+             sum(amount_out) AS amount_out, sum(moved) AS moved
+      FROM moved GROUP BY period, currency_number) s
+JOIN ledger.currencies c ON c.number = s.currency_number
+WHERE CAST(:currency AS text) IS NULL OR c.code = CAST(:currency AS text)
+UNION ALL
+SELECT 'range', 0, c.code, c.exponent, transactions, digit, digits, 0
+FROM (SELECT currency_number, digits, count(*) AS transactions,
+             CASE WHEN digit >= '5' THEN 5 WHEN digit >= '2' THEN 2 ELSE 1 END AS digit
+      FROM (SELECT currency_number, left(moved::text, 1) AS digit, length(moved::text) AS digits
+            FROM moved) d
+      GROUP BY 1, 2, 4) s
+JOIN ledger.currencies c ON c.number = s.currency_number
+WHERE CAST(:currency AS text) IS NULL OR c.code = CAST(:currency AS text)
+ORDER BY part, period, name, amount_out, amount_in
+""")
+
+
+async def find_extent(
+    reader: Reader, since: datetime | None, until: datetime | None, rows: int
+) -> Extent | None:
+    """Of the newest transactions in [since, until), `rows` at most; None if there are none."""
+    values = {"since": since or EARLIEST, "until": until or LATEST, "rows": rows}
+    [row] = await reader.rows(FIND_EXTENT, search=True, **values)
+    return Extent(row.number, row.first, row.last) if row.number else None
+
+
+async def find_volume(
+    reader: Reader,
+    since: datetime | None,
+    until: datetime | None,
+    rows: int,
+    begin_of: Callable[[datetime], datetime],
+    currency: str | None = None,
+) -> Volume:
+    """The volume of [since, until), of the newest `rows` transactions at most, in periods.
+
+    `begin_of` is the beginning of the period that a time is in. Those of the oldest time are not
+    counted if there are more transactions than `rows`, because some of these may be of that time.
+    """
+    extent = await find_extent(reader, since, until, rows + 1)
+    if extent is None:
+        return Volume()
+    is_cut = extent.number > rows
+    first = extent.first + MICROSECOND if is_cut else extent.first
+    begins = _begins(first, extent.last, begin_of)
+    if begins[0] > first:
+        is_cut, first = True, begins[0]
+    values = {"since": first, "until": extent.last + MICROSECOND, "rows": rows}
+    values |= {"begins": begins, "currency": currency}
+    summed = await reader.rows(SUM_VOLUME, search=True, **values)
+    volume = _volume(summed, begins)
+    volume.since = first if is_cut else None
+    return volume
+
+
+def _begins(
+    first: datetime, last: datetime, begin_of: Callable[[datetime], datetime]
+) -> list[datetime]:
+    """The beginnings of the periods from the last one back, MAX_PERIODS at most; in order."""
+    begins = [begin_of(max(first, last))]
+    while begins[-1] > first and len(begins) < MAX_PERIODS:
+        begins.append(begin_of(begins[-1] - MICROSECOND))
+    return begins[::-1]
+
+
+def _volume(rows: Sequence[Row[Any]], begins: Sequence[datetime]) -> Volume:
+    periods: dict[int, PeriodCounts] = {}
+    volume = Volume()
+    for row in rows:
+        if row.part == "range":
+            volume.ranges.append(_range(row))
+            continue
+        period = periods.setdefault(row.period, PeriodCounts(begins[row.period - 1], 0))
+        if row.part == "sum":
+            amounts = map(int, (row.amount_in, row.amount_out, row.moved))
+            period.currencies.append(
+                MovedAmounts(row.name, row.exponent, row.transactions, *amounts)
+            )
+            continue
+        volume.transactions += row.transactions
+        if row.name is None:
+            period.posted = row.transactions
+        else:
+            period.declined[row.name] = row.transactions
+    volume.periods = [periods[number] for number in sorted(periods)]
+    return volume
+
+
+def _range(row: Row[Any]) -> AmountRange:
+    """The first digit of a range, 1, 2 or 5, is in `amount_in`, the number of its digits beside."""
+    at_least = int(row.amount_in) * 10 ** (int(row.amount_out) - 1)
+    return AmountRange(row.name, row.exponent, at_least, row.transactions)
