@@ -11,6 +11,8 @@ from contextlib import (
     nullcontext,
 )
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import URL
@@ -219,6 +221,7 @@ class Runtime:
     ledger_ids: dict[str, int] = field(default_factory=dict)
     known_ledgers: set[int] = field(default_factory=lambda: {DEFAULT_LEDGER})
     """Those of which it is known whether they have parts, which never changes."""
+    started_at: datetime = field(default_factory=partial(datetime.now, UTC))
 
     @property
     def main(self) -> "Runtime":

@@ -33,6 +33,7 @@ from ledgerservice.api.resources import (
     reports,
     schedules,
     statements,
+    status,
     transactions,
     verification,
     volume,
@@ -59,6 +60,7 @@ ROUTERS = (
     audit.router,
     verification.router,
     metrics.router,
+    status.router,
     health.router,
 )
 """In the order of the description, which is that of the tour in the README."""

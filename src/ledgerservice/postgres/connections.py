@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import psycopg
 from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
@@ -254,6 +255,36 @@ _SERVER_FACTS = text(
            current_setting('full_page_writes') AS full_page_writes,
            (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit')
                AS synchronous_commit
+    """
+)
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """The server of a database, and what its commits wait for where nothing else is set. `on` is
+    the least that the service commits with.
+    """
+
+    revision: str
+    version: str
+    fsync: str
+    full_page_writes: str
+    synchronous_commit: str
+    synchronous_standby_names: str
+    data_checksums: str
+    in_recovery: bool
+
+
+FIND_SERVER = text(
+    """
+    SELECT (SELECT version_num FROM ledger.alembic_version) AS revision,
+           current_setting('server_version') AS version,
+           current_setting('fsync') AS fsync,
+           current_setting('full_page_writes') AS full_page_writes,
+           (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit')
+               AS synchronous_commit,
+           current_setting('synchronous_standby_names') AS synchronous_standby_names,
+           current_setting('data_checksums') AS data_checksums,
+           pg_is_in_recovery() AS in_recovery
     """
 )
 

@@ -116,7 +116,7 @@ async def get_verification(request: Request) -> Response:
     One process verifies. Another one answers what is in LEDGER_VERIFY_PROGRESS, if that file is
     set and shared by them.
     """
-    return json_response(await _verification(request))
+    return json_response(await verification_of(request))
 
 
 @post(
@@ -144,7 +144,7 @@ async def run_verification(request: Request) -> Response:
     if True not in [await _requested(one) for one in runtimes]:
         main.passes.withdraw()
         raise ProblemError("not_verifying")
-    answer = json_response(await _verification(request))
+    answer = json_response(await verification_of(request))
     answer.status_code = 202
     return answer
 
@@ -164,7 +164,8 @@ async def _requested(runtime: Runtime) -> bool:
         return False
 
 
-async def _verification(request: Request) -> Verification:
+async def verification_of(request: Request) -> Verification:
+    """What has been verified of all databases."""
     runtimes = _runtimes(request)
     main = runtimes.pop(MAIN)
     assert main is not None

@@ -85,7 +85,8 @@ def _recent(columns: str) -> str:
 
 
 FIND_EXTENT = text(
-    f"SELECT count(*), min(recorded_at), max(recorded_at) FROM ({_recent('t.recorded_at')}) recent"
+    "SELECT count(*) AS number, min(recorded_at) AS first, max(recorded_at) AS last"
+    f" FROM ({_recent('t.recorded_at')}) recent"
 )
 # Each transaction is looked up by its id, whatever the statistics say: a join would read all
 # entries. As in the list, the currency of a transaction is that of its account.

@@ -1,6 +1,6 @@
 """Webhooks as callers see and change them. Each statement is a transaction of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +39,21 @@ class SecretView(msgspec.Struct, frozen=True):
     expires_at: datetime | None
 
 
+class WebhookState(msgspec.Struct, frozen=True):
+    """How far an endpoint of any ledger is. `failing_since`: the first failure of those that wait
+    to be tried again.
+    """
+
+    ledger: str
+    id: int
+    state: str
+    epoch: int
+    position: int
+    waiting: int
+    failing_since: datetime | None
+    dead_letters: int
+
+
 class DeliveryView(msgspec.Struct, frozen=True):
     """An attempt to deliver an event."""
 
@@ -65,6 +80,19 @@ LIST = text(
     f"{_VIEW} WHERE w.ledger_id = :ledger AND w.id > CAST(:after AS bigint)"
     " ORDER BY w.id LIMIT :rows"
 )
+MOST_STATES = 1_000
+"""The largest LEDGER_WEBHOOKS_LIMIT."""
+LIST_STATES = text(f"""
+SELECT l.name AS ledger, w.id, w.state, w.epoch, w.position,
+    {_FAILURES.format("f.next_at", "")} AS waiting,
+    (SELECT min(f.failed_at) FROM ledger.webhook_failures f
+     WHERE f.ledger_id = w.ledger_id AND f.webhook_id = w.id AND f.next_at IS NOT NULL)
+        AS failing_since,
+    {_FAILURES.format("*", "AND f.next_at IS NULL")} AS dead_letters
+FROM ledger.webhooks w JOIN ledger.ledgers l ON l.ledger_id = w.ledger_id
+WHERE CAST(:ledgers AS integer[]) IS NULL OR w.ledger_id = ANY (CAST(:ledgers AS integer[]))
+ORDER BY w.ledger_id, w.id LIMIT {MOST_STATES}
+""")
 LIST_SECRETS = text("""
 SELECT webhook_id, secret, created_at, expires_at FROM ledger.webhook_secrets
 WHERE ledger_id = :ledger AND webhook_id = ANY (CAST(:ids AS bigint[]))
@@ -171,3 +199,9 @@ async def write(reader: Reader, statement: Any, **values: Any) -> int | None:
     """Run one of the statements that write; the endpoint's id, or None if there is none."""
     rows = await reader.rows(statement, **values)
     return rows[0][0] if rows else None
+
+
+async def list_states(reader: Reader, ledgers: Collection[int] | None) -> list[WebhookState]:
+    """The states of the endpoints of a database: of all ledgers, or of these."""
+    ids = None if ledgers is None else list(ledgers)
+    return await find_all(reader, WebhookState, LIST_STATES, ledgers=ids)
