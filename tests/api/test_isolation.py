@@ -141,7 +141,7 @@ QUERIES: dict[str, list[str]] = {
     ],
     "/reports/volume": [
         *TIMES, *OF_A_ZONE, "by=hour", "by=minute&timezone=Asia/Kolkata", "currency=USD",
-        "currency=INR", "limit=2",
+        "currency=INR", "limit=2", "basis=effective", "basis=effective&limit=2",
     ],
     "/approvals": ["state=open", *PAGES],
     "/events": ["limit=1000", "after=1-1&wait_s=0", "account_id=1", "type=hold.placed"],

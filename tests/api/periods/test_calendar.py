@@ -216,7 +216,7 @@ REFUSED = [
     ("/reports/trial-balance", {"by": "effective"}, "by", "effective needs at"),
     ("/reports/balances", {"by": "effective"}, "by", "effective needs at"),
     ("/reports/volume", {"from": "2026-12", "to": "2026-10"}, "to", "must not be before from"),
-    ("/reports/volume", {"by": "week"}, "by", "'day', 'hour' or 'minute'"),
+    ("/reports/volume", {"by": "week"}, "by", "'month', 'day', 'hour' or 'minute'"),
     ("/reports/totals", {"key": "x", "by": "both"}, "by", "'recorded' or 'effective'"),
 ]
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -33,6 +34,8 @@ def fill(service: RunningService) -> None:
     paid = service.send("/withdraw", account_id=alice, amount="7").json()["transaction_id"]
     service.send(f"/transactions/{paid}/reverse", amount="2")
     service.send("/withdraw", account_id=bob, amount="999999")
+    for day in ("2020-01-31", "2020-02-01", "2026-10-24", "2026-10-26"):
+        service.send("/deposit", account_id=bob, amount="4", effective_at=f"{day}T23:30:00Z")
     service.send("/withdraw", account_id=euros, amount="71")
     legs = [(alice, "-8"), (bob, "3"), (bob, "5"), (bob, "-1"), (alice, "1")]
     service.send("/transactions", legs=[{"account_id": a, "amount": m} for a, m in legs])
@@ -82,10 +85,11 @@ def whole(client: httpx.Client, number: int) -> Any:
     return client.get(f"/transactions/{number}").json()
 
 
-def begin_of(row: Any, unit: str, zone: str) -> str:
+def begin_of(row: Any, unit: str, zone: str, by: str | None = None) -> str:
     """The beginning of a transaction's period, by the digits that a clock of the zone shows."""
-    kept = {"day": 10, "hour": 13, "minute": 16}[unit]
-    local = parse_timestamp(row["recorded_at"]).astimezone(ZoneInfo(zone))
+    kept = {"month": 7, "day": 10, "hour": 13, "minute": 16}[unit]
+    time = row.get("effective_at") if by == "effective" else None
+    local = parse_timestamp(time or row["recorded_at"]).astimezone(ZoneInfo(zone))
     text = local.isoformat()[:kept]
     whole = text + "1970-01-01T00:00:00"[kept:]
     begin = datetime.fromisoformat(whole).replace(tzinfo=local.tzinfo, fold=local.fold)
@@ -110,10 +114,12 @@ def moved_by(row: Any) -> dict[str, tuple[Decimal, Decimal, Decimal]]:
     return {currency: tuple(one) for currency, one in found.items() if one[2]}
 
 
-def expected(rows: list[Any], unit: str, zone: str, currency: str | None) -> list[Any]:
+def expected(
+    rows: list[Any], unit: str, zone: str, currency: str | None, by: str | None = None
+) -> list[Any]:
     periods: dict[str, Any] = {}
     for row in rows:
-        begin = begin_of(row, unit, zone)
+        begin = begin_of(row, unit, zone, by)
         one = periods.setdefault(begin, {"posted": 0, "declined": Counter(), "sums": {}})
         if row["status"] == "declined":
             one["declined"][row["code"]] += 1
@@ -155,17 +161,43 @@ TIMES: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("times", TIMES)
-@pytest.mark.parametrize("unit", ["day", "hour", "minute"])
+@pytest.mark.parametrize("unit", ["month", "day", "hour", "minute"])
 @pytest.mark.parametrize("zone", ZONES)
 def test_it_has_what_the_list_has(
     service: RunningService, zone: str, unit: str, times: dict[str, str]
 ) -> None:
     """In the autumn in which Berlin's clocks go back, too."""
-    volume = read(service, by=unit, timezone=zone, **times)
-    rows = listed(service, timezone=zone, **times)
-    assert len(rows) > 3 and volume["transactions"] == len(rows)
+    check(service, unit, zone, times)
+
+
+EFFECTIVE: list[tuple[str, dict[str, str]]] = [
+    ("month", {}),
+    ("month", {"from": "2020-02", "to": "2026-10-24"}),
+    ("minute", {"from": "2026-10-24T22:30:00Z", "to": "2026-10-25"}),
+    ("hour", {"from": "2026-10"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("unit", "times"), EFFECTIVE)
+def test_as_effective_it_has_what_the_list_has(
+    service: RunningService, unit: str, times: dict[str, str]
+) -> None:
+    check(service, unit, "Europe/Berlin", times, {"basis": "effective"}, {"by": "effective"})
+
+
+def check(
+    service: RunningService,
+    unit: str,
+    zone: str,
+    times: dict[str, str],
+    basis: Any = MappingProxyType({}),
+    by: Any = MappingProxyType({}),
+) -> None:
+    volume = read(service, by=unit, timezone=zone, **times, **basis)
+    rows = listed(service, timezone=zone, **times, **by)
+    assert len(rows) > 1 and volume["transactions"] == len(rows)
     assert (volume["complete"], volume["since"]) == (True, None)
-    assert shown(volume) == expected(rows, unit, zone, None)
+    assert shown(volume) == expected(rows, unit, zone, None, by.get("by"))
 
 
 @pytest.mark.parametrize("currency", ["USD", "EUR", "INR"])
@@ -210,6 +242,17 @@ def test_it_reads_the_newest_and_says_from_when_on(service: RunningService) -> N
         assert shown(volume) == expected(counted, "minute", "UTC", None)
 
 
+def test_as_effective_it_says_from_when_on(service: RunningService) -> None:
+    rows = listed(service, by="effective")
+    for limit in range(1, len(rows) + 1):
+        volume = read(service, limit=limit, by="month", basis="effective")
+        since = volume["since"] or "0"
+        counted = [r for r in rows if (r.get("effective_at") or r["recorded_at"]) >= since]
+        assert volume["transactions"] == len(counted)
+        assert shown(volume) == expected(counted, "month", "UTC", None, "effective")
+    assert volume["complete"]
+
+
 def test_a_ledger_without_transactions(service: RunningService) -> None:
     assert read(service, **{"from": "2099"}) == {
         "complete": True, "since": None, "transactions": 0, "periods": [], "amounts": [],
@@ -217,7 +260,7 @@ def test_a_ledger_without_transactions(service: RunningService) -> None:
 
 
 @pytest.mark.parametrize("zone", [*ZONES, "America/Havana", "America/Sao_Paulo", "Pacific/Apia"])
-@pytest.mark.parametrize("unit", ["day", "hour", "minute"])
+@pytest.mark.parametrize("unit", ["month", "day", "hour", "minute"])
 def test_periods_follow_each_other(unit: Any, zone: str) -> None:
     """Each time is in the period that begins last before it, also where clocks change."""
     for begin in ("2011-12-29", "2018-11-03", "2024-03-09", "2024-04-06", "2024-11-02"):

@@ -35,6 +35,18 @@ def rows_read(plan: dict[str, Any], uncounted: str = "") -> float:
     return rows + sum(rows_read(part, uncounted) for part in plan.get("Plans", []))
 
 
+async def plan_of(database: Database, statement: Any, **values: Any) -> Any:
+    """The plan of a statement of the first ledger, run once."""
+    engine = database.read_engine()
+    compiled = statement.compile(engine.sync_engine)
+    parameters = compiled.construct_params({"ledger": 1, **values})
+    async with Reader(engine, 1, 60).connection() as connection:
+        explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}"
+        plans = (await connection.exec_driver_sql(explain, parameters)).scalar_one()
+    await engine.dispose()
+    return plans[0]["Plan"]
+
+
 async def rows_of_page(
     database: Database, find_page: Callable[[search.Run], Awaitable[Any]], uncounted: str = ""
 ) -> float:

@@ -17,12 +17,20 @@ from ledgerservice.domain.instructions import Kind
 from ledgerservice.domain.transactions import Status
 from ledgerservice.postgres import search
 from ledgerservice.postgres.connections import Database
-from ledgerservice.postgres.queries import effective, reports, transactions
+from ledgerservice.postgres.queries import effective, reports, transactions, volume
+from ledgerservice.postgres.queries.structs import EARLIEST, LATEST
 from ledgerservice.postgres.queries.transaction_filters import CONDITIONS, values_of
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter as Filter
 from ledgerservice.postgres.reader import Reader
 from tests.postgres.costs.large import ACCOUNTS, CHOICES, IMPORT, MIX, PAGE, PLACES, at
-from tests.postgres.costs.rows import EXAMPLES, fill, rows_of_all_pages, rows_of_page, rows_read
+from tests.postgres.costs.rows import (
+    EXAMPLES,
+    fill,
+    plan_of,
+    rows_of_all_pages,
+    rows_of_page,
+    rows_read,
+)
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +263,14 @@ def test_totals_read_what_has_metadata(mixed, by) -> None:
     values |= {"beginning": "", "digest": "", "currency": ""}
     plan = asyncio.run(explained(mixed, reports.LIST_TOTALS[by], **values))
     assert rows_read(plan) < 17 * 12_000, json.dumps(plan)[:3000]
+
+
+@pytest.mark.parametrize("limit", [1, 1_000])
+def test_the_volume_reads_so_many_transactions(mixed, limit) -> None:
+    """Of those with an effective_at and of those without one."""
+    values = {"since": EARLIEST, "until": LATEST, "rows": limit}
+    for statement in volume.FIND_EXTENTS["effective"]:
+        assert rows_read(asyncio.run(plan_of(mixed, statement, **values))) <= limit + 2_560
+    values |= {"begins": [EARLIEST], "currency": None}
+    plan = asyncio.run(plan_of(mixed, volume.SUM_VOLUME["effective"], **values))
+    assert rows_read(plan, "currencies") <= 10 * limit + 2_560, json.dumps(plan)[:3000]

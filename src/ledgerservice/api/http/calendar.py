@@ -43,14 +43,15 @@ def local_timestamp(time: datetime, zone: str) -> str:
     return local.isoformat(timespec="microseconds")
 
 
-Unit = Literal["day", "hour", "minute"]
+Unit = Literal["month", "day", "hour", "minute"]
 
 
 def period_begin(time: datetime, unit: Unit, zone: str) -> datetime:
-    """The beginning of the day, hour or minute of a zone that a time is in, in UTC."""
+    """The beginning of the month, day, hour or minute of a zone that a time is in, in UTC."""
     local = time.astimezone(zone_of(zone))
-    if unit == "day":  # where the day begins, which may not be midnight
-        return datetime(local.year, local.month, local.day, tzinfo=local.tzinfo).astimezone(UTC)
+    if unit in ("month", "day"):  # where the day begins, which may not be midnight
+        day = 1 if unit == "month" else local.day
+        return datetime(local.year, local.month, day, tzinfo=local.tzinfo).astimezone(UTC)
     local = local.replace(second=0, microsecond=0)
     if unit == "hour":
         local = local.replace(minute=0)

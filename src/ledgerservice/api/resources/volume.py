@@ -1,4 +1,4 @@
-"""What was recorded by days, hours or minutes, and how large the amounts were."""
+"""What was recorded by months, days, hours or minutes, and how large the amounts were."""
 
 from functools import partial
 from typing import Annotated
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
-from ledgerservice.api.http.calendar import Unit, period_begin
+from ledgerservice.api.http.calendar import By, Unit, period_begin
 from ledgerservice.api.http.call import json_response, reader_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
@@ -30,6 +30,7 @@ class VolumeQuery(Period):
     """Which time, in which periods, and how many transactions are read for it."""
 
     by: Annotated[Unit, Field(description="The periods, which are those of `timezone`.")] = "day"
+    basis: By = "recorded"
     currency: FilterCode | None = Field(
         default=None,
         description="Only transactions whose account has this currency, and amounts in it.",
@@ -54,7 +55,7 @@ class MovedAmounts(Answer, kw_only=True):
 
 
 class VolumePeriod(msgspec.Struct, kw_only=True):
-    """What was recorded in a day, an hour or a minute."""
+    """What was recorded in a month, a day, an hour or a minute."""
 
     begins_at: TimestampText
     posted: int
@@ -87,16 +88,23 @@ class Volume(msgspec.Struct, kw_only=True):
 
 @get(router, "/reports/volume", Volume, VolumeQuery, need=Need(Scope.REPORTS_READ))
 async def get_volume(request: Request) -> Response:
-    """What was posted, declined and moved by periods, as recorded, and the sizes of the amounts.
+    """What was posted, declined and moved by periods, and the sizes of the amounts.
 
-    It reads the newest transactions of the time, `limit` at most, and has 1,500 periods at most,
-    the latest ones. `posted` counts all posted transactions, also those that move nothing, such as
-    holds. A transaction moves what its accounts gain in a currency. A reversal moves money too.
+    It reads the newest transactions of the time, `limit` at most, and with `basis=effective` as
+    many that have an `effective_at`. It has 1,500 periods at most, the latest ones. `posted` counts
+    all posted transactions, also those that move nothing, such as holds. A transaction moves what
+    its accounts gain in a currency. A reversal moves money too.
     """
     query = parameters_of(request, VolumeQuery)
     begin_of = partial(period_begin, unit=query.by, zone=query.timezone)
     volume = await queries.find_volume(
-        reader_of(request), query.since, query.until, query.limit, begin_of, query.currency
+        reader_of(request),
+        query.since,
+        query.until,
+        query.limit,
+        begin_of,
+        query.currency,
+        query.basis,
     )
     return json_response(_answer(volume))
 

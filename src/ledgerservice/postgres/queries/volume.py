@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Row, text
 
+from ledgerservice.domain.timestamps import TimeOf
 from ledgerservice.domain.transactions import Status
 from ledgerservice.postgres.queries.structs import EARLIEST, LATEST
 from ledgerservice.postgres.queries.transaction_filters import TransactionFilter, kinds_of
@@ -70,6 +71,9 @@ class Extent(NamedTuple):
     last: datetime
 
 
+_OF_TIME = "t.id, t.status, t.decline_reason, t.account_id, t.recorded_at, t.has_details"
+
+
 def _recent(columns: str) -> str:
     """The newest transactions of a time. The index has the order of time by status and kind; they
     are merged, so that only as many rows are read as are returned.
@@ -84,17 +88,43 @@ def _recent(columns: str) -> str:
     return f"{' UNION ALL '.join(parts)} ORDER BY recorded_at DESC LIMIT :rows"
 
 
-FIND_EXTENT = text(
-    "SELECT count(*) AS number, min(recorded_at) AS first, max(recorded_at) AS last"
-    f" FROM ({_recent('t.recorded_at')}) recent"
-)
+_DATED = """
+SELECT transaction_id, effective_at FROM ledger.details
+WHERE ledger_id = :ledger AND effective_at >= :since AND effective_at < :until
+ORDER BY ledger_id DESC, effective_at DESC LIMIT :rows
+"""
+"""The newest transactions with an effective_at of a time."""
+
+_EXTENT = "SELECT count(*) AS number, min({0}) AS first, max({0}) AS last FROM ({1}) newest"
+FIND_EXTENTS = {
+    "recorded": [text(_EXTENT.format("recorded_at", _recent("t.recorded_at")))],
+    "effective": [
+        text(_EXTENT.format("recorded_at", _recent("t.recorded_at"))),
+        text(_EXTENT.format("effective_at", _DATED)),
+    ],
+}
+_SOURCES = {
+    "recorded": f"SELECT r.*, r.recorded_at AS time FROM ({_recent(_OF_TIME)}) r",
+    "effective": f"""
+        SELECT r.*, r.recorded_at AS time FROM ({_recent(_OF_TIME)}) r
+        WHERE NOT r.has_details OR (
+            SELECT d.effective_at FROM ledger.details d
+            WHERE d.ledger_id = :ledger AND d.transaction_id = r.id) IS NULL
+        UNION ALL
+        SELECT t.*, d.effective_at FROM ({_DATED}) d
+        CROSS JOIN LATERAL (
+            SELECT {_OF_TIME} FROM ledger.transactions t
+            WHERE t.ledger_id = :ledger AND t.id = d.transaction_id OFFSET 0) t""",
+}
+"""What was recorded in a time, or takes effect then."""
+
 # Each transaction is looked up by its id, whatever the statistics say: a join would read all
 # entries. As in the list, the currency of a transaction is that of its account.
-SUM_VOLUME = text(f"""
+_SUM_VOLUME = f"""
 WITH recent AS MATERIALIZED (
     SELECT t.id, t.status, t.decline_reason,
-           width_bucket(t.recorded_at, CAST(:begins AS timestamptz[])) AS period
-    FROM ({_recent("t.id, t.status, t.decline_reason, t.account_id, t.recorded_at")}) t
+           width_bucket(t.time, CAST(:begins AS timestamptz[])) AS period
+    FROM ($source) t
     WHERE CAST(:currency AS text) IS NULL OR CAST(:currency AS text) = (
         SELECT a.currency FROM ledger.accounts a
         WHERE a.ledger_id = :ledger AND a.id = t.account_id)
@@ -132,16 +162,25 @@ FROM (SELECT currency_number, digits, count(*) AS transactions,
 JOIN ledger.currencies c ON c.number = s.currency_number
 WHERE CAST(:currency AS text) IS NULL OR c.code = CAST(:currency AS text)
 ORDER BY part, period, name, amount_out, amount_in
-""")
+"""
+SUM_VOLUME = {
+    basis: text(_SUM_VOLUME.replace("$source", source)) for basis, source in _SOURCES.items()
+}
 
 
-async def find_extent(
-    reader: Reader, since: datetime | None, until: datetime | None, rows: int
-) -> Extent | None:
-    """Of the newest transactions in [since, until), `rows` at most; None if there are none."""
+async def _find_extents(
+    reader: Reader, since: datetime | None, until: datetime | None, rows: int, basis: TimeOf
+) -> list[Extent]:
+    """Of the newest transactions in [since, until), `rows` at most, and of those that take effect
+    then; none where there are none.
+    """
     values = {"since": since or EARLIEST, "until": until or LATEST, "rows": rows}
-    [row] = await reader.rows(FIND_EXTENT, search=True, **values)
-    return Extent(row.number, row.first, row.last) if row.number else None
+    extents = []
+    for statement in FIND_EXTENTS[basis]:
+        [row] = await reader.rows(statement, search=True, **values)
+        if row.number:
+            extents.append(Extent(row.number, row.first, row.last))
+    return extents
 
 
 async def find_volume(
@@ -151,23 +190,25 @@ async def find_volume(
     rows: int,
     begin_of: Callable[[datetime], datetime],
     currency: str | None = None,
+    basis: TimeOf = "recorded",
 ) -> Volume:
     """The volume of [since, until), of the newest `rows` transactions at most, in periods.
 
     `begin_of` is the beginning of the period that a time is in. Those of the oldest time are not
     counted if there are more transactions than `rows`, because some of these may be of that time.
+    As effective, `rows` are read of those without an effective_at, and as many of those with one.
     """
-    extent = await find_extent(reader, since, until, rows + 1)
-    if extent is None:
+    extents = await _find_extents(reader, since, until, rows + 1, basis)
+    if not extents:
         return Volume()
-    is_cut = extent.number > rows
-    first = extent.first + MICROSECOND if is_cut else extent.first
-    begins = _begins(first, extent.last, begin_of)
-    if begins[0] > first:
-        is_cut, first = True, begins[0]
-    values = {"since": first, "until": extent.last + MICROSECOND, "rows": rows}
+    cuts = [one.first + MICROSECOND for one in extents if one.number > rows]
+    last = max(one.last for one in extents)
+    first = max(cuts, default=min(one.first for one in extents))
+    begins = _begins(first, last, begin_of)
+    is_cut, first = bool(cuts) or begins[0] > first, max(first, begins[0])
+    values = {"since": first, "until": last + MICROSECOND, "rows": rows}
     values |= {"begins": begins, "currency": currency}
-    summed = await reader.rows(SUM_VOLUME, search=True, **values)
+    summed = await reader.rows(SUM_VOLUME[basis], search=True, **values)
     volume = _volume(summed, begins)
     volume.since = first if is_cut else None
     return volume
