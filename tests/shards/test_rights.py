@@ -126,3 +126,33 @@ def test_what_others_have_approved_is_posted_on_the_shard(shop: Shop) -> None:
     keys = f"SELECT count(*) FROM ledger.transactions WHERE idempotency_key = '{key}'"
     assert shop.world.rows("b", keys) == [(1,)]
     assert shop.world.run("verify")[-1]["holds"] is True
+
+
+def test_what_others_have_approved_is_posted_on_a_part(shop: Shop) -> None:
+    """The proposals are on main, the transactions where the parts are; `verify` knows it."""
+    shop.ask(shop.admin, "POST", "/ledgers/", {"name": "market", "shards": 3}, below="")
+    [(number,)] = shop.world.rows("main", NUMBER.replace("shop", "market"))
+    with shop.world.main.owner_engine().begin() as owner:
+        set_rule(owner, RuleRow(number, "amount", "USD", "100.00", 1))
+
+    def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        return shop.ask(shop.admin, method, path, body, below="/ledgers/market")
+
+    def propose_in(part: int) -> None:
+        account = ask("POST", "/accounts/", {"owner": "o", "currency": "USD", "part": part})[1]
+        bodies = (
+            {"account_id": account["id"], "amount": "500", "idempotency_key": f"large {n}"}
+            for n in itertools.count()
+        )
+        assert wait_for(lambda: ask("POST", "/deposit/", next(bodies))[0] == 202, 10, 0.2)
+
+    for part in range(3):
+        propose_in(part)
+    numbers = [proposal["id"] for proposal in ask("GET", "/approvals")[1]]
+    assert len(numbers) == 3
+    with shop.world.connected("main") as connection:
+        for one in numbers:
+            connection.execute(APPROVE, [one])
+    paths = [f"/approvals/{one}" for one in numbers]
+    assert wait_for(lambda: all(ask("GET", p)[1]["state"] == "executed" for p in paths), 15)
+    assert shop.world.run("verify")[-1]["holds"] is True

@@ -1,6 +1,6 @@
 """The checks of `verify` on what was proposed, decided and carried out. They are run once each.
 
-The transactions of a ledger on another shard are not in this database.
+The transactions of a ledger, or of a part, on another shard are not in this database.
 """
 
 APPROVED = """
@@ -33,8 +33,9 @@ APPROVED = """
               AND (t.idempotency_key, t.origin, t.principal_id,
                    CASE WHEN t.kind = {CROSSING} THEN x.status < 400 ELSE t.status = {POSTED} END)
                   IS DISTINCT FROM (p.idempotency_key, 0::smallint, p.proposed_by, x.status < 400)
-              AND NOT EXISTS (SELECT FROM ledger.homes h
-                              WHERE h.ledger_id = p.ledger_id AND h.shard <> 'main')
+              AND NOT EXISTS (SELECT FROM ledger.homes h JOIN ledger.ledgers l USING (ledger_id)
+                              WHERE p.ledger_id IN (l.ledger_id, l.parent_id)
+                                AND h.shard <> 'main' AND (t.id IS NULL OR l.part IS NULL))
            OR x.proposal_id IS NULL AND d.given >= p.approvals AND NOT d.ended
               AND d.last < (SELECT recorded_at FROM ledger.transactions
                             WHERE ledger_id = p.ledger_id ORDER BY id DESC LIMIT 1)
