@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import create_engine
@@ -20,10 +21,12 @@ from sqlalchemy.pool import NullPool
 
 from ledgerservice.postgres.urls import parse_url
 from ledgerservice.postgres.verification import verify
+from ledgerservice.postgres.verification.across import verify_across
 from tests.proof import history, journal
-from tests.proof.checker import DOUBLED, LOST, Report, check, together
-from tests.proof.journal import Place
+from tests.proof.checker import DOUBLED, LOST, Report, Violation, check, together
+from tests.proof.journal import Place, dump
 from tests.proof.load import choices, clients
+from tests.proof.parts import dump_parts, seen_by_part
 from tests.proof.servers import faults, read_models
 from tests.proof.servers.canaries import CANARIES
 from tests.proof.servers.cluster import Broken, Disk, namespace
@@ -45,6 +48,8 @@ from tests.proof.servers.setup import (
 
 RESOLVE_LIMIT_S = 120.0
 DUE_LIMIT_S = 30.0
+OPEN_LIMIT_S = 15.0
+"""In which what is open between parts is over when nothing is hurt any more."""
 FUZZER = "fuzzer"  # a part that is only of the fault, not of the setup
 UNSTEADY_NS = 50_000_000
 CALM_S = 0.5  # of load before the first fault and after the last
@@ -97,6 +102,8 @@ class Result:
     times: Counter[str]
     report: Report = field(default_factory=Report)
     healed_s: float = 0.0
+    ended_s: float = 0.0
+    """In which what was open between parts is over, from the end of the faults."""
     resolved_s: float = 0.0
     overlapped: int = 0  # batches
     verified: list[str] = field(default_factory=list)
@@ -216,29 +223,41 @@ class Campaign:
                 result.times[fault.__name__] += fault(setup, chance, duration)
             began_s = time.monotonic()
             setup.heal()
-            result.healed_s = time.monotonic() - began_s
+            healed_at_s = time.monotonic()
+            result.healed_s = healed_at_s - began_s
             time.sleep(CALM_S)
+        is_late = not setup.end_crossings(healed_at_s + OPEN_LIMIT_S)
+        result.ended_s = time.monotonic() - healed_at_s
         result.times.update(setup.times)
         for book in setup.books:
             result.resolved_s += clients.resolve(
                 book, setup.services[0].base, RESOLVE_LIMIT_S, setup.signer or setup.keys[-1]
             )
-        places = {book.name: setup.place_of(book) for book in setup.books}
-        wait_for_what_is_due(places.values())
-        for url in dict.fromkeys(place.url for place in places.values()):
+        places = {book.name: setup.places_of(book) for book in setup.books}
+        everywhere = list(chain.from_iterable(places.values()))
+        wait_for_what_is_due(everywhere)
+        for url in dict.fromkeys(place.url for place in everywhere):
             engine = create_engine(parse_url(url), poolclass=NullPool)
             result.verified += map(str, verify(engine))
+        if engines := setup.engines():
+            result.verified += map(str, verify_across(engines))
         result.verified += setup.faults()
         hostile = result.times[faults.be_hostile.__name__] > 0
         moved = result.times[faults.move_clocks.__name__] > 0 or not clock.is_steady()
         told = None if moved else clock
         reports = {}
         for book in setup.books:
-            found = journal.dump(places[book.name])
+            there = places[book.name]
+            found = dump_parts(there, book.number) if book.parts else dump(*there)
             journal.save(found, book.seen.with_suffix(".json"))
-            report = check(history.read(book.seen), found, strangers=hostile, clock=told)
-            reports[book.name] = report
+            seen = history.read(book.seen)
+            if book.parts:
+                seen = list(seen_by_part(seen, len(book.parts)))
+            reports[book.name] = check(seen, found, strangers=hostile, clock=told)
         result.report = together(reports)
+        if is_late:
+            late = Violation("ended_late", f"transfers between parts after {result.ended_s:.0f} s")
+            result.report = result.report._replace(violations=[*result.report.violations, late])
 
 
 def loads(setup: Setup, chance: random.Random, *, only_plain: bool) -> list[clients.Load]:

@@ -15,6 +15,7 @@ from tests.proof.judging import (
     answers,
     approvals,
     conditions,
+    crossings,
     decisions,
     reads,
     timing,
@@ -49,9 +50,11 @@ PROMISES = (
     reads.order_is_strict,
 )
 
-LOST = ("lost", "decline_lost", "forgotten")
+LOST = ("lost", "decline_lost", "forgotten", "half_done")
 DOUBLED = (
     "settled_twice",
+    "crossed_twice",
+    "step_unfounded",
     "hold_exceeded",
     "reversal_exceeded",
     "applied_twice",
@@ -111,6 +114,7 @@ def check(
     """
     case = Case(list(attempts), journal, strangers, clock)
     approvals.add_executions(case)
-    found = [Violation(code, what) for promise in PROMISES for code, what in promise(case)]
+    promises = (*PROMISES, *(crossings.PROMISES if case.parts else ()))
+    found = [Violation(code, what) for promise in promises for code, what in promise(case)]
     outcomes = Counter(outcome(attempt) for attempt in case.attempts)
     return Report(found, len(case.attempts), outcomes, len(journal.executions))

@@ -14,7 +14,9 @@ import msgspec
 
 PLAIN = ("deposit", "withdraw", "transfer")
 STEPS = ("capture", "release", "reversal", "cancellation")
-MOVEMENTS = (*PLAIN, "general", "hold", "schedule", "policy", *STEPS)
+CROSSING = "crossing"
+"""A transfer from one part of a ledger to another."""
+MOVEMENTS = (*PLAIN, CROSSING, "general", "hold", "schedule", "policy", *STEPS)
 DRY_RUN = "dry_run"
 DECISIONS = ("approve", "reject")
 CONDITIONS = ("available_at_least", "balance_at_least", "version")
@@ -39,7 +41,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     `kind` is one of MOVEMENTS, a DRY_RUN of one of them, one of DECISIONS on the proposal `parent`,
     or a read: `account` (its state),
-    `accounts` (the state of all), `history` (its newest page) or `key` (what became of a key).
+    `accounts` (the state of all), `history` (its newest page), `key` (what became of a key), or
+    `transaction` (the one with the id `parent`).
     `amount` is in minor units; of a step 0 is all that is left. A step names its `parent`, whose
     account is `account`. A general transaction has `legs` of account and amount, `conditions` of
     account, what is demanded (CONDITIONS), and how much or which version, and may `exchange`. A

@@ -85,7 +85,9 @@ class Policy(msgspec.Struct, gc=False):
 
 
 class Hold(msgspec.Struct, gc=False):
-    """A hold's row; its `id` is that of the transaction that placed it."""
+    """A hold's row; its `id` is that of the transaction that placed it. That of a transfer between
+    parts is for an account of another ledger.
+    """
 
     id: int
     account: int
@@ -95,6 +97,8 @@ class Hold(msgspec.Struct, gc=False):
     captured: int
     expires_at: str | None
     capture_at: str | None
+    to_ledger: int | None = None
+    to_account: int | None = None
 
 
 class Schedule(msgspec.Struct, gc=False):
@@ -149,7 +153,10 @@ class Execution(msgspec.Struct, gc=False):
 
 
 class Journal(msgspec.Struct):
-    """All of a ledger: accounts by id, transactions by id, entries by account and seq."""
+    """All of a ledger: accounts by id, transactions by id, entries by account and seq.
+
+    `parts` are the ids of its parts, by number, if it has any.
+    """
 
     accounts: list[Account]
     transactions: list[Transaction]
@@ -161,6 +168,7 @@ class Journal(msgspec.Struct):
     proposals: list[Proposal] = []
     decisions: list[Decision] = []
     executions: list[Execution] = []
+    parts: tuple[int, ...] = ()
 
 
 def _moment(column: str) -> str:
@@ -169,7 +177,8 @@ def _moment(column: str) -> str:
 
 KINDS = (
     "deposit", "withdraw", "transfer", "general", "hold", "capture", "release", "reversal",
-    "policy", "schedule", "cancellation",
+    "policy", "schedule", "cancellation", "crossing", "cross_credit", "cross_debit",
+    "cross_release",
 )  # fmt: skip
 _MOMENT = _moment("recorded_at")
 _ACCOUNTS = """
@@ -178,7 +187,8 @@ FROM ledger.accounts WHERE ledger_id = %(ledger)s ORDER BY id
 """
 _TRANSACTIONS = f"""
 SELECT t.id, (ARRAY{list(KINDS)})[kind], t.account_id,
-       coalesce(t.counterparty_id, h.counterparty_id, s.counterparty_id, 0), t.amount,
+       coalesce(t.counterparty_id, h.to_account_id, h.counterparty_id, s.counterparty_id, 0),
+       t.amount,
        idempotency_key, {_MOMENT}, decline_reason, deciding_account_id, deciding_version,
        deciding_available, d.parent_id, coalesce(d.description, ''),
        coalesce(d.reference, ''), coalesce(d.metadata::text, ''),
@@ -201,7 +211,7 @@ FROM ledger.entries WHERE ledger_id = %(ledger)s ORDER BY account_id, seq
 
 _HOLDS = f"""
 SELECT transaction_id, account_id, counterparty_id, amount, remaining, captured,
-       {_moment("expires_at")}, {_moment("capture_at")}
+       {_moment("expires_at")}, {_moment("capture_at")}, to_ledger_id, to_account_id
 FROM ledger.holds WHERE ledger_id = %(ledger)s ORDER BY transaction_id
 """
 

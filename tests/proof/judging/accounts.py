@@ -5,6 +5,7 @@ from itertools import groupby
 
 from tests.proof.history import PLAIN
 from tests.proof.journal import Account, Entry, Transaction
+from tests.proof.judging.crossings import CROSS_KINDS, is_debit, is_its_step
 from tests.proof.judging.evidence import CLOSED, CREDITS, DEBITS, Case, Found
 from tests.proof.judging.exchanges import is_at_its_rate, is_rounded
 from tests.proof.judging.matching import requests_of
@@ -45,6 +46,8 @@ def _is_what_it_says(case: Case, t: Transaction, legs: list[Entry]) -> bool:
         asked = {"policy": t.policy, "schedule": case.schedules.get(t.id)}
         parent = case.schedules.get(t.parent or 0)
         return found == {(t.account, 0, 0)} and asked.get(t.kind, parent) is not None
+    if t.kind in CROSS_KINDS:
+        return is_its_step(case, t, found)
     hold = case.holds.get(t.id if t.kind == "hold" else t.parent or 0)
     if hold is None or hold.account != t.account:
         return False
@@ -128,7 +131,8 @@ def policies_are_kept(case: Case) -> Found:
                 yield "overdrawn", f"{where}: {last.balance} less {last.held} held"
             if amount > 0 and ceiling is not None and last.balance > ceiling:
                 yield "above_ceiling", f"{where}: {last.balance}"
-            if any(frozen(restricted, e.amount, e.held_change) for e in entries):
+            ended = transaction in case.transactions and is_debit(case.transactions[transaction])
+            if not ended and any(frozen(restricted, e.amount, e.held_change) for e in entries):
                 yield "moved_while_frozen", where
             if restricted & CLOSED and any(e.amount or e.held_change > 0 for e in entries):
                 yield "moved_after_closing", where

@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
-from tests.proof.history import DRY_RUN, PLAIN, Attempt, Request
+from tests.proof.history import CROSSING, DRY_RUN, PLAIN, Attempt, Request
 from tests.proof.journal import Transaction
+from tests.proof.judging.crossings import steps_of
 from tests.proof.judging.evidence import (
     DECLINED,
     OK,
@@ -98,8 +99,36 @@ def answer_is_kept(case: Case, attempt: Attempt, rows: list[Transaction], where:
     if not _is_as_it_was(case, attempt.body.get("decided_on", {})):
         yield "content_differs", f"{where}: declined on another balance"
     kept = _content(case, row)
-    if (answered := _told(attempt.body)) != kept:
+    answered = _told(attempt.body)
+    if row.kind == CROSSING and row.reason is None:
+        is_open_too = attempt.request.kind == "key" and answered == kept
+        kept = answered if is_open_too else _whole_content(case, row)
+        if not is_open_too and not _names_halves(case, row, attempt.body):
+            yield "content_differs", f"{where}: the halves are other transactions"
+    if answered != kept:
         yield "content_differs", f"{where}: answered {answered}, kept {kept}"
+
+
+def _whole_content(case: Case, row: Transaction) -> tuple[Any, ...]:
+    """What is kept of a transfer between parts: both halves, or what declined the credit."""
+    credits_, ends = steps_of(case, row.id)
+    if not credits_ or not ends:
+        return ()
+    credit, end = credits_[0], ends[0]
+    own, arrived = _content(case, row), _content(case, credit)
+    if credit.reason is not None:
+        return (*own[:3], *arrived[3:])
+    halves = [*_content(case, end)[-1], *arrived[-1]]
+    shown = {leg for leg in halves if leg[0] in (row.account, credit.account)}
+    return (*own[:-1], shown)
+
+
+def _names_halves(case: Case, row: Transaction, body: Any) -> bool:
+    """Whether an answer has the ids of both halves, if it has halves."""
+    named = body.get("debited_by"), body.get("credited_by")
+    credits_, ends = steps_of(case, row.id)
+    halves = [end.id for end in ends], [credit.id for credit in credits_]
+    return "decided_on" in body or named == tuple(ids[0] for ids in halves if ids)
 
 
 def _tells_all(body: Any, row: Transaction) -> bool:

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.proof.history import DECISIONS, PLAIN, Attempt, Request
+from tests.proof.history import CROSSING, DECISIONS, PLAIN, Attempt, Request
 from tests.proof.journal import Execution, Proposal, Rule, Transaction
 from tests.proof.judging.evidence import (
     OK,
@@ -92,7 +92,7 @@ def _moved(case: Case, request: Request) -> Iterator[tuple[str, int]]:
     if request.kind == "general":
         for account, amount in request.legs:
             totals[case.currencies.get(account, "")] += max(0, amount)
-    elif request.kind in (*PLAIN, "hold", "schedule"):
+    elif request.kind in (*PLAIN, CROSSING, "hold", "schedule"):
         totals[case.currencies.get(request.account, "")] = request.amount
     elif request.kind == "reversal":
         for leg in case.legs.get(request.parent, []):

@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 
-from tests.proof.history import PLAIN, Attempt
+from tests.proof.history import CROSSING, PLAIN, Attempt
 from tests.proof.journal import Transaction
 from tests.proof.judging.accounts import frozen
 from tests.proof.judging.conditions import fails
 from tests.proof.judging.evidence import (
     CLOSED,
     CREDITS,
+    CROSS_CREDIT,
+    CROSS_STEPS,
     DEBITS,
     DECLINED,
     OK,
@@ -67,6 +69,8 @@ def keys_have_one_outcome(case: Case) -> Found:
         if len(rows) > 1:
             yield "key_twice", f"key {key} of account {account}: {len(rows)} transactions"
         for row in rows:
+            if row.kind in CROSS_STEPS:  # each is judged with its hold
+                continue
             if key.startswith(OWN):
                 yield from own_is_due(case, row)
                 continue
@@ -202,8 +206,10 @@ def _changes(
     if t.kind == "reversal":
         left = case.to_reverse(t)
         return {account: (n, 0) for account, n in moved_back(left, t.amount).items()}
-    if t.kind in ("hold", "release"):
-        return {t.account: (0, t.amount if t.kind == "hold" else -t.amount)}
+    if t.kind in ("hold", CROSSING, "release"):
+        return {t.account: (0, -t.amount if t.kind == "release" else t.amount)}
+    if t.kind == CROSS_CREDIT:
+        return {t.account: (t.amount, 0)}
     if t.kind == "capture" and t.parent in case.holds:
         return {t.account: (-t.amount, -t.amount), case.holds[t.parent].other: (t.amount, 0)}
     if t.kind in PLAIN:

@@ -8,10 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from tests.proof.history import DECISIONS, MOVEMENTS, Attempt
+from tests.proof.history import CROSSING, DECISIONS, MOVEMENTS, Attempt
 from tests.proof.journal import Decision, Entry, Hold, Journal, Proposal, Transaction
 
 OWN = ("expiry ", "capture ", "execution ")  # how the keys of the service itself begin
+CROSS_CREDIT, ENDS = "cross_credit", ("cross_debit", "cross_release")
+CROSS_STEPS = (CROSS_CREDIT, *ENDS)
+"""What the service does by itself after a hold for another part: a credit, and one of the ends."""
 
 EVER, NEVER_YET = ("", "~"), ("", "")  # first and last moments
 
@@ -94,6 +97,11 @@ class Case:
             self.entries[entry.account].append(entry)
             self.legs[entry.transaction].append(entry)
         self.holds = {hold.id: hold for hold in journal.holds}
+        self.parts = journal.parts
+        self.steps: dict[int, list[Transaction]] = defaultdict(list)  # by hold for another part
+        for t in journal.transactions:
+            if t.kind in CROSS_STEPS:
+                self.steps[self.hold_of(t)].append(t)
         self.schedules = {schedule.id: schedule for schedule in journal.schedules}
         self.settlers: dict[int, list[Transaction]] = defaultdict(list)  # by schedule
         for t in journal.transactions:
@@ -158,11 +166,24 @@ class Case:
         if t is None:
             return
         if entry.held_change:
-            self.hold_steps[t.id if t.kind == "hold" else t.parent or 0].append(entry)
+            places = t.kind in ("hold", CROSSING)
+            self.hold_steps[t.id if places else t.parent or 0].append(entry)
         if t.policy is not None:
             self.policies[entry.account].append((entry.seq, t.policy))
         if t.kind == "reversal":
             self.reversed[t.parent or 0].setdefault(t.id, []).append(entry)
+
+    @staticmethod
+    def hold_of(step: Transaction) -> int:
+        """The hold for another part that a step belongs to; 0 if it says none."""
+        if step.kind in ENDS:
+            return step.parent or 0
+        number = [*step.key.split(":"), "", ""][2]
+        return int(number) if number.isdigit() else 0
+
+    def root(self, row: Transaction) -> Transaction:
+        """The transaction that a client asked for: of a step the one that placed the hold."""
+        return self.transactions.get(self.hold_of(row), row) if row.kind in CROSS_STEPS else row
 
     def state(self, account: int, version: int) -> tuple[int, int] | None:
         """Balance and held of an account at a version; None if it never had that."""

@@ -4,7 +4,7 @@ from collections import Counter
 
 import msgspec
 
-from tests.proof.history import STEPS, Request
+from tests.proof.history import CROSSING, STEPS, Request
 from tests.proof.journal import NO_DETAIL, Detail, Proposal, Transaction
 from tests.proof.judging.evidence import CLOSED, DECLINED, FROZEN, OK, Case, Policy, outcome
 from tests.proof.judging.exchanges import legs_of
@@ -21,7 +21,7 @@ def asks_for(case: Case, request: Request, row: Transaction) -> bool:
         and (row.policy is None or row.policy == asked_policy(request))
         and (
             request.other in (None, row.other)
-            or (row.kind in ("hold", "schedule") and row.other == 0)
+            or (row.kind in ("hold", "schedule", CROSSING) and row.other == 0)
         )
         and (request.parent or None) == row.parent
         and is_told(case, request, row)
@@ -96,7 +96,7 @@ def is_done(case: Case, request: Request, row: Transaction) -> bool:
         change = case.changes.get(row.id)
         asked_by = request.actor or None, request.reason or None
         return change is not None and (change.actor, change.reason) == asked_by
-    return row.kind in ("transfer", "cancellation")
+    return row.kind in ("transfer", CROSSING, "cancellation")
 
 
 def asked_policy(request: Request) -> Policy:

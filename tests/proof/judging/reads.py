@@ -1,12 +1,13 @@
 """Reads: each shows one state that was, at that time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 from tests.proof.history import DECISIONS, DRY_RUN, MOVEMENTS, Attempt
 from tests.proof.journal import Transaction
 from tests.proof.judging.answers import answer_is_kept
+from tests.proof.judging.crossings import steps_of
 from tests.proof.judging.evidence import (
     CLOSED,
     DECLINED,
@@ -86,14 +87,22 @@ def _read_is_of_what_is(case: Case, attempt: Attempt) -> Found:
             kept = entry and (entry.transaction, entry.amount, entry.held_change)
             if kept != (row["transaction_id"], minor(row["amount"]), minor(row["held_change"])):
                 yield "read_of_nothing", f"{where}: {row}, kept {kept}"
-    elif known == OK:
+    elif known == OK and request.kind != "transaction":
         told = body if request.kind == "accounts" else [body]
-        there = case.customers if request.kind == "accounts" else {request.account}
+        there = _listed(case, told) if request.kind == "accounts" else {request.account}
         if not {row["id"] for row in told} >= there:
             yield "read_of_nothing", f"{where}: of {[row['id'] for row in told]}"
         for row in told:
             if not _is_state(case, row):
                 yield "read_of_nothing", f"{where}: {row}"
+
+
+def _listed(case: Case, rows: Sequence[Any]) -> set[int]:
+    """The accounts that a list has: of a ledger with parts those of one part."""
+    if not case.parts:
+        return case.customers
+    parts = {row["id"] % len(case.parts) for row in rows}
+    return {one for one in case.customers if not parts or one % len(case.parts) in parts}
 
 
 def _is_state(case: Case, row: Any) -> bool:
@@ -122,6 +131,11 @@ def order_is_strict(case: Case) -> Found:
             _put_between(
                 case, order, nodes, nodes[row.id], row.deciding_account, row.deciding_version or 0
             )
+    for number in case.steps:
+        credits_, ends = steps_of(case, number)
+        for first, then in pairwise([number, *(t.id for t in (*credits_[:1], *ends[:1]))]):
+            if first in nodes:
+                order.put_before(nodes[first], nodes[then])
     for attempt in case.attempts:
         is_read = attempt.request.kind not in (*MOVEMENTS, *DECISIONS)
         if outcome(attempt) in (OK, REFUSED) and is_read:
@@ -131,10 +145,11 @@ def order_is_strict(case: Case) -> Found:
 
 def _node(case: Case, order: Order, row: Transaction) -> int:
     """When the transaction can have taken effect: from its first request on to its first answer."""
+    root = case.root(row)  # before all steps are made there is no answer
     same = [
         attempt
-        for attempt in case.asked.get((row.account, row.key), [])
-        if asks_for(case, attempt.request, row) and outcome(attempt) not in (REFUSED, PROPOSED)
+        for attempt in case.asked.get((root.account, root.key), [])
+        if asks_for(case, attempt.request, root) and outcome(attempt) not in (REFUSED, PROPOSED)
     ]
     invoked = min((attempt.invoked_ns for attempt in same), default=0)
     completed = min(
@@ -159,8 +174,12 @@ def _order_read(case: Case, order: Order, nodes: dict[int, int], attempt: Attemp
     newest: dict[int, int] = {}
     for account, version, _ in _seen(attempt):
         newest[account] = max(version, newest.get(account, 0))
+    of_part = {0: node}  # each part is read by itself
     for account, version in newest.items():
-        _put_between(case, order, nodes, node, account, version)
+        part = account % max(1, len(case.parts))
+        if part not in of_part:
+            of_part[part] = order.add(name, attempt.invoked_ns, completed)
+        _put_between(case, order, nodes, of_part[part], account, version)
 
 
 def _put_between(

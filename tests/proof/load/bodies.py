@@ -8,7 +8,7 @@ from tests.proof.history import STEPS, Exchange, Request
 from tests.proof.judging.evidence import major
 
 TYPES = {
-    "deposit": "DEPOSIT", "withdraw": "WITHDRAW", "transfer": "TRANSFER",
+    "deposit": "DEPOSIT", "withdraw": "WITHDRAW", "transfer": "TRANSFER", "crossing": "TRANSFER",
     "general": "TRANSACTION", "hold": "HOLD", "capture": "CAPTURE", "release": "RELEASE",
     "reversal": "REVERSAL", "schedule": "TRANSFER", "cancellation": "CANCELLATION",
     "policy": "POLICY",
@@ -26,6 +26,7 @@ def route_of(request: Request) -> tuple[str, str]:
         "release": f"/holds/{request.parent}/release",
         "reversal": f"/transactions/{request.parent}/reverse",
         "schedule": "/transfer/",
+        "crossing": "/transfer/",
         "cancellation": f"/schedules/{request.parent}/cancel",
     }.get(request.kind, f"/{request.kind}/")
     return "POST", path
@@ -51,7 +52,7 @@ def body_of(request: Request, *, item: bool = False) -> dict[str, object]:
             body["closed"] = True
         if item:
             body["account_id"] = request.account
-    elif request.kind in ("transfer", "schedule"):
+    elif request.kind in ("transfer", "crossing", "schedule"):
         body["from_account_id"] = request.account
     elif request.kind != "general":
         body["account_id"] = request.account

@@ -44,7 +44,8 @@ def first_accounts() -> Accounts:
 @dataclass
 class Book:
     """A ledger under load. `path` is before each of its routes; `accounts` are those of a new
-    database, until they are opened. In `seen` is what its clients have seen.
+    database, until they are opened. In `seen` is what its clients have seen. `parts` are the ids of
+    its parts, by number, if it has any.
     """
 
     seen: Path
@@ -52,3 +53,4 @@ class Book:
     number: int = DEFAULT_LEDGER
     path: str = ""
     accounts: Accounts = field(default_factory=first_accounts)
+    parts: tuple[int, ...] = ()

@@ -98,9 +98,19 @@ class Choices:
             asked = chance.choice(self.recent)
             if asked.force and not may_force:
                 asked = msgspec.structs.replace(asked, force=False, actor="")
-            if chance.random() < OTHER_BODY:
-                return another(asked, self._accounts, chance)
-            return asked
+            return self._another(asked, chance) if chance.random() < OTHER_BODY else asked
+        request = self._new(key, chance, may_force=may_force)
+        is_bare = self._only_plain or request.kind == "policy" or request.force
+        if not is_bare and chance.random() < 0.25:
+            request = _detailed(request, chance)
+        if not new:
+            self.recent.append(request)
+        return request
+
+    def _another(self, asked: Request, chance: random.Random) -> Request:
+        return another(asked, self._accounts, chance)
+
+    def _new(self, key: str, chance: random.Random, *, may_force: bool) -> Request:
         usual, small, rupees = self._accounts
         in_rupees = chance.random() < IN_RUPEES
         pool = rupees if in_rupees else usual
@@ -135,26 +145,25 @@ class Choices:
             request = Request(kind, account, other, amount, key, execute_at=_soon(chance))
         elif kind == "policy":
             request = self._policy(Request(kind, account, None, 0, key), chance)
-        elif built_on := self._builds_on(kind):
-            parent, account, whole, sides = chance.choice(built_on)
-            part = chance.choice([0, 0, chance.randint(1, whole), whole + 1])
-            part = 0 if kind == "cancellation" else part
-            final = kind == "capture" and chance.random() < 0.3
-            request = Request(kind, account, None, part, key, parent=parent, final=final)
-            if kind == "reversal":
-                by = self._accounts.rupees, chance
-                request = _reversal(request, sides, *by, may_force=may_force)
-        if request.kind != "policy" and not request.force and chance.random() < 0.25:
-            request = _detailed(request, chance)
-        if not new:
-            self.recent.append(request)
+        elif self._builds_on(kind):
+            request = self._step(kind, key, chance, may_force=may_force)
+        return request
+
+    def _step(self, kind: str, key: str, chance: random.Random, *, may_force: bool) -> Request:
+        """A step of something that is there."""
+        parent, account, whole, sides = chance.choice(self._builds_on(kind))
+        part = chance.choice([0, 0, chance.randint(1, whole), whole + 1])
+        part = 0 if kind == "cancellation" else part
+        final = kind == "capture" and chance.random() < 0.3
+        request = Request(kind, account, None, part, key, parent=parent, final=final)
+        if kind == "reversal":
+            by = self._accounts.rupees, chance
+            request = _reversal(request, sides, *by, may_force=may_force)
         return request
 
     def _plain(self, account: int, other: int | None, key: str, chance: random.Random) -> Request:
         kind = "deposit" if other is None else "transfer"
-        request = Request(kind, account, other, chance.randint(1, 3), key)
-        self.recent.append(request)
-        return request
+        return Request(kind, account, other, chance.randint(1, 3), key)
 
     def _policy(self, request: Request, chance: random.Random) -> Request:
         """Of the accounts that the money moves between none is closed, for that is for ever."""
@@ -182,7 +191,7 @@ class Choices:
     def _builds_on(self, kind: str) -> deque[Placed]:
         return {"reversal": self._moved, "cancellation": self._scheduled}.get(kind, self._holds)
 
-    def _hold(self, request: Request, other: int, chance: random.Random) -> Request:
+    def _hold(self, request: Request, other: int | None, chance: random.Random) -> Request:
         first, second = sorted([_soon(chance), _soon(chance)])
         terms: dict[str, Any] = {"other": other} if chance.random() < 0.7 else {}
         if (fate := chance.random()) < 0.4:

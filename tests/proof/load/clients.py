@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -17,16 +17,18 @@ import msgspec
 from ledgerservice.access.keys import id_of
 from ledgerservice.access.signatures import Signer
 from tests.proof import history
-from tests.proof.history import DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
-from tests.proof.judging.evidence import UNKNOWN, outcome
+from tests.proof.history import CROSSING, DRY_RUN, MOVEMENTS, Attempt, Recorder, Request
+from tests.proof.judging.evidence import DECLINED, OK, UNKNOWN, outcome
 from tests.proof.load.bodies import body_of, encoded, item_of, route_of
 from tests.proof.load.books import RUPEES, SMALL, USUAL, Book, accounts_of
-from tests.proof.load.choices import Choices
+from tests.proof.load.crossings import choices_of
 
 FUNDS = 500  # minor units: five, so that declines are as usual as transfers
 BATCH = 60
 JUDGED_EVERY_S = 0.1
 LAST_LOOKS = 3
+READ_AGAIN = 60
+"""So many transfers between parts are read by id at the end."""
 VERDICTS = {"approve": 80, "reject": 8, "ignore": 12}
 RESOLVED_AT_ONCE, GROUPS_AT_ONCE = 200, 50
 SIZES = {
@@ -51,6 +53,12 @@ ACTIONS = {
 
 PLAIN_ACTIONS = {"movement": 5, "independent": 60, "atomic": 3, "account": 10, "history": 5}
 """Those of clients that leave large batches to overlap."""
+
+PART_ACTIONS = {
+    "movement": 60, "independent": 6, "dry_run": 2, "stream": 3,
+    "account": 10, "accounts": 3, "history": 5, "key": 5,
+}  # fmt: skip
+"""Those of clients of a ledger with parts, where nothing is linked over parts."""
 
 
 class Key(NamedTuple):
@@ -105,8 +113,10 @@ class Load:
         self._clients = clients
         self._seed = seed
         self._stopping = False
-        self.choices = Choices(book.accounts, only_plain=only_plain)
+        self.choices = choices_of(book, only_plain=only_plain)
         self._actions = PLAIN_ACTIONS if only_plain else ACTIONS
+        if book.parts:
+            self._actions = PART_ACTIONS
         self.judged_every_s = JUDGED_EVERY_S
         self.signers = 8
         """One of so many clients signs its requests."""
@@ -316,6 +326,7 @@ class Caller:
             "accounts": "/accounts/?limit=100",
             "history": f"/accounts/{request.account}/history?limit=100",
             "key": f"/accounts/{request.account}/keys/{request.key}",
+            "transaction": f"/transactions/{request.parent}",
         }[request.kind]
         (number,) = self._recorder.sent(request)
         answer = await self._send("GET", path)
@@ -387,7 +398,9 @@ def fund(book: Book, base: str, key: Key = NO_KEY) -> None:
     with httpx.Client(base_url=base, timeout=30, headers=headers_of(key.text)) as http:
         for number in range(USUAL + SMALL + RUPEES):
             currency = "USD" if number < USUAL + SMALL else "INR"
-            body = {"owner": f"owner {number}", "currency": currency}
+            body: dict[str, Any] = {"owner": f"owner {number}", "currency": currency}
+            if book.parts:
+                body["part"] = number % len(book.parts)
             headers = {"Idempotency-Key": f"{number}"}
             answer = http.post(f"{book.path}/accounts/", json=body, headers=headers)
             assert answer.status_code == 201, answer.text
@@ -436,7 +449,20 @@ async def _resolve(book: Book, base: str, end_s: float, key: Key) -> None:
             await caller.read(Request("account", number))
             await caller.read(Request("history", number))
         await caller.read(Request("accounts"))
+        for request in _crossings(history.read(book.seen)):
+            await caller.read(request)
     recorder.close()
+
+
+def _crossings(attempts: Sequence[Attempt]) -> list[Request]:
+    """Reads of transfers between parts that were answered, of some of them."""
+    found = {
+        attempt.body["transaction_id"]: attempt.request.account
+        for attempt in attempts
+        if attempt.request.kind == CROSSING and outcome(attempt) in (OK, DECLINED)
+    }
+    some = random.Random(len(found)).sample(sorted(found), min(len(found), READ_AGAIN))
+    return [Request("transaction", found[number], parent=number) for number in some]
 
 
 def unknown(attempts: Sequence[Attempt]) -> set[Request]:

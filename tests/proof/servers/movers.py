@@ -11,7 +11,7 @@ from random import Random
 from tests.processes import Fork, environment, wait_for
 from tests.proof.servers.cluster import Broken
 from tests.proof.servers.releases import THIS
-from tests.proof.servers.shards import FIRST_HOMES, Shards
+from tests.proof.servers.shards import FIRST_HOMES, MARKET, Shards
 
 MOVERS = 2
 KILLED, TAKEN_BACK = 0.7, 0.15
@@ -33,7 +33,8 @@ class Mover:
     ) -> None:
         """`program`: the module that is run, and what it is told before `shards`."""
         self._shards = shards
-        self._homes = {name: FIRST_HOMES[name] for name in ledgers}
+        homes = shards.homes()
+        self._homes = {name: homes[name] for name in ledgers}
         self._program = list(program)
         self._chance = chance
         self._log = shards.folder / f"mover-{ledgers[0]}.log"
@@ -99,7 +100,7 @@ class Mover:
 @contextmanager
 def moving(shards: Shards, program: Sequence[str], chance: Random) -> Iterator[Counter[str]]:
     """Ledgers move meanwhile; what has become of that is counted at the end."""
-    names, times = list(FIRST_HOMES), Counter[str]()
+    names, times = [*FIRST_HOMES, *shards.parts_of(MARKET)], Counter[str]()
     movers = [
         Mover(shards, names[n::MOVERS], program, Random(chance.randrange(2**32)))
         for n in range(MOVERS)

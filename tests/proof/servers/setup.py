@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from ledgerservice.access import keys
@@ -50,7 +50,7 @@ from tests.proof.servers.overlapping import OVERLAPPED
 from tests.proof.servers.proxy import Proxy
 from tests.proof.servers.read_models import ReadModels
 from tests.proof.servers.releases import THIS, Release
-from tests.proof.servers.shards import FIRST_HOMES, Shard, Shards
+from tests.proof.servers.shards import FIRST_HOMES, MARKET, PARTS, Shard, Shards
 
 PROXY, DISK, STANDBY, NAMESPACE, CLOCK, SERVICES, EMBEDDED, READ_MODELS, SHARDS = (
     "proxy",
@@ -73,6 +73,8 @@ JUDGES = "judge", "second"
 RULES = ("amount", "USD", "2.80", 1), ("unfreeze", "", None, 1), ("force", "", None, 2)
 """What others have to approve, in each ledger."""
 APPROVAL_EXPIRY_S = 15.0
+SWEEP_LIMIT_S = 6.0
+"""In which a sweep ends what was open when the load ended."""
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
@@ -229,13 +231,44 @@ class Setup:
             seen = self.folder / f"history-{name}"
             number = self.shards.number_of(name)
             self.books.append(Book(seen, name, number, f"/ledgers/{name}"))
+        self._add_market(service.base)
 
-    def place_of(self, book: Book) -> Place:
-        """Where the rows of a ledger are."""
+    def _add_market(self, base: str) -> None:
+        """A ledger with parts."""
+        answer = httpx.post(f"{base}/ledgers/", json={"name": MARKET, "shards": PARTS}, timeout=30)
+        answer.raise_for_status()
+        place = self.folder / f"history-{MARKET}", MARKET, self.shards.number_of(MARKET)
+        parts = tuple(self.shards.parts_of(MARKET).values())
+        self.books.append(Book(*place, f"/ledgers/{MARKET}", parts=parts))
+
+    def places_of(self, book: Book) -> list[Place]:
+        """Where the rows of a ledger are: of its parts, if it has any."""
         if SHARDS not in self._parts:
-            return Place(self.postgres.url)
-        home = self.shards.by_name[self.shards.home_of(book)]
-        return Place(home.server.url, book.number, self.postgres.url)
+            return [Place(self.postgres.url)]
+        names = self.shards.parts_of(book.name) or {book.name: book.number}
+        homes = self.shards.homes()
+        return [
+            Place(self.shards.by_name[homes[name]].server.url, number, self.postgres.url)
+            for name, number in names.items()
+        ]
+
+    def engines(self) -> dict[str, Engine]:
+        """The databases by the names of their shards, if there are several."""
+        shards = self.shards.by_name if SHARDS in self._parts else {}
+        return {
+            name: create_engine(parse_url(shard.server.url), poolclass=NullPool)
+            for name, shard in shards.items()
+        }
+
+    def end_crossings(self, end_s: float) -> bool:
+        """Wait until nothing is open between parts, which the services end by themselves; until
+        `end_s`, but a sweep at least. Whether it is so.
+        """
+        limit_s = max(end_s - time.monotonic(), SWEEP_LIMIT_S)
+        return SHARDS not in self._parts or wait_for(self._all_is_over, limit_s)
+
+    def _all_is_over(self) -> bool:
+        return self.shards.open_crossings() == 0
 
     def faults(self) -> Iterator[str]:
         """What is wrong at the end beside the rows of the ledgers."""

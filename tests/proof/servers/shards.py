@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from ledgerservice.postgres.sharding.identity import MAIN
 from tests.processes import cli
-from tests.proof.load.books import Book
 from tests.proof.servers import cluster
 from tests.proof.servers.cluster import DATABASE, Broken, PostgreSQL
 from tests.proof.servers.proxy import Proxy
@@ -19,11 +18,21 @@ from tests.proof.servers.proxy import Proxy
 BESIDE_MAIN = ("b", "c")
 FIRST_HOMES = {"one": MAIN, "two": "b", "three": "b", "four": "c"}
 """Of the ledgers beside the default one, which stays on main."""
+MARKET, PARTS = "market", 3
+"""A ledger with parts: one on each shard."""
 QUICK = {"LEDGER_CONNECT_TIMEOUT_S": "2", "NO_COLOR": "1"}
 
 _HOMES = """
 SELECT l.name, coalesce(h.shard, 'main'), coalesce(h.state, 'home')
-FROM ledger.ledgers l LEFT JOIN ledger.homes h USING (ledger_id)
+FROM ledger.ledgers l LEFT JOIN ledger.homes h USING (ledger_id) WHERE l.shards IS NULL
+"""
+_PARTS = """
+SELECT p.name, p.ledger_id FROM ledger.ledgers p JOIN ledger.ledgers l ON l.ledger_id = p.parent_id
+WHERE l.name = '{name}' ORDER BY p.part
+"""
+_OPEN_CROSSINGS = """
+SELECT count(*) FROM ledger.holds WHERE remaining > 0 AND to_ledger_id IS NOT NULL
+AND ledger_id NOT IN (SELECT ledger_id FROM ledger.fences WHERE state <> 'home')
 """
 _NUMBERS = "SELECT name, ledger_id FROM ledger.ledgers"
 _OPEN = """
@@ -96,9 +105,17 @@ class Shards:
         """The id of a ledger."""
         return int(dict(self._ask(MAIN, _NUMBERS))[name])
 
-    def home_of(self, book: Book) -> str:
-        """The shard that the directory names for a ledger."""
-        return {name: home for name, home, _ in self._ask(MAIN, _HOMES)}[book.name]
+    def homes(self) -> dict[str, str]:
+        """The shards that the directory names for ledgers and parts."""
+        return {name: home for name, home, _ in self._ask(MAIN, _HOMES)}
+
+    def parts_of(self, name: str) -> dict[str, int]:
+        """The ids of the parts of a ledger, by their names, in order."""
+        return dict(self._ask(MAIN, _PARTS.format(name=name)))
+
+    def open_crossings(self) -> int:
+        """How many transfers between parts are not over."""
+        return sum(self._ask(name, _OPEN_CROSSINGS)[0][0] for name in self.by_name)
 
     def faults(self) -> Iterator[str]:
         """Ledgers that are on their way, or that not exactly the directory's home takes."""
