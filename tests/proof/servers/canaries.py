@@ -5,7 +5,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -14,13 +14,16 @@ from sqlalchemy import Connection
 from ledgerservice import cli
 from ledgerservice.access.rulebook import Rulebook
 from ledgerservice.domain import planner
-from ledgerservice.domain.instructions import Capture
+from ledgerservice.domain.instructions import Capture, CrossCredit
 from ledgerservice.domain.rules import RULES
+from ledgerservice.domain.transactions import Transaction
 from ledgerservice.feed import publisher
 from ledgerservice.postgres import journal, locking, migrations
 from ledgerservice.postgres.migrations import revisions
 from ledgerservice.postgres.moving import mover
 from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.posting.parts import recovery
+from ledgerservice.posting.parts.crossing import Crossings, OpenHold, whole
 
 
 class Canary(NamedTuple):
@@ -59,6 +62,8 @@ CANARIES = {
     "rules_ignored": Canary("vanish", patched=True),
     "position_first": Canary("kill_publisher", patched=True),
     "move_unfenced": Canary("move_ledgers", patched=True),
+    "credited_again": Canary("move_ledgers", patched=True),
+    "captured_early": Canary("move_ledgers", patched=True),
 }
 
 
@@ -129,6 +134,42 @@ def move_unfenced() -> None:
     mover._Move._verify = _do_nothing  # type: ignore[assignment, method-assign]
 
 
+class _CreditedAgain(OpenHold):
+    def credit(self) -> CrossCredit:
+        step = super().credit()
+        return replace(step, key=f"{step.key}:again")
+
+
+def credited_again() -> None:
+    """Whoever finishes what another process left open between parts credits it under a new key.
+
+    There is time to be killed after the first credit.
+    """
+    recovery.OpenHold = _CreditedAgain  # type: ignore[attr-defined]
+    make_step = Crossings._step
+
+    async def step_slowly(self: Crossings, steps: Any) -> list[Transaction]:
+        made = await make_step(self, steps)
+        if isinstance(steps[0][-1], CrossCredit):
+            await asyncio.sleep(0.3)
+        return made
+
+    Crossings._step = step_slowly  # type: ignore[method-assign]
+
+
+def captured_early() -> None:
+    """What is held for another part is captured first, and then credited, which may be declined."""
+
+    async def finish_early(self: Crossings, holds: Sequence[OpenHold]) -> list[Transaction]:
+        captures = [hold.end(replace(hold.transaction, refusal=None)) for hold in holds]
+        ends = await self._step([(h.ledger_id, h, e) for h, e in zip(holds, captures, strict=True)])
+        made = await self._step([(hold.to_ledger_id, hold, hold.credit()) for hold in holds])
+        halves = zip(holds, made, ends, strict=True)
+        return [whole(hold.transaction, credit, end) for hold, credit, end in halves]
+
+    Crossings.finish = finish_early  # type: ignore[method-assign]
+
+
 def _in_the_head(statements: str) -> None:
     """The head does more, in its transaction, and says that the release before can go on."""
     record = revisions._record_compatible
@@ -160,6 +201,8 @@ PATCHES: dict[str, Callable[[], None]] = {
     "rules_ignored": rules_ignored,
     "position_first": position_first,
     "move_unfenced": move_unfenced,
+    "credited_again": credited_again,
+    "captured_early": captured_early,
     "column_dropped": column_dropped,
     "table_locked": table_locked,
 }
