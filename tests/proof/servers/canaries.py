@@ -64,6 +64,7 @@ CANARIES = {
     "move_unfenced": Canary("move_ledgers", patched=True),
     "credited_again": Canary("move_ledgers", patched=True),
     "captured_early": Canary("move_ledgers", patched=True),
+    "left_open": Canary("move_ledgers", patched=True),
 }
 
 
@@ -141,11 +142,13 @@ class _CreditedAgain(OpenHold):
 
 
 def credited_again() -> None:
-    """Whoever finishes what another process left open between parts credits it under a new key.
-
-    There is time to be killed after the first credit.
-    """
+    """Whoever finishes what another process left open between parts credits it under a new key."""
     recovery.OpenHold = _CreditedAgain  # type: ignore[attr-defined]
+    _wait_after_credits()
+
+
+def _wait_after_credits() -> None:
+    """There is time to be killed before the end of a hold."""
     make_step = Crossings._step
 
     async def step_slowly(self: Crossings, steps: Any) -> list[Transaction]:
@@ -155,6 +158,16 @@ def credited_again() -> None:
         return made
 
     Crossings._step = step_slowly  # type: ignore[method-assign]
+
+
+def left_open() -> None:
+    """Nobody finishes what another process left open between parts."""
+
+    async def find_nothing(_: recovery.Recovery) -> int:
+        return 0
+
+    recovery.Recovery.sweep = find_nothing  # type: ignore[method-assign, assignment]
+    _wait_after_credits()
 
 
 def captured_early() -> None:
@@ -203,6 +216,7 @@ PATCHES: dict[str, Callable[[], None]] = {
     "move_unfenced": move_unfenced,
     "credited_again": credited_again,
     "captured_early": captured_early,
+    "left_open": left_open,
     "column_dropped": column_dropped,
     "table_locked": table_locked,
 }
