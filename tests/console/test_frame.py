@@ -12,7 +12,7 @@ from tests.processes import ROOT, RunningService
 
 CONSOLE = ROOT / "src" / "ledgerservice" / "console"
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-PAGES = ["", "/ledgers"]
+PAGES = ["", "/ledgers", "/accounts", "/accounts/1", "/accounts/1?at=2026-02&by=effective", "/find"]
 """The paths of all pages that need no id."""
 
 

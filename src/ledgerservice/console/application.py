@@ -11,7 +11,17 @@ from starlette.types import Receive, Scope, Send
 
 from ledgerservice.console import assets
 from ledgerservice.console.calls import Api, App, RefusedError
-from ledgerservice.console.pages import error, events, ledgers, overview, raw, signing
+from ledgerservice.console.pages import (
+    account,
+    accounts,
+    error,
+    events,
+    find,
+    ledgers,
+    overview,
+    raw,
+    signing,
+)
 from ledgerservice.console.sessions import Session, Sessions, cookie_name
 from ledgerservice.console.visits import PAGE_HEADERS, ROOT, FormError, Visit
 
@@ -37,6 +47,9 @@ def _route(path: str, page: Page, method: str = "GET") -> Route:
 ROUTES = (
     _route("", overview.page),
     _route("/ledgers", ledgers.page),
+    _route("/find", find.page),
+    _route("/accounts", accounts.page),
+    _route("/accounts/{id}", account.page),
     _route("/events", events.page),
     _route("/raw(?P<path>/.*)", raw.page),
     _route("/sign-in", signing.page),

@@ -146,10 +146,9 @@ class Api:
 
 
 def encoded(query: Query | None) -> str:
-    """A query as it stands in a URL, without its empty values."""
-    return urlencode(
-        {name: value for name, value in (query or {}).items() if value not in (None, "")}
-    )
+    """A query as it stands in a URL, without its empty values. A list has one name many times."""
+    kept = {name: value for name, value in (query or {}).items() if value not in (None, "", [])}
+    return urlencode(kept, doseq=True)
 
 
 @dataclass

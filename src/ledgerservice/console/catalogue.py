@@ -15,13 +15,13 @@ MINUS = "\N{MINUS SIGN}"
 def texts(language: str) -> dict[str, str]:
     """The texts of a language by their keys, of which each begins with the name of its file."""
     folder = files("ledgerservice.console") / "catalogues" / language
-    found_texts: dict[str, str] = {}
+    all_texts: dict[str, str] = {}
     for file in folder.iterdir():
         if file.name.endswith(".json"):
             section = file.name.removesuffix(".json")
             for key, text in json.loads(file.read_text("utf-8")).items():
-                found_texts[f"{section}.{key}"] = text
-    return found_texts
+                all_texts[f"{section}.{key}"] = text
+    return all_texts
 
 
 class Catalogue:

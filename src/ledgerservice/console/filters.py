@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -37,6 +38,19 @@ class AsOf:
             return {}
         by = {"by": self.by} if self.by == EFFECTIVE else {}
         return {name: self.at, "timezone": self.timezone, **by}
+
+    def period(self) -> dict[str, Any]:
+        """The parameters of a list of what had counted by then. Its end is not in the list, so a
+        timestamp becomes the one after it; a day, month or year is included.
+        """
+        if not self.is_set:
+            return {}
+        try:
+            end = (datetime.fromisoformat(self.at) + timedelta(microseconds=1)).isoformat()
+        except (ValueError, OverflowError):  # the API says what is wrong with it
+            end = self.at
+        until = end if "T" in self.at or " " in self.at else self.at
+        return {"to": until, "timezone": self.timezone, "by": self.by}
 
     @property
     def url(self) -> dict[str, Any]:

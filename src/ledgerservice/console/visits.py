@@ -123,18 +123,24 @@ class Visit:
 
     def here(self, **changes: Any) -> str:
         """The URL of this page with other parameters; None takes one out."""
-        kept = {name: value for name, value in self.request.query_params.items() if name != "lang"}
-        return _with_query(self.path, {**kept, **_unreserved(changes)})
+        return _with_query(self.path, {**self._parameters("lang"), **_unreserved(changes)})
 
     @property
     def path(self) -> str:
         """The path of this page."""
         return f"{self.root}{self.request.scope['path']}"
 
-    def kept(self, *names: str) -> dict[str, str]:
+    def kept(self, *names: str) -> dict[str, list[str]]:
         """The parameters of the URL but these, and but the place in a list: for hidden fields."""
-        left = {*names, "cursor", "lang"}
-        return {n: v for n, v in self.request.query_params.items() if n not in left and v}
+        return self._parameters("cursor", "lang", *names)
+
+    def _parameters(self, *left_out: str) -> dict[str, list[str]]:
+        parameters = self.request.query_params
+        return {name: parameters.getlist(name) for name in parameters if name not in left_out}
+
+    def chosen(self, *names: str) -> dict[str, str]:
+        """The parameters of the URL that are filters of a list with these names."""
+        return {name: value for name in names if (value := self.query(name))}
 
     # What the frame of every page shows.
 

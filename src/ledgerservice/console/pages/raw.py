@@ -11,7 +11,7 @@ from starlette.responses import Response
 from ledgerservice.console.calls import Answer
 from ledgerservice.console.visits import PAGE_HEADERS, Visit
 
-FORMAT = "csv"
+FORMAT, POLICY = "csv", "content-security-policy"
 _is_number = re.compile(r"-?[0-9]+(\.[0-9]+)?").fullmatch
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -23,7 +23,10 @@ async def page(visit: Visit) -> Response:
     if answer.is_good and visit.query("as") == FORMAT and isinstance(answer.body, list):
         return _csv(visit, answer)
     kind = answer.headers.get("content-type", "application/octet-stream")
-    return Response(answer.content, answer.status, PAGE_HEADERS, kind)
+    headers = PAGE_HEADERS
+    if kind.startswith("text/html"):  # a statement, which has a style of its own
+        headers = headers | {POLICY: answer.headers.get(POLICY, headers[POLICY])}
+    return Response(answer.content, answer.status, headers, kind)
 
 
 def _csv(visit: Visit, answer: Answer) -> Response:

@@ -3,6 +3,7 @@
 
 const root = document.documentElement;
 root.classList.add("js");
+const locale = root.lang === "en" ? "en-GB" : root.lang;
 const $ = (selector, place = document) => [...place.querySelectorAll(selector)];
 
 // Times are in the zone of the reader. The server writes them so once it knows the zone.
@@ -14,12 +15,13 @@ function showTimes(place) {
   for (const time of $("time[data-form]", place)) {
     if (time.dataset.zone === zone) continue;
     const form = { day: "numeric", month: "short", year: "numeric", ...parts[time.dataset.form], hourCycle: "h23" };
-    time.textContent = new Intl.DateTimeFormat(root.lang === "en" ? "en-GB" : root.lang, form).format(new Date(time.dateTime));
+    time.textContent = new Intl.DateTimeFormat(locale, form).format(new Date(time.dateTime));
     time.dataset.zone = zone;
   }
 }
 
 function keepZone() {
+  for (const field of $("details.asof:not(.set) [name=timezone]")) field.value = zone;
   document.cookie = `ledger-zone=${zone}; path=/; max-age=31536000; samesite=strict`;
 }
 
@@ -102,6 +104,11 @@ function compact(value) {
   return new Intl.NumberFormat(root.lang, { notation: "compact", maximumFractionDigits: 1 }).format(value);
 }
 
+function dated(seconds, span) {
+  const form = span > 2 * 86400 ? { day: "numeric", month: "short" } : { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+  return new Intl.DateTimeFormat(locale, form).format(new Date(seconds * 1000));
+}
+
 const paths = {
   step: () => uPlot.paths.stepped({ align: 1 }),
   bars: () => uPlot.paths.bars({ size: [0.7, 48] }),
@@ -127,8 +134,8 @@ function optionsOf(figure, { names, isTime }, width) {
     padding: [10, 8, 0, 0],
     scales: { x: { time: isTime } },
     cursor: { drag: { x: false, y: false }, points: { size: 7 } },
-    axes: [{ ...axis, grid: { show: false } }, { ...axis, size: 62, values: (_, ticks) => ticks.map(compact) }],
-    series: [{ label: names[0] }, ...series],
+    axes: [{ ...axis, grid: { show: false }, size: 32, space: 70, ...(isTime && { values: (plot, ticks) => ticks.map((tick) => dated(tick, ticks.at(-1) - ticks[0])) }) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(compact) }],
+    series: [{ label: names[0], ...(isTime && { value: (_, value) => (value === null ? "–" : dated(value, 0)) }) }, ...series],
   };
 }
 
@@ -139,7 +146,9 @@ function draw(figure) {
   const order = data.columns[0].map((_, place) => place).sort((a, b) => data.columns[0][a] - data.columns[0][b]);
   const columns = data.columns.map((column) => order.map((place) => column[place]));
   canvas.replaceChildren();
-  new uPlot(optionsOf(figure, data, canvas.clientWidth), columns, canvas);
+  const options = optionsOf(figure, data, canvas.clientWidth);
+  options.hooks = { ready: [(plot) => plot.setLegend({ idx: order.length - 1 })] };
+  new uPlot(options, columns, canvas);
 }
 
 function showPlots(place) {
