@@ -1,10 +1,15 @@
-"""`ledgerservice demo`: two accounts, four movements, balances and a history."""
+"""`ledgerservice demo`: two accounts with four movements, or a marketplace's month."""
 
 import asyncio
 import uuid
+from datetime import UTC, datetime
+from typing import Annotated
 
+import typer
+from rich.markup import escape
 from rich.table import Table
 
+from ledgerservice.cli.marketplace.month import is_empty, make_month
 from ledgerservice.cli.output import AsJson, console, report
 from ledgerservice.domain.accounts import Opened
 from ledgerservice.domain.amounts import to_major
@@ -12,13 +17,45 @@ from ledgerservice.domain.instructions import Movement
 from ledgerservice.domain.transactions import Recorded
 from ledgerservice.ledger import Ledger, deposit, transfer, withdrawal
 
+Month = Annotated[
+    bool,
+    typer.Option("--month", help="Fill a ledger of its own with a marketplace's last 30 days."),
+]
+Seed = Annotated[int, typer.Option(help="With --month: the same seed makes the same month.")]
+MonthLedger = Annotated[
+    str, typer.Option("--ledger", help="With --month: name of the ledger, which must be empty.")
+]
 
-def demo(as_json: AsJson = False) -> None:
+
+def demo(
+    month: Month = False,
+    seed: Seed = 1,
+    ledger: MonthLedger = "marketplace",
+    as_json: AsJson = False,
+) -> None:
     """Open two accounts, move money between them, and print balances and histories."""
     console.quiet = as_json
+    if month:
+        asyncio.run(_month(ledger, seed, as_json=as_json))
+        return
     accounts = asyncio.run(_demo())
     if as_json:
         report("", as_json=True, accounts=accounts)
+
+
+async def _month(name: str, seed: int, *, as_json: bool) -> None:
+    """Make the month, unless the ledger has accounts already."""
+    async with Ledger.open() as default:
+        ledger = await default.add_ledger(name)
+        added = await is_empty(ledger)
+        accounts = await make_month(ledger, seed, datetime.now(UTC)) if added else 0
+    text = (
+        f"The ledger [bold]{escape(name)}[/] has a marketplace's month now: {accounts} accounts."
+        if added
+        else f"The ledger [bold]{escape(name)}[/] has accounts already, so nothing was added. "
+        "--ledger NAME makes the month in another one."
+    )
+    report(text, as_json=as_json, ledger=name, seed=seed, added=added, accounts=accounts)
 
 
 async def _demo() -> list[int]:

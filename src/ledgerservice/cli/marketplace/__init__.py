@@ -1,0 +1,1 @@
+"""A marketplace's month, made up from a seed, for `ledgerservice demo --month`."""
