@@ -37,7 +37,12 @@ def world(new_database: Callable[..., Database]) -> Iterator[World]:
     yield from worlds(new_database)
 
 
-BY_ID = ("/transactions/{transaction_id}", "/holds/{hold_id}", "/schedules/{schedule_id}")
+BY_ID = (
+    "/transactions/{transaction_id}",
+    "/transactions/{transaction_id}/answer",
+    "/holds/{hold_id}",
+    "/schedules/{schedule_id}",
+)
 
 
 @pytest.mark.parametrize("path", sorted(p for p in ROUTES if "{" in p or p.count("/") == 1))

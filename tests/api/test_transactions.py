@@ -39,6 +39,23 @@ def test_many_legs_move_at_once(service: RunningService) -> None:
     assert looked_up["account_id"] == a
 
 
+def test_the_exact_answer_can_be_read_again(service: RunningService) -> None:
+    a, b = service.open(balance="100"), service.open()
+    metadata = {"rate": 1.50, "quote": "\u00e9 < '"}
+    texts = {"metadata": metadata, "effective_at": "2026-01-01T00:00:00Z"}
+    answers = [
+        service.send("/transactions", legs=legs((a, "-50"), (b, "50")), **texts),
+        service.send("/withdraw", account_id=a, amount="50.01"),
+        service.send("/holds", account_id=a, amount="20"),
+    ]
+    answers.append(service.send(f"/holds/{answers[2].json()['hold_id']}/capture", amount="21"))
+    assert [one.status_code for one in answers] == [200, 400, 200, 409]
+    for one in answers:
+        again = service.get(f"/transactions/{one.json()['transaction_id']}/answer")
+        assert again.content == b'{"status":%d,"body":%s}' % (one.status_code, one.content)
+    assert service.get("/transactions/1/answer").json()["code"] == "transaction_not_found"
+
+
 def test_500_legs_and_an_account_twice(service: RunningService) -> None:
     a = service.open(balance="1000")
     others = [service.open() for _ in range(498)]

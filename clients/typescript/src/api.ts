@@ -490,6 +490,13 @@ export interface components {
             reversed_by?: number[];
             steps?: number[];
         };
+        FirstAnswer: {
+            /** Format: int64 */
+            status: number;
+            body: {
+                [key: string]: unknown;
+            };
+        };
         Verification: {
             running: boolean;
             /** Format: int64 */

@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic import WithJsonSchema as Schema
 
@@ -23,7 +23,7 @@ from ledgerservice.api.http.call import (
     reader_of,
     runtime_of,
 )
-from ledgerservice.api.http.fields import OriginName, PrincipalId
+from ledgerservice.api.http.fields import JsonObject, OriginName, PrincipalId
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, PeriodFilters, filter_values, listing
 from ledgerservice.api.http.parameters import (
@@ -36,12 +36,13 @@ from ledgerservice.api.http.parameters import (
 from ledgerservice.api.http.problems import DecidedOn, ProblemError
 from ledgerservice.api.movements.answers import (
     Posted,
+    answer,
     common_members,
     decided_on,
     detail_members,
     parent_member,
 )
-from ledgerservice.api.movements.showing import without_others
+from ledgerservice.api.movements.showing import shown_to, without_others
 from ledgerservice.domain import transactions as domain
 from ledgerservice.domain.instructions import BIGGEST_ID, Kind
 from ledgerservice.domain.rules import PARENT_MEMBERS
@@ -123,6 +124,12 @@ def _shown(seen: Seen, answer: Transaction) -> Transaction | Raw:
 @get(router, "/transactions/{transaction_id}", Transaction, need=_READ)
 async def get_transaction(request: Request) -> Response:
     """A posted transaction with its entries, or the record of a declined one."""
+    transaction, children, seen = await _read(request)
+    return json_response(_shown(seen, Transaction.recorded(transaction, children)))
+
+
+async def _read(request: Request) -> tuple[domain.Transaction, Sequence[Child], Seen]:
+    """The transaction of the path, what builds on it, and the accounts that the caller may see."""
     transaction_id = id_of(request, "transaction_id", "transaction_not_found")
     seen = accounts_seen(request, Scope.TRANSACTIONS_READ)
     if seen is not None and not await queries.is_seen(reader_of(request), transaction_id, seen):
@@ -131,8 +138,26 @@ async def get_transaction(request: Request) -> Response:
     built = await runtime_of(request).reads.transactions.post(TransactionRead(home, transaction_id))
     if built is None:
         raise ProblemError("transaction_not_found")
-    transaction = await _whole(request, built.transaction)
-    return json_response(_shown(seen, Transaction.recorded(transaction, built.children)))
+    return await _whole(request, built.transaction), built.children, seen
+
+
+class FirstAnswer(Struct):
+    """The answer to the request that made a transaction, and to each repeat of that request.
+
+    `status` is that of HTTP. `body` has the same bytes. If the service has made the request itself,
+    it is what a caller would have got.
+    """
+
+    status: int
+    body: JsonObject
+
+
+@get(router, "/transactions/{transaction_id}/answer", FirstAnswer, need=_READ)
+async def get_answer(request: Request) -> Response:
+    """The exact answer that the caller got who made the transaction."""
+    transaction, _, seen = await _read(request)
+    status, body = answer(transaction)
+    return json_response(FirstAnswer(status, Raw(shown_to(seen, body))))
 
 
 @get(
