@@ -12,7 +12,8 @@ from tests.processes import ROOT, RunningService
 
 CONSOLE = ROOT / "src" / "ledgerservice" / "console"
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-PAGES = ["", "/ledgers", "/accounts", "/accounts/1", "/accounts/1?at=2026-02&by=effective", "/find"]
+PAGES = ["", "/ledgers", "/accounts", "/accounts/1", "/accounts/1?at=2026-02&by=effective", "/find",
+         "/transactions"]  # fmt: skip
 """The paths of all pages that need no id."""
 
 

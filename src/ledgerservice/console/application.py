@@ -21,6 +21,8 @@ from ledgerservice.console.pages import (
     overview,
     raw,
     signing,
+    transaction,
+    transactions,
 )
 from ledgerservice.console.sessions import Session, Sessions, cookie_name
 from ledgerservice.console.visits import PAGE_HEADERS, ROOT, FormError, Visit
@@ -51,6 +53,8 @@ ROUTES = (
     _route("/accounts", accounts.page),
     _route("/accounts/{id}", account.page),
     _route("/events", events.page),
+    _route("/transactions", transactions.page),
+    _route("/transactions/{transaction_id}", transaction.page),
     _route("/raw(?P<path>/.*)", raw.page),
     _route("/sign-in", signing.page),
     _route("/sign-in", signing.sign_in, "POST"),
