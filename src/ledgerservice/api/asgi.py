@@ -34,7 +34,6 @@ from ledgerservice.api.movements.posting import move
 from ledgerservice.api.placing import find_ledger
 from ledgerservice.api.resources.frequent import frequent_read
 from ledgerservice.api.sending import PROTECTED, UNFRAMED, App, Header, send_reply, sending
-from ledgerservice.console.application import Console
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
@@ -180,7 +179,7 @@ def show_console(inner: App, state: State) -> App:
     """Answers the pages of the console, and leads a browser from `/` to them. The pages call what
     is within this layer, each call observed as a request of its own.
     """
-    console: Console | None = None
+    console: App | None = None
     called = observe(inner, state)
 
     def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -193,6 +192,9 @@ def show_console(inner: App, state: State) -> App:
         if settings.console == "off" or not (is_page or (path == "/" and _reads_html(scope))):
             return inner(scope, receive, send)
         if console is None:
+            # Imported when the first page is read: most processes show none.
+            from ledgerservice.console.application import Console  # noqa: PLC0415
+
             secret = settings.console_secret
             console = Console(called, settings.console, secret and secret.get_secret_value())
         return console(scope, receive, _noting(send, path))

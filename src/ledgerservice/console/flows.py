@@ -43,8 +43,8 @@ class Side(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """A drawing. `bands` are the paths from one side to the other. What is held or released moves within
-    its account.
+    """A drawing. `bands` are the paths from one side to the other. What is held or released moves
+    within its account.
     """
 
     height: float
