@@ -1,9 +1,13 @@
 """The overview of a ledger: what customers hold, and what was recorded last."""
 
 import asyncio
+from functools import partial
 
 from starlette.responses import Response
 
+from ledgerservice.console.activity import activity
+from ledgerservice.console.calls import Answer
+from ledgerservice.console.durations import duration
 from ledgerservice.console.visits import Visit
 
 RECENT = 12
@@ -11,8 +15,24 @@ RECENT = 12
 
 async def page(visit: Visit) -> Response:
     """The trial balance by currency, and the latest transactions."""
-    balance, transactions = await asyncio.gather(
+    balance, transactions, service = await asyncio.gather(
         visit.figure("/reports/trial-balance", **visit.as_of.query()),
         visit.figure("/transactions/", limit=RECENT, **visit.as_of.period()),
+        _status(visit),
     )
-    return visit.page("overview.html", balance=balance, transactions=transactions)
+    return visit.page(
+        "overview.html",
+        balance=balance,
+        transactions=transactions,
+        service=service,
+        duration=partial(duration, visit.t),
+        **await activity(visit, balance),
+    )
+
+
+async def _status(visit: Visit) -> Answer | None:
+    """The state of the service, which is that of the present."""
+    if visit.as_of.is_set:
+        return None
+    answer = await visit.peek("/status")
+    return answer if answer.is_good else None

@@ -35,6 +35,10 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => button.classList.remove("done"), 1200);
 });
 
+document.addEventListener("click", (event) => {
+  if (event.target.closest("[data-print]")) print();
+});
+
 // Keys: `/` finds; g and a letter go to a section; j and k go through the rows of a list.
 
 const typing = (node) => node.closest("input, textarea, select, [contenteditable]");
