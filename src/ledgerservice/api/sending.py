@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from ledgerservice.api.http.observing import note_answer
+from ledgerservice.api.http.observing import note_answer, note_whole_answer
 from ledgerservice.api.http.problems import Reply
+from ledgerservice.api.http.protocol import Cycle
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
@@ -42,6 +43,11 @@ async def send_reply(send: Send, reply: Reply) -> None:
     status, body, headers = reply
     headers["content-length"] = str(len(body))
     raw = [(name.encode(), value.encode()) for name, value in headers.items()] + PRIVATE
+    # What another part of the application has put in the place of the cycle's `send` comes first.
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is Cycle and cycle.can_reply() and "connection" not in headers:
+        cycle.reply(status, raw, note_whole_answer(status), body)
+        return
     raw += note_answer(status)
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

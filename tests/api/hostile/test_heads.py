@@ -1,26 +1,17 @@
 """Heads that a proxy, a page of another site or a smuggler sends: through both servers."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.client import RemoteDisconnected
 
-import httpx
 import pytest
 
 from ledgerservice.postgres.connections import Database
+from tests.api.hostile.plain import plain_uvicorn
 from tests.api.hostile.wire import DEPOSIT, JSON, Reply, check_refused, connect, encoded, receive
 from tests.databases import url_text
-from tests.processes import (
-    ROOT,
-    RunningService,
-    await_ready,
-    environment,
-    free_port,
-    serving,
-)
+from tests.processes import RunningService, serving
 
 HOST = b"Host: localhost\r\n"
 
@@ -37,26 +28,6 @@ def service(
         return
     with plain_uvicorn(request.param, **values) as running:
         yield running
-
-
-class plain_uvicorn:  # noqa: N801  (a context manager)
-    """`uvicorn app.main:app` with one of its implementations of HTTP."""
-
-    def __init__(self, http: str, **values: str) -> None:
-        self._port = free_port()
-        command = [sys.executable, "-m", "uvicorn", "app.main:app", "--http", http]
-        command += ["--port", str(self._port), "--log-level", "warning"]
-        self._process = subprocess.Popen(command, cwd=ROOT, env=environment(**values))
-
-    def __enter__(self) -> RunningService:
-        base = f"http://127.0.0.1:{self._port}"
-        client = httpx.Client(base_url=base, timeout=60)
-        await_ready(client, self._process)
-        return RunningService(self._process, base, client)
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(60)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def _arrived(receive: Receive, max_bytes: int) -> bytes | None:
     application has put in the place of uvicorn's is not passed over.
     """
     cycle = getattr(receive, "__self__", None)
-    if type(cycle) is not RequestResponseCycle or cycle.more_body or cycle.disconnected:
+    if not isinstance(cycle, RequestResponseCycle) or cycle.more_body or cycle.disconnected:
         return None
     if len(cycle.body) > min(max_bytes, SMALL_BYTES):
         return None

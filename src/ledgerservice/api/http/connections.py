@@ -7,6 +7,7 @@ them have a request, a few further ones are taken, on which only /health is answ
 
 import asyncio
 import resource
+from time import monotonic
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -82,7 +83,7 @@ class Connections:
 
     def open(self, connection: HttpToolsProtocol) -> bool:
         """Take a new connection; False if it is one of the further ones."""
-        now = connection.loop.time()
+        now = monotonic()
         if self._sweep is None:
             self._sweep = connection.loop.call_later(SWEEP_S, self._end_late, connection.loop)
         self._open = connection.connections  # type: ignore[assignment]
@@ -100,7 +101,7 @@ class Connections:
 
     def wait(self, connection: HttpToolsProtocol) -> None:
         """An answer is complete, and the next request may come."""
-        now = connection.loop.time()
+        now = monotonic()
         if connection.transport.is_closing():
             self._blocked.setdefault(connection, now)
         else:
@@ -110,7 +111,7 @@ class Connections:
         """Bytes have come, but no head is complete."""
         if connection in self._waiting:
             since, until = self._waiting[connection]
-            self._waiting[connection] = since, min(until, connection.loop.time() + self._head_s)
+            self._waiting[connection] = since, min(until, monotonic() + self._head_s)
 
     def answer(self, connection: HttpToolsProtocol) -> None:
         """The head of a request is complete."""
@@ -119,7 +120,7 @@ class Connections:
 
     def block(self, connection: HttpToolsProtocol) -> None:
         """The client does not take its answer."""
-        self._blocked.setdefault(connection, connection.loop.time())
+        self._blocked.setdefault(connection, monotonic())
 
     def unblock(self, connection: HttpToolsProtocol) -> None:
         """The client takes its answer."""
@@ -152,7 +153,7 @@ class Connections:
         self.block(connection)
 
     def _end_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
+        now = monotonic()
         for waiting in (self._waiting, self._further):
             for connection in [c for c, (_, until) in waiting.items() if until <= now]:
                 self._end(connection)

@@ -35,6 +35,15 @@ def note_answer(status: int) -> list[tuple[bytes, bytes]]:
     return [(REQUEST_ID, exchange.request_id.encode())]
 
 
+def note_whole_answer(status: int) -> bytes:
+    """As `note_answer`, for an answer that is written as a whole: the header's line."""
+    exchange = CURRENT.get()
+    if exchange is None:
+        return b""
+    exchange.status = status
+    return b"x-request-id: %b\r\n" % exchange.request_id.encode()
+
+
 def observe(inner: ASGIApp, state: State) -> ASGIApp:
     """Observes what passes through this layer. What answers calls `note_answer`.
 

@@ -6,10 +6,20 @@ socket could make it grow by gigabytes.
 
 import asyncio
 import ssl
+from functools import cached_property, lru_cache
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from ledgerservice.api.http.authentication import EXTENSIONS, TLS
 from ledgerservice.api.http.connections import Connections
@@ -32,6 +42,9 @@ class _Joined:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._head = b""
+        self.send = transport.write
+        """Writes a whole answer; nothing of another one may wait."""
+        self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
         if data.endswith(b"\r\n\r\n") and not self._head and not data.startswith(CONTINUE):
@@ -75,6 +88,90 @@ def _tls_of(transport: asyncio.Transport) -> dict[str, Any] | None:
         "tls_version": TLS_VERSIONS.get(connection.version() or ""),
         "cipher_suite": None,
     }
+
+
+Raw = tuple[bytes, bytes]
+"""The name and the value of a header, as ASGI has them."""
+
+
+@lru_cache(1_000)
+def _line(header: Raw) -> bytes:
+    """The line of a header. Raises RuntimeError where uvicorn does."""
+    name, value = header
+    if HEADER_RE.search(name):
+        raise RuntimeError("Invalid HTTP header name.")
+    if HEADER_VALUE_RE.search(value):
+        raise RuntimeError("Invalid HTTP header value.")
+    return b"%b: %b\r\n" % (name.lower(), value)
+
+
+@lru_cache(1_000)
+def _target_of(url: bytes) -> tuple[str, bytes, bytes]:
+    """The path of a request's target, as text and as it was sent, and the query."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+class Cycle(RequestResponseCycle):
+    """A request on a connection and its answer, as uvicorn has them.
+
+    It is made in a fifth of the time, and `reply` writes a whole answer in a tenth of what two
+    messages take. What it has before the request goes on stands in the class.
+    """
+
+    disconnected = False
+    waiting_for_100_continue = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding = None
+    expected_content_length = 0
+
+    def __init__(self, connection: "BoundedHttp", *, keep_alive: bool) -> None:
+        self.scope = connection.scope
+        self.transport = connection.transport
+        self.flow = connection.flow
+        self.logger = connection.logger
+        self.access_log = False
+        self.default_headers = connection.server_state.default_headers
+        self.on_response = connection.on_response_complete
+        self.keep_alive = keep_alive
+        self.body = bytearray()
+
+    @cached_property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]
+        """Set when there is something to receive. Most requests are whole and never wait."""
+        event = asyncio.Event()
+        if self.body or not self.more_body or self.disconnected or self.response_complete:
+            event.set()
+        return event
+
+    def notify(self) -> None:
+        """There is something to receive."""
+        if (event := self.__dict__.get("message_event")) is not None:
+            event.set()
+
+    def can_reply(self) -> bool:
+        """Whether `reply` can be called now."""
+        return not (self.response_started or self.disconnected or self.flow.write_paused)
+
+    def reply(self, status: int, headers: list[Raw], request_id: bytes, body: bytes) -> None:
+        """Write a whole answer, with one system call: the same bytes as by `send`.
+
+        `headers` have the length of the body, and none is about the connection.
+        """
+        self.response_started = self.response_complete = True
+        lines = [STATUS_LINE[status], *map(_line, self.default_headers), *map(_line, headers)]
+        lines.append(request_id)
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if self.scope["method"] != "HEAD":
+            lines.append(body)
+        self.transport.send(b"".join(lines))  # type: ignore[attr-defined]
+        self.notify()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -144,27 +241,63 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_quiet = False
         self.bounds.answer(self)
-        super().on_headers_complete()
+        if self.expect_100_continue or self.root_path or self.parser.should_upgrade():
+            super().on_headers_complete()
+        else:
+            self._begin_cycle()
         self.headers = []  # for trailers, which nobody reads: they must not join the headers
         if self._is_further:
             self.cycle.keep_alive = False
 
+    def _begin_cycle(self) -> None:
+        """Does what uvicorn does for a request without an Expect, Upgrade or root path."""
+        scope, version = self.scope, self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        scope["path"], scope["raw_path"], scope["query_string"] = _target_of(self.url)
+        is_lasting = version != "1.0" and self.parser.should_keep_alive()
+        before, self.cycle = self.cycle, Cycle(self, keep_alive=is_lasting)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if type(cycle) is not Cycle:
+            super().on_body(body)
+        elif not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.notify()
 
     def on_message_complete(self) -> None:
         self._head_bytes = 0
-        super().on_message_complete()
+        cycle = self.cycle
+        if type(cycle) is not Cycle:
+            super().on_message_complete()
+        elif not cycle.response_complete:
+            cycle.more_body = False
+            cycle.notify()
 
     def on_response_complete(self) -> None:
-        """Reads on only when every request that was read has been taken up."""
-        self.transport.flush()  # type: ignore[attr-defined]
-        super().on_response_complete()
+        """Begins the next request. Reads on only when every request that was read was taken up."""
+        transport = self.transport
+        transport.flush()  # type: ignore[attr-defined]
+        self.server_state.total_requests += 1
+        if not transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+        # `bounds` ends a connection that waits, without a timer for each answer.
         if self.cycle.response_complete:
             self._is_quiet = True
             self.bounds.wait(self)
-        if self.pipeline and not self.transport.is_closing():
+        if self.pipeline and not transport.is_closing():
             self.flow.pause_reading()
 
     def send_400_response(self, msg: str) -> None:
