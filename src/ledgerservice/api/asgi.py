@@ -16,6 +16,7 @@ from ledgerservice import __version__
 from ledgerservice.access.grants import NEWCOMER, Caller
 from ledgerservice.access.signatures import Signatures
 from ledgerservice.api.application import create_api
+from ledgerservice.api.door import MoneyDoor
 from ledgerservice.api.http.authentication import CALLER, Authentication
 from ledgerservice.api.http.call import (
     A_DRY_RUN,
@@ -29,11 +30,19 @@ from ledgerservice.api.http.observing import REQUEST_ID, name_route, observe
 from ledgerservice.api.http.openapi import Handler
 from ledgerservice.api.http.problems import problem, problem_of
 from ledgerservice.api.movements.execution import keep_executing
-from ledgerservice.api.movements.forms import FORMS, Form
+from ledgerservice.api.movements.forms import MONEY_PATHS, Form
 from ledgerservice.api.movements.posting import move
 from ledgerservice.api.placing import find_ledger
 from ledgerservice.api.resources.frequent import frequent_read
-from ledgerservice.api.sending import PROTECTED, UNFRAMED, App, Header, send_reply, sending
+from ledgerservice.api.sending import (
+    PROTECTED,
+    UNFRAMED,
+    App,
+    Header,
+    send_reply,
+    send_response,
+    sending,
+)
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
@@ -77,6 +86,7 @@ class Service:
         self._database, self._settings = database, settings
         self._poster = poster
         self._is_trusted = is_trusted
+        self.door: MoneyDoor | None = None
         self._life: AsyncExitStack | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,6 +146,7 @@ class Service:
         signatures = Signatures(settings.signature_max_age_s)
         state.authentication = Authentication(registry, signatures, is_open, is_trusted)
         state.forwarding = Forwarding(() if is_trusted else settings.proxies)
+        self.door = MoneyDoor(state)
         if not (registry.has_keys or is_trusted):
             log.warning(OPEN, command("keys"))
         tune_process()
@@ -289,15 +300,6 @@ def _authenticate(inner: App, state: State) -> App:
     return answer
 
 
-MONEY_PATHS = {
-    path: form
-    for name, form in FORMS.items()
-    if form.kind is not None
-    for path in (f"/{name}", f"/{name}/")
-}
-"""The money routes. FastAPI declares the same routes for /docs, with the same handler."""
-
-
 def _move_money(inner: App, state: State) -> App:
     """Answers the money routes without FastAPI, which takes longer than the movement."""
 
@@ -336,7 +338,7 @@ def _read(inner: App, _: State) -> App:
         except Exception as error:  # noqa: BLE001  (every request is answered)
             await send_reply(send, problem_of(error))
             return
-        await response(scope, receive, sending(send, PROTECTED))
+        await send_response(response, scope, receive, send, PROTECTED)
 
     return answer
 

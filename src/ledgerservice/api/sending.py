@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from fastapi.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice.api.http.observing import note_answer, note_whole_answer
@@ -38,16 +39,54 @@ def sending(send: Send, added: list[Header]) -> Send:
     return send_with
 
 
+def _cycle_of(send: Send) -> Cycle | None:
+    """What can write a whole answer now, unless another part of the application has put something
+    in the place of its `send`.
+    """
+    cycle = getattr(send, "__self__", None)
+    return cycle if type(cycle) is Cycle and cycle.can_reply() else None
+
+
+async def send_response(
+    response: Response, scope: Scope, receive: Receive, send: Send, added: list[Header]
+) -> None:
+    """Send an answer as FastAPI has it, with headers that it does not have yet."""
+    cycle = _cycle_of(send)
+    if cycle is None or type(response) is not Response or response.background is not None:
+        await response(scope, receive, sending(send, added))
+        return
+    headers = response.raw_headers
+    names = {name for name, _ in headers}
+    headers = headers + [header for header in added if header[0] not in names]
+    cycle.reply(
+        response.status_code,
+        headers,
+        note_whole_answer(response.status_code),
+        bytes(response.body),
+    )
+
+
+def write_reply(send: Send, reply: Reply) -> bool:
+    """Send an answer at once, if that is possible."""
+    cycle = _cycle_of(send)
+    status, body, headers = reply
+    if cycle is None or "connection" in headers:
+        return False
+    cycle.reply(status, _raw(reply), note_whole_answer(status), body)
+    return True
+
+
+def _raw(reply: Reply) -> list[Header]:
+    _, body, headers = reply
+    headers["content-length"] = str(len(body))
+    return [(name.encode(), value.encode()) for name, value in headers.items()] + PRIVATE
+
+
 async def send_reply(send: Send, reply: Reply) -> None:
     """Send an answer."""
-    status, body, headers = reply
-    headers["content-length"] = str(len(body))
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()] + PRIVATE
-    # What another part of the application has put in the place of the cycle's `send` comes first.
-    cycle = getattr(send, "__self__", None)
-    if type(cycle) is Cycle and cycle.can_reply() and "connection" not in headers:
-        cycle.reply(status, raw, note_whole_answer(status), body)
+    if write_reply(send, reply):
         return
-    raw += note_answer(status)
+    status, body, _ = reply
+    raw = [*_raw(reply), *note_answer(status)]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -48,6 +48,11 @@ def start(settings: Settings, version: str) -> Callable[[], None]:
     return end
 
 
+def are_on() -> bool:
+    """Whether requests are traced whose callers sample them."""
+    return _Tracing.spans is not None
+
+
 def begin(exchange: Exchange, headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Begin the span of a request, if traces are on and its caller samples it."""
     spans = _Tracing.spans

@@ -10,7 +10,9 @@ from tests.api.hostile.movements import REQUESTS
 from tests.api.hostile.plain import plain_uvicorn
 from tests.api.hostile.wire import connect
 from tests.databases import url_text
-from tests.processes import RunningService, serving
+from tests.processes import RunningService, free_port, serving
+from tests.telemetry.scraping import families
+from tests.telemetry.scraping import value as value_of
 
 Services = tuple[RunningService, RunningService]
 OWN = b"X-Request-Id: one\r\n"
@@ -20,10 +22,20 @@ READS += ["/accounts/1/history?limit=0", "/%61ccounts/1", "/deposit", "/nothing"
 
 
 @pytest.fixture(scope="module")
-def services(new_database) -> Iterator[Services]:
+def port() -> int:
+    """Where the metrics of `serve` are."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def services(new_database, port: int) -> Iterator[Services]:
     """`ledgerservice serve`, and the same application under uvicorn, on one database."""
     url = url_text(new_database())
-    with serving(DATABASE_URL=url) as ours, plain_uvicorn("httptools", DATABASE_URL=url) as plain:
+    metrics = {"LEDGER_METRICS_PORT": str(port)}
+    with (
+        serving(DATABASE_URL=url, **metrics) as ours,
+        plain_uvicorn("httptools", DATABASE_URL=url) as plain,
+    ):
         for _ in range(2):
             ours.open(balance="100.00")
         yield ours, plain
@@ -82,3 +94,36 @@ def test_the_connection_is_kept_or_closed_alike(services: Services) -> None:
         ours, plain = (sent(service, head + ending) for service in services)
         assert ours == plain
         assert ours.count(b"HTTP/1.1 200") == last
+
+
+COUNTS = ("ledger_request_duration_seconds_count", "ledger_authentications", "ledger_refusals")
+
+
+def counted(port: int) -> dict[tuple[str, ...], float]:
+    """The samples of the metrics that each request moves, without those of scrapes."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families(port).values()
+        for sample in family.samples
+        if sample.name.startswith(COUNTS) and not sample.name.endswith("_created")
+    }
+
+
+def test_whole_requests_and_pieces_are_counted_alike(services: Services, port: int) -> None:
+    """The first is taken from the connection at once, the second by the application."""
+    ours, _ = services
+    path, headers, movement = REQUESTS["a deposit"]
+    assert isinstance(movement, str)
+    ending, _ = request("GET", "/health/live", {}, b"", close=True)
+    rises = []
+    for name in ("pieces", "whole"):
+        before = counted(port)
+        for content in (movement.replace('"k"', f'"{name}"'), "{"):
+            parts = request("POST", path, headers, content.encode())
+            pieces = [b"".join(parts)] if name == "whole" else list(parts)
+            assert sent(ours, *pieces, ending).count(b"HTTP/1.1 ") == 2
+        after = counted(port)
+        rises.append({name: value - before.get(name, 0) for name, value in after.items()})
+        assert value_of(port, "ledger_requests_in_flight") == 0
+    assert rises[0] == rises[1]
+    assert sum(rises[0].values()) == 4 + 4 + 1  # durations, callers, the refusal of "{"

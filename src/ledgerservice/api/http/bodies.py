@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from ledgerservice.api.http.call import Call, header_values, media_type
+from ledgerservice.api.http.call import JSON, Call, header_values, media_type
 from ledgerservice.api.http.problems import Fault, ProblemError, invalid
 from ledgerservice.domain.metadata import decode_json
 from ledgerservice.posting.bounds import Budget, Share
@@ -41,7 +41,7 @@ async def read_body(call: Call, max_bytes: int | None = None) -> bytes:
 
     `max_bytes`: None is the limit for a request with one movement.
     """
-    if media_type(call.headers) != "application/json":
+    if media_type(call.headers) != JSON:
         raise ProblemError("unsupported_media_type")
     return await received(call, max_bytes or call.runtime.settings.max_body_bytes)
 

@@ -33,7 +33,8 @@ OUTSIDE = "ledgerservice.outside"
 A_DRY_RUN = b"dry_run=true"
 _DRY_RUN = {b"": False, b"dry_run=false": False, A_DRY_RUN: True}
 
-_JSON = (b"content-type", b"application/json")
+JSON = "application/json"
+_JSON = (b"content-type", JSON.encode())
 
 Headers = Collection[tuple[bytes, bytes]]
 """The headers of a request as ASGI has them."""
@@ -82,7 +83,7 @@ def header_values(headers: Headers, name: bytes) -> list[str]:
 def media_type(headers: Headers) -> str:
     """The media type of the body, without parameters."""
     if _JSON in headers:  # most have it just so, and no second one
-        return "application/json"
+        return JSON
     values = header_values(headers, b"content-type")
     return values[0].partition(";")[0].strip().lower() if values else ""
 

@@ -60,16 +60,21 @@ def observe(inner: ASGIApp, state: State) -> ASGIApp:
             await inner(scope, receive, send)
         finally:
             IN_FLIGHT.number -= 1
-            duration_s = exchange.count()
-            traces.end(exchange)
-            if requests.CHOICE.has_line(exchange, duration_s):
-                requests.write(exchange, duration_s)
-            if exchange.status in DENIED or exchange.denial is not None:
-                refuse(state.runtime, scope, exchange)
-            if exchange.replays is not None:
-                record_replays(state.runtime, scope, exchange)
+            end(exchange, scope, state)
 
     return answer
+
+
+def end(exchange: Exchange, scope: Scope, state: State) -> None:
+    """Count, log and record a request that is answered."""
+    duration_s = exchange.count()
+    traces.end(exchange)
+    if requests.CHOICE.has_line(exchange, duration_s):
+        requests.write(exchange, duration_s)
+    if exchange.status in DENIED or exchange.denial is not None:
+        refuse(state.runtime, scope, exchange)
+    if exchange.replays is not None:
+        record_replays(state.runtime, scope, exchange)
 
 
 def name_route(inner: ASGIApp, _: State) -> ASGIApp:

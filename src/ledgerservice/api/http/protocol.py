@@ -134,6 +134,7 @@ class Cycle(RequestResponseCycle):
         self.flow = connection.flow
         self.logger = connection.logger
         self.access_log = False
+        self.loop, self.tasks = connection.loop, connection.tasks
         self.default_headers = connection.server_state.default_headers
         self.on_response = connection.on_response_complete
         self.keep_alive = keep_alive
@@ -182,6 +183,8 @@ class BoundedHttp(HttpToolsProtocol):
     _head_bytes = 0
     _is_further = False
     _is_quiet = False
+    _undecided: Cycle | None = None
+    """A request that `door` may take, if its body has come with its head."""
     _tls: dict[str, Any] | None = None
 
     def __init__(self, *, bounds: Connections, **arguments: Any) -> None:
@@ -191,6 +194,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joined(transport))  # type: ignore[arg-type]
         self._tls = _tls_of(transport)
+        self._door = getattr(self.config.loaded_app, "door", None)
         self._is_further = not self.bounds.open(self)
         if self._is_further:
             self.app = self._answer_health
@@ -223,6 +227,8 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._undecided is not None:
+            self._decide(self._undecided)
         if self._is_quiet:
             self._is_quiet = False
             self.bounds.begin(self)
@@ -259,10 +265,20 @@ class BoundedHttp(HttpToolsProtocol):
         is_lasting = version != "1.0" and self.parser.should_keep_alive()
         before, self.cycle = self.cycle, Cycle(self, keep_alive=is_lasting)
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            if self._door is not None and scope["method"] == "POST" and not self._is_further:
+                self._undecided = self.cycle
+            else:
+                self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    def _decide(self, cycle: Cycle) -> None:
+        """Begin a request when what has come with its head is known."""
+        self._undecided = None
+        is_whole = not (cycle.more_body or self.transport.is_closing())
+        if not (is_whole and self._door is not None and self._door.take(cycle)):
+            self._start_asgi_task(cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0

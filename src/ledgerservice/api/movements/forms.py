@@ -173,6 +173,14 @@ FORMS = {
     ),
 }
 
+MONEY_PATHS = {
+    path: form
+    for name, form in FORMS.items()
+    if form.kind is not None
+    for path in (f"/{name}", f"/{name}/")
+}
+"""The money routes. FastAPI declares the same routes for /docs, with the same handler."""
+
 BY_TYPE = {
     "DEPOSIT": FORMS["deposit"],
     "WITHDRAWAL": FORMS["withdraw"],

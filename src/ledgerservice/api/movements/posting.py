@@ -1,10 +1,12 @@
 """Posting one instruction: between the bytes of a body and the bytes of an answer."""
 
+from asyncio import Future
 from typing import Any
 
+from ledgerservice.access.grants import denial
 from ledgerservice.api.http.authentication import authorize
 from ledgerservice.api.http.bodies import fields_of, read_body
-from ledgerservice.api.http.call import Call, has_body, key_of, reply
+from ledgerservice.api.http.call import JSON, Call, has_body, key_of, media_type, reply
 from ledgerservice.api.http.problems import Fault, ProblemError, Reply, rejection
 from ledgerservice.api.movements import parsing
 from ledgerservice.api.movements.answers import answer
@@ -12,12 +14,12 @@ from ledgerservice.api.movements.approving import Origin, may_be_caught, propose
 from ledgerservice.api.movements.forms import Form
 from ledgerservice.api.movements.parents import with_parents
 from ledgerservice.api.movements.permissions import check_scopes
-from ledgerservice.api.movements.queueing import post
+from ledgerservice.api.movements.queueing import enter, post
 from ledgerservice.api.movements.showing import shown
 from ledgerservice.domain.instructions import Group, Instruction, Movement
 from ledgerservice.domain.metadata import Number
 from ledgerservice.domain.rules.approvals import may_catch
-from ledgerservice.domain.transactions import Rejected
+from ledgerservice.domain.transactions import Outcomes, Rejected
 from ledgerservice.telemetry.exchanges import note_refusal, note_replay
 
 
@@ -34,6 +36,37 @@ async def move(call: Call, form: Form) -> Reply:
     if rules is not None and may_catch(rules, instruction):
         return await _posted_unless_caught(call, instruction, Origin(form.name, None, body))
     return await _posted(call, instruction)
+
+
+def enter_at_once(call: Call, form: Form, body: bytes) -> Future[Outcomes] | None:
+    """Queue the movement of a money route, of a caller without grants by account.
+
+    None, with nothing done, if `move` has to refuse the request or to look closer at it.
+    """
+    if denial(call.caller, call.ledger, form.need) or media_type(call.headers) != JSON:
+        return None
+    try:
+        call.runtime.movements.check_room()
+        rules = call.runtime.rules.of(call.ledger)
+        movement = parsing.plain(body, form, key_of(call.headers))
+        if movement is None or (rules is not None and may_catch(rules, movement)):
+            return None
+        return _entered(call, _group_of(call, movement))
+    except Exception:  # noqa: BLE001  (`move` meets it again, and it is answered there)
+        return None
+
+
+def _entered(call: Call, group: Group) -> Future[Outcomes]:
+    """Queue a group, and count its request. What refuses it raises, and nothing is counted."""
+    bucket = call.caller.meter.requests
+    if bucket is None:
+        return enter(call, group)
+    bucket.take()
+    try:
+        return enter(call, group)
+    except BaseException:
+        bucket.owe(-1)
+        raise
 
 
 async def instruct(call: Call, form: Form, **ids: int) -> Reply:
@@ -66,8 +99,16 @@ async def _posted_unless_caught(call: Call, instruction: Instruction, origin: Or
 
 
 async def _posted(call: Call, instruction: Instruction) -> Reply:
-    group = Group((instruction,), False, call.ledger, call.dry_run, call.caller.principal_id)
-    (outcome,) = await post(call, group)  # type: ignore[misc]
+    return answered(call, await post(call, _group_of(call, instruction)))
+
+
+def _group_of(call: Call, instruction: Instruction) -> Group:
+    return Group((instruction,), False, call.ledger, call.dry_run, call.caller.principal_id)
+
+
+def answered(call: Call, outcomes: Outcomes) -> Reply:
+    """The answer to a single instruction. Raises ProblemError."""
+    (outcome,) = outcomes  # type: ignore[misc]
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
     if (refusal := outcome.transaction.refusal) is not None:
