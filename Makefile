@@ -7,6 +7,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/.cache
 
+# Hundreds of processes are started in tests: each would compile the whole package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 PROOF_HOURS ?= 2
 
 # Tests wait for processes a third of their time, so one worker more than cores; at most four.
