@@ -8,13 +8,11 @@ import pytest
 
 from ledgerservice.console import catalogue
 from tests.console.contents import Contents
+from tests.console.places import PAGES
 from tests.processes import ROOT, RunningService
 
 CONSOLE = ROOT / "src" / "ledgerservice" / "console"
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-PAGES = ["", "/ledgers", "/accounts", "/accounts/1", "/accounts/1?at=2026-02&by=effective", "/find",
-         "/transactions"]  # fmt: skip
-"""The paths of all pages that need no id."""
 
 
 def test_a_browser_is_led_to_the_console(console: RunningService) -> None:

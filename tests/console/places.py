@@ -1,0 +1,14 @@
+"""The pages that are tested for what all pages share."""
+
+PAGES = [
+    "",
+    "/ledgers",
+    "/accounts",
+    "/accounts?owner=Alice&column=id&column=metadata&column=status",
+    "/accounts/1",
+    "/accounts/1?at=2026-02&by=effective",
+    "/find",
+    "/find?q=nothing",
+    "/transactions",
+]
+"""Paths below /console; the account 1 is always there."""
