@@ -40,7 +40,7 @@ async def activity(visit: Visit, balance: Answer) -> dict[str, Any]:
 
 async def _days(visit: Visit) -> Answer:
     as_of = visit.as_of
-    query = {"from": first_day(as_of), "to": as_of.at, "timezone": as_of.timezone}
+    query = {"from": first_day(as_of), "timezone": as_of.timezone, "to": as_of.period().get("to")}
     if as_of.is_effective:
         query["basis"] = as_of.by
     return await visit.figure("/reports/volume", by="day", limit=MOST_TRANSACTIONS, **query)
@@ -60,7 +60,7 @@ def first_day(as_of: AsOf) -> str:
     try:
         last = _day_of(as_of)
         return (last - timedelta(days=DAYS - 1)).isoformat()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError, KeyError):  # of a zone that does not exist
         return ""
 
 

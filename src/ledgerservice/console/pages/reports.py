@@ -47,14 +47,14 @@ def _period(visit: Visit) -> dict[str, Any]:
     """The time of a period: the as-of control ends it, if the reader has named no other end."""
     as_of = visit.as_of
     by = {"by": as_of.by} if as_of.is_effective else {}
-    times = {"from": visit.query("from"), "to": visit.query("to") or as_of.at}
+    times = {"from": visit.query("from"), "to": visit.query("to") or as_of.period().get("to")}
     return {**times, "timezone": as_of.timezone, **by} if any(times.values()) else by
 
 
 async def months(visit: Visit) -> Response:
     """What was recorded in each month, and what customers held at its end."""
     as_of = visit.as_of
-    query = {"by": "month", "to": as_of.at, "timezone": as_of.timezone}
+    query = {"by": "month", "to": as_of.period().get("to"), "timezone": as_of.timezone}
     if as_of.is_effective:
         query["basis"] = as_of.by
     balance = await visit.figure("/reports/trial-balance", **as_of.query())
