@@ -4,6 +4,7 @@ They are of a service with the month that `ledgerservice demo --month` makes fro
 names and amounts are the same each time; only the days are others.
 """
 
+import json
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -31,13 +32,14 @@ class Shot(NamedTuple):
     colours: str = "light"
 
 
-def shots(account: int, day: str) -> list[Shot]:
+def shots(account: int, transaction: int, day: str) -> list[Shot]:
     """The pictures, as of the end of a day by the time of effect: the month is recorded at once."""
     as_of = f"?at={day}&by=effective"
     return [
         Shot("overview", f"{as_of}&currency=USD"),
         Shot("overview-dark", f"{as_of}&currency=USD", colours="dark"),
-        Shot("account", f"/accounts/{account}{as_of}"),
+        Shot("account", f"/accounts/{account}{as_of}&days=30"),
+        Shot("transaction", f"/transactions/{transaction}"),
         Shot("reports", f"/reports/months{as_of}", height=600),
         Shot("health", "/health", height=900),
         Shot("phone", f"{as_of}&currency=USD", width=390, height=844),
@@ -53,6 +55,7 @@ def take(service: RunningService, browser: Browser, shot: Shot, folder: Path) ->
         color_scheme=shot.colours,  # type: ignore[arg-type]
         locale="en-GB",
         timezone_id="UTC",
+        extra_http_headers={"authorization": service.client.headers["authorization"]},
     ) as context:
         page = context.new_page()
         answer = page.goto(f"/console{LEDGER}{shot.path}")
@@ -69,22 +72,31 @@ def take_all(folder: Path) -> None:
         done = cli("demo", "--month", **place)
         assert done.returncode == 0, done.stderr
         with serving(**place) as service, sync_playwright() as playwright:
-            [account] = service.get(f"{LEDGER}/accounts/?reference={ACCOUNT}").json()
+            key = json.loads(cli("keys", "create", "admin", "--json", **place).stdout)["key"]
+            service.client.headers["authorization"] = f"Bearer {key}"
             assert wait_for(lambda: service.get("/status").json()["verification"]["running"], 60)
-            _deposit(service, account["id"])
+            _deposit(service)
             chromium = shutil.which("chromium")
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            for shot in shots(account["id"], datetime.now(UTC).date().isoformat()):
+            for shot in shots(*_subjects(service), datetime.now(UTC).date().isoformat()):
                 take(service, browser, shot, folder)
             browser.close()
 
 
-def _deposit(service: RunningService, account: int) -> None:
-    """Some batches, so that the health of this process has figures."""
+def _subjects(service: RunningService) -> tuple[int, int]:
+    """The account that gets the fees, and a transaction of many legs."""
+    [account] = service.get(f"{LEDGER}/accounts/?reference={ACCOUNT}").json()
+    query = f"kind=GENERAL&account_id={account['id']}&limit=1"
+    [transaction] = service.get(f"{LEDGER}/transactions/?{query}").json()
+    return account["id"], transaction["transaction_id"]
+
+
+def _deposit(service: RunningService) -> None:
+    """Some batches in another ledger, so that the health of this process has figures."""
+    account = service.open("Alice")
     for number in range(200):
         body = {"account_id": account, "amount": "0.01", "idempotency_key": f"shot-{number}"}
-        path = f"{LEDGER}/deposit/?dry_run=true" if number % 2 else f"{LEDGER}/deposit/"
-        assert service.post(path, body).status_code == 200
+        assert service.post("/deposit/", body).status_code == 200
 
 
 if __name__ == "__main__":
