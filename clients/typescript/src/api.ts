@@ -569,6 +569,210 @@ export interface components {
             /** Format: int64 */
             duration_ms: number;
         };
+        Status: {
+            version: string;
+            /** Format: date-time */
+            started_at: string;
+            uptime_s: number;
+            ready: boolean;
+            faults: ("database_unavailable" | "draining" | "poster_unavailable")[];
+            shards?: {
+                [key: string]: "down" | "up";
+            };
+            server: components["schemas"]["ServerState"] | null;
+            sweeper: components["schemas"]["Sweeper"] | null;
+            verification: components["schemas"]["Verifying"] | null;
+            webhooks: components["schemas"]["WebhookProgress"][] | null;
+            expiring_keys: components["schemas"]["ExpiringKey"][] | null;
+            operations: components["schemas"]["Operations"] | null;
+        };
+        ServerState: {
+            revision: string;
+            version: string;
+            fsync: string;
+            full_page_writes: string;
+            synchronous_commit: string;
+            synchronous_standby_names: string;
+            data_checksums: string;
+            in_recovery: boolean;
+        };
+        Sweeper: {
+            /** Format: date-time */
+            last_success_at: string;
+            lag_s: number;
+        };
+        Verifying: {
+            running: boolean;
+            pass_ratio: number | null;
+            /** Format: date-time */
+            last_success_at: string | null;
+            /** Format: int64 */
+            violations: number | null;
+        };
+        WebhookProgress: {
+            ledger: string;
+            /** Format: int64 */
+            id: number;
+            state: components["schemas"]["WebhookState"];
+            position: string;
+            /** Format: int64 */
+            waiting: number;
+            /** Format: date-time */
+            failing_since: string | null;
+            /** Format: int64 */
+            dead_letters: number;
+        };
+        ExpiringKey: {
+            id: string;
+            /** Format: date-time */
+            expires_at: string;
+        };
+        Operations: {
+            queues: components["schemas"]["Queue"][];
+            phases_s: {
+                [key: string]: components["schemas"]["Summary"];
+            };
+            feed: components["schemas"]["FeedReader"][];
+            backups: components["schemas"]["BackupResult"][];
+            archives: components["schemas"]["Archive"][];
+            settings: components["schemas"]["Setting"][];
+        };
+        Queue: {
+            queue: string;
+            /** Format: int64 */
+            requests: number;
+            age_s: number;
+            batch_requests: components["schemas"]["Summary"] | null;
+            batch_s: components["schemas"]["Summary"] | null;
+        };
+        Summary: {
+            /** Format: int64 */
+            count: number;
+            mean: number;
+            p50: number | null;
+            p99: number | null;
+        };
+        FeedReader: {
+            reader: string;
+            /** Format: int64 */
+            position: number;
+            /** Format: int64 */
+            safe_id: number;
+            lag_s: number;
+        };
+        BackupResult: {
+            kind: string;
+            failed: boolean;
+            /** Format: date-time */
+            last_success_at: string | null;
+            duration_s: number | null;
+        };
+        Archive: {
+            archive: string;
+            active: boolean;
+            /** Format: int64 */
+            lag_bytes: number;
+            lag_s: number;
+        };
+        Setting: {
+            variable: string;
+            value: string | null;
+            is_default: boolean;
+        };
+        Transaction: {
+            /** @enum {string} */
+            status: "declined" | "posted";
+            /** Format: int64 */
+            transaction_id: number;
+            transaction_type: components["schemas"]["TransactionType"];
+            amount: string;
+            currency: string;
+            /** Format: date-time */
+            recorded_at: string;
+            entries: components["schemas"]["Entry"][];
+            new_balance?: string;
+            sender_new_balance?: string;
+            /** Format: int64 */
+            hold_id?: number;
+            /** Format: int64 */
+            reverses?: number;
+            /** Format: int64 */
+            schedule_id?: number | null;
+            /** Format: int64 */
+            counterparty_id?: number;
+            /** Format: int64 */
+            debited_by?: number;
+            /** Format: int64 */
+            credited_by?: number;
+            remaining?: string;
+            /** Format: date-time */
+            expires_at?: string | null;
+            /** Format: date-time */
+            capture_at?: string | null;
+            /** Format: date-time */
+            execute_at?: string;
+            exchange?: {
+                [key: string]: unknown;
+            } | null;
+            floor?: string;
+            ceiling?: string | null;
+            /** @enum {string|null} */
+            frozen?: "both" | "credits" | "debits" | null;
+            closed?: boolean;
+            actor?: string | null;
+            reason?: string | null;
+            description: string | null;
+            reference: string | null;
+            /** Format: date-time */
+            effective_at: string | null;
+            metadata: {
+                [key: string]: unknown;
+            } | null;
+            /** Format: int64 */
+            account_id: number;
+            idempotency_key: string;
+            /** @enum {string} */
+            origin: "caller" | "capture" | "execution" | "expiry";
+            /** Format: int64 */
+            principal_id: number;
+            code?: string;
+            decided_on?: components["schemas"]["DecidedOn"];
+            reversed_by?: number[];
+            steps?: number[];
+        };
+        Volume: {
+            complete: boolean;
+            /** Format: date-time */
+            since: string | null;
+            /** Format: int64 */
+            transactions: number;
+            periods: components["schemas"]["VolumePeriod"][];
+            amounts: components["schemas"]["AmountRange"][];
+        };
+        VolumePeriod: {
+            /** Format: date-time */
+            begins_at: string;
+            /** Format: int64 */
+            posted: number;
+            declined: {
+                [key: string]: number;
+            };
+            currencies: components["schemas"]["MovedAmounts"][];
+        };
+        MovedAmounts: {
+            currency: string;
+            /** Format: int64 */
+            transactions: number;
+            amount_in: string;
+            amount_out: string;
+            moved: string;
+        };
+        AmountRange: {
+            currency: string;
+            at_least: string;
+            /** Format: int64 */
+            transactions: number;
+        };
         DepositItem: {
             idempotency_key: string;
             description?: string;
