@@ -72,7 +72,8 @@ def take_all(folder: Path) -> None:
         done = cli("demo", "--month", **place)
         assert done.returncode == 0, done.stderr
         with serving(**place) as service, sync_playwright() as playwright:
-            key = json.loads(cli("keys", "create", "admin", "--json", **place).stdout)["key"]
+            made = cli("keys", "create", "admin", "--role", "admin", "--json", **place)
+            key = json.loads(made.stdout)["key"]
             service.client.headers["authorization"] = f"Bearer {key}"
             assert wait_for(lambda: service.get("/status").json()["verification"]["running"], 60)
             _deposit(service)
