@@ -33,6 +33,9 @@ TERMS = (
 """The members of a kind, in the order in which they are shown."""
 
 
+REVERSIBLE = {"DEPOSIT", "WITHDRAWAL", "TRANSFER", "GENERAL", "CAPTURE"}
+
+
 class Content(msgspec.Struct):
     """The metadata of a transaction, with the digits of its numbers as they were sent."""
 
@@ -54,18 +57,30 @@ async def page(visit: Visit) -> Response:
     first, chain, owners = await asyncio.gather(
         visit.figure(f"/transactions/{number}/answer"), chain_of(visit, row), owners_of(visit, row)
     )
-    root = chain[0]
+    state = await _state_of(visit, chain[0])
     return visit.page(
         "transaction.html",
         row=row,
         first=_first(first),
         chain=chain,
-        state=await _state_of(visit, root),
+        state=state,
+        actions=actions_on(row, state) if visit.can_write else [],
         owners=owners,
         metadata=metadata_of(read.content),
         flow=flow_of(row["entries"]),
         terms=[(name, row[name]) for name in TERMS if row.get(name) not in (None, False)],
     )
+
+
+def actions_on(row: Row, state: Row | None) -> list[str]:
+    """What can be done about a transaction, as far as its own record says."""
+    if row["status"] != "posted":
+        return []
+    if row["transaction_type"] in REVERSIBLE:
+        return ["reverse"]
+    if state is None or state["id"] != row["transaction_id"]:
+        return []
+    return {"open": ["capture", "release"], "pending": ["cancel"]}.get(state["status"], [])
 
 
 def metadata_of(content: bytes) -> list[tuple[str, str, str]]:
