@@ -112,8 +112,8 @@ def _tell(result: Result) -> None:
     console.print(
         f"{result.name}: {times}; {result.report.operations:,} operations, "
         f"{result.report.executions} of them approved; healed after "
-        f"{result.healed_s:.1f} s, all ended {result.ended_s:.1f} s later, and all resolved after "
-        f"{result.resolved_s:.1f} s; {said}"
+        f"{result.healed_s:.1f} s, what was open ended {result.ended_s:.1f} s later, all "
+        f"resolved {result.resolved_s:.1f} s after the load; {said}"
     )
 
 

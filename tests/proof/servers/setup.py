@@ -73,8 +73,6 @@ JUDGES = "judge", "second"
 RULES = ("amount", "USD", "2.80", 1), ("unfreeze", "", None, 1), ("force", "", None, 2)
 """What others have to approve, in each ledger."""
 APPROVAL_EXPIRY_S = 15.0
-SWEEP_LIMIT_S = 6.0
-"""In which a sweep ends what was open when the load ended."""
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
@@ -260,15 +258,14 @@ class Setup:
             for name, shard in shards.items()
         }
 
-    def end_crossings(self, end_s: float) -> bool:
-        """Wait until nothing is open between parts, which the services end by themselves; until
-        `end_s`, but a sweep at least. Whether it is so.
+    def end_crossings(self, limit_s: float) -> bool:
+        """Wait until what is open between parts now is over, which the services see to by
+        themselves; whether it is so in time.
         """
-        limit_s = max(end_s - time.monotonic(), SWEEP_LIMIT_S)
-        return SHARDS not in self._parts or wait_for(self._all_is_over, limit_s)
-
-    def _all_is_over(self) -> bool:
-        return self.shards.open_crossings() == 0
+        if SHARDS not in self._parts:
+            return True
+        before = self.shards.open_crossings()
+        return wait_for(lambda: not before & self.shards.open_crossings(), limit_s)
 
     def faults(self) -> Iterator[str]:
         """What is wrong at the end beside the rows of the ledgers."""

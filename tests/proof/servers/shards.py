@@ -31,7 +31,8 @@ SELECT p.name, p.ledger_id FROM ledger.ledgers p JOIN ledger.ledgers l ON l.ledg
 WHERE l.name = '{name}' ORDER BY p.part
 """
 _OPEN_CROSSINGS = """
-SELECT count(*) FROM ledger.holds WHERE remaining > 0 AND to_ledger_id IS NOT NULL
+SELECT ledger_id, transaction_id FROM ledger.holds
+WHERE remaining > 0 AND to_ledger_id IS NOT NULL
 AND ledger_id NOT IN (SELECT ledger_id FROM ledger.fences WHERE state <> 'home')
 """
 _NUMBERS = "SELECT name, ledger_id FROM ledger.ledgers"
@@ -113,9 +114,9 @@ class Shards:
         """The ids of the parts of a ledger, by their names, in order."""
         return dict(self._ask(MAIN, _PARTS.format(name=name)))
 
-    def open_crossings(self) -> int:
-        """How many transfers between parts are not over."""
-        return sum(self._ask(name, _OPEN_CROSSINGS)[0][0] for name in self.by_name)
+    def open_crossings(self) -> set[tuple[int, int]]:
+        """The transfers between parts that are not over: their parts and holds."""
+        return {row for name in self.by_name for row in self._ask(name, _OPEN_CROSSINGS)}
 
     def faults(self) -> Iterator[str]:
         """Ledgers that are on their way, or that not exactly the directory's home takes."""
