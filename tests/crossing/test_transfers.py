@@ -24,6 +24,8 @@ from ledgerservice.domain.instructions import (
 from ledgerservice.domain.movements import transfer
 from ledgerservice.domain.transactions import Failed, Recorded, Rejected
 from ledgerservice.errors import CannotJoin, InvalidField, LedgerHasParts
+from ledgerservice.postgres import locking
+from ledgerservice.postgres.pipeline import Request, Result, Wire
 from ledgerservice.postgres.verification import verify
 from tests.crossing.made import (
     Market,
@@ -367,5 +369,39 @@ def test_keys_and_references_are_unique_in_the_whole_ledger(run):
             assert isinstance(other, Rejected)
         with pytest.raises(InvalidField):
             await at.add_ledger("market", shards=4)
+
+    run(test)
+
+
+def test_the_end_of_a_hold_is_read_with_the_locks(run, monkeypatch):
+    """What it builds on is known, and its hold is read in the round trip of the locks."""
+    sent: list[list[str]] = []
+    exchange = Wire.exchange
+
+    async def noted(self: Wire, *requests: Request) -> list[Result]:
+        sent.append([request.statement for request in requests])
+        return await exchange(self, *requests)
+
+    async def test(made: Market) -> None:
+        a, b, _ = made.accounts
+        monkeypatch.setattr(Wire, "exchange", noted)
+        await made.ledger.transfer(a, b, "30", key="k")
+        statements = [one for requests in sent for one in requests]
+        assert locking.FIND_TRANSACTIONS not in statements
+        assert locking.FIND_HOLDS not in statements
+        [ending] = [requests for requests in sent if locking.FIND_HOLDS_NOW in requests]
+        assert locking.TAKE_CLOCK_AND_IDS in ending
+        assert len([requests for requests in sent if "COMMIT" in requests]) == 3
+
+    run(test)
+
+
+def test_an_end_after_the_process_that_began_it(run):
+    """Another process does not know the hold, and reads it."""
+
+    async def test(made: Market) -> None:
+        hold = await credited(made)
+        made.runtime.movements._batches._crossings.clear()
+        await made.runtime.crossings.finish([hold])
 
     run(test)

@@ -7,6 +7,7 @@ a statement that locks and also reads another table would read an older snapshot
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -134,6 +135,11 @@ CROSS JOIN LATERAL (
     ORDER BY account_id, ends_at) h
 """
 
+# The same in the round trip of the locks, before their time is known.
+FIND_HOLDS_NOW = FIND_HOLDS.replace(
+    "ends_at <= $4", "ends_at <= (SELECT greatest(clock_timestamp(), transaction_timestamp()))"
+)
+
 FIND_REVERSED = f"""
 SELECT requested.id, e.account_id, sum(e.amount)::bigint
 FROM (SELECT DISTINCT unnest($2::bigint[]) AS id) requested
@@ -199,11 +205,19 @@ def ids_of(blocks: Iterable[int]) -> Iterator[int]:
 
 
 async def find_parents(
-    wire: Wire, ledger: int, instructions: Sequence[Instruction]
+    wire: Wire,
+    ledger: int,
+    instructions: Sequence[Instruction],
+    known: Mapping[tuple[int, int], Transaction] = MappingProxyType({}),
 ) -> dict[int, Transaction]:
-    """The recorded transactions that instructions build on, by id; they never change."""
+    """The recorded transactions that instructions build on, by id; they never change.
+
+    Those that are `known`, by ledger and id, are not read.
+    """
     ids = [one.parent_id for one in instructions if isinstance(one, Step)]
-    return await _find_transactions(wire, ledger, ids) if ids else {}
+    found = {one: known[ledger, one] for one in ids if (ledger, one) in known}
+    unknown = [one for one in ids if one not in found]
+    return found | await _find_transactions(wire, ledger, unknown) if unknown else found
 
 
 async def _find_transactions(wire: Wire, ledger: int, ids: Sequence[int]) -> dict[int, Transaction]:
@@ -265,22 +279,38 @@ async def lock(
     The requests `before` are sent in the same round trip. Without `look_up_keys` no key counts as
     seen.
     """
-    *_, locked, _, taken, earlier_rows = await wire.exchange(
+    requests = [
         *before,
         *_lock_accounts(wire, ledger, instructions, parents),
         Request(TAKE_XID),
         take_ids(len(instructions)),
         _find_earlier(ledger, instructions if look_up_keys else (), parents),
-    )
+    ]
+    steps = _find_holds(ledger, instructions, parents)
+    results = await wire.exchange(*requests, *steps)
+    locked, _, taken, earlier_rows = results[len(requests) - 4 : len(requests)]
     [(now, blocks)] = taken.rows
     accounts = {row[0]: Account(*row) for row in locked.rows}
-    reading = _Reading(wire, ledger, now)
+    reading = _Reading(wire, ledger, now, results[len(requests) :])
     earlier, states = await reading.read(instructions, parents, accounts, earlier_rows.rows)
     expired = sum(hold.has_expired(now) for hold in states.holds.values())
     if expired:
         [more] = await wire.exchange(take_ids(expired))
         blocks = blocks + more.rows[0][1]
     return Locked(accounts, earlier, states, now, blocks)
+
+
+def _find_holds(
+    ledger: int, instructions: Sequence[Instruction], parents: Mapping[int, Transaction]
+) -> list[Request]:
+    """Finds the holds that instructions build on, and what has ended on all the accounts."""
+    ids = _parents_by_lookup(instructions).get(Lookup.HOLD) if parents else None
+    if not ids:
+        return []
+    accounts, _ = _named(instructions)
+    accounts.update(chain.from_iterable(map(accounts_of, parents.values())))
+    customers = [account for account in accounts if account > 0]
+    return [Request(FIND_HOLDS_NOW, [number(ledger), array(ids), array(customers)])]
 
 
 def take_ids(ids: int) -> Request:
@@ -361,7 +391,9 @@ NOTHING = Result([], "")
 class _Reading:
     """The second round trip of a lock; none if there is nothing left to read."""
 
-    def __init__(self, wire: Wire, ledger: int, now: datetime) -> None:
+    def __init__(self, wire: Wire, ledger: int, now: datetime, holds: Sequence[Result]) -> None:
+        """`holds` is the result of FIND_HOLDS_NOW, if it was sent with the locks."""
+        self._known = {Lookup.HOLD: holds[0]} if holds else {}
         self._wire = wire
         self._ledger = ledger
         self._now = now
@@ -381,8 +413,10 @@ class _Reading:
         requests = self._requests(by_lookup, held)
         ids = [row[0] for row in earlier_rows]
         beside = _beside(self._ledger, ids) if ids else []
-        results = await self._wire.exchange(*beside, *requests.values())
-        by_lookup_rows = dict(zip(requests, results[len(beside) :], strict=True))
+        results = []
+        if beside or requests:
+            results = await self._wire.exchange(*beside, *requests.values())
+        by_lookup_rows = self._known | dict(zip(requests, results[len(beside) :], strict=True))
         earlier = _transactions(earlier_rows, results[: len(beside)] or (NOTHING, NOTHING))
         states = await self._states(dict(parents), by_lookup_rows)
         return {(one.account_id, one.origin, one.key): one for one in earlier}, states
@@ -394,7 +428,7 @@ class _Reading:
         ledger = number(self._ledger)
         holds = by_lookup.get(Lookup.HOLD, [])
         requests: dict[Lookup, Request] = {}
-        if holds or held:
+        if (holds or held) and not self._known:
             parameters = [ledger, array(holds), array(held), timestamp(self._now)]
             requests[Lookup.HOLD] = Request(FIND_HOLDS, parameters)
         for lookup, statement in _BY_ID.items():

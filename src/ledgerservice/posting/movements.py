@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from ledgerservice.domain import planner
 from ledgerservice.domain.digests import SALT_BYTES
-from ledgerservice.domain.instructions import General, Group, Instruction, Movement
+from ledgerservice.domain.instructions import General, Group, Instruction, Kind, Movement
 from ledgerservice.domain.planner import Plan
-from ledgerservice.domain.transactions import Failed, Outcomes, Rejected
+from ledgerservice.domain.transactions import Failed, Outcomes, Rejected, Transaction
 from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.locking import Locked
 from ledgerservice.postgres.pipeline import Request, Wire
@@ -18,6 +18,8 @@ from ledgerservice.telemetry import batches
 from ledgerservice.telemetry.metrics import INSTRUCTIONS
 
 LEGS_OF_A_MOVEMENT = 2
+MOST_REMEMBERED = 10_000
+"""Holds for other parts that are kept in memory."""
 
 
 def weight_of(group: Group) -> int:
@@ -77,10 +79,13 @@ class MovementBatch:
     the server's work, as long as all keys are new: each movement writes a row then, and the unique
     key judges it. After a batch with a replay or a rejection, which write no row, the next batch
     looks its keys up first.
+
+    A hold for another part is remembered until its end, which is posted soon and builds on it.
     """
 
     def __init__(self) -> None:
         self._all_new = True
+        self._crossings: dict[tuple[int, int], Transaction] = {}
         self.announce: Announce = _not_overlapping
 
     async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
@@ -113,9 +118,20 @@ class MovementBatch:
         if plan is None:
             plan = await self._plan(wire, groups, instructions)
             await journal.record(wire, ledger, plan)
+            self._remember(ledger, plan.transactions)
         self._all_new = len(plan.transactions) - plan.service_initiated == len(instructions)
         _count(plan, all_new=self._all_new)
         return plan.answers
+
+    def _remember(self, ledger: int, transactions: Sequence[Transaction]) -> None:
+        """Remember the recorded holds for other parts, and forget those that have ended."""
+        for one in transactions:
+            if one.kind is Kind.CROSSING and one.refusal is None:
+                if len(self._crossings) >= MOST_REMEMBERED:
+                    self._crossings.clear()
+                self._crossings[ledger, one.id] = one
+            elif one.kind in (Kind.CROSS_DEBIT, Kind.CROSS_RELEASE) and one.extra is not None:
+                self._crossings.pop((ledger, one.extra.parent_id or 0), None)
 
     async def overlap(self, wire: Wire, groups: list[Group], before: Ahead) -> Overlap | None:
         """Write a batch on the states that the one before it leaves, without locks and look-ups.
@@ -180,7 +196,7 @@ class MovementBatch:
         look_up_keys: bool = True,
     ) -> Locked:
         """Begin, and lock the state to decide on."""
-        parents = await locking.find_parents(wire, ledger, instructions)
+        parents = await locking.find_parents(wire, ledger, instructions, self._crossings)
         begin = Request(journal.BEGIN)
         return await locking.lock(
             wire, ledger, instructions, parents, begin, look_up_keys=look_up_keys
