@@ -405,3 +405,19 @@ def test_an_end_after_the_process_that_began_it(run):
         await made.runtime.crossings.finish([hold])
 
     run(test)
+
+
+def test_what_is_known_of_a_hold_is_forgotten_with_its_connection(run):
+    """The next connection can be to a server that was promoted, and has lost the hold."""
+
+    async def test(made: Market) -> None:
+        hold = await credited(made)
+        movements = made.runtime.movements
+        known = movements._batches._crossings
+        known.update(dict.fromkeys(known, None))
+        assert known
+        ending = asyncio.run_coroutine_threadsafe(movements._disconnect(), movements._writer_loop)
+        await asyncio.wrap_future(ending)
+        await made.runtime.crossings.finish([hold])
+
+    run(test)

@@ -80,12 +80,14 @@ class MovementBatch:
     key judges it. After a batch with a replay or a rejection, which write no row, the next batch
     looks its keys up first.
 
-    A hold for another part is remembered until its end, which is posted soon and builds on it.
+    A hold for another part is remembered until its end, which is posted soon and builds on it; not
+    on another connection, which can be to a server that has lost it.
     """
 
     def __init__(self) -> None:
         self._all_new = True
         self._crossings: dict[tuple[int, int], Transaction] = {}
+        self._wire: Wire | None = None
         self.announce: Announce = _not_overlapping
 
     async def __call__(self, wire: Wire, groups: list[Group]) -> list[Outcomes]:
@@ -196,6 +198,9 @@ class MovementBatch:
         look_up_keys: bool = True,
     ) -> Locked:
         """Begin, and lock the state to decide on."""
+        if wire is not self._wire:
+            self._crossings.clear()
+            self._wire = wire
         parents = await locking.find_parents(wire, ledger, instructions, self._crossings)
         begin = Request(journal.BEGIN)
         return await locking.lock(
