@@ -1,6 +1,7 @@
 """Finding accounts, and one account as it is and as of other times, beside the API's figures."""
 
 import re
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -8,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page
 
 from tests.console.contents import CANARY, Contents
-from tests.processes import RunningService
+from tests.processes import RunningService, wait_for
 
 
 def values(place: Locator) -> list[str | None]:
@@ -168,3 +169,21 @@ def test_a_statement_opens_to_print(visited, contents: Contents) -> None:
     page.get_by_role("button", name="Open to print").click()
     page.wait_for_url("**/raw/accounts/**")
     assert "Alice" in page.locator("body").inner_text()
+
+
+def test_a_plot_is_of_its_table_also_at_another_width(visited, contents: Contents) -> None:
+    page = visited(f"/console/accounts/{contents.accounts['Alice']}")
+    legend = page.locator(".u-legend .u-value")
+    balance = page.locator("figure details tbody tr").last.locator("data").first
+    shown = balance.text_content()
+
+    def has_width(width: int) -> bool:
+        plotted: int = page.evaluate("document.querySelector('.uplot').clientWidth")
+        return width - 320 < plotted < width
+
+    for width in (1440, 700):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert wait_for(partial(has_width, width))
+        assert legend.nth(1).inner_text() == (shown or "").removesuffix(".00")
+    page.locator("figure summary").click()
+    assert page.locator("figure details tbody tr").count() == 15

@@ -28,13 +28,15 @@ async def page(visit: Visit) -> Response:
     accounts = await visit.get(
         "/accounts/", limit=ROWS, cursor=visit.query("cursor"), **filters, **zone
     )
-    chosen = visit.request.query_params.getlist("column") or SHOWN
+    own = visit.request.query_params.getlist("column")
+    chosen = own or SHOWN
     is_past = visit.as_of.is_set
     columns = [c for c in COLUMNS if c in chosen and not (is_past and c in PRESENT)]
     return visit.page(
         "accounts.html",
         accounts=accounts,
         columns=columns,
+        is_chosen=bool(own),
         all_columns=COLUMNS,
         filters=filters,
         statuses=STATUSES,

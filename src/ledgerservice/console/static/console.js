@@ -119,7 +119,15 @@ const paths = {
   line: () => uPlot.paths.linear(),
 };
 
-function optionsOf(figure, { names, isTime }, width) {
+// The axis of one point is a day wide, or one. Bars have room for the halves of the outer ones.
+function ranged(kind, places, isTime) {
+  const first = Math.min(...places), last = Math.max(...places);
+  if (first === last) return [first - (isTime ? 43200 : 0.5), last + (isTime ? 43200 : 0.5)];
+  const half = kind === "bars" ? (last - first) / (places.length - 1) / 2 : 0;
+  return [first - half, last + half];
+}
+
+function optionsOf(figure, { names, columns, isTime }, width) {
   const kind = figure.dataset.plot;
   const axis = { stroke: colour("--faint"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
   const series = names.slice(1).map((label, place) => ({
@@ -129,23 +137,23 @@ function optionsOf(figure, { names, isTime }, width) {
     dash: place % 2 ? [6, 4] : undefined,
     width: kind === "bars" ? 0 : 1.75,
     paths: paths[kind](),
-    points: { show: false },
+    points: { show: kind !== "bars" && columns[0].length === 1 },
     value: (_, value) => grouped(value),
   }));
   return {
     width,
     height: Number(figure.dataset.height || 220),
     padding: [10, 8, 0, 0],
-    scales: { x: { time: isTime } },
+    scales: { x: { time: isTime, range: ranged(kind, columns[0], isTime) } },
     cursor: { drag: { x: false, y: false }, points: { size: 7 } },
-    axes: [{ ...axis, grid: { show: false }, size: 32, space: 70, ...(isTime && { values: (plot, ticks) => ticks.map((tick) => dated(tick, ticks.at(-1) - ticks[0])) }) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(compact) }],
+    axes: [{ ...axis, grid: { show: false }, size: 32, space: Math.max(...columns[0]) - Math.min(...columns[0]) > 2 * 86400 ? 70 : 110, ...(isTime && { values: (plot, ticks) => ticks.map((tick) => dated(tick, ticks.at(-1) - ticks[0])) }) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(compact) }],
     series: [{ label: names[0], ...(isTime && { value: (_, value) => (value === null ? "–" : dated(value, 0)) }) }, ...series],
   };
 }
 
 function draw(figure) {
   const canvas = figure.querySelector(".canvas");
-  const data = seriesOf(figure.querySelector("table"));
+  const data = seriesOf(figure.querySelector("details table"));
   if (data.columns.length < 2 || data.columns[0].length === 0) return;
   const order = data.columns[0].map((_, place) => place).sort((a, b) => data.columns[0][a] - data.columns[0][b]);
   const columns = data.columns.map((column) => order.map((place) => column[place]));
