@@ -134,6 +134,20 @@ def test_new_transactions_appear_by_themselves(visited, console: RunningService,
     page.get_by_role("link", name=str(number)).wait_for(timeout=8_000)
 
 
+def test_a_page_stands_still_while_its_reader_scrolls(visited, console, contents) -> None:
+    page = visited("/console", width=700)
+    page.set_viewport_size({"width": 700, "height": 300})
+    page.evaluate("scrollTo(0, 200)")
+    shown = page.locator("main").inner_text()
+    number = console.send("/deposit/", account_id=contents.accounts["Alice"], amount="4.56").json()[
+        "transaction_id"
+    ]
+    page.get_by_role("button", name="Show what is new").wait_for(timeout=8_000)
+    assert page.locator("main").inner_text() == shown
+    page.get_by_role("button", name="Show what is new").click()
+    page.get_by_role("link", name=str(number)).wait_for(timeout=8_000)
+
+
 def test_a_problem_is_shown_in_words_with_its_request(console: RunningService) -> None:
     answer = console.get("/console?at=never")
     assert answer.status_code == 422

@@ -215,14 +215,28 @@ function note() {
 
 function follow() {
   const place = document.getElementById("content");
-  if (!place || !place.dataset.live || events) return;
+  if (!place || !place.dataset.live || events || document.hidden) return;
   events = new EventSource(place.dataset.live);
   for (const name of (place.dataset.events || "transaction.posted transaction.declined transaction.reversed hold.placed hold.captured hold.released hold.expired schedule.created schedule.executed schedule.cancelled account.opened account.policy_changed").split(" ")) {
     events.addEventListener(name, note);
   }
 }
 
-window.addEventListener("pagehide", () => { if (events) events.close(); events = null; });
+function rest() {
+  if (events) events.close();
+  events = null;
+}
+
+// A browser has few connections to a host: a page that nobody sees gives its one back.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    rest();
+  } else if (document.getElementById("content")?.dataset.live) {
+    follow();
+    note();
+  }
+});
+window.addEventListener("pagehide", rest);
 window.addEventListener("pageshow", (event) => { if (event.persisted) follow(); });
 
 function show(place) {
