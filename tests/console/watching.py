@@ -7,8 +7,8 @@ VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
 
 
 def _failed(request: Request) -> str:
-    """Nothing for a stream, which ends with its page."""
-    return "" if "/events" in request.url else f"failed: {request.url}"
+    """Nothing for what the next page has ended: a stream, or a file that was still on its way."""
+    return "" if request.failure == "net::ERR_ABORTED" else f"failed: {request.url}"
 
 
 def watched(context: BrowserContext, complaints: list[str]) -> Page:
