@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from tests.console.contents import CANARY, Contents
@@ -18,6 +19,17 @@ def shown(page: Page) -> list[list[str]]:
     """The id, the amount and the outcome of each row of the list."""
     rows: list[list[str]] = page.locator("#list tbody tr").evaluate_all(ROWS)
     return rows
+
+
+def days_of(page: Page) -> list[list[str]]:
+    """The figures of the rows of the volume."""
+    return values(page, "#volume tbody tr")
+
+
+def values(page: Page, rows: str) -> list[list[str]]:
+    script = "rows => rows.map(row => [...row.querySelectorAll('data')].map(one => one.value))"
+    found_values: list[list[str]] = page.locator(rows).evaluate_all(script)
+    return found_values
 
 
 def answered(console: RunningService, query: str) -> list[list[str]]:
@@ -67,8 +79,10 @@ def test_the_as_of_control_ends_the_list(visited, console: RunningService) -> No
     rows = answered(console, "to=2026-02&by=effective")
     assert len(rows) == 1
     assert shown(page) == rows
-    # The volume is known as recorded only.
-    assert page.locator("#volume, #amounts, #declines").count() == 0
+    # So are the figures.
+    report = console.get("/reports/volume?to=2026-02&basis=effective").json()
+    assert days_of(page) == [[str(one["posted"]), "0"] for one in report["periods"]]
+    assert len(report["periods"]) == 1
     page.goto("/console/transactions?at=2026-02")
     assert shown(page) == []
     assert page.locator("#list .empty").count() == 1
@@ -94,10 +108,10 @@ def test_the_figures_are_those_of_the_report(visited, console: RunningService) -
     declined: Counter[str] = Counter()
     for period in report["periods"]:
         declined.update(period["declined"])
-    values = "rows => rows.map(row => [...row.querySelectorAll('data')].map(one => one.value))"
-    days = page.locator("#volume tbody tr").evaluate_all(values)
-    assert days == [[str(p["posted"]), str(sum(p["declined"].values()))] for p in report["periods"]]
-    amounts = page.locator("#amounts tbody tr").evaluate_all(values)
+    assert days_of(page) == [
+        [str(p["posted"]), str(sum(p["declined"].values()))] for p in report["periods"]
+    ]
+    amounts = values(page, "#amounts tbody tr")
     assert amounts == [[one["at_least"], str(one["transactions"])] for one in report["amounts"]]
     codes = page.locator("#declines tbody tr").evaluate_all(
         "rows => rows.map(row => [row.cells[0].dataset.code, row.querySelector('data').value])"
@@ -112,9 +126,7 @@ def test_a_transaction_is_shown_as_it_was_answered(visited, console, contents: C
     for name, number in contents.transactions.items():
         page.goto(f"/console/transactions/{number}")
         row = console.get(f"/transactions/{number}").json()
-        entries = page.locator("#entries tbody tr").evaluate_all(
-            "rows => rows.map(row => [...row.querySelectorAll('data')].map(one => one.value))"
-        )
+        entries = values(page, "#entries tbody tr")
         members = ("amount", "held_change", "balance", "held", "version")
         assert entries == [[str(one[m]) for m in members] for one in row["entries"]], name
         answer = page.locator("pre.answer").inner_text()
@@ -208,9 +220,19 @@ def test_no_text_of_a_caller_runs(visited, console: RunningService, contents: Co
         assert "{{7*7}}" in page.content() or path in {"", "/reports", "/find?q=canary"}, path
     page.goto(f"/console/transactions/{moved}")
     # As the caller has sent it, to the last digit.
-    values = page.locator("#metadata dd").all_inner_texts()
-    assert values == [CANARY, json.dumps([CANARY]), "1.50"]
+    shown_texts = page.locator("#metadata dd").all_inner_texts()
+    assert shown_texts == [CANARY, json.dumps([CANARY]), "1.50"]
     assert page.locator("#metadata dt").first.inner_text() == CANARY
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_transaction_is_for_everyone(visited, contents: Contents, scheme: str) -> None:
+    page = visited("/console", 360, color_scheme=scheme)
+    for name in ("sale", "capture", "decline"):
+        page.goto(f"/console/transactions/{contents.transactions[name]}")
+        violations = Axe().run(page).response["violations"]
+        assert [one["id"] for one in violations if one["impact"] in {"serious", "critical"}] == []
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 def test_a_transaction_that_is_not_there(visited, console: RunningService) -> None:

@@ -24,7 +24,7 @@ FILTERS = (
     "to",
 )
 """The filters of the API, which the URL has by the same names."""
-OF_VOLUME = {"currency", "from", "to"}
+OF_VOLUME = {"currency", "from", "to", "timezone", "by"}
 """Those that the report of the volume has too: with any other it would show something else."""
 KINDS = (
     "DEPOSIT",
@@ -76,10 +76,13 @@ def filters_of(visit: Visit) -> dict[str, Any]:
 
 
 async def _volume(visit: Visit, filters: dict[str, Any]) -> Answer | None:
-    """The report of the volume; None if a filter or the as-of control is not one of its own."""
-    if not filters.keys() <= OF_VOLUME | {"timezone"}:
+    """The report of the volume, which calls `basis` what a list calls `by`; None if it does not
+    have one of the filters.
+    """
+    if not filters.keys() <= OF_VOLUME:
         return None
-    return await visit.figure("/reports/volume", **filters)
+    query = {name: value for name, value in filters.items() if name != "by"}
+    return await visit.figure("/reports/volume", **query, basis=filters.get("by"))
 
 
 def _declines(volume: Answer | None) -> list[tuple[str, int]]:
