@@ -44,8 +44,13 @@ def is_same_amount(text: str, minor: int, exponent: int) -> bool:
 
 def to_major(minor: int, exponent: int) -> str:
     """`minor` units as a decimal in major units: 5000 with exponent 2 is "50.00"."""
+    digits = str(minor)
     if exponent == 0:
-        return str(minor)
+        return digits
+    if minor > 0 and len(digits) > exponent:  # most of them
+        return f"{digits[:-exponent]}.{digits[-exponent:]}"
+    if minor == 0:
+        return f"0.{'0' * exponent}"
     sign = "-" if minor < 0 else ""
     digits = str(abs(minor)).rjust(exponent + 1, "0")
     return f"{sign}{digits[:-exponent]}.{digits[-exponent:]}"

@@ -76,9 +76,14 @@ async def list_histories(wire: Wire, reads: list[HistoryRead]) -> list[list[Hist
     return await _rows(wire, LIST_HISTORIES, reads, _entry)
 
 
+# To look one up takes a tenth of what its class takes to find it.
+_KINDS = {kind.value: kind for kind in Kind}
+_ORIGINS = {origin.value: origin for origin in Origin}
+
+
 def _entry(row: Sequence[Any]) -> HistoryEntry:
     version, transaction_id, kind, amount, change, exponent, balance, held, key, origin, at = row
-    names = Kind(kind), amount, change, exponent, balance, held, key, Origin(origin), at
+    names = _KINDS[kind], amount, change, exponent, balance, held, key, _ORIGINS[origin], at
     return HistoryEntry(version, transaction_id, *names)
 
 
