@@ -413,7 +413,7 @@ def test_what_is_known_of_a_hold_is_forgotten_with_its_connection(run):
     async def test(made: Market) -> None:
         hold = await credited(made)
         movements = made.runtime.movements
-        known = movements._batches._crossings
+        known: dict[Any, Any] = movements._batches._crossings
         known.update(dict.fromkeys(known, None))
         assert known
         ending = asyncio.run_coroutine_threadsafe(movements._disconnect(), movements._writer_loop)

@@ -215,9 +215,9 @@ async def find_parents(
     Those that are `known`, by ledger and id, are not read.
     """
     ids = [one.parent_id for one in instructions if isinstance(one, Step)]
-    found = {one: known[ledger, one] for one in ids if (ledger, one) in known}
-    unknown = [one for one in ids if one not in found]
-    return found | await _find_transactions(wire, ledger, unknown) if unknown else found
+    parents = {one: known[ledger, one] for one in ids if (ledger, one) in known}
+    unknown = [one for one in ids if one not in parents]
+    return parents | await _find_transactions(wire, ledger, unknown) if unknown else parents
 
 
 async def _find_transactions(wire: Wire, ledger: int, ids: Sequence[int]) -> dict[int, Transaction]:
