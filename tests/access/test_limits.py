@@ -279,3 +279,17 @@ def test_a_bucket_holds_its_mean(steps: list[Any], rate: int, burst: int) -> Non
             given_out += size
             largest = max(largest, size)
             assert given_out <= burst + clock * rate + largest + 1e-6
+
+
+def test_a_movement_that_is_refused_takes_no_place():
+    """The door of connections takes both limits at once. What it leaves must not count twice."""
+    meter = meters.Meter(KeyLimits(1, 1, 1.0, 0, 0), queue_requests=1)
+    meter.take_movement()
+    for refused_by in ("queue", "requests"):
+        with pytest.raises(LimitReached) as caught:
+            meter.take_movement()
+        assert caught.value.limit == refused_by
+        if refused_by == "queue":
+            meter.give_movement()
+    assert meter.queue is not None
+    meter.queue.take()  # the place is free

@@ -93,6 +93,24 @@ class Meter:
         self.streams = Share("streams", streams) if streams else None
         self.bytes = Bucket("bytes", bytes_s, bytes_s, "content-bytes") if bytes_s else None
 
+    def take_movement(self) -> None:
+        """Count a request with one movement, which enters the queue. Raises LimitReached, and
+        counts nothing then.
+        """
+        if self.queue is not None:
+            self.queue.take()
+        try:
+            if self.requests is not None:
+                self.requests.take()
+        except LimitReached:
+            self.give_movement()
+            raise
+
+    def give_movement(self) -> None:
+        """A movement has left the queue."""
+        if self.queue is not None:
+            self.queue.give()
+
     def take_items(self, number: int) -> None:
         """Count the items of a request, which was counted as one. Raises LimitReached."""
         if self.requests is not None:

@@ -85,6 +85,7 @@ class MoneyDoor:
     def _answer(
         self, cycle: Cycle, call: Call, exchange: Exchange, outcomes: asyncio.Future[Outcomes]
     ) -> None:
+        call.caller.meter.give_movement()
         try:
             reply = answered(call, outcomes.result())
         except asyncio.CancelledError:

@@ -363,10 +363,13 @@ class Group(msgspec.Struct, frozen=True, gc=False):
 
     def instructions(self) -> Sequence[Instruction]:
         """All of them, in order."""
-        if tuple not in set(map(type, self.movements)):
-            return self.movements  # type: ignore[return-value]
+        movements = self.movements
+        if len(movements) == 1 and type(movements[0]) is Movement:  # most groups
+            return movements  # type: ignore[return-value]
+        if tuple not in set(map(type, movements)):
+            return movements  # type: ignore[return-value]
         flat: list[Instruction] = []
-        for one in self.movements:
+        for one in movements:
             if type(one) is tuple:
                 flat += one
             else:

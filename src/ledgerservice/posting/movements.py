@@ -26,6 +26,8 @@ def weight_of(group: Group) -> int:
     """The weight of a group in movements; a transaction of many legs weighs as many as its legs."""
     instructions = group.instructions()
     weight = len(instructions)
+    if weight == 1 and type(instructions[0]) is Movement:
+        return 1
     if General in set(map(type, instructions)):
         legs = sum(len(one.legs) for one in instructions if isinstance(one, General))
         weight += legs // LEGS_OF_A_MOVEMENT

@@ -31,51 +31,33 @@ class Place(Protocol):
 class Exchange:
     """A request and its answer. `scope` is the ASGI scope in which a router has put the route."""
 
-    __slots__ = (
-        "approval",
-        "began_s",
-        "code",
-        "denial",
-        "has_no_ledger",
-        "is_audited",
-        "key_id",
-        "ledger",
-        "ledger_id",
-        "method",
-        "place",
-        "replays",
-        "request_id",
-        "route",
-        "scope",
-        "span",
-        "status",
-    )
+    # What most requests do not have stands in the class.
+    status = 0
+    """0 until the answer begins."""
+    route: str | None = None
+    scope: dict[str, Any] | None = None
+    ledger: str | None = None
+    """The ledger's name, if the path names one that exists."""
+    ledger_id: int | None = None
+    has_no_ledger = False
+    """Whether it concerns no ledger, or all of them."""
+    is_audited = False
+    """Whether an instruction of its body has to be in the audit log."""
+    approval: str | None = None
+    """The rule by which others would have to approve a dry run."""
+    code: str | None = None
+    denial: str | None = None
+    """Why its caller was refused, as a whole or for one of its items."""
+    key_id: str | None = None
+    place: Place | None = None
+    replays: dict[int, int] | None = None
+    """By the id of the principal of an original: one of its transactions that was answered."""
+    span: Any = None
+    """The span, if the caller samples the request."""
 
     def __init__(self, request_id: str, method: str) -> None:
         self.request_id = request_id
         self.method = method
-        self.status = 0
-        """0 until the answer begins."""
-        self.route: str | None = None
-        self.scope: dict[str, Any] | None = None
-        self.ledger: str | None = None
-        """The ledger's name, if the path names one that exists."""
-        self.ledger_id: int | None = None
-        self.has_no_ledger = False
-        """Whether it concerns no ledger, or all of them."""
-        self.is_audited = False
-        """Whether an instruction of its body has to be in the audit log."""
-        self.approval: str | None = None
-        """The rule by which others would have to approve a dry run."""
-        self.code: str | None = None
-        self.denial: str | None = None
-        """Why its caller was refused, as a whole or for one of its items."""
-        self.key_id: str | None = None
-        self.place: Place | None = None
-        self.replays: dict[int, int] | None = None
-        """By the id of the principal of an original: one of its transactions that was answered."""
-        self.span: Any = None
-        """The span, if the caller samples the request."""
         self.began_s = perf_counter()
 
     def count(self) -> float:

@@ -96,10 +96,10 @@ def has_body(headers: Headers) -> bool:
 
 def key_of(headers: Headers) -> str | None:
     """The idempotency key of the header, or None."""
-    keys = set(header_values(headers, b"idempotency-key"))
+    keys = {value.strip(b" \t") for name, value in headers if name == b"idempotency-key"}
     if len(keys) > 1:
         raise ProblemError("idempotency_key_mismatch")
-    return keys.pop() if keys else None
+    return keys.pop().decode("latin-1") if keys else None
 
 
 def checked_key(body_key: str | None, header_key: str | None) -> str:

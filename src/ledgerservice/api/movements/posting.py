@@ -14,7 +14,7 @@ from ledgerservice.api.movements.approving import Origin, may_be_caught, propose
 from ledgerservice.api.movements.forms import Form
 from ledgerservice.api.movements.parents import with_parents
 from ledgerservice.api.movements.permissions import check_scopes
-from ledgerservice.api.movements.queueing import enter, post
+from ledgerservice.api.movements.queueing import post
 from ledgerservice.api.movements.showing import shown
 from ledgerservice.domain.instructions import Group, Instruction, Movement
 from ledgerservice.domain.metadata import Number
@@ -41,7 +41,8 @@ async def move(call: Call, form: Form) -> Reply:
 def enter_at_once(call: Call, form: Form, body: bytes) -> Future[Outcomes] | None:
     """Queue the movement of a money route, of a caller without grants by account.
 
-    None, with nothing done, if `move` has to refuse the request or to look closer at it.
+    Whoever calls it gives the meter its movement back when there is an outcome. None, with nothing
+    done, if `move` has to refuse the request or to look closer at it.
     """
     if denial(call.caller, call.ledger, form.need) or media_type(call.headers) != JSON:
         return None
@@ -57,15 +58,12 @@ def enter_at_once(call: Call, form: Form, body: bytes) -> Future[Outcomes] | Non
 
 
 def _entered(call: Call, group: Group) -> Future[Outcomes]:
-    """Queue a group, and count its request. What refuses it raises, and nothing is counted."""
-    bucket = call.caller.meter.requests
-    if bucket is None:
-        return enter(call, group)
-    bucket.take()
+    """Queue one movement, and count its request."""
+    call.caller.meter.take_movement()
     try:
-        return enter(call, group)
+        return call.runtime.movements.enter(group)
     except BaseException:
-        bucket.owe(-1)
+        call.caller.meter.give_movement()
         raise
 
 
