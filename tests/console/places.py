@@ -12,6 +12,10 @@ PAGES = [
     "/approvals",
     "/find",
     "/find?q=nothing",
-    "/transactions",
+    "/reports",
+    "/reports/owners",
+    "/reports/metadata?key=order",
+    "/reports/months",
+    "/health",
 ]
 """Paths below /console; the account 1 is always there."""

@@ -16,7 +16,6 @@ from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import RunningService, serving
 
-WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 PATHS = [
     "/reports", "/reports/owners", "/reports/metadata", "/reports/metadata?key=order",
     "/reports/months", "/health",
@@ -259,16 +258,6 @@ def test_who_reads_one_ledger_does_not_see_the_rest(opened: Callable[[str, str],
     blind = opened("/console/health", "blind")
     assert "metrics:read" in blind.locator("main").inner_text()
     assert blind.locator("#server").count() == 0
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_scrolls_sideways(visited: Callable[..., Page], scheme: str) -> None:
-    page = visited("/console/reports", color_scheme=scheme)
-    for path in PATHS:
-        page.goto(f"/console{path}")
-        for width in (360, 768, 1440):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate(WIDTHS) == [width, width], (path, width)
 
 
 def test_the_pages_are_in_german_too(visited: Callable[..., Page]) -> None:
