@@ -374,7 +374,9 @@ def test_keys_and_references_are_unique_in_the_whole_ledger(run):
 
 
 def test_the_end_of_a_hold_is_read_with_the_locks(run, monkeypatch):
-    """What it builds on is known, and its hold is read in the round trip of the locks."""
+    """What it builds on is known, and its hold is read in the round trip of the locks. Clearing
+    accounts are opened once.
+    """
     sent: list[list[str]] = []
     exchange = Wire.exchange
 
@@ -385,8 +387,12 @@ def test_the_end_of_a_hold_is_read_with_the_locks(run, monkeypatch):
     async def test(made: Market) -> None:
         a, b, _ = made.accounts
         monkeypatch.setattr(Wire, "exchange", noted)
+        await made.ledger.transfer(a, b, "30", key="first")
+        assert sum(locking.OPEN_CLEARING in requests for requests in sent) == 2
+        sent.clear()
         await made.ledger.transfer(a, b, "30", key="k")
         statements = [one for requests in sent for one in requests]
+        assert locking.OPEN_CLEARING not in statements
         assert locking.FIND_TRANSACTIONS not in statements
         assert locking.FIND_HOLDS not in statements
         [ending] = [requests for requests in sent if locking.FIND_HOLDS_NOW in requests]

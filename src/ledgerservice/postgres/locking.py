@@ -273,15 +273,16 @@ async def lock(
     parents: Mapping[int, Transaction],
     *before: Request,
     look_up_keys: bool = True,
+    may_open: bool = True,
 ) -> Locked:
     """Lock the instructions' accounts, and read the state that they are decided on.
 
     The requests `before` are sent in the same round trip. Without `look_up_keys` no key counts as
-    seen.
+    seen. Clearing accounts that are missing are opened first, if it `may_open` them.
     """
     requests = [
         *before,
-        *_lock_accounts(wire, ledger, instructions, parents),
+        _lock_accounts(wire, ledger, instructions, parents),
         Request(TAKE_XID),
         take_ids(len(instructions)),
         _find_earlier(ledger, instructions if look_up_keys else (), parents),
@@ -291,6 +292,10 @@ async def lock(
     locked, _, taken, earlier_rows = results[len(requests) - 4 : len(requests)]
     [(now, blocks)] = taken.rows
     accounts = {row[0]: Account(*row) for row in locked.rows}
+    if may_open and (missing := _clearing_accounts(instructions) - accounts.keys()):
+        await wire.exchange(Request(OPEN_CLEARING, [number(ledger), array(sorted(missing))]))
+        options = {"look_up_keys": look_up_keys, "may_open": False}
+        return await lock(wire, ledger, instructions, parents, **options)
     reading = _Reading(wire, ledger, now, results[len(requests) :])
     earlier, states = await reading.read(instructions, parents, accounts, earlier_rows.rows)
     expired = sum(hold.has_expired(now) for hold in states.holds.values())
@@ -323,18 +328,16 @@ def _lock_accounts(
     ledger: int,
     instructions: Sequence[Instruction],
     parents: Mapping[int, Transaction],
-) -> Iterator[Request]:
+) -> Request:
     accounts, of_external = _named(instructions)
     for parent in parents.values():
         accounts.update(accounts_of(parent))
-    clearing = {
-        one.clearing_id
-        for one in instructions
-        if isinstance(one, Crossing | CrossingBack | CrossCredit)
-    }
-    if clearing:
-        yield Request(OPEN_CLEARING, [number(ledger), array(sorted(clearing))])
-    yield lock_accounts(wire, ledger, accounts, of_external)
+    return lock_accounts(wire, ledger, accounts, of_external)
+
+
+def _clearing_accounts(instructions: Sequence[Instruction]) -> set[int]:
+    forms = Crossing, CrossingBack, CrossCredit
+    return {one.clearing_id for one in instructions if isinstance(one, forms)}
 
 
 def _named(instructions: Sequence[Instruction]) -> tuple[set[int], set[int]]:
