@@ -24,6 +24,7 @@ SECTIONS = (
     ("overview", ""),
     ("accounts", "accounts"),
     ("transactions", "transactions"),
+    ("proposals", "approvals"),
     ("reports", "reports"),
     ("health", "health"),
 )

@@ -58,12 +58,15 @@ def enter_at_once(call: Call, form: Form, body: bytes) -> Future[Outcomes] | Non
 
 
 def _entered(call: Call, group: Group) -> Future[Outcomes]:
-    """Queue one movement, and count its request."""
-    call.caller.meter.take_movement()
+    """Queue one movement, and count its request. What refuses it raises, and nothing is counted."""
+    meter = call.caller.meter
+    meter.take_movement()
     try:
         return call.runtime.movements.enter(group)
     except BaseException:
-        call.caller.meter.give_movement()
+        meter.give_movement()
+        if meter.requests is not None:
+            meter.requests.owe(-1)
         raise
 
 
