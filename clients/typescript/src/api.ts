@@ -429,74 +429,6 @@ export interface components {
             /** Format: date-time */
             effective_at: string | null;
         };
-        Transaction: {
-            /** @enum {string} */
-            status: "declined" | "posted";
-            /** Format: int64 */
-            transaction_id: number;
-            transaction_type: components["schemas"]["TransactionType"];
-            amount: string;
-            currency: string;
-            /** Format: date-time */
-            recorded_at: string;
-            entries: components["schemas"]["Entry"][];
-            new_balance?: string;
-            sender_new_balance?: string;
-            /** Format: int64 */
-            hold_id?: number;
-            /** Format: int64 */
-            reverses?: number;
-            /** Format: int64 */
-            schedule_id?: number | null;
-            /** Format: int64 */
-            counterparty_id?: number;
-            /** Format: int64 */
-            debited_by?: number;
-            /** Format: int64 */
-            credited_by?: number;
-            remaining?: string;
-            /** Format: date-time */
-            expires_at?: string | null;
-            /** Format: date-time */
-            capture_at?: string | null;
-            /** Format: date-time */
-            execute_at?: string;
-            exchange?: {
-                [key: string]: unknown;
-            } | null;
-            floor?: string;
-            ceiling?: string | null;
-            /** @enum {string|null} */
-            frozen?: "both" | "credits" | "debits" | null;
-            closed?: boolean;
-            actor?: string | null;
-            reason?: string | null;
-            description: string | null;
-            reference: string | null;
-            /** Format: date-time */
-            effective_at: string | null;
-            metadata: {
-                [key: string]: unknown;
-            } | null;
-            /** Format: int64 */
-            account_id: number;
-            idempotency_key: string;
-            /** @enum {string} */
-            origin: "caller" | "capture" | "execution" | "expiry";
-            /** Format: int64 */
-            principal_id: number;
-            code?: string;
-            decided_on?: components["schemas"]["DecidedOn"];
-            reversed_by?: number[];
-            steps?: number[];
-        };
-        FirstAnswer: {
-            /** Format: int64 */
-            status: number;
-            body: {
-                [key: string]: unknown;
-            };
-        };
         Verification: {
             running: boolean;
             /** Format: int64 */
@@ -739,6 +671,13 @@ export interface components {
             decided_on?: components["schemas"]["DecidedOn"];
             reversed_by?: number[];
             steps?: number[];
+        };
+        FirstAnswer: {
+            /** Format: int64 */
+            status: number;
+            body: {
+                [key: string]: unknown;
+            };
         };
         Volume: {
             complete: boolean;
