@@ -32,7 +32,7 @@ from ledgerservice.api.http.problems import problem, problem_of
 from ledgerservice.api.movements.execution import keep_executing
 from ledgerservice.api.movements.forms import MONEY_PATHS, Form
 from ledgerservice.api.movements.posting import move
-from ledgerservice.api.placing import find_ledger
+from ledgerservice.api.placing import READING, find_ledger
 from ledgerservice.api.resources.frequent import frequent_read
 from ledgerservice.api.sending import (
     PROTECTED,
@@ -204,7 +204,7 @@ def show_console(inner: App, state: State) -> App:
             return inner(scope, receive, send)
         settings = state.runtime.settings
         is_page = path == ROOT or path.startswith(f"{ROOT}/")
-        if settings.console == "off" or not (is_page or (path == "/" and _reads_html(scope))):
+        if settings.console == "off" or not (is_page or (path == "/" and _is_browser(scope))):
             return inner(scope, receive, send)
         if console is None:
             # Imported when the first page is read: most processes show none.
@@ -235,7 +235,9 @@ def _noting(send: Send, path: str) -> Send:
     return send_noted
 
 
-def _reads_html(scope: Scope) -> bool:
+def _is_browser(scope: Scope) -> bool:
+    if scope["method"] not in READING:
+        return False
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 

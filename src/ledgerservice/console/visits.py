@@ -1,12 +1,13 @@
 """A visit: one request for a page, with all that the page needs."""
 
+import asyncio
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ledgerservice.console.calls import Answer, Api, RefusedError, encoded
@@ -18,6 +19,8 @@ from ledgerservice.console.sessions import Session, Sessions
 ROOT = "/console"
 DEFAULT_LEDGER = "default"
 MAX_FORM_BYTES = 65_536
+FORM_S = 10.0
+"""How long the fields of a form may take to come."""
 LANGUAGE_COOKIE, ZONE_COOKIE = "ledger-language", "ledger-zone"
 
 SECTIONS = (
@@ -251,8 +254,12 @@ async def form_of(request: Request) -> dict[str, str]:
     if origin is not None and origin.partition("://")[2] != headers.get("host"):
         raise FormError("origin")
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_FORM_BYTES:
-            raise FormError("size")
+    try:
+        async with asyncio.timeout(FORM_S):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > MAX_FORM_BYTES:
+                    raise FormError("size")
+    except (TimeoutError, ClientDisconnect):
+        raise FormError("time") from None
     return dict(parse_qsl(content.decode("utf-8", "replace"), keep_blank_values=True))
