@@ -189,5 +189,6 @@ def test_the_report_of_an_owner(world: World) -> None:
     assert [one["currency"] for one in first.json() + following.json()] == ["EUR", "USD"]
     foreign = world.get(world.admin, "/reports/balances?limit=1").links["next"]["url"]
     assert {one["owner"] for one in world.get(owned, foreign).json()} == {"open"}
-    for path in ("/reports/trial-balance", "/reports/totals?key=k", "/reports/volume"):
+    for path in ("/reports/trial-balance", "/reports/totals?key=k", "/reports/volume",
+                 "/reports/open"):  # fmt: skip
         assert world.get(owned, path).json()["code"] == "limited_to_accounts"

@@ -164,6 +164,19 @@ def test_the_plots_have_what_the_tables_have(
     assert page.locator("#by-day canvas").count() == 1
 
 
+def test_the_overview_has_what_is_open(
+    visited: Callable[..., Page], console: RunningService
+) -> None:
+    page, open_items = visited("/console"), read(console, "/reports/open")
+    usd = page.locator("#held tbody tr", has=page.get_by_role("rowheader", name="USD"))
+    for kind, place in (("holds", 2), ("schedules", 3)):
+        [row] = [one for one in open_items[kind]["currencies"] if one["currency"] == "USD"]
+        text = "".join(usd.locator("td").nth(place).inner_text().split())
+        assert text == f"{row['amount']}USDin{row['number']}"
+    then = visited("/console?at=2026-01-20&by=effective")
+    assert then.locator("#held thead th").count() == 5
+
+
 def test_the_plots_are_of_the_chosen_time(
     visited: Callable[..., Page], console: RunningService
 ) -> None:

@@ -159,6 +159,7 @@ def test_lists_go_through_all_parts(service, accounts):
         assert refused.json()["code"] == "invalid_cursor"
     [row] = service.get(f"{ON}/reports/trial-balance").json()["currencies"]
     assert row["total"] == "0.00"
+    assert service.get(f"{ON}/reports/open").json()["holds"] == {"complete": True, "currencies": []}
     owners = service.get(f"{ON}/reports/balances").json()
     assert [(one["owner"], one["currency"]) for one in owners] == [("o", "USD")]
     for path in ("/reports/totals?key=x", "/reports/volume", "/events", "/webhooks/"):

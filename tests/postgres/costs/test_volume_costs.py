@@ -8,6 +8,8 @@ import pytest
 
 from ledgerservice.api.http.calendar import period_begin
 from ledgerservice.postgres.queries import volume
+from ledgerservice.postgres.queries.holds import SUM_OPEN_HOLDS
+from ledgerservice.postgres.queries.schedules import SUM_PENDING_SCHEDULES
 from ledgerservice.postgres.queries.structs import EARLIEST, LATEST
 from ledgerservice.postgres.reader import Reader
 from tests.postgres.costs.large import TRANSACTIONS, at
@@ -53,3 +55,12 @@ def test_a_report_of_everything_says_what_it_lacks(large) -> None:
     assert 49_900 < part.transactions <= 50_000 and part.since == AFTER
     assert (whole.transactions, whole.since) == (TRANSACTIONS, None)
     assert len(whole.periods) == 2
+
+
+@pytest.mark.parametrize("rows", [1, 500, 10_001])
+@pytest.mark.parametrize("statement", [SUM_OPEN_HOLDS, SUM_PENDING_SCHEDULES], ids=["hold", "due"])
+def test_what_is_open_is_read_up_to_a_limit(large, statement, rows) -> None:
+    """There are 24,000 of each, and as many that have ended."""
+    plan = asyncio.run(plan_of(large, statement, rows=rows))
+    # Each with its account.
+    assert rows_read(plan) <= 2 * rows + 10, json.dumps(plan)[:3000]

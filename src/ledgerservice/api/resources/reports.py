@@ -1,5 +1,6 @@
 """Reports over a whole ledger."""
 
+from itertools import chain
 from typing import Annotated, Self
 
 import msgspec
@@ -20,6 +21,9 @@ from ledgerservice.api.http.parameters import Parameters, parameters_of
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.timestamps import EFFECTIVE_NEEDS_AT, optional_timestamp
 from ledgerservice.postgres.queries import reports as queries
+from ledgerservice.postgres.queries.holds import sum_all_open
+from ledgerservice.postgres.queries.schedules import sum_all_pending
+from ledgerservice.postgres.queries.structs import OpenSum
 
 router = APIRouter(tags=["reports"])
 
@@ -162,3 +166,66 @@ async def list_totals(request: Request) -> Response:
         )
 
     return await listing(request, TotalsFilters, queries.TotalPlace, read)
+
+
+MOST_OPEN = 10_000
+
+
+class OpenAmount(Answer, kw_only=True):
+    """What is open in a currency. `next_at`: when the first of it expires or is executed."""
+
+    currency: str
+    number: int
+    amount: AmountText
+    next_at: TimestampText | None
+
+
+class OpenKind(msgspec.Struct):
+    """What is open of one kind, by currency."""
+
+    complete: Annotated[
+        bool, Meta(description=f"All are counted; of more than {MOST_OPEN:,} only so many are.")
+    ]
+    currencies: list[OpenAmount]
+
+
+class OpenItems(msgspec.Struct):
+    """What is reserved, and what is still to come."""
+
+    holds: OpenKind
+    schedules: OpenKind
+
+
+@get(router, "/reports/open", OpenItems, need=Need(Scope.REPORTS_READ))
+async def get_open_items(request: Request) -> Response:
+    """The open holds and the pending scheduled transfers of the whole ledger, by currency.
+
+    An expired hold holds nothing, even before its release is recorded. Of a ledger with parts, what
+    a transfer between two parts holds is counted until its debit is recorded.
+    """
+    readers = await runtime_of(request).readers_of(ledger_of(request))
+    kinds = [
+        _open_kind([await sum_of(reader, MOST_OPEN + 1) for reader in readers])
+        for sum_of in (sum_all_open, sum_all_pending)
+    ]
+    return json_response(OpenItems(*kinds))
+
+
+def _open_kind(parts: list[list[OpenSum]]) -> OpenKind:
+    """`parts` are the sums of each part of the ledger."""
+    sums: dict[str, OpenSum] = {}
+    for row in chain.from_iterable(parts):
+        sums[row.currency] = _joined(sums[row.currency], row) if row.currency in sums else row
+    rows = [OpenAmount.of_row(sums[currency]) for currency in sorted(sums)]
+    is_complete = all(sum(row.number for row in part) <= MOST_OPEN for part in parts)
+    return OpenKind(is_complete, rows)
+
+
+def _joined(one: OpenSum, other: OpenSum) -> OpenSum:
+    times = [row.next_at for row in (one, other) if row.next_at is not None]
+    return msgspec.structs.replace(
+        one,
+        number=one.number + other.number,
+        amount=one.amount + other.amount,
+        next_at=min(times, default=None),
+    )

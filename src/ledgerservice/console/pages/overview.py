@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import partial
+from typing import Any
 
 from starlette.responses import Response
 
@@ -15,19 +16,34 @@ RECENT = 12
 
 async def page(visit: Visit) -> Response:
     """The trial balance by currency, and the latest transactions."""
-    balance, transactions, service = await asyncio.gather(
+    balance, open_items, transactions, service = await asyncio.gather(
         visit.figure("/reports/trial-balance", **visit.as_of.query()),
+        _open_items(visit),
         visit.figure("/transactions/", limit=RECENT, **visit.as_of.period()),
         _status(visit),
     )
     return visit.page(
         "overview.html",
         balance=balance,
+        open_items=open_items,
         transactions=transactions,
         service=service,
         duration=partial(duration, visit.t),
         **await activity(visit, balance),
     )
+
+
+async def _open_items(visit: Visit) -> dict[str, dict[str, Any]] | None:
+    """What is held and scheduled by currency, which is that of the present."""
+    if visit.as_of.is_set:
+        return None
+    answer = await visit.peek("/reports/open")
+    if not answer.is_good:
+        return None
+    return {
+        name: {"complete": kind["complete"]} | {row["currency"]: row for row in kind["currencies"]}
+        for name, kind in answer.body.items()
+    }
 
 
 async def _status(visit: Visit) -> Answer | None:

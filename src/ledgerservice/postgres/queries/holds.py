@@ -12,10 +12,13 @@ from ledgerservice.postgres.queries.structs import (
     AFTER_ID,
     AFTER_TIME,
     LEDGER,
+    OpenSum,
     TimePlace,
     after_place,
     find_after,
+    find_all,
     select_recorded,
+    sum_open,
 )
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.tables import transactions
@@ -93,3 +96,14 @@ async def list_open(
     `after` is the `ends_at` and id of the last hold of the page before.
     """
     return await find_after(reader, HoldView, LIST_OPEN_HOLDS, account_id, rows, after)
+
+
+SUM_OPEN_HOLDS = sum_open("""
+    SELECT account_id, remaining AS amount, ends_at AS at FROM ledger.holds
+    WHERE ledger_id = :ledger AND remaining > 0
+      AND (ends_at IS NULL OR ends_at > statement_timestamp())""")
+
+
+async def sum_all_open(reader: Reader, rows: int) -> list[OpenSum]:
+    """What is held by currency, of `rows` open holds at most."""
+    return await find_all(reader, OpenSum, SUM_OPEN_HOLDS, rows=rows)

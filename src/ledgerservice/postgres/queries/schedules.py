@@ -8,11 +8,14 @@ from sqlalchemy import bindparam
 from ledgerservice.domain.instructions import Kind
 from ledgerservice.domain.transactions import Status
 from ledgerservice.postgres.queries.structs import (
+    OpenSum,
     TimePlace,
     after_place,
     find_after,
+    find_all,
     find_one,
     select_recorded,
+    sum_open,
 )
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.postgres.tables import schedules, transactions
@@ -73,3 +76,13 @@ async def list_pending(
     `after` is the `execute_at` and id of the last one of the page before.
     """
     return await find_after(reader, ScheduleView, LIST_PENDING_SCHEDULES, account_id, rows, after)
+
+
+SUM_PENDING_SCHEDULES = sum_open("""
+    SELECT account_id, amount, execute_at AS at FROM ledger.schedules
+    WHERE ledger_id = :ledger AND settled_by IS NULL""")
+
+
+async def sum_all_pending(reader: Reader, rows: int) -> list[OpenSum]:
+    """What is scheduled by currency, of `rows` pending transfers at most."""
+    return await find_all(reader, OpenSum, SUM_PENDING_SCHEDULES, rows=rows)

@@ -10,8 +10,10 @@ from sqlalchemy import (
     DateTime,
     FromClause,
     Select,
+    TextClause,
     bindparam,
     select,
+    text,
     tuple_,
 )
 
@@ -28,6 +30,29 @@ AFTER_ID: Any = bindparam("after_id", type_=BigInteger)
 
 TimePlace = tuple[datetime | None, int]
 """A place in a list by time: a time and a transaction's id. Rows without a time come last."""
+
+
+class OpenSum(msgspec.Struct, frozen=True):
+    """What is open in a currency, in minor units. `next_at`: when the first of it ends."""
+
+    currency: str
+    exponent: int
+    number: int
+    amount: int
+    next_at: datetime | None
+
+
+def sum_open(rows: str) -> TextClause:
+    """Sums an account's `amount`, which ends `at`, by currency: `rows` are :rows of an index."""
+    return text(f"""
+SELECT a.currency, a.exponent, count(*) AS number, sum(o.amount)::bigint AS amount,
+       min(o.at) AS next_at
+FROM ({rows} ORDER BY ledger_id, account_id LIMIT :rows) o
+CROSS JOIN LATERAL (
+    SELECT currency, exponent FROM ledger.accounts
+    WHERE ledger_id = :ledger AND id = o.account_id OFFSET 0) a
+GROUP BY a.currency, a.exponent ORDER BY a.currency
+""")
 
 
 def columns(
