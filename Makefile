@@ -16,7 +16,7 @@ PROOF_HOURS ?= 2
 CORES   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 
-.PHONY: serve demo verify test test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-growth bench-bombs bench-feed bench-client bench-soak lock
+.PHONY: serve demo verify test test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-starts bench-growth bench-bombs bench-feed bench-client bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -78,6 +78,10 @@ bench: $(VENV)/.dev
 # This tree beside another commit's, in turns: make bench-against BASE=HEAD~1
 bench-against: $(VENV)/.dev
 	$(BIN)/python benchmarks/against.py $(BASE) $(BENCH_ARGS)
+
+# From the command to ready, beside another commit's.
+bench-starts: $(VENV)/.dev
+	$(BIN)/python benchmarks/starts.py $(BASE) $(BENCH_ARGS)
 
 bench-growth: $(VENV)/.dev
 	$(BIN)/python benchmarks/growth.py $(BENCH_ARGS)
