@@ -17,9 +17,9 @@ from tests.processes import RunningService, serving
 CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A real Chromium."""
+    """A real Chromium. Its event loop runs meanwhile, so no other can run in the same module."""
     if CHROMIUM is None:
         (pytest.fail if os.environ.get("REQUIRE_TOOLCHAINS") else pytest.skip)(
             "chromium is not installed"

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from ledgerservice import ledger as ledger_module
+from ledgerservice import reads
 from ledgerservice.domain.events import Event
 from ledgerservice.feed.targets import Published, Target, TargetFault, target_of
 from ledgerservice.ledger import Ledger
@@ -116,7 +116,7 @@ def test_python_reads_pages_of_the_store(
             for number, before in ((50, 1_050), (1_000, 1_002), (5, 1)):
                 page = await ledger.history(1, number, before_version=before)
                 with monkeypatch.context() as patch:
-                    patch.setattr(ledger_module, "HistoryRead", None)
+                    patch.setattr(reads, "HistoryRead", None)
                     same = await ledger.history(1, number, before_version=before, from_store=True)
                 assert same == page
             store.remove_row(1, 1_001)

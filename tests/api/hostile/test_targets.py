@@ -179,8 +179,8 @@ def test_other_methods_are_refused(service: RunningService, path: str, slash: st
         assert allowed == ROUTES[path]
 
 
-# Each reading of the audit log adds to it, and each request to the metrics.
-CHANGES = ("/audit", "/metrics")
+# Each reading of the audit log adds to it, each request to the metrics, and time to the status.
+CHANGES = ("/audit", "/metrics", "/status")
 SAME_TWICE = [path for path in ROUTES if "HEAD" in ROUTES[path] and not path.endswith(CHANGES)]
 
 

@@ -28,6 +28,10 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
+class NoParameters(Parameters):
+    """None. What another route takes is refused, instead of being overlooked."""
+
+
 Model = TypeVar("Model", bound=Parameters)
 
 

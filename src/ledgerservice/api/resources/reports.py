@@ -17,7 +17,7 @@ from ledgerservice.api.http.call import json_response, ledger_of, reader_of, run
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, PeriodFilters, first_rows, listing
-from ledgerservice.api.http.parameters import Parameters, parameters_of
+from ledgerservice.api.http.parameters import NoParameters, Parameters, parameters_of
 from ledgerservice.domain.amounts import to_major
 from ledgerservice.domain.timestamps import EFFECTIVE_NEEDS_AT, optional_timestamp
 from ledgerservice.postgres.queries import reports as queries
@@ -196,13 +196,14 @@ class OpenItems(msgspec.Struct):
     schedules: OpenKind
 
 
-@get(router, "/reports/open", OpenItems, need=Need(Scope.REPORTS_READ))
+@get(router, "/reports/open", OpenItems, NoParameters, need=Need(Scope.REPORTS_READ))
 async def get_open_items(request: Request) -> Response:
     """The open holds and the pending scheduled transfers of the whole ledger, by currency.
 
     An expired hold holds nothing, even before its release is recorded. Of a ledger with parts, what
     a transfer between two parts holds is counted until its debit is recorded.
     """
+    parameters_of(request, NoParameters)
     readers = await runtime_of(request).readers_of(ledger_of(request))
     kinds = [
         _open_kind([await sum_of(reader, MOST_OPEN + 1) for reader in readers])

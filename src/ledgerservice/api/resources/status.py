@@ -20,6 +20,7 @@ from ledgerservice.api.http.authentication import caller_of
 from ledgerservice.api.http.call import json_response, runtime_of, shards_of
 from ledgerservice.api.http.fields import Answer, TimestampText
 from ledgerservice.api.http.openapi import get
+from ledgerservice.api.http.parameters import NoParameters, parameters_of
 from ledgerservice.api.resources.verification import verification_of
 from ledgerservice.api.resources.webhooks import StateName
 from ledgerservice.domain.events import position
@@ -167,7 +168,7 @@ class Status(msgspec.Struct, kw_only=True):
     operations: Operations | None
 
 
-@get(router, "/status", Status, need=Need(Scope.METRICS_READ))
+@get(router, "/status", Status, NoParameters, need=Need(Scope.METRICS_READ))
 async def get_status(request: Request) -> Response:
     """The state of the process that answers, of its database, and of what reads the ledger.
 
@@ -175,6 +176,7 @@ async def get_status(request: Request) -> Response:
     than those on which the key has the scope is left out: `operations` is null, and so is
     the number of violations. `queues`, `feed` and `sweeper` are those of the process that answers.
     """
+    parameters_of(request, NoParameters)
     runtime = runtime_of(request).main
     caller = caller_of(request.scope)
     is_everywhere = bool(caller.everywhere & Scope.METRICS_READ)
