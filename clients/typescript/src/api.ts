@@ -355,6 +355,22 @@ export interface components {
             transactions: number;
             amount: string;
         };
+        OpenItems: {
+            holds: components["schemas"]["OpenKind"];
+            schedules: components["schemas"]["OpenKind"];
+        };
+        OpenKind: {
+            complete: boolean;
+            currencies: components["schemas"]["OpenAmount"][];
+        };
+        OpenAmount: {
+            currency: string;
+            /** Format: int64 */
+            number: number;
+            amount: string;
+            /** Format: date-time */
+            next_at: string | null;
+        };
         Schedule: {
             /** Format: int64 */
             id: number;
