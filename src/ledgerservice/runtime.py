@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ledgerservice.access.audit import AuditLog
 from ledgerservice.access.rulebook import Rulebook
@@ -27,7 +28,12 @@ from ledgerservice.domain.transactions import Rejected, Rejection
 from ledgerservice.embedded.data import DataSource, empty_data
 from ledgerservice.embedded.server import EmbeddedServer, bundled_binaries
 from ledgerservice.embedded.watching import watched
-from ledgerservice.errors import ConfigurationError, PrincipalUnknown
+from ledgerservice.errors import (
+    ConfigurationError,
+    DatabaseRefused,
+    DatabaseUnreachable,
+    PrincipalUnknown,
+)
 from ledgerservice.feed.balances import Balances
 from ledgerservice.feed.history import History
 from ledgerservice.feed.read_models import reading_elsewhere
@@ -87,6 +93,17 @@ from ledgerservice.telemetry.pages import Page
 log = logging.getLogger(__name__)
 
 OPENINGS_AT_ONCE = 1_000  # of one request, in a queue that others use too
+
+
+UNTIL_RESTARTED = Retrying(
+    retry=retry_if_exception_type((DatabaseUnreachable, DatabaseRefused)),
+    stop=stop_after_delay(30),
+    wait=wait_fixed(0.1),
+    reraise=True,
+)
+"""An embedded server that dies after this process has attached to it is restarted by its owner, or
+by this process. The error depends on how far the new server is.
+"""
 
 
 @contextmanager
@@ -319,10 +336,11 @@ class Runtime:
 @contextmanager
 def started(settings: Settings, *, create: bool = True, shard: str = MAIN) -> Iterator[Database]:
     """The database, checked and migrated. The embedded server is watched meanwhile."""
-    with opened_database(settings, create=create) as (unprepared, embedded):
-        database = prepared(unprepared, shard=shard)
-        with watched(embedded):
-            yield database
+    with opened_database(settings, create=create) as (unprepared, embedded), watched(embedded):
+        if embedded is None:
+            yield prepared(unprepared, shard=shard)
+        else:
+            yield UNTIL_RESTARTED(prepared, unprepared, shard=shard)
 
 
 @asynccontextmanager

@@ -5,11 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from ledgerservice import runtime
+from ledgerservice.postgres.connections import Database
+from ledgerservice.settings import Settings
 from tests.embedded.data_folder import IS_ROOT, DataFolder, ask, needs_wheel, read, write
-from tests.processes import wait_for
+from tests.processes import serving, wait_for
 
 pytestmark = needs_wheel
 
@@ -112,6 +117,28 @@ def test_second_process_takes_over_a_killed_owner(home: DataFolder) -> None:
     assert wait_for(took_over)
     assert roles["attached"].check() == "owner"
     assert read(url) == ["committed"]
+
+
+@pytest.mark.parametrize("victim", ["server", "owner"])
+def test_a_start_waits_for_the_next_server_if_its_own_dies(
+    home: DataFolder, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    with serving(LEDGER_DATA_FOLDER=str(home.folder)) as owner:
+        first = home.pid()
+        victims = [first if victim == "server" else owner.process.pid]
+        prepare = runtime.prepared
+
+        def after_a_kill(*arguments: Any, **options: Any) -> Database:
+            while victims:
+                os.kill(victims.pop(), signal.SIGKILL)
+                assert wait_for(lambda: not home.server()._answers())
+            return prepare(*arguments, **options)
+
+        monkeypatch.setattr(runtime, "prepared", after_a_kill)
+        with runtime.started(Settings(data_folder=home.folder)) as database:
+            assert home.pid() != first
+            with database.owner_engine().connect() as connection:
+                assert connection.execute(text("SELECT count(*) FROM ledger.ledgers")).scalar() == 1
 
 
 def test_detaching_leaves_the_server_running(home: DataFolder) -> None:
