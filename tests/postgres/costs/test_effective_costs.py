@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from ledgerservice.domain.instructions import Kind
+from ledgerservice.domain.instructions import Detail, Kind, Movement, Reversal
 from ledgerservice.domain.transactions import Status
 from ledgerservice.postgres import search
 from ledgerservice.postgres.connections import Database
@@ -31,6 +31,7 @@ from tests.postgres.costs.rows import (
     rows_of_page,
     rows_read,
 )
+from tests.postings import open_accounts, post
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +264,22 @@ def test_totals_read_what_has_metadata(mixed, by) -> None:
     values |= {"beginning": "", "digest": "", "currency": ""}
     plan = asyncio.run(explained(mixed, reports.LIST_TOTALS[by], **values))
     assert rows_read(plan) < 17 * 12_000, json.dumps(plan)[:3000]
+
+
+@pytest.mark.parametrize("by", reports.LIST_TOTALS)
+def test_totals_of_a_ledger_that_was_never_analyzed_read_each_row_once(database, by) -> None:
+    """Deposits with metadata; half of them are reversed without any."""
+    open_accounts(database, "USD")
+    about = Detail(metadata='{"order":"1"}')
+    post(
+        database,
+        [Movement(Kind.DEPOSIT, 1, None, "1", f"key {n}", about) for n in range(400)],
+    )
+    post(database, [Reversal(n, f"reversal {n}") for n in range(1, 401, 2)])
+    values = {"key": "order", "since": EARLIEST, "until": LATEST, "rows": 10, "is_null": False}
+    values |= {"beginning": "", "digest": "", "currency": ""}
+    plan = asyncio.run(explained(database, reports.LIST_TOTALS[by], **values))
+    assert 600 <= rows_read(plan) < 17 * 600, json.dumps(plan)[:3000]
 
 
 @pytest.mark.parametrize("limit", [1, 1_000])

@@ -171,7 +171,8 @@ OWNER_BALANCES = _owner_statements(_OWNERS_AFTER)
 OWNER_BALANCES_OF = _owner_statements(_OF_OWNERS)
 
 # A reversal without a value of the key has its original's value. The order is by the beginning of a
-# value; the digest distinguishes values that begin alike.
+# value; the digest distinguishes values that begin alike. OFFSET 0 makes PostgreSQL find each row
+# by its own key: without statistics it reads a period, or all that has a parent, for each of them.
 _TOTALS = f"""
 SELECT value, currency, exponent, transactions, amount, is_null, beginning, digest FROM (
     SELECT value, currency, max(exponent) AS exponent, count(*) AS transactions,
@@ -189,11 +190,15 @@ SELECT value, currency, exponent, transactions, amount, is_null, beginning, dige
             UNION ALL
             SELECT r.ledger_id, r.transaction_id, r.effective_at, p.metadata, false
             FROM ledger.details p
-            JOIN ledger.details r ON r.ledger_id = p.ledger_id AND r.parent_id = p.transaction_id
+            CROSS JOIN LATERAL (
+                SELECT * FROM ledger.details
+                WHERE ledger_id = p.ledger_id AND parent_id = p.transaction_id OFFSET 0) r
             WHERE p.ledger_id = :ledger AND p.metadata IS NOT NULL
               AND jsonb_exists(p.metadata::jsonb, :key)
               AND jsonb_exists(r.metadata::jsonb, :key) IS NOT TRUE) d
-        JOIN ledger.transactions t ON t.ledger_id = d.ledger_id AND t.id = d.transaction_id
+        CROSS JOIN LATERAL (
+            SELECT status, kind, recorded_at FROM ledger.transactions
+            WHERE ledger_id = d.ledger_id AND id = d.transaction_id OFFSET 0) t
         CROSS JOIN LATERAL (
             SELECT currency_number, sum(amount) AS amount FROM (
                 SELECT currency_number, account_id, sum(amount) AS amount FROM ledger.entries
