@@ -20,7 +20,8 @@ from ledgerservice.postgres.reader import Reader
 
 PINS = text("""
 SELECT set_config(name, 'off', true)
-FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'jit']) AS name
+FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_sort', 'jit'])
+    AS name
 """)
 
 FIRST_BUDGET_ROWS = 1_000
@@ -112,8 +113,10 @@ class Listing(msgspec.Struct, frozen=True):
         *,
         reads_whole_index: bool = False,
     ) -> AccessPath:
-        """By an index that finds all matching rows in no order."""
-        candidates = self.matching([f"t.id = ANY (ARRAY({matches}))", *conditions])
+        """By an index that finds all matching rows in no order. They are few, and OFFSET 0 lets
+        them be sorted, instead of being picked out of an index that has the order.
+        """
+        candidates = self.matching([f"t.id = ANY (ARRAY({matches}))", *conditions]) + " OFFSET 0"
         return AccessPath(
             candidates, frozenset(fulfils), 1, matches, reads_whole_index=reads_whole_index
         )

@@ -21,6 +21,21 @@ def fill(database: Database, script: str) -> None:
                 owner.execute(statement)
 
 
+def without_statistics(new_database: Callable[..., Database], database: Database) -> Database:
+    """A copy as after a large import, before PostgreSQL has analyzed any table."""
+    copy = new_database(database)
+    with connect(copy) as owner:
+        owner.execute(
+            "DELETE FROM pg_statistic USING pg_class c"
+            " WHERE c.oid = starelid AND c.relnamespace = 'ledger'::regnamespace"
+        )
+        owner.execute(
+            "UPDATE pg_class SET reltuples = -1, relpages = 0"
+            " WHERE relnamespace = 'ledger'::regnamespace"
+        )
+    return copy
+
+
 def rows_read(plan: dict[str, Any], uncounted: str = "") -> float:
     """The rows that the plan's scans read, including those that a filter removed, and the index
     entries of a bitmap, which can be many more than the rows that are then read. `uncounted` is the

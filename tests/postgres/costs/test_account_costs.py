@@ -15,7 +15,13 @@ from ledgerservice.postgres.connections import Database
 from ledgerservice.postgres.queries import accounts
 from ledgerservice.postgres.queries.accounts import AccountFilter
 from ledgerservice.postgres.reader import Reader
-from tests.postgres.costs.rows import EXAMPLES, fill, rows_of_all_pages, rows_of_page
+from tests.postgres.costs.rows import (
+    EXAMPLES,
+    fill,
+    rows_of_all_pages,
+    rows_of_page,
+    without_statistics,
+)
 
 PAGE = 50
 PEOPLE = 60_000
@@ -86,6 +92,16 @@ def rows_of_accounts(database: Database, filters: AccountFilter, place: int) -> 
 @pytest.mark.parametrize("filters", ACCOUNT_COSTS.values(), ids=ACCOUNT_COSTS.keys())
 def test_a_page_of_accounts_costs_a_page(town, filters, place) -> None:
     assert rows_of_accounts(town, filters, place) < 6 * PAGE
+
+
+@pytest.fixture(scope="module")
+def unanalyzed(new_database: Callable[..., Database], town: Database) -> Database:
+    return without_statistics(new_database, town)
+
+
+@pytest.mark.parametrize("filters", ACCOUNT_COSTS.values(), ids=ACCOUNT_COSTS.keys())
+def test_a_page_of_accounts_costs_a_page_without_statistics(unanalyzed, filters) -> None:
+    assert rows_of_accounts(unanalyzed, filters, 30_000) < 6 * PAGE
 
 
 @pytest.mark.parametrize("place", ACCOUNT_PLACES)

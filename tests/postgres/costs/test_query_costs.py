@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +22,13 @@ from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from ledgerservice.postgres.reader import Reader
 from tests.databases import connect
 from tests.postgres.costs.large import CHOICES, COSTS, PAGE, PLACES, RACES, TRANSACTIONS, at
-from tests.postgres.costs.rows import EXAMPLES, rows_of_all_pages, rows_of_page, rows_read
+from tests.postgres.costs.rows import (
+    EXAMPLES,
+    rows_of_all_pages,
+    rows_of_page,
+    rows_read,
+    without_statistics,
+)
 
 
 def rows_of_transactions(database: Database, filters: Filter, after: Any) -> float:
@@ -35,6 +42,16 @@ def rows_of_transactions(database: Database, filters: Filter, after: Any) -> flo
 def test_a_page_costs_a_page(large, filters, after) -> None:
     """A few rows for each row of the page, however many match."""
     assert rows_of_transactions(large, filters, after) < 25 * PAGE
+
+
+@pytest.fixture(scope="module")
+def unanalyzed(new_database: Callable[..., Database], large: Database) -> Database:
+    return without_statistics(new_database, large)
+
+
+@pytest.mark.parametrize("filters", COSTS.values(), ids=COSTS.keys())
+def test_a_page_costs_a_page_without_statistics(unanalyzed, filters) -> None:
+    assert rows_of_transactions(unanalyzed, filters, PLACES["in the middle"]) < 25 * PAGE
 
 
 @pytest.mark.parametrize("after", PLACES.values(), ids=PLACES.keys())
