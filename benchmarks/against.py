@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +39,27 @@ from servers import LEDGER, ROOT
 
 ACCOUNTS = 10_000
 WORKLOADS = ("uniform", "hot")
-AT_ONCE = (1, 3)  # calls of 8,000
+
+
+class Calls(NamedTuple):
+    """The calls of `Ledger.post` of a run: size in transfers, number, those in flight."""
+
+    size: int
+    calls: int
+    at_once: int
+
+    def __str__(self) -> str:
+        return f"{self.size:,} per call, {self.at_once} at once"
+
+
+LARGE = (Calls(8_000, 6, 1), Calls(8_000, 6, 3))
+SMALL = (
+    Calls(1, 1_500, 1),
+    Calls(2, 1_000, 1),
+    Calls(8, 600, 1),
+    Calls(32, 250, 1),
+    Calls(100, 150, 1),
+)
 READS = {"balance": "", "history of 20": "/history?limit=20"}
 READERS = 16
 THIS, BASE = "this", "base"
@@ -74,10 +94,10 @@ class Driver:
         )
         self.first_account = int(self._read())
 
-    def post(self, postmaster: int, workload: str, name: str, at_once: int) -> Figures:
-        """One run, with 8,000 transfers per call and `at_once` calls in flight."""
+    def post(self, postmaster: int, workload: str, name: str, calls: Calls) -> Figures:
+        """One run."""
         clock = Clock(postmaster, self._child.pid)
-        run = json.dumps({"workload": workload, "name": name, "at_once": at_once})
+        run = json.dumps({"workload": workload, "name": name, **calls._asdict()})
         transfers = int(self._request(run))
         return Figures(*clock.cost(transfers))
 
@@ -107,7 +127,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="duration of each run over HTTP")
     parser.add_argument("--rounds", type=int, default=15, help="number of rounds")
     parser.add_argument("--connections", type=int, nargs="*", default=[1, 64])
-    parser.add_argument("--bulk", action="store_true", help="only many movements per call")
+    parser.add_argument("--bulk", action="store_true", help="only calls of Ledger.post")
+    parser.add_argument("--small", action="store_true", help="few movements per call, not many")
     parser.add_argument("--key", action="store_true", help="send a key to this tree")
     options = parser.parse_args()
     exit_on_sigterm()
@@ -143,7 +164,8 @@ def _compare(options: argparse.Namespace, folder: Path, trees: dict[str, Path]) 
             with psycopg.connect(urls[name], autocommit=True) as connection:
                 connection.execute("VACUUM ANALYZE")
         postmaster = servers.postmaster(folder)
-        rounds = _bulk(options.rounds, drivers, postmaster)
+        calls = SMALL if options.small else LARGE
+        rounds = _calls(options.rounds, calls, drivers, postmaster)
         if options.bulk:
             _print(rounds)
             return
@@ -164,17 +186,18 @@ def _compare(options: argparse.Namespace, folder: Path, trees: dict[str, Path]) 
         _print(rounds | _reads(options, targets, pids, postmaster))
 
 
-def _bulk(count: int, drivers: dict[str, Driver], postmaster: int) -> Rounds:
-    """Many movements per call."""
+def _calls(
+    count: int, kinds: Sequence[Calls], drivers: dict[str, Driver], postmaster: int
+) -> Rounds:
+    """Calls of `Ledger.post`."""
     rounds_by_case: Rounds = {}
-    for number, workload, at_once in itertools.product(range(count), WORKLOADS, AT_ONCE):
-        label = f"{number}-{workload}-{at_once}"
+    for number, workload, calls in itertools.product(range(count), WORKLOADS, kinds):
+        label = f"{number}-{workload}-{calls.size}-{calls.at_once}"
         figures = {
-            name: drivers[name].post(postmaster, workload, label, at_once)
+            name: drivers[name].post(postmaster, workload, label, calls)
             for name in _in_turn(number)
         }
-        case = f"post {workload}, {at_once} at once"
-        rounds_by_case.setdefault(case, []).append(figures)
+        rounds_by_case.setdefault(f"post {workload}, {calls}", []).append(figures)
     return rounds_by_case
 
 

@@ -1,8 +1,8 @@
-"""Posts transfers, 8,000 per call, with the `ledgerservice` on PYTHONPATH; against.py runs it.
+"""Posts transfers, many or few a call, with the `ledgerservice` on PYTHONPATH; for against.py.
 
 It opens accounts with money and prints the first id. Then it reads lines `{"workload": ...,
-"name": ..., "at_once": ...}`; for each it posts 48,000 transfers, with that many calls in flight,
-and prints the number that was posted.
+"name": ..., "at_once": ..., "size": ..., "calls": ...}`; for each it makes so many calls of so many
+transfers each, with that many calls in flight, and prints the number of transfers that was posted.
 """
 
 import asyncio
@@ -16,7 +16,6 @@ from ledgerservice.ledger import Ledger, deposit, transfer
 
 FUNDS = "1000000000.00"
 AT_ONCE = 2_000
-CALL, CALLS = 8_000, 6
 
 
 async def main(url: str, accounts: int) -> None:
@@ -41,23 +40,25 @@ async def main(url: str, accounts: int) -> None:
             print(await _run(ledger, sorted(ids), **json.loads(line)), flush=True)
 
 
-async def _run(ledger: Ledger, ids: list[int], workload: str, name: str, at_once: int) -> int:
-    calls = iter(range(CALLS))
+async def _run(
+    ledger: Ledger, ids: list[int], workload: str, name: str, at_once: int, size: int, calls: int
+) -> int:
+    numbers = iter(range(calls))
 
     async def caller() -> int:
         posted = 0
-        for call in calls:
-            outcomes = await ledger.post(_transfers(ids, workload, f"{name}:{call}"))
+        for number in numbers:
+            outcomes = await ledger.post(_transfers(ids, workload, f"{name}:{number}", size))
             posted += sum(outcome.posted for outcome in outcomes)
         return posted
 
     return sum(await asyncio.gather(*(caller() for _ in range(at_once))))
 
 
-def _transfers(ids: list[int], workload: str, name: str) -> list[Movement]:
+def _transfers(ids: list[int], workload: str, name: str, size: int) -> list[Movement]:
     hot, *others = ids
     transfers = []
-    for number in range(CALL):
+    for number in range(size):
         if workload == "hot":
             sender, receiver = hot, random.choice(others)
         else:
