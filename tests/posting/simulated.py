@@ -29,6 +29,7 @@ from tests.posting.simulated_rows import (
     entry_row,
     found_row,
     inserted_rows,
+    known_rows,
     lines,
     numbers,
     row_of,
@@ -358,6 +359,8 @@ class _Session:
             blocks = range(database.blocks, database.blocks + int(parameters[0] or 0))
             database.blocks = blocks.stop
             return Result([(database.now(), [block * 100 + 1 for block in blocks])], "SELECT")
+        elif statement == journal.RECORD_KNOWN:
+            return Result(await self._record_known(parameters), "SELECT")
         else:
             await self._write(statement, parameters)
         return Result([], "OK")
@@ -424,6 +427,21 @@ class _Session:
             await self._judge()
         else:
             assert statement == journal.WRITE_BARRIER, statement
+
+    async def _record_known(self, parameters: Any) -> list[tuple[int, datetime]]:
+        """A whole batch, with an id and a time from here; nothing, if an account has moved."""
+        ids, versions = map(numbers, parameters[2:4])
+        await self._lock(ids, [])
+        if [self._database.accounts[one].version for one in ids] != versions:
+            return []
+        first_id, self._database.blocks = self._database.blocks * 100 + 1, self._database.blocks + 1
+        recorded_at = max(datetime.fromisoformat(parameters[1].decode()), self._database.now())
+        rows, entries = known_rows(parameters, first_id, recorded_at)
+        await self._add(rows)
+        for entry in entries:
+            await self._add_entry(entry, recorded_at)
+        await self._judge()
+        return [(first_id, recorded_at)]
 
     async def _add(self, rows: Iterable[Any]) -> None:
         for row in rows:

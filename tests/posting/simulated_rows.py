@@ -1,9 +1,11 @@
 """The rows of the simulated database, and the parameters that they come in."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, make_dataclass
+from dataclasses import asdict, make_dataclass, replace
 from datetime import datetime
 from typing import Any
+
+from msgspec import structs
 
 from ledgerservice.domain.transactions import Entry
 from ledgerservice.postgres import journal, rows
@@ -62,6 +64,21 @@ def inserted_rows(names: tuple[str, ...], parameters: Any) -> Iterable[Any]:
     columns = [texts_of(values) for values in parameters[2:]]
     for texts in zip(*columns, strict=True):
         yield row_of(names, [moment, *("\\N" if text is None else text for text in texts)])
+
+
+def known_rows(
+    parameters: Any, first_id: int, recorded_at: datetime
+) -> tuple[list[Any], list[Entry]]:
+    """The rows and entries of RECORD_KNOWN."""
+    end = 4 + len(PLAIN_WRITTEN)
+    head = [parameters[0], recorded_at.isoformat().encode()]
+    rows = inserted_rows(tuple(PLAIN_WRITTEN), [*head, *parameters[4:end]])
+    columns = zip(*map(numbers, parameters[end:]), strict=True)
+    entries = [Entry(*values) for values in columns]
+    return (
+        [replace(row, id=first_id + row.id) for row in rows],
+        [structs.replace(e, transaction_id=first_id + e.transaction_id) for e in entries],
+    )
 
 
 def found_row(row: Any) -> tuple[Any, ...]:

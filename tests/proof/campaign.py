@@ -106,6 +106,7 @@ class Result:
     """In which what was open between parts at the end of the faults is over."""
     resolved_s: float = 0.0
     overlapped: int = 0  # batches
+    knew: int = 0  # batches
     verified: list[str] = field(default_factory=list)
 
     @property
@@ -199,7 +200,7 @@ class Campaign:
             overlaps = overlaps if overlapping is None else overlapping
             with Setup(folder, self._origin, parts, seed, canary, overlapping=overlaps) as setup:
                 self._live(setup, result, seconds, chance, only_plain=overlaps)
-                result.overlapped = setup.overlapped()
+                result.overlapped, result.knew = setup.overlapped(), setup.knew()
         except Broken as error:
             result.verified.append(str(error))
         if result.holds or canary:

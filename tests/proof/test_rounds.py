@@ -47,3 +47,4 @@ def test_no_promise_is_broken_while_batches_overlap(rounds: Campaign, name: str)
     judge(result)
     # In a mixture other processes write too, and all that overlaps may be refused.
     assert name == MIXTURE or result.overlapped > 0
+    assert result.knew > 0

@@ -36,6 +36,25 @@ class AccountState:
         """The amount that the account can give."""
         return self.balance - self.held
 
+    def as_recorded(self, recorded_at: datetime) -> Account:
+        """The account once the batch is recorded, at that time."""
+        account = self.account
+        if self.version == account.version:
+            return account
+        return Account(
+            account.id,
+            account.currency,
+            account.currency_number,
+            account.exponent,
+            self.balance,
+            self.held,
+            self.version,
+            account.floor,
+            recorded_at,
+            account.ceiling,
+            account.restricted,
+        )
+
     def move(self, transaction_id: int, amount: int, held_change: int = 0) -> Entry:
         """Move the account and return its next entry."""
         account = self.account

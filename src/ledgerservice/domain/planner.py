@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.amounts import MAX_AMOUNT_MINOR, is_same_amount, to_minor
@@ -95,6 +96,18 @@ class Plan(msgspec.Struct, frozen=True):
         return all(t.refusal is None and t.extra is None for t in self.transactions) and not any(
             state.held for state in self.states.values()
         )
+
+    def stamp(self, first_id: int, recorded_at: datetime) -> None:
+        """Give a plan its ids and its time, if it was made before they were known: its transactions
+        are numbered from 0 until then.
+        """
+        force_setattr(self, "recorded_at", recorded_at)
+        for transaction in self.transactions:
+            number = first_id + transaction.id
+            force_setattr(transaction, "id", number)
+            force_setattr(transaction, "recorded_at", recorded_at)
+            for entry in transaction.entries:
+                force_setattr(entry, "transaction_id", number)
 
     def entries(self) -> list[Entry]:
         """All entries to write, by account, each account's in the order of its seq."""

@@ -5,15 +5,16 @@ the state to decide on (`locking`), one writes the decisions and commits. BEGIN 
 here, and the server's answers to them are checked.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import astuple
-from psycopg.errors import OperationalError, UniqueViolation
+from psycopg.errors import IntegrityError, OperationalError, UniqueViolation
 
+from ledgerservice.domain.accounts import Account
 from ledgerservice.domain.instructions import Detail
 from ledgerservice.domain.planner import Plan
 from ledgerservice.domain.transactions import TERMS, Extra, Policy, Transaction
@@ -90,9 +91,12 @@ class Insert:
 
     def request(self, same: Sequence[bytes], rows: Iterable[Sequence[Any]]) -> Request:
         """The INSERT of these rows, of which there is at least one."""
+        return Request(self.statement, [*same, *self.encoded(rows)])
+
+    def encoded(self, rows: Iterable[Sequence[Any]]) -> list[bytes]:
+        """The arrays of these rows, of which there is at least one."""
         columns = zip(*rows, strict=True)
-        encoded = [encode(column) for encode, column in zip(self._encoders, columns, strict=True)]
-        return Request(self.statement, [*same, *encoded])
+        return [encode(column) for encode, column in zip(self._encoders, columns, strict=True)]
 
 
 def _copy(table: str, *columns: str) -> str:
@@ -106,6 +110,44 @@ INSERT_ENTRIES = Insert("entries", SAME, WRITTEN_ENTRY)
 COPY_TRANSACTIONS = _copy("transactions", *SAME, *WRITTEN)
 COPY_PLAIN = _copy("transactions", *SAME, *PLAIN_CONSTANTS, *PLAIN_WRITTEN)
 COPY_ENTRIES = _copy("entries", *SAME, *WRITTEN_ENTRY)
+
+
+def _insert_taken(
+    table: str, number: str, types: dict[str, str], start: int, **constants: int
+) -> str:
+    """An INSERT with the time that was taken; `number` counts from the id that was taken."""
+    names = ", ".join([*SAME, *constants, *types])
+    values = [f"first_id + {name}" if name == number else name for name in types]
+    arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(types.values(), start))
+    return (
+        f"INSERT INTO ledger.{table} ({names})"
+        f" SELECT {', '.join(['$1, recorded_at', *map(str, constants.values()), *values])}"
+        f" FROM taken, unnest({arrays}) AS new_rows ({', '.join(types)})"
+    )
+
+
+# A whole batch of known accounts; nothing, if one of them has another version than in $4. They are
+# locked in the order of $3, which ascends. A lock that was waited for has its condition checked
+# again. The xid is taken before an id and the clock, as WHERE is evaluated before what is selected.
+# The trigger on entries runs after both INSERTs.
+RECORD_KNOWN = f"""
+WITH locked AS MATERIALIZED (
+    SELECT FROM unnest($3::bigint[], $4::bigint[]) AS ascending (known_id, known_version)
+    CROSS JOIN LATERAL (
+        SELECT FROM ledger.accounts
+        WHERE ledger_id = $1 AND id = known_id AND version = known_version FOR NO KEY UPDATE) a
+), taken AS MATERIALIZED (
+    SELECT nextval('ledger.transaction_id') AS first_id,
+           greatest(clock_timestamp(), transaction_timestamp(), $2::timestamptz) AS recorded_at
+    WHERE (SELECT count(*) FROM locked) = cardinality($3::bigint[])
+      AND pg_current_xact_id() IS NOT NULL
+), written AS (
+    {_insert_taken("transactions", "id", PLAIN_WRITTEN, 5, **PLAIN_CONSTANTS)}
+), moved AS (
+    {_insert_taken("entries", "transaction_id", WRITTEN_ENTRY, 5 + len(PLAIN_WRITTEN))}
+)
+SELECT first_id, recorded_at FROM taken
+"""
 
 
 class SideRows:
@@ -226,6 +268,34 @@ async def record_new(wire: Wire, ledger: int, plan: Plan, movements: int) -> boo
             return True
     await abandon(wire)
     return False
+
+
+async def record_known(
+    wire: Wire, ledger: int, accounts: Mapping[int, Account], plan: Plan
+) -> bool:
+    """Begin, write a plain plan that has no ids and no time yet, and commit, in one round trip.
+
+    False, with nothing written, if one of the `accounts` that it was made on has moved, or if a key
+    is there. Raises CommitUnconfirmed.
+    """
+    ids = sorted(accounts)
+    parameters = [
+        number(ledger),
+        timestamp(plan.recorded_at),
+        array(ids),
+        array(accounts[one].version for one in ids),
+        *INSERT_PLAIN.encoded(map(plain_values_of, plan.transactions)),
+        *INSERT_ENTRIES.encoded(map(astuple, plan.entries())),
+    ]
+    try:
+        _, taken = await commit(wire, Request(BEGIN), Request(RECORD_KNOWN, parameters))
+    except IntegrityError:
+        await abandon(wire)
+        return False
+    if taken.rows:
+        plan.stamp(*taken.rows[0])
+    batches.end_phase(batches.COMMIT)
+    return bool(taken.rows)
 
 
 async def begin_recording(wire: Wire, ledger: int, plan: Plan) -> None:

@@ -3,7 +3,9 @@
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 from ledgerservice.domain import planner
@@ -14,12 +16,15 @@ from ledgerservice.domain.transactions import Failed, Outcomes, Rejected, Transa
 from ledgerservice.postgres import journal, locking
 from ledgerservice.postgres.locking import Locked
 from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.posting.known import MOST_MOVEMENTS, KnownAccounts
 from ledgerservice.telemetry import batches
-from ledgerservice.telemetry.metrics import INSTRUCTIONS
+from ledgerservice.telemetry.metrics import INSTRUCTIONS, KNOWN_BATCHES
 
 LEGS_OF_A_MOVEMENT = 2
 MOST_REMEMBERED = 10_000
 """Holds for other parts that are kept in memory."""
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+"""Instead of the clock: the time of the batch is then the earliest that its accounts allow."""
 
 
 def weight_of(group: Group) -> int:
@@ -82,6 +87,9 @@ class MovementBatch:
     key judges it. After a batch with a replay or a rejection, which write no row, the next batch
     looks its keys up first.
 
+    A small batch of plain movements is posted on what this process knows of its accounts, in one
+    round trip, and the database judges it; under locks only if it objects.
+
     A hold for another part is remembered until its end, which is posted soon and builds on it; not
     on another connection, which can be to a server that has lost it.
     """
@@ -89,6 +97,7 @@ class MovementBatch:
     def __init__(self) -> None:
         self._all_new = True
         self._crossings: dict[tuple[int, int], Transaction] = {}
+        self._known = KnownAccounts()
         self._wire: Wire | None = None
         self.announce: Announce = _not_overlapping
 
@@ -110,8 +119,12 @@ class MovementBatch:
         self, wire: Wire, groups: list[Group], announce: Announce = _not_overlapping
     ) -> list[Outcomes]:
         ledger, instructions = groups[0].ledger, _instructions(groups)
+        self._meet(wire)
         if groups[0].dry_run:
             return await self._rehearse(wire, groups)
+        answers = await self._post_known(wire, groups, instructions)
+        if answers is not None:
+            return answers
         plan = None
         if self._all_new and _many_movements(instructions):
             plan = await self._plan(wire, groups, instructions, look_up_keys=False)
@@ -123,9 +136,49 @@ class MovementBatch:
             plan = await self._plan(wire, groups, instructions)
             await journal.record(wire, ledger, plan)
             self._remember(ledger, plan.transactions)
+        self._learn(ledger, plan, instructions)
         self._all_new = len(plan.transactions) - plan.service_initiated == len(instructions)
         _count(plan, all_new=self._all_new)
         return plan.answers
+
+    async def _post_known(
+        self, wire: Wire, groups: list[Group], instructions: list[Instruction]
+    ) -> list[Outcomes] | None:
+        """Post a small batch in one round trip, on accounts that are known; None if it is to be
+        posted under locks: it is another one, or something would not be posted, or the database
+        objects.
+        """
+        ledger, few = groups[0].ledger, len(instructions) < journal.COPY_FROM_TRANSACTIONS
+        accounts = self._known.of(ledger, instructions) if few and self._all_new else None
+        if accounts is None:
+            return None
+        plan = planner.plan(groups, accounts, {}, LONG_AGO, count(), salts=salts())
+        batches.end_phase(batches.PLAN)
+        if len(plan.transactions) != len(instructions) or not plan.is_plain():
+            return None
+        committed = await journal.record_known(wire, ledger, accounts, plan)
+        KNOWN_BATCHES.add(1, "committed" if committed else "refused")
+        if not committed:
+            self._known.refuse()
+            return None
+        self._known.learn(ledger, plan)
+        _count(plan, all_new=True)
+        return plan.answers
+
+    def _learn(self, ledger: int, plan: Plan, instructions: list[Instruction]) -> None:
+        """Know the accounts of a committed batch of movements; forget those of others."""
+        few = len(instructions) <= MOST_MOVEMENTS and not plan.service_initiated
+        if few and all(type(one) is Movement for one in instructions):
+            self._known.learn(ledger, plan)
+        else:
+            self._known.forget(ledger, plan.states)
+
+    def _meet(self, wire: Wire) -> None:
+        """Forget what was known from another connection: it may be to another server."""
+        if wire is not self._wire:
+            self._crossings.clear()
+            self._known.clear()
+            self._wire = wire
 
     def _remember(self, ledger: int, transactions: Sequence[Transaction]) -> None:
         """Remember the recorded holds for other parts, and forget those that have ended."""
@@ -164,6 +217,7 @@ class MovementBatch:
         if len(plan.transactions) != len(instructions) or not plan.is_plain():
             await journal.abandon(wire)
             return None
+        self._known.clear()
         await journal.begin_recording(wire, ledger, plan)
         return Overlap(wire, before, Ahead(ledger, plan))
 
@@ -200,9 +254,6 @@ class MovementBatch:
         look_up_keys: bool = True,
     ) -> Locked:
         """Begin, and lock the state to decide on."""
-        if wire is not self._wire:
-            self._crossings.clear()
-            self._wire = wire
         parents = await locking.find_parents(wire, ledger, instructions, self._crossings)
         begin = Request(journal.BEGIN)
         return await locking.lock(

@@ -66,6 +66,11 @@ OVERLAPS = Counter(
     "queue",
     "outcome",
 )
+KNOWN_BATCHES = Counter(
+    "ledger_batches_known_total",
+    "Small batches that were posted on known accounts, without locks, by what became of them.",
+    "outcome",
+)
 UNRESOLVED = Counter(
     "ledger_commits_unresolved_total",
     "Batches that were given up while the outcome of their COMMIT may be unknown.",

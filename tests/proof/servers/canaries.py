@@ -22,6 +22,7 @@ from ledgerservice.postgres import journal, locking, migrations
 from ledgerservice.postgres.migrations import revisions
 from ledgerservice.postgres.moving import mover
 from ledgerservice.postgres.pipeline import Request, Wire
+from ledgerservice.posting.known import KnownAccounts
 from ledgerservice.posting.parts import recovery
 from ledgerservice.posting.parts.crossing import Crossings, OpenHold, whole
 
@@ -90,6 +91,7 @@ def answer_before_commit() -> None:
 
     locking.lock = commit_and_lock
     journal.record = journal.write
+    KnownAccounts.of = _do_nothing  # type: ignore[assignment, method-assign]
 
 
 def expiry_late() -> None:

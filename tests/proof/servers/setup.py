@@ -46,7 +46,7 @@ from tests.proof.servers.cluster import (
     PostgreSQL,
     Service,
 )
-from tests.proof.servers.overlapping import OVERLAPPED
+from tests.proof.servers.overlapping import KNEW, OVERLAPPED
 from tests.proof.servers.proxy import Proxy
 from tests.proof.servers.read_models import ReadModels
 from tests.proof.servers.releases import THIS, Release
@@ -201,8 +201,15 @@ class Setup:
 
     def overlapped(self) -> int:
         """The batches that have overlapped, by the logs of the services that say so."""
+        return self._logged(OVERLAPPED)
+
+    def knew(self) -> int:
+        """The batches of known accounts, by the same logs."""
+        return self._logged(KNEW)
+
+    def _logged(self, line: str) -> int:
         logs = self.folder.glob("service*.log")
-        return sum(log.read_text(errors="replace").count(OVERLAPPED) for log in logs)
+        return sum(log.read_text(errors="replace").count(line) for log in logs)
 
     @property
     def key(self) -> str:
