@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.proof.doctored import (
     accounts,
     answers,
     approvals,
+    crossings,
     decisions,
     details,
     exchanges,
@@ -23,6 +25,7 @@ from tests.proof.doctored import (
 )
 from tests.proof.doctored.doctor import OPERATIONS, Doctor
 from tests.proof.doctored.fabricated import Fabricated
+from tests.proof.doctored.market import Market
 from tests.proof.history import Recorder, Request, read
 from tests.proof.journal import load, save
 from tests.proof.judging.evidence import DECLINED, OK
@@ -67,13 +70,17 @@ ROOMS = (
     answers,
     reads,
 )
-DOCTORED = {doctor: code for room in ROOMS for doctor, code in room.DOCTORED.items()}
+DOCTORED = {
+    **{doctor: (Doctor, code) for room in ROOMS for doctor, code in room.DOCTORED.items()},
+    **{doctor: (Market, code) for doctor, code in crossings.DOCTORED.items()},
+}
 
 
 @pytest.mark.parametrize("seed", range(1, SEEDS + 1))
 @pytest.mark.parametrize("doctor", DOCTORED, ids=lambda doctor: doctor.__name__)
-def test_a_doctored_history_is_found_out(doctor: Callable[[Doctor], None], seed: int) -> None:
-    patient = Doctor(seed)
+def test_a_doctored_history_is_found_out(doctor: Callable[[Any], None], seed: int) -> None:
+    history_of, code = DOCTORED[doctor]
+    patient = history_of(seed)
     doctor(patient)
     report = check(patient.attempts, patient.journal)
-    assert DOCTORED[doctor] in {violation.code for violation in report.violations}
+    assert code in {violation.code for violation in report.violations}
