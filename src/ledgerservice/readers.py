@@ -1,5 +1,6 @@
 """The readers of a ledger, or of the parts of it, on the shards that have them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ledgerservice.domain.instructions import BIGGEST_ID
@@ -8,6 +9,7 @@ from ledgerservice.errors import LedgerHasParts
 from ledgerservice.postgres.queries.gathered.holds import HoldRead
 from ledgerservice.postgres.queries.gathered.transactions import KeyRead, TransactionRead
 from ledgerservice.postgres.queries.holds import HoldView
+from ledgerservice.postgres.queries.transactions import Sited
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.runtime import Runtime
 from ledgerservice.shards import Shards
@@ -94,6 +96,10 @@ class Readers:
         if built is None:
             return None
         return await self._crossings.shown(home.ledger_id, built.transaction)
+
+    async def shown_all(self, listed: Sequence[Sited]) -> list[Transaction]:
+        """Transactions of a list; those to other parts have the entries of both."""
+        return await self._crossings.shown_all(listed)
 
     async def hold(self, hold_id: int) -> HoldView | None:
         """The hold with this id, or None."""

@@ -97,7 +97,8 @@ class LedgerReads:
     ) -> tuple[list[AccountView], Place | None]:
         """Up to `limit` accounts, and the place after which the next page begins, if any."""
         check_list(filters, after)
-        return await accounts.list_filtered(self._readers.only, filters, limit, after)
+        readers = await self._readers.all()
+        return await accounts.list_filtered_of_all(readers, filters, limit, after)
 
     async def named_accounts(
         self, references: Sequence[str], ids: Sequence[int]
@@ -116,10 +117,18 @@ class LedgerReads:
         *,
         after: Place | None = None,
     ) -> tuple[list[Transaction], Place | None]:
-        """As `accounts`, of transactions, the latest first by the time that `filters.by` names."""
+        """As `accounts`, of transactions, the latest first by the time that `filters.by` names.
+
+        Of a ledger with parts with `filters.whole`: a transfer between two parts is listed once,
+        with both halves.
+        """
         check_list(filters, after)
         check_by(filters.by)
-        return await transactions.list_filtered(self._readers.only, filters, limit, after)
+        readers = await self._readers.all()
+        rows, end = await transactions.list_filtered_of_all(readers, filters, limit, after)
+        if filters.whole:
+            return await self._readers.shown_all(rows), end
+        return [row.transaction for row in rows], end
 
     async def statement(
         self,
@@ -194,7 +203,8 @@ class LedgerReads:
         check_period(since, until)
         check_by(by)
         check_storable(key=key)
-        return await reports.list_totals(self._readers.only, key, since, until, limit, after, by)
+        readers = await self._readers.all()
+        return await reports.list_totals_of_all(readers, key, since, until, limit, after, by)
 
     async def hold(self, transaction_id: int) -> HoldView | None:
         """The hold that a transaction placed, as it stands; or None."""

@@ -145,24 +145,20 @@ def test_lists_go_through_all_parts(service, accounts):
         while link:
             page = service.get(link)
             assert page.status_code == 200
+            assert len(page.json()) == 2 or "next" not in page.links
             seen += [one.get("id", one.get("transaction_id")) for one in page.json()]
             link = page.links.get("next", {}).get("url")
             pages += 1
         assert len(seen) == len(set(seen)) and pages >= PARTS
+        assert seen == sorted(seen, reverse=path == "/transactions/")
         if path == "/accounts/":
             assert set(accounts) <= set(seen)
-    first = service.get(f"{ON}/accounts/?limit=2").links["next"]["url"]
-    _, cursor = first.split("cursor=")
-    number, _, signed = cursor.partition(".")
-    for forged in (f"{(int(number) + 1) % PARTS}.{signed}", signed, "9.x"):
-        refused = service.get(f"{ON}/accounts/?limit=2&cursor={forged}")
-        assert refused.json()["code"] == "invalid_cursor"
     [row] = service.get(f"{ON}/reports/trial-balance").json()["currencies"]
     assert row["total"] == "0.00"
     assert service.get(f"{ON}/reports/open").json()["holds"] == {"complete": True, "currencies": []}
     owners = service.get(f"{ON}/reports/balances").json()
     assert [(one["owner"], one["currency"]) for one in owners] == [("o", "USD")]
-    for path in ("/reports/totals?key=x", "/reports/volume", "/events", "/webhooks/"):
+    for path in ("/events", "/webhooks/"):
         refused = service.get(ON + path)
         assert (refused.status_code, refused.json()["code"]) == (501, "ledger_has_parts")
 

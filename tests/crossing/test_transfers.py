@@ -26,6 +26,7 @@ from ledgerservice.domain.transactions import Failed, Recorded, Rejected
 from ledgerservice.errors import CannotJoin, InvalidField, LedgerHasParts
 from ledgerservice.postgres import locking
 from ledgerservice.postgres.pipeline import Request, Result, Wire
+from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
 from ledgerservice.postgres.verification import verify
 from tests.crossing.made import (
     Market,
@@ -257,7 +258,25 @@ def test_what_stays_in_one_part(run):
         with pytest.raises(CannotJoin):
             await at.post_in(None, [])  # type: ignore[arg-type]
         with pytest.raises(LedgerHasParts):
-            await at.accounts()
+            await at.add_currency("PTS", 0, "Points", own=True)
+
+    run(test)
+
+
+def test_lists_and_totals_are_of_all_parts(run):
+    async def test(made: Market) -> None:
+        a, b, _ = made.accounts
+        detail = Detail(metadata={"order": 7})
+        sent = await made.ledger.transfer(a, b, "30", key="k", detail=detail)
+        opened, _ = await made.ledger.accounts(limit=2)
+        assert [one.id for one in opened] == sorted(made.accounts)[:2]
+        whole = TransactionFilter(whole=True)
+        [newest, *_], _ = await made.ledger.transactions(whole)
+        assert (newest.id, newest.entries) == (sent.transaction.id, sent.transaction.entries)
+        steps, _ = await made.ledger.transactions(limit=3)
+        assert {one.kind.name for one in steps} == {"CROSSING", "CROSS_CREDIT", "CROSS_DEBIT"}
+        [(total, _)] = await made.ledger.totals("order")
+        assert (total.value, total.transactions, total.amount) == ("7", 1, 30_00)
 
     run(test)
 

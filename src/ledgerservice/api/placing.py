@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ledgerservice.access.grants import Caller
 from ledgerservice.api.http.authentication import caller_of, denied
-from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, PART, PARTS, RUNTIME
+from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, PART, RUNTIME
 from ledgerservice.api.http.problems import ProblemError, problem, problem_of
 from ledgerservice.api.sending import App, send_reply
 from ledgerservice.domain.ledgers import MAX_PARTS, Parts
@@ -108,16 +108,12 @@ async def _on_ledger(shards: Shards, scope: Scope, name: str, path: str) -> Scop
 
 _IN_PART = re.compile(r"/(accounts|transactions|holds|schedules)/([1-9][0-9]{0,17})(?:/.*)?")
 _PART = re.compile(rb"(?:^|&)part=([0-9]{1,2})(?:&|$)")
-EVENTS = "/events"
-_LISTS = {"/accounts", "/transactions", "/holds", "/schedules"}
-_CURSOR = re.compile(rb"(?:^|&)cursor=([0-9]{1,2})\.")
+TRANSACTIONS, EVENTS = "/transactions", "/events"
 _ACCOUNT = re.compile(rb"(?:^|&)account_id=([1-9][0-9]{0,17})(?:&|$)")
 
 
 async def _part(shards: Shards, parts: Parts, scope: Scope, path: str) -> dict[str, Any]:
-    """The part of what a path or a filter names, and its shard; other lists go through one part
-    after another.
-    """
+    """The part of what a path or a filter names, and its shard; other lists are of all parts."""
     place = await _part_named(shards, parts, scope, path)
     if PART in place:
         place[RUNTIME] = await shards.runtime_of(place[PART])
@@ -133,23 +129,17 @@ async def _part_named(shards: Shards, parts: Parts, scope: Scope, path: str) -> 
     if scope["method"] != "GET":
         return {}
     path, query = path.rstrip("/"), scope["query_string"]
-    if path in {*_LISTS, EVENTS} and (filtered := _ACCOUNT.search(query)):
+    if path in {TRANSACTIONS, EVENTS} and (filtered := _ACCOUNT.search(query)):
         return {PART: parts.home(int(filtered.group(1)))}
     if path == EVENTS:
         return _part_of_events(parts, query)
-    return _part_of_list(parts, query) if path in _LISTS else {}
+    return {}
 
 
 def _part_of_events(parts: Parts, query: bytes) -> dict[str, Any]:
     chosen = _PART.search(query)
     number = MAX_PARTS if chosen is None else int(chosen.group(1))
     return {PART: parts.ids[number]} if number < len(parts.ids) else {}
-
-
-def _part_of_list(parts: Parts, query: bytes) -> dict[str, Any]:
-    cursor = _CURSOR.search(query)
-    number = 0 if cursor is None else int(cursor.group(1))
-    return {PART: parts.ids[number % len(parts.ids)], PARTS: parts}
 
 
 async def _ledger_id(runtime: Runtime, caller: Caller, name: str) -> int | None:

@@ -236,6 +236,29 @@ class _Search:
         return await self.run(statement, self.values | {"budget": budget})
 
 
+def merged(
+    pages: Sequence[Page],
+    rows: int,
+    place_of: Callable[[Any], Place],
+    *,
+    descending: bool = False,
+) -> Page:
+    """A page of up to `rows` rows of a ledger with parts, of a page of each part.
+
+    A place is one in the order of all parts, so the same place continues each of them. Only what
+    each part has looked through is returned: a part that stopped early may have rows after that.
+    """
+    ends = [page.after for page in pages if page.after is not None]
+    end = (max if descending else min)(ends, default=None)
+    by_place = {place_of(row): row for page in pages for row in page.rows}
+    places = sorted(by_place, reverse=descending)
+    if end is not None:
+        places = [one for one in places if (one >= end if descending else one <= end)]
+    if len(places) > rows:
+        places, end = places[:rows], places[rows - 1]
+    return Page([by_place[one] for one in places], end)
+
+
 async def count(run: Run, statement: str, values: Values) -> int:
     """The number of rows of a statement, counted up to the budget and one."""
     counted = f"SELECT count(*) FROM (SELECT FROM ({statement}) t LIMIT :budget + 1) t"

@@ -46,7 +46,7 @@ def test_a_report_of_everything_says_what_it_lacks(large) -> None:
     async def read(limit: int) -> volume.Volume:
         engine = large.read_engine()
         found = await volume.find_volume(
-            Reader(engine, 1, 60), None, None, limit, lambda t: period_begin(t, "hour", "UTC")
+            [Reader(engine, 1, 60)], None, None, limit, lambda t: period_begin(t, "hour", "UTC")
         )
         await engine.dispose()
         return found

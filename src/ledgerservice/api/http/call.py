@@ -25,8 +25,6 @@ RUNTIME = "ledgerservice.runtime"
 """The entry of a request's scope with the running parts of the shard that has this ledger."""
 PART = "ledgerservice.part"
 """The entry of a request's scope with the part of that ledger that has what the path names."""
-PARTS = "ledgerservice.parts"
-"""The entry of the scope of a list that goes through all parts of the ledger."""
 OUTSIDE = "ledgerservice.outside"
 """The entry of a request's scope with the part of the path that names the ledger."""
 
@@ -158,6 +156,17 @@ def directory_reader_of(request: Request) -> Reader:
 def reader_of(request: Request) -> Reader:
     """A reader of the ledger that the path names, or of the part that has what it names."""
     return runtime_of(request).reader.of(home_of(request))
+
+
+async def readers_of(request: Request, account_id: int | None = None) -> list[Reader]:
+    """The readers of all parts of the ledger that the path names, or of the one that has an
+    account. Raises Unavailable.
+    """
+    runtime, ledger = runtime_of(request), ledger_of(request)
+    parts = await runtime.parts_of(ledger)
+    if parts is None or account_id is None or account_id < 0:
+        return await runtime.readers_of(ledger)
+    return [await runtime.crossings.reader_of(parts.home(account_id))]
 
 
 _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)

@@ -18,8 +18,6 @@ from ledgerservice.api.http.calendar import PeriodEnd, PeriodStart, Zone
 from ledgerservice.api.http.call import (
     LEDGER,
     OUTSIDE,
-    PART,
-    PARTS,
     json_response,
     runtime_of,
 )
@@ -31,7 +29,6 @@ from ledgerservice.api.http.parameters import (
 )
 from ledgerservice.api.http.problems import ProblemError, invalid
 from ledgerservice.domain.amounts import MAX_BALANCE_MINOR, to_minor
-from ledgerservice.domain.ledgers import Parts
 from ledgerservice.postgres.queries.catalogue import find_currency
 from ledgerservice.postgres.reader import Reader
 
@@ -101,22 +98,12 @@ async def listing(
     """
     texts, parsed, after = _page_of(request, filters, place)
     page = await read(parsed, after)
-    part = request.scope.get(PART) if page.end is not None else _part_after(request)
-    if page.end is None and part is None:
+    if page.end is None:
         return json_response(page.body)
     kept = {n: request.query_params[n] for n in filters.outside if n in request.query_params}
-    cursor = _encode(request, texts, page.end, part)
+    cursor = _encode(request, texts, page.end)
     link = _next_link(request, kept | {"limit": str(parsed.limit), "cursor": cursor})
     return json_response(page.body, link)
-
-
-def _part_after(request: Request) -> int | None:
-    """The part that a list goes on with, if it goes through all parts of its ledger."""
-    parts: Parts | None = request.scope.get(PARTS)
-    if parts is None:
-        return None
-    following = parts.ids.index(request.scope[PART]) + 1
-    return parts.ids[following] if following < len(parts.ids) else None
 
 
 def first_rows(
@@ -151,27 +138,23 @@ def _page_of(request: Request, filters: type[Filters], place: Any) -> tuple[Text
     return carried, parsed, after
 
 
-def _encode(request: Request, texts: Texts, place: Any, part: int | None) -> str:
+def _encode(request: Request, texts: Texts, place: Any) -> str:
     content = msgspec.json.encode((texts, place))
-    signature = _signature(request, content, part)
-    cursor = base64.urlsafe_b64encode(signature + content).decode().rstrip("=")
-    parts: Parts | None = request.scope.get(PARTS)
-    return cursor if parts is None or part is None else f"{parts.ids.index(part)}.{cursor}"
+    signature = _signature(request, content)
+    return base64.urlsafe_b64encode(signature + content).decode().rstrip("=")
 
 
 def _decode(request: Request, cursor: str, place: Any) -> tuple[Texts, Any]:
     """The content of a cursor. Refuses a cursor of another list or ledger, and a forged one."""
     if len(cursor) > MAX_CURSOR_CHARACTERS:
         raise invalid("cursor", f"must have at most {MAX_CURSOR_CHARACTERS} characters")
-    if PARTS in request.scope:
-        cursor = cursor.partition(".")[2]
     try:
         signed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except ValueError:
         raise ProblemError("invalid_cursor") from None
     signature, content = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
     # The decoder accepts several texts for the same bytes.
-    expected = _signature(request, content, request.scope.get(PART))
+    expected = _signature(request, content)
     is_exact = base64.urlsafe_b64encode(signed).decode().rstrip("=") == cursor
     if not is_exact or not hmac.compare_digest(signature, expected):
         raise ProblemError("invalid_cursor")
@@ -179,11 +162,9 @@ def _decode(request: Request, cursor: str, place: Any) -> tuple[Texts, Any]:
     return texts, after
 
 
-def _signature(request: Request, content: bytes, part: int | None) -> bytes:
+def _signature(request: Request, content: bytes) -> bytes:
     path = request.scope["path"].rstrip("/")
-    ledger = request.scope.get(LEDGER)
-    named = (ledger, path) if part is None else (ledger, path, part)
-    subject = msgspec.json.encode(named)
+    subject = msgspec.json.encode((request.scope.get(LEDGER), path))
     text = b"%d %b%b" % (len(content), content, subject)
     return hmac.digest(runtime_of(request).cursor_key, text, hashlib.sha256)[:SIGNATURE_BYTES]
 

@@ -26,6 +26,7 @@ from ledgerservice.api.http.call import (
     json_response,
     key_of,
     reader_of,
+    readers_of,
     runtime_of,
 )
 from ledgerservice.api.http.fields import (
@@ -251,14 +252,14 @@ async def list_accounts(request: Request) -> Response:
 
     The Link header leads to the next page, also from a page with fewer rows than `limit`.
     """
-    reader = reader_of(request)
     seen = accounts_seen(request, Scope.ACCOUNTS_READ)
 
     async def read(filters: AccountFilters, after: Place | None) -> Page:
-        values = await filter_values(reader, filters)
+        readers = await readers_of(request)
+        values = await filter_values(readers[0], filters)
         values["ids"] = None if seen is None else sorted(seen)
-        rows, end = await queries.list_filtered(
-            reader, queries.AccountFilter(**values), filters.limit, after
+        rows, end = await queries.list_filtered_of_all(
+            readers, queries.AccountFilter(**values), filters.limit, after
         )
         return Page([Account.of(row) for row in rows], end)
 

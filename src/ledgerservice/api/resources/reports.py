@@ -13,7 +13,7 @@ from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.authentication import caller_of, denied
 from ledgerservice.api.http.calendar import AsOf, By, Zone
-from ledgerservice.api.http.call import json_response, ledger_of, reader_of, runtime_of
+from ledgerservice.api.http.call import json_response, ledger_of, readers_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Page, Paging, PeriodFilters, first_rows, listing
@@ -75,7 +75,7 @@ async def get_trial_balance(request: Request) -> Response:
     """
     query = parameters_of(request, TrialTime)
     at = query.at
-    readers = await runtime_of(request).readers_of(ledger_of(request))
+    readers = await readers_of(request)
     rows, final = await queries.trial_balance_of_all(readers, at, query.by)
     balance = TrialBalance(optional_timestamp(at), final, [TrialRow.of_row(row) for row in rows])
     return json_response(balance)
@@ -127,7 +127,7 @@ async def list_owner_balances(request: Request) -> Response:
 
     async def read(filters: OwnerFilters, after: tuple[str, str] | None) -> Page:
         limit = filters.limit
-        readers = await runtime_of(request).readers_of(ledger_of(request))
+        readers = await readers_of(request)
         rows = await queries.list_owner_balances_of_all(
             readers, limit + 1, after, filters.at, filters.by, owners
         )
@@ -154,12 +154,16 @@ class TotalsFilters(PeriodFilters):
 
 @get(router, "/reports/totals", list[MetadataTotal], TotalsFilters, need=Need(Scope.REPORTS_READ))
 async def list_totals(request: Request) -> Response:
-    """The number and the amount of posted transactions, by the values of a metadata key."""
+    """The number and the amount of posted transactions, by the values of a metadata key.
+
+    A transfer between two parts of a ledger is counted once, when it is debited.
+    """
 
     async def read(filters: TotalsFilters, after: queries.TotalPlace | None) -> Page:
         period = filters.since, filters.until
-        rows = await queries.list_totals(
-            reader_of(request), filters.key, *period, filters.limit + 1, after, filters.by
+        readers = await readers_of(request)
+        rows = await queries.list_totals_of_all(
+            readers, filters.key, *period, filters.limit + 1, after, filters.by
         )
         return first_rows(
             rows, filters.limit, lambda row: MetadataTotal.of_row(row[0]), lambda row: row[1]
@@ -204,7 +208,7 @@ async def get_open_items(request: Request) -> Response:
     a transfer between two parts holds is counted until its debit is recorded.
     """
     parameters_of(request, NoParameters)
-    readers = await runtime_of(request).readers_of(ledger_of(request))
+    readers = await readers_of(request)
     kinds = [
         _open_kind([await sum_of(reader, MOST_OPEN + 1) for reader in readers])
         for sum_of in (sum_all_open, sum_all_pending)

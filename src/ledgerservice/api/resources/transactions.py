@@ -21,6 +21,7 @@ from ledgerservice.api.http.call import (
     id_of,
     json_response,
     reader_of,
+    readers_of,
     runtime_of,
 )
 from ledgerservice.api.http.fields import JsonObject, OriginName, PrincipalId
@@ -48,7 +49,7 @@ from ledgerservice.domain.instructions import BIGGEST_ID, Kind
 from ledgerservice.domain.rules import PARENT_MEMBERS
 from ledgerservice.postgres.queries import transactions as queries
 from ledgerservice.postgres.queries.gathered.transactions import KeyRead, TransactionRead
-from ledgerservice.postgres.queries.transaction_filters import TransactionFilter
+from ledgerservice.postgres.queries.transaction_filters import LATER_STEPS, TransactionFilter
 from ledgerservice.postgres.queries.transactions import Child
 from ledgerservice.postgres.search import Place
 
@@ -200,6 +201,9 @@ _KINDS = {kind.name: kind for kind in Kind}
 _STATUSES = {status.name.lower(): status for status in domain.Status}
 
 
+_LATER_STEPS: frozenset[Any] = frozenset(LATER_STEPS)
+
+
 def _kind(name: str) -> Kind:
     if name not in _KINDS:
         raise ValueError(f"must be one of {', '.join(_KINDS)}")
@@ -247,6 +251,12 @@ def _check_seen(filters: TransactionFilters, seen: Seen) -> None:
         raise ProblemError("account_not_found")
 
 
+def _is_whole(filters: TransactionFilters) -> bool:
+    """Whether transfers between parts are listed as one, and not as their steps."""
+    is_of_all = filters.account_id is None and filters.owner is None
+    return is_of_all and filters.kind not in _LATER_STEPS
+
+
 @get(router, "/transactions/", list[Transaction], TransactionFilters, need=_READ)
 async def list_transactions(request: Request) -> Response:
     """Transactions, the latest first: by the time of their recording, or at which they take effect.
@@ -254,14 +264,22 @@ async def list_transactions(request: Request) -> Response:
     The Link header leads to the next page, also from a page with fewer rows than `limit`. With a
     key that is limited to accounts, `account_id` is required, and `owner` and `by=effective` are
     refused.
+
+    Of a ledger with parts, a transfer between two parts is listed once, with both halves; but by
+    `account_id`, `owner` or the `kind` of a step, each step is listed as it is recorded.
     """
-    reader, seen = reader_of(request), accounts_seen(request, Scope.TRANSACTIONS_READ)
+    seen = accounts_seen(request, Scope.TRANSACTIONS_READ)
 
     async def read(filters: TransactionFilters, after: Place | None) -> Page:
         _check_seen(filters, seen)
-        values = await filter_values(reader, filters)
-        chosen = TransactionFilter(**values, apart=seen is not None)
-        rows, end = await queries.list_filtered(reader, chosen, filters.limit, after)
-        return Page([_shown(seen, Transaction.recorded(row)) for row in rows], end)
+        readers = await readers_of(request, filters.account_id)
+        values = await filter_values(readers[0], filters)
+        is_whole = _is_whole(filters) and len(readers) > 1
+        chosen = TransactionFilter(**values, apart=seen is not None, whole=is_whole or None)
+        rows, end = await queries.list_filtered_of_all(readers, chosen, filters.limit, after)
+        listed = [row.transaction for row in rows]
+        if is_whole:
+            listed = await runtime_of(request).crossings.shown_all(rows)
+        return Page([_shown(seen, Transaction.recorded(one)) for one in listed], end)
 
     return await listing(request, TransactionFilters, tuple[datetime, int], read)

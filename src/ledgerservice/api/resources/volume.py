@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from ledgerservice.access.grants import Need
 from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.calendar import By, Unit, period_begin
-from ledgerservice.api.http.call import json_response, reader_of
+from ledgerservice.api.http.call import json_response, readers_of
 from ledgerservice.api.http.fields import AmountText, Answer, TimestampText
 from ledgerservice.api.http.openapi import get
 from ledgerservice.api.http.pages import Period
@@ -94,11 +94,14 @@ async def get_volume(request: Request) -> Response:
     many that have an `effective_at`. It has 1,500 periods at most, the latest ones. `posted` counts
     all posted transactions, also those that move nothing, such as holds. A transaction moves what
     its accounts gain in a currency. A reversal moves money too.
+
+    Of a ledger with parts, `limit` are read of each part, and a transfer between two parts is
+    counted once, when it is debited or declined.
     """
     query = parameters_of(request, VolumeQuery)
     begin_of = partial(period_begin, unit=query.by, zone=query.timezone)
     volume = await queries.find_volume(
-        reader_of(request),
+        await readers_of(request),
         query.since,
         query.until,
         query.limit,

@@ -216,6 +216,21 @@ async def list_filtered(
     return [by_id[number] for number in ids], page.after
 
 
+async def list_filtered_of_all(
+    readers: Sequence[Reader], filters: AccountFilter, rows: int, after: Place | None = None
+) -> tuple[list[AccountView], Place | None]:
+    """The same of a ledger with parts, each in a snapshot of its own, in one order."""
+    pages = [Page(*await list_filtered(one, filters, rows, after)) for one in readers]
+    if len(pages) == 1:
+        return pages[0].rows, pages[0].after
+
+    def place_of(view: AccountView) -> Place:
+        return (view.created_at, view.id) if filters.by_time else (view.id,)
+
+    page = search.merged(pages, rows, place_of)
+    return page.rows, page.after
+
+
 async def find_page(run: Run, filters: AccountFilter, rows: int, after: Place | None) -> Page:
     """The places of a page of accounts."""
     values = search.filter_values(filters)

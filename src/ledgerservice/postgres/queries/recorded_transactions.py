@@ -79,7 +79,7 @@ async def _access_paths(
             yield _by_accounts(ACCOUNTS[name], name, number, filters, times)
     if filters.min_amount is not None or filters.max_amount is not None:
         yield _by_amount(filters, values, times)
-    yield _by_time(list(kinds_of(filters)), {"kind", "status"}, times)
+    yield _by_time(list(kinds_of(filters)), {"kind", "status", "whole"}, times)
     if filters.metadata is not None:
         yield _by_matches("metadata", {"metadata"}, times)
 
@@ -122,7 +122,8 @@ def _by_accounts(
         Status.POSTED: _POSTED.format(until=until, since=since),
         Status.DECLINED: TRANSACTIONS.first(declined),
     }
-    selects = [f"({parts[status]})" for status in parts if filters.status in {None, status}]
+    statuses = {None, *Status} if filters.whole else {None, filters.status}
+    selects = [f"({parts[one]})" for one in parts if filters.status is None or one in statuses]
     # A transaction of two of the accounts is listed once. Its currency is its own account's only.
     return AccessPath(
         f"""SELECT DISTINCT ON ({TRANSACTIONS.place}) t.* FROM ({accounts}) account

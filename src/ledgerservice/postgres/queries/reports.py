@@ -171,8 +171,9 @@ OWNER_BALANCES = _owner_statements(_OWNERS_AFTER)
 OWNER_BALANCES_OF = _owner_statements(_OF_OWNERS)
 
 # A reversal without a value of the key has its original's value. The order is by the beginning of a
-# value; the digest distinguishes values that begin alike. OFFSET 0 makes PostgreSQL find each row
-# by its own key: without statistics it reads a period, or all that has a parent, for each of them.
+# value; the digest distinguishes values that begin alike. A transfer between parts is counted by
+# its debit, in one part: the parent of its hold is there if it reverses another one. OFFSET 0 makes
+# PostgreSQL find each row by its own key: without statistics it reads a whole period for each.
 _TOTALS = f"""
 SELECT value, currency, exponent, transactions, amount, is_null, beginning, digest FROM (
     SELECT value, currency, max(exponent) AS exponent, count(*) AS transactions,
@@ -181,18 +182,36 @@ SELECT value, currency, exponent, transactions, amount, is_null, beginning, dige
            coalesce(encode(sha256(convert_to(value, 'UTF8')), 'hex'), '') AS digest
     FROM (
         SELECT d.metadata ->> :key AS value, c.code AS currency, c.exponent,
-               CASE WHEN t.kind = {Kind.REVERSAL:d} THEN -m.amount ELSE m.amount END AS amount
+               CASE WHEN t.kind = {Kind.REVERSAL:d} OR t.kind = {Kind.CROSS_DEBIT:d} AND (
+                        SELECT parent_id FROM ledger.details
+                        WHERE ledger_id = d.ledger_id AND transaction_id = d.parent_id) IS NOT NULL
+                    THEN -m.amount ELSE m.amount END AS amount
         FROM (
-            SELECT ledger_id, transaction_id, effective_at, metadata, true AS own
+            SELECT ledger_id, transaction_id, parent_id, effective_at, metadata,
+                   {Kind.REVERSAL:d} AS inherits, true AS own
             FROM ledger.details
             WHERE ledger_id = :ledger AND metadata IS NOT NULL
               AND jsonb_exists(metadata::jsonb, :key)
             UNION ALL
-            SELECT r.ledger_id, r.transaction_id, r.effective_at, p.metadata, false
+            SELECT r.ledger_id, r.transaction_id, r.parent_id, r.effective_at, p.metadata,
+                   {Kind.REVERSAL:d}, false
             FROM ledger.details p
             CROSS JOIN LATERAL (
                 SELECT * FROM ledger.details
                 WHERE ledger_id = p.ledger_id AND parent_id = p.transaction_id OFFSET 0) r
+            WHERE p.ledger_id = :ledger AND p.metadata IS NOT NULL
+              AND jsonb_exists(p.metadata::jsonb, :key)
+              AND jsonb_exists(r.metadata::jsonb, :key) IS NOT TRUE
+            UNION ALL
+            SELECT e.ledger_id, e.transaction_id, e.parent_id, e.effective_at, p.metadata,
+                   {Kind.CROSS_DEBIT:d}, false
+            FROM ledger.details p
+            CROSS JOIN LATERAL (
+                SELECT * FROM ledger.details
+                WHERE ledger_id = p.ledger_id AND parent_id = p.transaction_id OFFSET 0) r
+            CROSS JOIN LATERAL (
+                SELECT * FROM ledger.details
+                WHERE ledger_id = r.ledger_id AND parent_id = r.transaction_id OFFSET 0) e
             WHERE p.ledger_id = :ledger AND p.metadata IS NOT NULL
               AND jsonb_exists(p.metadata::jsonb, :key)
               AND jsonb_exists(r.metadata::jsonb, :key) IS NOT TRUE) d
@@ -206,7 +225,8 @@ SELECT value, currency, exponent, transactions, amount, is_null, beginning, dige
                 GROUP BY currency_number, account_id) net
             WHERE amount > 0 GROUP BY currency_number) m
         JOIN ledger.currencies c ON c.number = m.currency_number
-        WHERE t.status = {Status.POSTED:d} AND (d.own OR t.kind = {Kind.REVERSAL:d})
+        WHERE t.status = {Status.POSTED:d} AND t.kind <> {Kind.CROSS_CREDIT:d}
+          AND (d.own OR t.kind = d.inherits)
           AND $time >= :since AND $time < :until) movements
     GROUP BY value, currency) totals
 WHERE (is_null, beginning, digest, currency)
@@ -256,7 +276,10 @@ async def trial_balance_of_all(
     return [sums[currency] for currency in sorted(sums)], all(final for _, final in answers)
 
 
-_SUMMED = {"accounts", "debits", "credits", "customers", "external", "total", "balance", "held"}
+_SUMMED = {
+    *("accounts", "debits", "credits", "customers", "external", "total"),
+    *("balance", "held", "transactions", "amount"),
+}
 
 
 def _plus(one: Shape, other: Shape) -> Shape:
@@ -335,3 +358,23 @@ async def list_totals(
         (_summed(MetadataTotal, row), (row.is_null, row.beginning, row.digest, row.currency))
         for row in totals
     ]
+
+
+async def list_totals_of_all(
+    readers: Sequence[Reader],
+    key: str,
+    since: datetime | None,
+    until: datetime | None,
+    rows: int,
+    after: TotalPlace | None = None,
+    by: TimeOf = "recorded",
+) -> list[tuple[MetadataTotal, TotalPlace]]:
+    """The same of a ledger with parts, each in a snapshot of its own.
+
+    A transfer between two parts is counted as soon as its debit is recorded.
+    """
+    sums: dict[TotalPlace, MetadataTotal] = {}
+    for reader in readers:
+        for total, place in await list_totals(reader, key, since, until, rows, after, by):
+            sums[place] = _plus(sums[place], total) if place in sums else total
+    return [(sums[place], place) for place in sorted(sums)[:rows]]

@@ -24,7 +24,8 @@ class TransactionFilter(msgspec.Struct, frozen=True):
     is that of the transaction's own account, and of the amounts, which are in minor units. They
     were recorded in [since, until), or take effect then: as `by` says. `metadata` is the text of a
     JSON object: only transactions whose metadata contains it. `apart`: only those of `account_id`
-    are read, so that nothing depends on others, not even where a page ends.
+    are read, so that nothing depends on others, not even where a page ends. `whole`: a transfer
+    between parts is one transaction, the first of its steps, and has the status that it came to.
     """
 
     account_id: int | None = None
@@ -40,18 +41,28 @@ class TransactionFilter(msgspec.Struct, frozen=True):
     metadata: str | None = None
     by: TimeOf = "recorded"
     apart: bool = False
+    whole: bool | None = None
+
+
+LATER_STEPS = {Kind.CROSS_CREDIT, Kind.CROSS_DEBIT, Kind.CROSS_RELEASE}
 
 
 def values_of(filters: TransactionFilter) -> Values:
     """The filters that are not None, by the names of CONDITIONS."""
-    return {name: value for name, value in filter_values(filters).items() if name in CONDITIONS}
+    values = {name: value for name, value in filter_values(filters).items() if name in CONDITIONS}
+    if filters.whole and filters.status:
+        values["outcome"] = values.pop("status")
+    return values
 
 
 def kinds_of(filters: TransactionFilter) -> Iterator[str]:
     """Each status and kind, for each of which the index has the order of time."""
     for status in [filters.status] if filters.status else list(Status):
         for kind in [filters.kind] if filters.kind else list(Kind):
-            yield f"t.status = {status:d} AND t.kind = {kind:d}"
+            if not (filters.whole and kind in LATER_STEPS):
+                yield f"t.status = {status:d} AND t.kind = {kind:d}"
+    if filters.whole and filters.status is Status.DECLINED:
+        yield f"t.status = {Status.POSTED:d} AND t.kind = {Kind.CROSSING:d}"
 
 
 JOIN_ACCOUNT = "JOIN ledger.accounts a ON a.ledger_id = :ledger AND a.id = t.account_id"
@@ -70,6 +81,11 @@ CONDITIONS = {
           LIMIT 1))""",
     "kind": "t.kind = :kind",
     "status": "t.status = :status",
+    "outcome": f"""CASE WHEN t.kind = {Kind.CROSSING:d} AND t.status = {Status.POSTED:d} AND (
+        SELECT h.remaining + h.captured FROM ledger.holds h
+        WHERE h.ledger_id = :ledger AND h.transaction_id = t.id) = 0
+        THEN {Status.DECLINED:d} ELSE t.status END = :outcome""",
+    "whole": f"t.kind NOT IN ({', '.join(str(int(kind)) for kind in sorted(LATER_STEPS))})",
     "currency": """(SELECT a.currency FROM ledger.accounts a
         WHERE a.ledger_id = :ledger AND a.id = t.account_id) = :currency""",
     "min_amount": "t.amount >= :min_amount",

@@ -1,7 +1,7 @@
 """Transactions, what builds on them, and the list of transactions by any filter."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import TextClause, text
@@ -57,6 +57,17 @@ def _of_transactions(statement: str) -> TextClause:
     )
 
 
+FIND_BY_KEYS = text(f"""
+SELECT {TRANSACTION}
+FROM unnest(CAST(:accounts AS bigint[]), CAST(:keys AS text[])) AS requested (account_id, key)
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.transactions
+    WHERE ledger_id = :ledger AND account_id = requested.account_id AND origin = :origin
+      AND idempotency_key = requested.key OFFSET 0) t
+{JOIN_ACCOUNT}
+""")
+
+
 LIST_ENTRIES = _of_transactions(FIND_ENTRIES)
 LIST_DETAILS = _of_transactions(FIND_DETAILS)
 
@@ -77,6 +88,16 @@ async def find_by_key(
     """The transaction recorded for an idempotency key on an account, or None."""
     rows = await reader.rows(FIND_BY_KEY, account=account_id, key=key, origin=int(origin))
     return next(iter(await _completed(reader, rows)), None)
+
+
+async def find_by_keys(
+    reader: Reader, keys: Collection[tuple[int, str]], origin: Origin
+) -> list[Transaction]:
+    """The transactions recorded for accounts and keys, as far as there are any."""
+    accounts, texts = zip(*keys, strict=True)
+    values: dict[str, Any] = {"accounts": list(accounts), "keys": list(texts)}
+    values["origin"] = int(origin)
+    return await _completed(reader, await reader.rows(FIND_BY_KEYS, **values))
 
 
 async def _completed(reader: Reader, rows: Sequence[Sequence[Any]]) -> list[Transaction]:
@@ -101,6 +122,38 @@ async def list_filtered(
         page = await find_page(run, filters, rows, after or NEWEST)
     transaction_rows = [row[len(NEWEST) :] for row in page.rows]
     return await _completed(reader, transaction_rows), page.after
+
+
+class Sited(NamedTuple):
+    """A transaction, and the ledger or the part of one that has it."""
+
+    ledger_id: int
+    transaction: Transaction
+
+
+async def list_filtered_of_all(
+    readers: Sequence[Reader], filters: TransactionFilter, rows: int, after: Place | None = None
+) -> tuple[list[Sited], Place | None]:
+    """The same of a ledger with parts, each in a snapshot of its own, in one order."""
+    pages = [await _sited(reader, filters, rows, after) for reader in readers]
+    if len(pages) == 1:
+        return pages[0].rows, pages[0].after
+
+    def place_of(row: Sited) -> Place:
+        extra, time = row.transaction.extra, row.transaction.recorded_at
+        if filters.by == "effective" and extra is not None:
+            time = extra.detail.effective_at or time
+        return time, row.transaction.id
+
+    page = search.merged(pages, rows, place_of, descending=True)
+    return page.rows, page.after
+
+
+async def _sited(
+    reader: Reader, filters: TransactionFilter, rows: int, after: Place | None
+) -> Page:
+    transactions, end = await list_filtered(reader, filters, rows, after)
+    return Page([Sited(reader.ledger_id, one) for one in transactions], end)
 
 
 async def find_page(run: Run, filters: TransactionFilter, rows: int, after: Place) -> Page:

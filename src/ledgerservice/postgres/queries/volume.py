@@ -5,15 +5,17 @@ It reads the newest transactions of the time, up to a limit, whatever the size o
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Row, text
 
+from ledgerservice.domain.instructions import Kind
+from ledgerservice.domain.ledgers import EXTERNAL_IDS
 from ledgerservice.domain.timestamps import TimeOf
 from ledgerservice.domain.transactions import Status
 from ledgerservice.postgres.queries.structs import EARLIEST, LATEST
-from ledgerservice.postgres.queries.transaction_filters import TransactionFilter, kinds_of
 from ledgerservice.postgres.reader import Reader
 
 MAX_PERIODS = 1_500
@@ -74,6 +76,24 @@ class Extent(NamedTuple):
 _OF_TIME = "t.id, t.status, t.decline_reason, t.account_id, t.recorded_at, t.has_details"
 
 
+# A transfer between parts is counted once: where it is declined, or by its debit. Its hold, its
+# credit and the release of the hold are steps.
+_STEPS = {
+    (Status.POSTED, Kind.CROSSING),
+    (Status.POSTED, Kind.CROSS_CREDIT),
+    (Status.POSTED, Kind.CROSS_RELEASE),
+}
+_IS_OUTSIDE = f"account_id BETWEEN -{EXTERNAL_IDS} AND -1"
+_COUNTED = [
+    f"t.status = {status:d} AND t.kind = {kind:d}"
+    for status, kind in product(Status, Kind)
+    if (status, kind) not in _STEPS
+]
+_IS_COUNTED = " AND ".join(
+    f"(t.status <> {status:d} OR t.kind <> {kind:d})" for status, kind in sorted(_STEPS)
+)
+
+
 def _recent(columns: str) -> str:
     """The newest transactions of a time. The index has the order of time by status and kind; they
     are merged, so that only as many rows are read as are returned.
@@ -83,7 +103,7 @@ def _recent(columns: str) -> str:
         f" WHERE t.ledger_id = :ledger AND {condition}"
         " AND t.recorded_at >= :since AND t.recorded_at < :until"
         " ORDER BY t.recorded_at DESC LIMIT :rows)"
-        for condition in kinds_of(TransactionFilter())
+        for condition in _COUNTED
     )
     return f"{' UNION ALL '.join(parts)} ORDER BY recorded_at DESC LIMIT :rows"
 
@@ -114,7 +134,8 @@ _SOURCES = {
         SELECT t.*, d.effective_at FROM ({_DATED}) d
         CROSS JOIN LATERAL (
             SELECT {_OF_TIME} FROM ledger.transactions t
-            WHERE t.ledger_id = :ledger AND t.id = d.transaction_id OFFSET 0) t""",
+            WHERE t.ledger_id = :ledger AND t.id = d.transaction_id
+              AND {_IS_COUNTED} OFFSET 0) t""",
 }
 """What was recorded in a time, or takes effect then."""
 
@@ -132,8 +153,8 @@ WITH recent AS MATERIALIZED (
     SELECT r.period, m.* FROM recent r
     CROSS JOIN LATERAL (
         SELECT currency_number,
-               coalesce(-sum(amount) FILTER (WHERE account_id < 0 AND amount < 0), 0) AS amount_in,
-               coalesce(sum(amount) FILTER (WHERE account_id < 0 AND amount > 0), 0) AS amount_out,
+               coalesce(-sum(amount) FILTER (WHERE $outside AND amount < 0), 0) AS amount_in,
+               coalesce(sum(amount) FILTER (WHERE $outside AND amount > 0), 0) AS amount_out,
                coalesce(sum(amount) FILTER (WHERE amount > 0), 0) AS moved
         FROM (SELECT e.currency_number, e.account_id, sum(e.amount) AS amount
               FROM ledger.entries e
@@ -164,7 +185,8 @@ WHERE CAST(:currency AS text) IS NULL OR c.code = CAST(:currency AS text)
 ORDER BY part, period, name, amount_out, amount_in
 """
 SUM_VOLUME = {
-    basis: text(_SUM_VOLUME.replace("$source", source)) for basis, source in _SOURCES.items()
+    basis: text(_SUM_VOLUME.replace("$source", source).replace("$outside", _IS_OUTSIDE))
+    for basis, source in _SOURCES.items()
 }
 
 
@@ -184,7 +206,7 @@ async def _find_extents(
 
 
 async def find_volume(
-    reader: Reader,
+    readers: Sequence[Reader],
     since: datetime | None,
     until: datetime | None,
     rows: int,
@@ -197,8 +219,10 @@ async def find_volume(
     `begin_of` is the beginning of the period that a time is in. Those of the oldest time are not
     counted if there are more transactions than `rows`, because some of these may be of that time.
     As effective, `rows` are read of those without an effective_at, and as many of those with one.
+    Of a ledger with parts, `rows` are read of each, in a snapshot of its own.
     """
-    extents = await _find_extents(reader, since, until, rows + 1, basis)
+    finding = [await _find_extents(one, since, until, rows + 1, basis) for one in readers]
+    extents = list(chain.from_iterable(finding))
     if not extents:
         return Volume()
     cuts = [one.first + MICROSECOND for one in extents if one.number > rows]
@@ -208,10 +232,49 @@ async def find_volume(
     is_cut, first = bool(cuts) or begins[0] > first, max(first, begins[0])
     values = {"since": first, "until": last + MICROSECOND, "rows": rows}
     values |= {"begins": begins, "currency": currency}
-    summed = await reader.rows(SUM_VOLUME[basis], search=True, **values)
-    volume = _volume(summed, begins)
+    summed = [await one.rows(SUM_VOLUME[basis], search=True, **values) for one in readers]
+    volume = _volume(_added(summed), begins)
     volume.since = first if is_cut else None
     return volume
+
+
+class _Sum(NamedTuple):
+    """A row of SUM_VOLUME."""
+
+    part: str
+    period: int
+    name: str | None
+    exponent: int
+    transactions: int
+    amount_in: int
+    amount_out: int
+    moved: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What distinguishes the sums of a ledger, in their order."""
+        digits = (self.amount_out, self.amount_in) if self.part == "range" else ()
+        return self.part, self.period, self.name is None, self.name or "", *digits
+
+    def plus(self, other: "_Sum") -> "_Sum":
+        """The sum of the same in two parts of a ledger."""
+        sums = self._replace(transactions=self.transactions + other.transactions)
+        if self.part == "range":
+            return sums
+        return sums._replace(
+            amount_in=self.amount_in + other.amount_in,
+            amount_out=self.amount_out + other.amount_out,
+            moved=self.moved + other.moved,
+        )
+
+
+def _added(parts: Sequence[Sequence[Row[Any]]]) -> list[_Sum]:
+    """The rows of all parts of a ledger, in order."""
+    sums: dict[tuple[Any, ...], _Sum] = {}
+    for row in chain.from_iterable(parts):
+        one = _Sum._make((*row[:5], *map(int, row[5:])))
+        sums[one.key] = sums[one.key].plus(one) if one.key in sums else one
+    return [sums[key] for key in sorted(sums)]
 
 
 def _begins(
@@ -224,7 +287,7 @@ def _begins(
     return begins[::-1]
 
 
-def _volume(rows: Sequence[Row[Any]], begins: Sequence[datetime]) -> Volume:
+def _volume(rows: Sequence[_Sum], begins: Sequence[datetime]) -> Volume:
     periods: dict[int, PeriodCounts] = {}
     volume = Volume()
     for row in rows:
@@ -233,10 +296,9 @@ def _volume(rows: Sequence[Row[Any]], begins: Sequence[datetime]) -> Volume:
             continue
         period = periods.setdefault(row.period, PeriodCounts(begins[row.period - 1], 0))
         if row.part == "sum":
-            amounts = map(int, (row.amount_in, row.amount_out, row.moved))
-            period.currencies.append(
-                MovedAmounts(row.name, row.exponent, row.transactions, *amounts)
-            )
+            amounts = row.amount_in, row.amount_out, row.moved
+            currency = MovedAmounts(str(row.name), row.exponent, row.transactions, *amounts)
+            period.currencies.append(currency)
             continue
         volume.transactions += row.transactions
         if row.name is None:
@@ -247,7 +309,7 @@ def _volume(rows: Sequence[Row[Any]], begins: Sequence[datetime]) -> Volume:
     return volume
 
 
-def _range(row: Row[Any]) -> AmountRange:
+def _range(row: _Sum) -> AmountRange:
     """The first digit of a range, 1, 2 or 5, is in `amount_in`, the number of its digits beside."""
-    at_least = int(row.amount_in) * 10 ** (int(row.amount_out) - 1)
-    return AmountRange(row.name, row.exponent, at_least, row.transactions)
+    at_least = row.amount_in * 10 ** (row.amount_out - 1)
+    return AmountRange(str(row.name), row.exponent, at_least, row.transactions)

@@ -7,7 +7,7 @@ the same way, and the recorded outcome of the credit decides for all of them.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,7 +39,7 @@ from ledgerservice.domain.transactions import (
 from ledgerservice.errors import Overloaded, Unavailable
 from ledgerservice.postgres.queries.accounts import AccountView
 from ledgerservice.postgres.queries.gathered.accounts import AccountRead
-from ledgerservice.postgres.queries.transactions import find_by_key
+from ledgerservice.postgres.queries.transactions import Sited, find_by_key, find_by_keys
 from ledgerservice.postgres.reader import Reader
 from ledgerservice.posting.overlapping import OverlappingPoster
 from ledgerservice.posting.parts.routing import Place, Routes
@@ -105,6 +105,11 @@ class OpenHold(NamedTuple):
         return form(hold.id, end_key(hold.id), detail, origin=Origin.CROSSING)
 
 
+def _is_first_step(transaction: Transaction) -> bool:
+    """Whether there is more of a transfer to another part."""
+    return transaction.kind is Kind.CROSSING and transaction.refusal is None
+
+
 def _texts(detail: Detail) -> Detail | None:
     return None if detail == Detail() else detail
 
@@ -166,7 +171,7 @@ class Crossings:
         """A transaction of a part as it is shown: a transfer to another part with both halves,
         if it has ended.
         """
-        if transaction.kind is not Kind.CROSSING or transaction.refusal is not None:
+        if not _is_first_step(transaction):
             return transaction
         hold = OpenHold(ledger_id, transaction)
         first, second = hold.terms, hold.credit()
@@ -177,6 +182,36 @@ class Crossings:
             place = await self.reader_of(hold.to_ledger_id), second.account_id, second.key
             credit = await find_by_key(*place, Origin.CROSSING)
         return transaction if credit is None else whole(transaction, credit, end)
+
+    async def shown_all(self, listed: Sequence[Sited]) -> list[Transaction]:
+        """The same of a list: transactions, each with the part that has it."""
+        holds = [OpenHold(*one) for one in listed if _is_first_step(one.transaction)]
+        ends = await self._by_keys(
+            (one.ledger_id, one.terms.account_id, end_key(one.transaction.id)) for one in holds
+        )
+        credits_ = await self._by_keys(
+            (one.to_ledger_id, (step := one.credit()).account_id, step.key)
+            for one in holds
+            if end_key(one.transaction.id) in ends
+        )
+        wholes = {
+            hold.transaction.id: whole(hold.transaction, credit, ends[end_key(hold.transaction.id)])
+            for hold in holds
+            if (credit := credits_.get(hold.credit().key)) is not None
+        }
+        return [wholes.get(one.transaction.id, one.transaction) for one in listed]
+
+    async def _by_keys(self, named: Iterable[tuple[int, int, str]]) -> dict[str, Transaction]:
+        """Steps by their keys; each with its part and its account."""
+        by_part: dict[int, list[tuple[int, str]]] = {}
+        for ledger_id, account_id, key in named:
+            by_part.setdefault(ledger_id, []).append((account_id, key))
+        steps: dict[str, Transaction] = {}
+        for ledger_id, keys in by_part.items():
+            reader = await self.reader_of(ledger_id)
+            recorded = await find_by_keys(reader, keys, Origin.CROSSING)
+            steps |= {one.key: one for one in recorded}
+        return steps
 
     async def close(self) -> None:
         """Wait for what was begun, as long as a request may take."""
