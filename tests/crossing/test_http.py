@@ -158,9 +158,8 @@ def test_lists_go_through_all_parts(service, accounts):
     assert service.get(f"{ON}/reports/open").json()["holds"] == {"complete": True, "currencies": []}
     owners = service.get(f"{ON}/reports/balances").json()
     assert [(one["owner"], one["currency"]) for one in owners] == [("o", "USD")]
-    for path in ("/events", "/webhooks/"):
-        refused = service.get(ON + path)
-        assert (refused.status_code, refused.json()["code"]) == (501, "ledger_has_parts")
+    refused = service.get(f"{ON}/webhooks/")
+    assert (refused.status_code, refused.json()["code"]) == (501, "ledger_has_parts")
 
 
 def test_the_events_of_each_part(service, accounts):
@@ -178,8 +177,41 @@ def test_the_events_of_each_part(service, accounts):
             seen = [one["data"].get("transaction_id") for one in events]
             assert [number for number in seen if number in expected] == expected
     for path in (f"{ON}/events?part={PARTS}", "/events?part=0"):
-        refused = service.get(path)
-        assert refused.json()["code"] in {"part_unknown", "ledger_has_parts"}
+        assert service.get(path).json()["code"] == "part_unknown"
+    for after in ("1-1", "1-1,1-1", "1-1,1-1,1-1,1-1"):
+        assert service.get(f"{ON}/events?after={after}").status_code == 422
+    lost = service.get(f"{ON}/events?after=9-1,9-1,9-1")
+    assert (lost.status_code, lost.json()["code"]) == (410, "position_lost")
+    assert lost.json()["compare_from"].count(",") == PARTS - 1
+
+
+def all_events(service: RunningService, limit: int, query: str = "") -> list[Any]:
+    """Events page by page, until there are no more."""
+    events: list[Any] = []
+    after = ""
+    while True:
+        page = service.get(f"{ON}/events?limit={limit}{query}{after}").json()
+        if not page["events"] and after == f"&after={page['next']}":
+            return events
+        events += page["events"]
+        after = f"&after={page['next']}"
+
+
+@pytest.mark.parametrize("limit", [2, 5, 1000])
+def test_the_events_of_all_parts(service, accounts, limit):
+    """Each event of each part once, in the order of its part, whatever the pages are."""
+    a, b, _ = accounts
+    service.post(f"{ON}/transfer/", body_of(a, b, f"k {limit}"))
+    by_part = {
+        f"market.{part}": [one["id"] for one in all_events(service, 1000, f"&part={part}")]
+        for part in range(PARTS)
+    }
+    seen: dict[str, list[str]] = {name: [] for name in by_part}
+    for one in all_events(service, limit):
+        seen[one["ledger"]].append(one["id"])
+    assert seen == by_part
+    few = service.get(f"{ON}/events?limit=6").json()["events"]
+    assert {one["ledger"] for one in few} == set(by_part)  # none waits for the end of another
 
 
 def test_files_of_a_ledger_with_parts(database, service, accounts, tmp_path):

@@ -1,6 +1,9 @@
 """A ledger whose parts are on three databases is one ledger, and verified as one."""
 
+import itertools
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -142,3 +145,41 @@ def test_a_currency_that_only_main_has(verified: RunningService) -> None:
     assert verified.post("/currencies/", added).status_code == 201
     a, b = account_in(verified, 1, "PTS"), account_in(verified, 2, "PTS")
     assert transfer(verified, a, b, "points").status_code == 200
+
+
+def test_the_events_of_all_parts_come_in_one_stream(
+    verified: RunningService, accounts: list[int]
+) -> None:
+    """Whoever connects again with the last id misses nothing, whichever database has it."""
+    a, b, _ = accounts
+    start = verified.get(f"{ON}/events?after=new").json()["next"]
+    sent = [transfer(verified, *pair, f"s{n}").json() for n, pair in enumerate([(a, b), (b, a)])]
+    steps = [one[name] for one in sent for name in ("transaction_id", "credited_by", "debited_by")]
+    seen: list[int] = []
+    last = after = start
+    while len(seen) < len(steps):
+        for name, event in itertools.islice(followed(verified, last), 2):
+            seen.append(event["data"]["transaction_id"])
+            after = name
+        last = after
+    assert sorted(seen) == sorted(steps)
+    assert last.count(",") == PARTS - 1
+    page = verified.get(f"{ON}/events?after={last}").json()
+    assert page == {"events": [], "next": last}
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(verified.get, f"{ON}/events?after={last}&wait_s=20")
+        number = transfer(verified, a, b, "last").json()["transaction_id"]
+        first, *_ = waiting.result().json()["events"]
+    assert first["data"]["transaction_id"] == number
+
+
+def followed(service: RunningService, last: str) -> Iterator[tuple[str, Any]]:
+    """The events of the stream after those that were read, each with its id."""
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
+    with service.client.stream("GET", f"{ON}/events", headers=headers) as answer:
+        assert answer.status_code == 200, answer.read()
+        name = ""
+        for line in answer.iter_lines():
+            name = line.removeprefix("id: ") if line.startswith("id: ") else name
+            if line.startswith("data: "):
+                yield name, json.loads(line.removeprefix("data: "))

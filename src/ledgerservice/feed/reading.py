@@ -44,8 +44,8 @@ class Position(NamedTuple):
 class PositionLost(LedgerError):
     """The position belongs to an epoch that has ended: some of what was read may not be there."""
 
-    def __init__(self, epoch: Epoch) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: Epoch, feed: "Feed | None" = None) -> None:
+        self.epoch, self.feed = epoch, feed
         super().__init__()
 
 
@@ -174,7 +174,7 @@ class Feed:
                 for one in arrivals
             ):
                 return Position(self._epoch.number, after.id)
-        raise PositionLost(self._epoch)
+        raise PositionLost(self._epoch, self)
 
     async def _ledgers(self, wire: Wire, ledger: int | None) -> Iterable[int]:
         if ledger is ALL_LEDGERS or ledger not in self._names:

@@ -73,8 +73,7 @@ CATALOGUE: dict[str, Problem] = {
         "cancelled."
     ),
     "ledger_has_parts": _invalid(
-        "The ledger has several parts, and this is not answered for all of them together. The "
-        "events of a part are: name it as part.",
+        "The ledger has several parts, and this is not answered for all of them together.",
         HTTPStatus.NOT_IMPLEMENTED,
     ),
     "part_unknown": _invalid("The ledger has no part of this number; see its shards."),

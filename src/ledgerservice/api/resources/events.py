@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Annotated
 
@@ -32,7 +33,8 @@ from ledgerservice.api.movements.showing import shown_event
 from ledgerservice.domain.events import TYPES, Event, position
 from ledgerservice.domain.instructions import BIGGEST_ID
 from ledgerservice.domain.ledgers import MAX_PARTS
-from ledgerservice.feed.reading import Feed, Position, PositionLost
+from ledgerservice.feed.reading import Position, PositionLost
+from ledgerservice.feed.together import Feeds, Passed, Source
 from ledgerservice.postgres.schema import DEFAULT_LEDGER
 
 NEED = Need(Scope.EVENTS_READ, by_accounts=True)
@@ -49,9 +51,11 @@ SILENT_STEPS = 15  # of a stream, after which it sends its position
 NEW = "new"
 POSITION_PATTERN = "[1-9][0-9]{0,8}-[0-9]{1,18}"
 
-_is_position = re.compile(POSITION_PATTERN, re.ASCII).fullmatch
+POSITIONS_PATTERN = f"{POSITION_PATTERN}(,{POSITION_PATTERN}){{0,{MAX_PARTS - 1}}}"
 
-LIST_EVENTS = "The id of the last event that was read, or `new`: only what comes from now on."
+_are_positions = re.compile(POSITIONS_PATTERN, re.ASCII).fullmatch
+
+LIST_EVENTS = "`next` of the answer before, or `new`: only what comes from now on."
 
 
 class EventFilters(Parameters):
@@ -59,7 +63,7 @@ class EventFilters(Parameters):
 
     after: Annotated[
         str | None,
-        Field(pattern=f"^({POSITION_PATTERN}|{NEW})$", description=LIST_EVENTS),
+        Field(pattern=f"^({POSITIONS_PATTERN}|{NEW})$", description=LIST_EVENTS),
     ] = None
     limit: Annotated[
         int,
@@ -114,7 +118,9 @@ EventType = Annotated[
 class EventAnswer(msgspec.Struct):
     """Something that was recorded. Its bytes are the same whenever it is read."""
 
-    id: Annotated[str, Meta(description="Its position, for `after`.", examples=["1-1301"])]
+    id: Annotated[
+        str, Meta(description="Its position in its feed, for `after`.", examples=["1-1301"])
+    ]
     type: EventType
     version: Annotated[int, Meta(description="The form of `data`.")]
     ledger: str | None
@@ -154,8 +160,9 @@ async def list_events(request: Request) -> Response:
     Events are ordered by their ids, and so are the versions of each account. After a restore, or
     the loss of the last commits, a position of before is refused with `position_lost`.
 
-    Each part of a ledger with parts has a feed, an order and positions of its own: name it in
-    `part`, or an account of it in `account_id`. A transfer to another part has its events in both.
+    Each part of a ledger with parts has a feed and an order of its own. Without `part` or
+    `account_id` the events of all parts are answered together, those of each part in its order, and
+    `next` has a position of each, by number. A transfer to another part has its events in both.
 
     A key that is limited to accounts has to name one of these in `account_id`. It gets the events
     that are of such an account or have an entry on one, without the balances of other accounts.
@@ -176,58 +183,69 @@ class _Reading:
     def __init__(self, request: Request) -> None:
         self._state = request.app.state
         self._request = request
-        self._feed: Feed = runtime_of(request).feed
-        self._ledger: int = home_of(request)
-        self._home = shards_of(request).places([self._ledger])
+        self._ledgers = _ledgers_of(request)
+        self._homes = shards_of(request).places(self._ledgers)
         self._filters = parameters_of(request, EventFilters)
         if self._filters.part is not None and PART not in request.scope:
             raise ProblemError("part_unknown")
         self._after = _last_event_id(request) or self._filters.after
-        self._position = Position(0, 0)
+        self._feeds = Feeds(())
         self._seen: frozenset[int] | None = None
 
     async def begin(self) -> None:
-        """Find the position of the request. Raises ProblemError."""
+        """Find the positions of the request. Raises ProblemError."""
         self._check()
+        shards = shards_of(self._request)
+        sources = [Source((await shards.runtime_of(one)).feed, one) for one in self._ledgers]
+        self._feeds = Feeds(sources)
         if self._after is None:
-            self._position = await self._feed.start()
+            await self._feeds.begin()
         elif self._after == NEW:
-            self._position = await self._feed.head(self._ledger)
+            await self._feeds.end()
         else:
-            self._position = _position_of(self._after)
-        await self._next(0, 1, peek=True)
+            self._feeds.positions = _positions_of(self._after, len(sources))
+        with self._losses():
+            await self._feeds.check()
 
     async def page(self) -> _Page:
         """A page of events, as soon as there is one."""
         await self.begin()
         taken = await self._first(monotonic() + self._filters.wait_s)
         self._check()
-        bodies = [Raw(self._shown(event)) for event in taken if self._is_seen(event)]
-        return _Page(bodies, position(*self._position))
+        self._feeds.close()
+        bodies = [Raw(self._shown(event)) for event, _ in taken if self._is_seen(event)]
+        return _Page(bodies, _text_of(self._feeds.positions))
 
-    async def _first(self, end_s: float) -> list[Event]:
+    async def _first(self, end_s: float) -> list[Passed]:
         """The first events that are shown; none if none has come by `end_s` of the clock.
 
         What a filter leaves out neither ends the wait nor makes it longer.
         """
         skipped_chunks = 0
         while True:
-            before, left_s = self._position, max(0.0, end_s - monotonic())
+            before, left_s = self._feeds.positions, max(0.0, end_s - monotonic())
             taken = await self._next(min(STEP_S, left_s), self._filters.limit)
             if taken or self._state.is_draining:
                 return taken
-            if self._position != before:
+            if self._feeds.positions != before:
                 skipped_chunks += 1
                 if skipped_chunks < MAX_SKIPPED_CHUNKS:
                     continue
             left_s = end_s - monotonic()
             if left_s <= 0:
                 return taken
-            if self._position != before:  # on a busy ledger, one after another
+            if self._feeds.positions != before:  # on a busy ledger, one after another
                 await asyncio.sleep(min(PAUSE_S, left_s))
 
     async def stream(self) -> AsyncIterator[str]:
         """Server-sent events, until the service stops or the caller's key ends."""
+        try:
+            async for piece in self._pieces():
+                yield piece
+        finally:
+            self._feeds.close()
+
+    async def _pieces(self) -> AsyncIterator[str]:
         silent = 0
         yield ": the feed\n\n"
         while not self._state.is_draining:
@@ -237,9 +255,9 @@ class _Reading:
             silent = 0 if taken else silent + 1
             if silent == SILENT_STEPS:
                 silent = 0
-                yield f"id: {position(*self._position)}\n\n"
+                yield f"id: {_text_of(self._feeds.positions)}\n\n"
             else:
-                yield "".join(map(self._sent, filter(self._is_seen, taken)))
+                yield "".join(self._sent(one) for one in taken if self._is_seen(one.event))
 
     def _check(self) -> None:
         """Raise ProblemError if the caller may not read."""
@@ -250,9 +268,10 @@ class _Reading:
             raise denied(code, NEED.scopes)
 
     def _is_here(self) -> bool:
-        """Whether the ledger is still on the shard whose feed is read."""
+        """Whether the ledger, or each part of it, is still on the shard whose feed is read."""
         shards = shards_of(self._request)
-        return self._ledger == DEFAULT_LEDGER or shards.are_at([self._ledger], self._home)
+        is_default = self._ledgers == (DEFAULT_LEDGER,)
+        return is_default or shards.are_at(self._ledgers, self._homes)
 
     def _denial(self) -> str | None:
         """Why the caller may not read; keys and grants end while events are waited for."""
@@ -278,37 +297,53 @@ class _Reading:
     def _shown(self, event: Event) -> bytes:
         return event.body if self._seen is None else shown_event(event.body, self._seen)
 
-    def _sent(self, event: Event) -> str:
-        number = position(self._position.epoch, event.id)
+    def _sent(self, passed: Passed) -> str:
+        event, number = passed.event, _text_of(passed.positions)
         return f"id: {number}\nevent: {event.type}\ndata: {self._shown(event).decode()}\n\n"
 
-    async def _next(self, wait_s: float, limit: int, *, peek: bool = False) -> list[Event]:
-        """The events of the next chunk that the filters take; the position passes all of it."""
+    async def _next(self, wait_s: float, limit: int) -> list[Passed]:
+        """The events of the next chunk that the filters take; the positions pass all of it."""
+        rows = MAX_EVENTS if self._filters.leaves_out else limit
+        with self._losses():
+            # What is not seen ends no wait, which would show that it happened.
+            return await self._feeds.next(rows, limit, wait_s, self._is_taken)
+
+    def _is_taken(self, event: Event) -> bool:
+        return self._filters.take(event) and self._is_seen(event)
+
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        """Refuses a position of which something may be lost."""
         try:
-            rows = MAX_EVENTS if self._filters.leaves_out and not peek else limit
-            chunk = await self._feed.read(self._position, rows, ledger=self._ledger, wait_s=wait_s)
+            yield
         except PositionLost as lost:
-            compare_from = position(lost.epoch.number, lost.epoch.compare_from)
+            compare_from = _text_of(self._feeds.with_lost(lost))
             raise ProblemError("position_lost", compare_from=compare_from) from None
-        if peek:
-            return []
-        # What is not seen ends no wait, which would show that it happened.
-        taken = [one for one in chunk.events if self._filters.take(one) and self._is_seen(one)]
-        self._position = chunk.position
-        if len(taken) > limit:
-            taken = taken[:limit]
-            self._position = Position(chunk.position.epoch, taken[-1].id)
-        return taken
+
+
+def _ledgers_of(request: Request) -> tuple[int, ...]:
+    """The ledger that the request names, the part of it, or all parts."""
+    parts = runtime_of(request).crossings.parts.get(ledger_of(request))
+    if parts is None or PART in request.scope:
+        return (home_of(request),)
+    return parts.ids
 
 
 def _last_event_id(request: Request) -> str | None:
     """What a client that connects again sends instead of `after`."""
     text = request.headers.get("last-event-id")
-    if text and not _is_position(text):
+    if text and not _are_positions(text):
         raise invalid("Last-Event-ID", "must be the id of an event")
     return text
 
 
-def _position_of(text: str) -> Position:
-    epoch, _, number = text.partition("-")
-    return Position(int(epoch), int(number))
+def _positions_of(text: str, number: int) -> tuple[Position, ...]:
+    """The positions that a text has. Raises ProblemError unless there are so many."""
+    positions = tuple(Position(*map(int, one.split("-"))) for one in text.split(","))
+    if len(positions) != number:
+        raise invalid("after", f"must have {number} positions, one of each part")
+    return positions
+
+
+def _text_of(positions: Sequence[Position]) -> str:
+    return ",".join(position(*one) for one in positions)
