@@ -193,6 +193,8 @@ class Campaign:
         chance = random.Random(f"{self.seed}/{self._rounds}/{name}")
         result = Result(name, Counter())
         parts = {PROXY, DISK, SERVICES} if name == MIXTURE else PARTS[FAULTS[name]]
+        if SHARDS in parts and not canary:
+            parts = {*parts, READ_MODELS}
         parts = {part for part in parts if not missing(part)}
         try:
             seed = chance.randrange(2**32)

@@ -358,12 +358,20 @@ def move_ledgers(setup: Setup, chance: random.Random, seconds: float) -> int:
         service = chance.choice(setup.services)
         service.kill()
         service.start(ready=False)
+        _kill_publisher(setup, chance)
 
     with moving(setup.shards, setup.program, chance) as times:
         _again(seconds, once)
     moves = times.pop(move_ledgers.__name__, 0)
     setup.times.update(times)
     return moves
+
+
+def _kill_publisher(setup: Setup, chance: random.Random) -> None:
+    """Of all shards, where there are read models."""
+    if setup.read_models is not None:
+        setup.read_models.kill_publisher(chance)
+        setup.times["kill_publisher"] += 1
 
 
 def hurt_shards(setup: Setup, chance: random.Random, seconds: float) -> int:
@@ -378,6 +386,7 @@ def hurt_shards(setup: Setup, chance: random.Random, seconds: float) -> int:
                 service = chance.choice(setup.services)
                 service.kill()
                 service.start(ready=False)
+                _kill_publisher(setup, chance)
             time.sleep(chance.choice([0.3, 1.0, 3.0, 8.0]))
 
     with moving(setup.shards, setup.program, chance) as times:

@@ -67,7 +67,7 @@ class Mover:
         while last_s == 0.0 or time.monotonic() < last_s:
             if self._stopping.is_set() and last_s == 0.0:
                 last_s = time.monotonic() + LAST_LIMIT_S
-            if self._try("shards", "move", ledger, target):
+            if self._try("shards", "move", ledger, target, *self._waiting):
                 self._homes[ledger] = target
                 self.times["move_ledgers"] += 1
                 return
@@ -77,6 +77,10 @@ class Mover:
                 return
             time.sleep(PAUSE_S)
         raise Broken(f"{ledger} does not get to {target}: see {self._log}")
+
+    @property
+    def _waiting(self) -> list[str]:
+        return [f"--publisher={url}" for url in self._shards.publishers]
 
     def _try(self, *arguments: str) -> bool:
         """Whether the command succeeds; it may be killed."""

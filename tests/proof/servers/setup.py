@@ -48,7 +48,7 @@ from tests.proof.servers.cluster import (
 )
 from tests.proof.servers.overlapping import KNEW, OVERLAPPED
 from tests.proof.servers.proxy import Proxy
-from tests.proof.servers.read_models import ReadModels
+from tests.proof.servers.read_models import ReadModels, ShardedReadModels
 from tests.proof.servers.releases import THIS, Release
 from tests.proof.servers.shards import FIRST_HOMES, MARKET, PARTS, Shard, Shards
 
@@ -191,13 +191,22 @@ class Setup:
         if self._has_keys:
             self._make_keys()
         if READ_MODELS in self._parts:
-            program = self.program if self._broken else ["ledgerservice"]
-            models = ReadModels(self.folder, url, program, random.Random(self._seed))
-            self.read_models = self._stack.enter_context(models)
+            self._start_read_models(url)
         if self._broken is not None and self._broken.statement:
             self.postgres.ask(self._broken.statement, DATABASE)
         # What a power cut takes shall be what PostgreSQL did not sync from here on.
         os.sync()
+
+    def _start_read_models(self, url: str) -> None:
+        program = self.program if self._broken else ["ledgerservice"]
+        chance = random.Random(self._seed)
+        if SHARDS not in self._parts:
+            models = ReadModels(self.folder, url, program, chance)
+        else:
+            models = ShardedReadModels(self.folder, self.shards, program, chance)
+        self.read_models = self._stack.enter_context(models)
+        if SHARDS in self._parts:
+            self.shards.publishers += [one.url for one in models.stores]
 
     def overlapped(self) -> int:
         """The batches that have overlapped, by the logs of the services that say so."""

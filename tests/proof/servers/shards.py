@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from ledgerservice.postgres.sharding.identity import MAIN
+from tests.engines.stores import EntryRow
 from tests.processes import cli
 from tests.proof.servers import cluster
 from tests.proof.servers.cluster import DATABASE, Broken, PostgreSQL
@@ -34,6 +35,11 @@ _OPEN_CROSSINGS = """
 SELECT ledger_id, transaction_id FROM ledger.holds
 WHERE remaining > 0 AND to_ledger_id IS NOT NULL
 AND ledger_id NOT IN (SELECT ledger_id FROM ledger.fences WHERE state <> 'home')
+"""
+_ENTRIES = """
+SELECT ledger_id, account_id, seq, transaction_id, amount, held_change, balance, held
+FROM ledger.entries
+WHERE ledger_id NOT IN (SELECT ledger_id FROM ledger.fences WHERE state <> 'home')
 """
 _NUMBERS = "SELECT name, ledger_id FROM ledger.ledgers"
 _OPEN = """
@@ -60,6 +66,8 @@ class Shards:
         self.folder, self._origin, self._seed = folder, origin, seed
         self._stack = ExitStack()
         self.by_name: dict[str, Shard] = {MAIN: main}
+        self.publishers: list[str] = []
+        """What movers wait for."""
 
     def __enter__(self) -> "Shards":
         with ExitStack() as stack:
@@ -117,6 +125,10 @@ class Shards:
     def open_crossings(self) -> set[tuple[int, int]]:
         """The transfers between parts that are not over: their parts and holds."""
         return {row for name in self.by_name for row in self._ask(name, _OPEN_CROSSINGS)}
+
+    def entries(self) -> list[EntryRow]:
+        """All entries, of each ledger and part where its home is."""
+        return [EntryRow(*row) for name in self.by_name for row in self._ask(name, _ENTRIES)]
 
     def faults(self) -> Iterator[str]:
         """Ledgers that are on their way, or that not exactly the directory's home takes."""
