@@ -86,13 +86,28 @@ class Api:
         """A path of the API, on the ledger."""
         return path if self.ledger is None else f"/ledgers/{self.ledger}{path}"
 
+    def url(self, path: str) -> str:
+        """The URL of a call, as a signature of the request covers it."""
+        host = next((value for name, value in self.scope["headers"] if name == b"host"), b"")
+        return f"{self.scope['scheme']}://{host.decode('latin-1')}{_raw(self.path(path)).decode()}"
+
     async def send(
-        self, method: str, path: str, query: Query | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Any = None,
+        signature: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Call the API. `body` is sent as JSON; a query's empty values are left out."""
-        content = b"" if body is None else msgspec.json.encode(body)
+        """Call the API. `body` is sent as JSON, bytes as they are; a query's empty values are left
+        out. `signature` has the headers that sign the request.
+        """
+        is_json = body is not None and not isinstance(body, bytes)
+        content = msgspec.json.encode(body) if is_json else body or b""
         exchange = _Exchange(content)
         scope = self._scope(method, path, query, content)
+        for name, value in (signature or {}).items():
+            scope["headers"].append((name.encode(), value.encode("latin-1", "replace")))
         await self._run(scope, exchange.receive, exchange.send)
         return exchange.answer()
 
@@ -122,7 +137,7 @@ class Api:
             **self.scope,
             "method": method,
             "path": path,
-            "raw_path": quote(path, safe="/:@!$&'()*+,;=~-._").encode(),
+            "raw_path": _raw(path),
             "query_string": encoded(query).encode(),
             "headers": self._headers(content, accept),
         }
@@ -143,6 +158,10 @@ class Api:
             if name == b"last-event-id":
                 headers.append((name, value))
         return headers
+
+
+def _raw(path: str) -> bytes:
+    return quote(path, safe="/:@!$&'()*+,;=~-._").encode()
 
 
 def encoded(query: Query | None) -> str:

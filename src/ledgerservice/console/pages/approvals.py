@@ -1,6 +1,7 @@
 """What waits for the approval of others, and deciding on it."""
 
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,6 +14,10 @@ from ledgerservice.console.visits import Visit
 STATES = ("open", "approved", "executed", "refused", "rejected", "withdrawn", "expired")
 VERDICTS = ("approve", "reject", "withdraw")
 UNSIGNED = "signature_required"
+SIGNED = VERDICTS[:2]
+"""The decisions that are made by a signed request."""
+SIGNATURE = {"digest": "content-digest", "input": "signature-input", "signature": "signature"}
+"""The fields of a signed form, and the headers that they become."""
 
 
 class Content(msgspec.Struct):
@@ -40,14 +45,24 @@ async def decide(visit: Visit) -> Response:
     if not visit.can_write or verdict not in VERDICTS:
         return error.not_found(visit)
     fields = await visit.form()
-    answer = await visit.api.send(
-        "POST", f"{path}/{verdict}", None, {"reason": fields.get("reason", "")}
-    )
+    if "signature" in fields:
+        answer = await _signed(visit, f"{path}/{verdict}", fields)
+    else:
+        reason = {"reason": fields.get("reason", "")}
+        answer = await visit.api.send("POST", f"{path}/{verdict}", None, reason)
+        if answer.status == 401 and answer.code != UNSIGNED:
+            raise RefusedError(answer)
     if answer.is_good:
         return visit.redirect(visit.url("approvals", visit.parameters["approval_id"]))
-    if answer.status == 401 and answer.code != UNSIGNED:
-        raise RefusedError(answer)
     return await _shown(visit, answer)
+
+
+async def _signed(visit: Visit, path: str, fields: dict[str, str]) -> Answer:
+    """Send what the browser has signed, with the key of the form in place of the session's."""
+    headers = {name: fields.get(field, "") for field, name in SIGNATURE.items()}
+    api = replace(visit.api, authorization=f"Bearer {fields.get('key', '')}")
+    body = fields.get("body", "").encode()
+    return await api.send("POST", path, None, body, headers)
 
 
 def _path(visit: Visit) -> str:
@@ -63,7 +78,7 @@ async def _shown(visit: Visit, refusal: Answer | None) -> Response:
         200 if refusal is None else refusal.status,
         row=row,
         request=bytes(request).decode(),
-        verdicts=VERDICTS,
+        signed={verdict: visit.api.url(f"{_path(visit)}/{verdict}") for verdict in SIGNED},
         refusal=refusal,
         command=command_of(visit, row["id"]),
     )
