@@ -72,4 +72,4 @@ def visited(browser: Browser, console: RunningService) -> Iterator[Callable[...,
     yield visit
     for context in contexts:
         context.close()
-    assert [complaint for complaint in complaints if complaint] == []
+    assert complaints == []

@@ -6,9 +6,9 @@ VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
   console.error(`CSP ${event.violatedDirective} ${event.blockedURI}`));"""
 
 
-def _failed(request: Request) -> str:
+def _failed(request: Request) -> list[str]:
     """Nothing for what the next page has ended: a stream, or a file that was still on its way."""
-    return "" if request.failure == "net::ERR_ABORTED" else f"failed: {request.url}"
+    return [] if request.failure == "net::ERR_ABORTED" else [f"failed: {request.url}"]
 
 
 def watched(context: BrowserContext, complaints: list[str]) -> Page:
@@ -17,5 +17,5 @@ def watched(context: BrowserContext, complaints: list[str]) -> Page:
     page.add_init_script(VIOLATIONS)
     page.on("console", lambda m: complaints.append(m.text) if m.type != "log" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("requestfailed", lambda request: complaints.append(_failed(request)))
+    page.on("requestfailed", lambda request: complaints.extend(_failed(request)))
     return page
