@@ -128,7 +128,7 @@ def test_with_a_key_of_another_ledger(world: World, path: str, method: str, pref
     key = world.keys["elsewhere"]
     answer = send(world, path, method, key, prefix)
     of_all = path in OF_ALL_LEDGERS
-    anywhere = ("/currencies", "/ledgers", "/currencies/{code}", "/ledgers/{name}")
+    anywhere = ("/currencies", "/ledgers", "/currencies/{code}", "/ledgers/{name}", "/me")
     if (of_all or path in anywhere) and not prefix:
         is_refused = of_all or method == "POST"
         expected = 403 if is_refused else 404 if path == "/ledgers/{name}" else 200
@@ -281,7 +281,7 @@ def test_with_a_wrong_account(world: World, accounts: Accounts, path: str, metho
         assert not any(secret in answer.text for secret in SECRETS)
     assert answers[0] == answers[1]
     status, text = answers[0]
-    if path.startswith(("/currencies", "/ledgers")) and method != "POST":
+    if (path == "/me" or path.startswith(("/currencies", "/ledgers"))) and method != "POST":
         assert status in (200, 404)
     elif path in ("/accounts", "/approvals") and method in ("GET", "HEAD"):
         assert status == 200 and "third" not in text

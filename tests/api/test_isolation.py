@@ -14,7 +14,7 @@ from tests.processes import RunningService, serving
 
 FAR = "2099-01-01T00:00:00Z"
 LONG_AGO = "2020-01-01T00:00:00Z"
-NO_LEDGERS = ("/ledgers", "/currencies", "/health", "/docs", "/redoc", "/openapi.json")
+NO_LEDGERS = ("/ledgers", "/currencies", "/me", "/health", "/docs", "/redoc", "/openapi.json")
 """Where the routes begin that are of no ledger."""
 
 

@@ -43,7 +43,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     `ledgers` the ids of these by name. With a `refusal` the request has no valid key. `public_key`:
     each of its requests has a signature of this key, which was verified. `meter` measures what its
     key uses. `by_accounts` has the grants that are limited to accounts, by the id of their ledger;
-    they are none of the scopes of a ledger.
+    they are none of the scopes of a ledger. `expires_at_s`: when its token of a provider ends.
     """
 
     key_id: str = ""
@@ -55,6 +55,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     public_key: bytes | None = None
     meter: Meter = UNMETERED
     by_accounts: Mapping[int, tuple[AccountGrant, ...]] = NO_GRANTS
+    expires_at_s: float | None = None
 
     def scopes_on(self, ledger: int) -> int:
         """The sum of its scopes on a whole ledger."""

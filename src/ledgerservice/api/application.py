@@ -39,6 +39,7 @@ from ledgerservice.api.resources import (
     volume,
     webhooks,
 )
+from ledgerservice.api.resources.access import me
 from ledgerservice.errors import LedgerError
 
 ROUTERS = (
@@ -58,6 +59,7 @@ ROUTERS = (
     approvals.router,
     webhooks.router,
     audit.router,
+    me.router,
     verification.router,
     metrics.router,
     status.router,

@@ -43,11 +43,13 @@ class Route(NamedTuple):
     path: "re.Pattern[str]"
     page: Page
     method: str = "GET"
+    has_frame: bool = True
+    """Whether it is a page with the navigation of the reader."""
 
 
-def _route(path: str, page: Page, method: str = "GET") -> Route:
+def _route(path: str, page: Page, method: str = "GET", *, has_frame: bool = True) -> Route:
     pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)
-    return Route(re.compile(pattern), page, method)
+    return Route(re.compile(pattern), page, method, has_frame)
 
 
 ROUTES = (
@@ -56,7 +58,7 @@ ROUTES = (
     _route("/find", find.page),
     _route("/accounts", accounts.page),
     _route("/accounts/{id}", account.page),
-    _route("/events", events.page),
+    _route("/events", events.page, has_frame=False),
     _route("/transactions", transactions.page),
     _route("/transactions/{transaction_id}", transaction.page),
     _route("/reports", reports.trial_balance),
@@ -69,9 +71,9 @@ ROUTES = (
     _route("/approvals", approvals.listing),
     _route("/approvals/{approval_id}", approvals.page),
     _route("/approvals/{approval_id}/{verdict}", approvals.decide, "POST"),
-    _route("/raw(?P<path>/.*)", raw.page),
-    _route("/sign-in", signing.page),
-    _route("/sign-in", signing.sign_in, "POST"),
+    _route("/raw(?P<path>/.*)", raw.page, has_frame=False),
+    _route("/sign-in", signing.page, has_frame=False),
+    _route("/sign-in", signing.sign_in, "POST", has_frame=False),
     _route("/sign-out", signing.sign_out, "POST"),
 )
 """Every page. `/console/PATH` is on the default ledger, `/console/ledgers/NAME/PATH` on another."""
@@ -113,7 +115,7 @@ class Console:
         for match, route in routes:
             if route.method == method:
                 visit.parameters = match.groupdict()
-                return await _answered(visit, route.page)
+                return await _answered(visit, route)
         allowed = ", ".join(sorted({route.method for _, route in routes}))
         return PlainTextResponse("", 405, PAGE_HEADERS | {"allow": allowed})
 
@@ -136,10 +138,12 @@ def _place(path: str) -> tuple[str | None, str]:
     return ledger, (rest or "").rstrip("/")
 
 
-async def _answered(visit: Visit, page: Page) -> Response:
+async def _answered(visit: Visit, route: Route) -> Response:
     """The page, or what says why there is none."""
     try:
-        return await page(visit)
+        if route.has_frame:
+            await visit.introduce()
+        return await route.page(visit)
     except RefusedError as refused:
         return error.refused(visit, refused.answer)
     except FormError:

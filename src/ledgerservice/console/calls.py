@@ -17,6 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Query = Mapping[str, Any]
 
+LIMITED = "limited_to_accounts"
+"""The problem of a key that has a scope on single accounts only."""
 _KEPT = (b"host", b"forwarded", b"traceparent")
 _KEPT_PREFIX = b"x-forwarded-"
 _NEXT = 'rel="next"'
@@ -55,6 +57,11 @@ class Answer:
     def missing_scope(self) -> str | None:
         """The scope that the caller would need; None if that is not what is wrong."""
         return self.body.get("scope") if self.code == "scope_missing" else None
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether the caller may not read it, by its scopes or because it has single accounts."""
+        return self.missing_scope is not None or self.code == LIMITED
 
     @property
     def next_cursor(self) -> str | None:

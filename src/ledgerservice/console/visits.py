@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from ledgerservice.console.calls import Answer, Api, RefusedError, encoded
 from ledgerservice.console.catalogue import LANGUAGES, Catalogue, language_of
 from ledgerservice.console.filters import AsOf, as_of, zone_of
+from ledgerservice.console.readers import Reader
 from ledgerservice.console.rendering import rendered
 from ledgerservice.console.sessions import Session, Sessions
 
@@ -24,14 +25,16 @@ FORM_S = 10.0
 LANGUAGE_COOKIE, ZONE_COOKIE = "ledger-language", "ledger-zone"
 
 SECTIONS = (
-    ("overview", ""),
-    ("accounts", "accounts"),
-    ("transactions", "transactions"),
-    ("proposals", "approvals"),
-    ("reports", "reports"),
-    ("health", "health"),
+    ("overview", "", ()),
+    ("accounts", "accounts", ("accounts:read",)),
+    ("transactions", "transactions", ("transactions:read",)),
+    ("proposals", "approvals", ("transactions:read", "approvals:decide")),
+    ("reports", "reports", ("reports:read",)),
+    ("health", "health", ("metrics:read",)),
 )
-"""The navigation: a text `nav.NAME`, and the path below the ledger."""
+"""The navigation: a text `nav.NAME`, the path below the ledger, and the scopes of which the reader
+needs one.
+"""
 
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; "
@@ -68,6 +71,7 @@ class Visit:
     parameters: dict[str, str] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
     ledgers: list[str] = field(default_factory=list)
+    reader: Reader | None = None
 
     def __post_init__(self) -> None:
         cookies, headers = self.request.cookies, self.request.headers
@@ -86,11 +90,11 @@ class Visit:
         return answer
 
     async def figure(self, path: str, **query: Any) -> Answer:
-        """Read the API for a figure that the page can leave out: `answer.missing_scope` names the
-        scope that the reader would need. Raises RefusedError for any other problem.
+        """Read the API for a figure that the page can leave out: `answer.is_withheld` says that the
+        reader may not read it. Raises RefusedError for any other problem.
         """
         answer = await self.peek(path, **query)
-        if not (answer.is_good or answer.missing_scope):
+        if not (answer.is_good or answer.is_withheld):
             raise RefusedError(answer)
         return answer
 
@@ -148,8 +152,12 @@ class Visit:
 
     # What the frame of every page shows.
 
-    sections = SECTIONS
     languages = LANGUAGES
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """The sections that the reader may see."""
+        return [(name, path) for name, path, scopes in SECTIONS if not scopes or self.may(*scopes)]
 
     @property
     def section(self) -> str:
@@ -189,11 +197,23 @@ class Visit:
 
     # Who reads.
 
+    async def introduce(self) -> None:
+        """Ask the API who the reader is. Who has no valid key stays unknown."""
+        answer = await self.api.send("GET", "/me")
+        if answer.is_good:
+            self.reader = Reader(answer.body)
+
+    def may(self, *scopes: str, is_whole: bool = False) -> bool:
+        """Whether the reader has one of these scopes on the ledger, as far as is known; with
+        `is_whole` not on single accounts only.
+        """
+        ledger = self.api.ledger or DEFAULT_LEDGER
+        return self.reader is None or self.reader.may(ledger, scopes, is_whole=is_whole)
+
     @property
     def is_open(self) -> bool:
         """Whether the API answers without a key, because there is none yet."""
-        certificate = self.request.scope.get("extensions", {}).get("tls")
-        return self.api.authorization is None and not certificate
+        return self.reader is not None and self.reader.is_open
 
     @property
     def can_write(self) -> bool:

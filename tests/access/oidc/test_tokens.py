@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from time import time
 from typing import Any
@@ -423,3 +424,17 @@ HOLDS = [
 @pytest.mark.parametrize(("claim", "value", "claims", "outcome"), HOLDS)
 def test_when_a_rule_holds(claim: str, value: str, claims: dict[str, Any], outcome: bool) -> None:
     assert Rule(claim, value).holds(claims) is outcome
+
+
+def test_a_person_asks_who_it_is(place: Place) -> None:
+    token, until = place.reader(exp=now(300)), now(300)
+    body = place.service.client.get("/me", headers=bearer(token)).json()
+    assert (body["kind"], body["principal"], body["issuer"]) == (
+        "token",
+        "alice",
+        place.provider.url,
+    )
+    assert body["key_id"] == f"oidc-{body['principal_id']}"
+    ends = datetime.fromisoformat(body["expires_at"]).timestamp()
+    assert abs(ends - until) <= 2
+    assert "accounts:read" in body["scopes"] and "deposit" not in body["scopes"]

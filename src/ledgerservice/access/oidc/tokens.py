@@ -154,7 +154,13 @@ class Tokens:
             self._rules.grants, identity.places, self._ledger_ids, self._account_grants
         )
         meter = self._meter(number, identity.limits)
-        return replace(caller, key_id=f"oidc-{number}", principal_id=number, meter=meter)
+        return replace(
+            caller,
+            key_id=f"oidc-{number}",
+            principal_id=number,
+            meter=meter,
+            expires_at_s=identity.expires_at,
+        )
 
     def _meter(self, number: int, limits: KeyLimits) -> Meter:
         """What a person uses, whatever token it sends. One whose tokens have claims with different

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from starlette.responses import Response
 
 from ledgerservice.console.calls import Answer
+from ledgerservice.console.pages.actions import permitted
 from ledgerservice.console.visits import Visit
 
 ROWS = 50
@@ -32,6 +33,7 @@ async def page(visit: Visit) -> Response:
         "account.html",
         account=account.body,
         place=place,
+        actions=permitted(visit, ["freeze"]),
         days=DAYS,
         chosen_days=_days(visit),
         **({"holds": None, "schedules": None} | figures),

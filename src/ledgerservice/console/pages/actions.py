@@ -6,6 +6,7 @@ twice does nothing twice.
 """
 
 import uuid
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
@@ -18,24 +19,33 @@ Fields = dict[str, str]
 
 
 class Action(NamedTuple):
-    """A request of the API, and the members of its body that the form has."""
+    """A request of the API, the members of its body that the form has, and the scopes of which the
+    reader needs one.
+    """
 
     method: str
     path: str
     fields: tuple[str, ...]
+    scopes: tuple[str, ...]
 
 
+POLICIES = ("policies:freeze", "policies:write")
 ACTIONS = {
     "reverse": Action(
-        "POST", "/transactions/{}/reverse", ("amount", "description", "force", "actor")
+        "POST",
+        "/transactions/{}/reverse",
+        ("amount", "description", "force", "actor"),
+        ("reversals",),
     ),
-    "capture": Action("POST", "/holds/{}/capture", ("amount", "final", "description")),
-    "release": Action("POST", "/holds/{}/release", ("amount", "description")),
-    "cancel": Action("POST", "/schedules/{}/cancel", ("description",)),
-    "freeze": Action("PATCH", "/accounts/{}", ("frozen", "actor", "reason")),
+    "capture": Action("POST", "/holds/{}/capture", ("amount", "final", "description"), ("holds",)),
+    "release": Action("POST", "/holds/{}/release", ("amount", "description"), ("holds",)),
+    "cancel": Action("POST", "/schedules/{}/cancel", ("description",), ("schedules",)),
+    "freeze": Action("PATCH", "/accounts/{}", ("frozen", "actor", "reason"), POLICIES),
 }
 """What the console can do. `/console/actions/NAME/ID` has the form."""
 FLAGS = {"force", "final"}
+FORCING = ("force", "actor")
+"""The fields of those who may force."""
 NOBODY = "none"
 """The choice of `frozen` that frees an account."""
 DO = "do"
@@ -79,6 +89,11 @@ def _action_of(visit: Visit) -> Action | None:
     return ACTIONS.get(visit.parameters["action"])
 
 
+def permitted(visit: Visit, names: Iterable[str]) -> list[str]:
+    """Those of these actions that the console permits, and that the reader has a scope for."""
+    return [name for name in names if visit.can_write and visit.may(*ACTIONS[name].scopes)]
+
+
 def body_of(action: Action, fields: Fields) -> dict[str, Any]:
     """The body of the request. A field that is empty is left out."""
     body: dict[str, Any] = {"idempotency_key": fields.get("key", "")}
@@ -91,12 +106,16 @@ def body_of(action: Action, fields: Fields) -> dict[str, Any]:
 
 def _form(visit: Visit, fields: Fields, answer: Answer | None) -> Response:
     name = visit.parameters["action"]
+    action = ACTIONS[name]
+    can_force = visit.may("reversals:force")
+    shown = [one for one in action.fields if can_force or name != "reverse" or one not in FORCING]
     return visit.page(
         "action.html",
         200 if answer is None else answer.status,
         name=name,
         number=visit.parameters["number"],
-        action=ACTIONS[name],
+        shown=shown,
+        missing=None if visit.may(*action.scopes) else action.scopes[0],
         fields=fields,
         answer=answer,
         is_posted=answer is not None and answer.is_good,

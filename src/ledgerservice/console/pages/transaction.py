@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from ledgerservice.console.calls import Answer
 from ledgerservice.console.flows import MAX_SIDE, flow_of
+from ledgerservice.console.pages.actions import permitted
 from ledgerservice.console.visits import Visit
 
 Row = dict[str, Any]
@@ -64,7 +65,7 @@ async def page(visit: Visit) -> Response:
         first=_first(first),
         chain=chain,
         state=state,
-        actions=actions_on(row, state) if visit.can_write else [],
+        actions=permitted(visit, actions_on(row, state)),
         owners=owners,
         metadata=metadata_of(read.content),
         flow=flow_of(row["entries"]),

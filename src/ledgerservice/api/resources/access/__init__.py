@@ -1,0 +1,1 @@
+"""What callers may know of their own access."""
