@@ -133,10 +133,29 @@ def test_one_hit_opens_its_page(visited, console: RunningService, contents: Cont
         str(transfer): f"transactions/{transfer}",
         "order:o-1": f"transactions/{transfer}",
         f"{alice} {key}": f"transactions/{transfer}",
+        "o-1": f"transactions/{transfer}",
+        key: f"transactions/{transfer}",
     }
     for text, place in found.items():
         answer = console.client.get("/console/find", params={"q": text})
         assert answer.headers["location"] == f"/console/{place}", text
+
+
+def test_a_bare_value_is_looked_for_in_the_keys_that_there_are(
+    visited, console: RunningService, contents: Contents
+) -> None:
+    bob = contents.accounts["Bob"]
+    numbers = [
+        console.send("/deposit/", account_id=bob, amount="1.00", metadata={"batch": value})
+        .json()["transaction_id"]
+        for value in (4711, "4711 b", 4711)
+    ]  # fmt: skip
+    page = visited("/console/find?q=4711")
+    assert "of batch" in page.locator(".head .note").inner_text()
+    shown = page.locator("tbody a.id").all_inner_texts()
+    assert shown == [str(numbers[2]), str(numbers[0])]
+    searched = page.locator("#searched").inner_text()
+    assert "batch" in searched and "order" in searched and "channel" in searched
 
 
 def test_several_hits_are_listed_and_none_is_explained(visited, contents: Contents) -> None:
