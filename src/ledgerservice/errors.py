@@ -34,6 +34,10 @@ class EmbeddedServerError(LedgerError):
     """The embedded PostgreSQL did not start."""
 
 
+class SignInFailed(LedgerError):
+    """The OpenID provider did not sign the reader in."""
+
+
 class CannotListen(LedgerError):
     """The service cannot listen."""
 

@@ -24,6 +24,8 @@ async def reading_keys(runtime: Runtime, *, with_tokens: bool) -> AsyncIterator[
     The service starts while the provider is away. Raises ConfigurationError.
     """
     settings = runtime.settings
+    if settings.console_oidc_client_id and not settings.oidc_issuer:
+        raise ConfigurationError("LEDGER_CONSOLE_OIDC_CLIENT_ID needs LEDGER_OIDC_ISSUER.")
     limits = KeyLimits(
         settings.key_rate,
         settings.key_burst,

@@ -368,6 +368,21 @@ class Settings(BaseSettings):
         description="Secret that seals the sessions of the console; the same in all processes "
         "behind one name. By default a random one at each start.",
     )
+    console_oidc_client_id: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The console's client at LEDGER_OIDC_ISSUER: people sign in there.",
+    )
+    console_oidc_client_secret: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        description="Secret of LEDGER_CONSOLE_OIDC_CLIENT_ID, if it has one.",
+    )
+    console_oidc_scope: str = Field(
+        default="openid",
+        description="What the console asks the provider for, with blanks between: openid, and what "
+        "makes the access token one for LEDGER_OIDC_AUDIENCE.",
+    )
     connect_timeout_s: int = Field(
         default=5, ge=1, description="Time limit for connecting to the database."
     )

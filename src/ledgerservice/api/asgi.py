@@ -43,6 +43,7 @@ from ledgerservice.api.sending import (
     send_response,
     sending,
 )
+from ledgerservice.console.providers import Provider
 from ledgerservice.errors import LedgerError, LimitReached
 from ledgerservice.installation import command
 from ledgerservice.postgres.connections import Database
@@ -211,10 +212,20 @@ def show_console(inner: App, state: State) -> App:
             from ledgerservice.console.application import Console  # noqa: PLC0415
 
             secret = settings.console_secret
-            console = Console(called, settings.console, secret and secret.get_secret_value())
+            text = secret and secret.get_secret_value()
+            console = Console(called, settings.console, text, _provider_of(settings))
         return console(scope, receive, _noting(send, path))
 
     return answer
+
+
+def _provider_of(settings: Settings) -> Provider | None:
+    """The provider at which readers of the console sign in, if there is one."""
+    if settings.console_oidc_client_id is None:
+        return None
+    from ledgerservice.access.oidc.codes import SignInProvider  # noqa: PLC0415  (of an extra)
+
+    return SignInProvider(settings)
 
 
 def _noting(send: Send, path: str) -> Send:

@@ -22,12 +22,14 @@ from ledgerservice.console.pages import (
     health,
     ledgers,
     overview,
+    provider,
     raw,
     reports,
     signing,
     transaction,
     transactions,
 )
+from ledgerservice.console.providers import Provider
 from ledgerservice.console.sessions import Session, Sessions, cookie_name
 from ledgerservice.console.visits import PAGE_HEADERS, ROOT, FormError, Visit
 
@@ -75,6 +77,8 @@ ROUTES = (
     _route("/sign-in", signing.page, has_frame=False),
     _route("/sign-in", signing.sign_in, "POST", has_frame=False),
     _route("/sign-out", signing.sign_out, "POST"),
+    _route("/oidc/start", provider.leave, has_frame=False),
+    _route("/oidc/callback", provider.come_back, has_frame=False),
 )
 """Every page. `/console/PATH` is on the default ledger, `/console/ledgers/NAME/PATH` on another."""
 
@@ -85,8 +89,10 @@ _STATIC = re.compile(rf"{assets.PLACE}/([0-9a-f]+)/([a-zA-Z.]+)")
 class Console:
     """Answers what is below /console. `api` answers the calls that the pages make."""
 
-    def __init__(self, api: App, mode: Mode, secret: str | None) -> None:
-        self._api, self._mode = api, mode
+    def __init__(
+        self, api: App, mode: Mode, secret: str | None, provider: Provider | None = None
+    ) -> None:
+        self._api, self._mode, self._provider = api, mode, provider
         self._sessions = Sessions(secret)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +129,7 @@ class Console:
         cookie = request.cookies.get(cookie_name(request.scope))
         session = self._sessions.opened(cookie) if cookie else None
         api = Api(self._api, request.scope, _authorization(request, session), ledger)
-        return Visit(request, api, self._sessions, session, self._mode)
+        return Visit(request, api, self._sessions, session, self._mode, self._provider)
 
 
 def _authorization(request: Request, session: Session | None) -> str | None:

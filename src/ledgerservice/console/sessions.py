@@ -10,7 +10,7 @@ import ipaddress
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -21,6 +21,9 @@ LIFETIME_S = 12 * 3_600
 MAX_KEY_CHARACTERS = 2_700
 """A cookie has at most 4,096 bytes."""
 SECURE_COOKIE, LOCAL_COOKIE = "__Host-ledger", "ledger"
+DEPARTURE = "-sign-in"
+"""The end of the name of the cookie that is there while the reader is at the provider."""
+DEPARTURE_S = 600
 _NONCE_BYTES = 12
 
 
@@ -32,6 +35,19 @@ class Session(NamedTuple):
     number: str
 
 
+class Departure(NamedTuple):
+    """A reader who has gone to the provider: what must come back, and the page to lead to then."""
+
+    state: str
+    nonce: str
+    verifier: str
+    to: str
+    expires_s: float
+
+
+Sealed = TypeVar("Sealed", Session, Departure)
+
+
 class Sessions:
     """Seals and opens sessions. All processes with one secret know each other's."""
 
@@ -41,22 +57,43 @@ class Sessions:
         self._cipher = AESGCM(_derived(root, b"console sessions"))
         self._forms = _derived(root, b"console forms")
 
-    def seal(self, key: str) -> str:
+    def seal(self, key: str, lifetime_s: float = LIFETIME_S) -> str:
         """A new session, as its cookie has it."""
-        session = Session(key, time.time() + LIFETIME_S, secrets.token_hex(16))
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, msgspec.json.encode(session), None)
-        return urlsafe_b64encode(nonce + sealed).decode()
+        return self._sealed(Session(key, time.time() + lifetime_s, secrets.token_hex(16)))
 
     def opened(self, cookie: str) -> Session | None:
         """The session of a cookie; None for one that is not ours, or has expired."""
+        return self._opened(cookie, Session)
+
+    def depart(self, to: str) -> tuple[Departure, str]:
+        """A reader who goes to the provider, and the cookie that proves who comes back."""
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        departure = Departure(state, nonce, verifier, to, time.time() + DEPARTURE_S)
+        return departure, self._sealed(departure)
+
+    def returned(self, cookie: str, state: str) -> Departure | None:
+        """The departure of a cookie, if this is the state that was sent along; else None."""
+        departure = self._opened(cookie, Departure)
+        if departure is None or not hmac.compare_digest(departure.state.encode(), state.encode()):
+            return None
+        return departure
+
+    def _sealed(self, content: Session | Departure) -> str:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        kind = type(content).__name__.encode()
+        sealed = self._cipher.encrypt(nonce, msgspec.json.encode(content), kind)
+        return urlsafe_b64encode(nonce + sealed).decode()
+
+    def _opened(self, cookie: str, kind: type[Sealed]) -> Sealed | None:
+        """What was sealed as this kind; a cookie of the other kind is none."""
         try:
             content = urlsafe_b64decode(cookie.encode())
-            text = self._cipher.decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], None)
+            nonce, sealed = content[:_NONCE_BYTES], content[_NONCE_BYTES:]
+            text = self._cipher.decrypt(nonce, sealed, kind.__name__.encode())
         except (ValueError, InvalidTag):
             return None
-        session = msgspec.json.decode(text, type=Session)
-        return session if session.expires_s > time.time() else None
+        opened = msgspec.json.decode(text, type=kind)
+        return opened if opened.expires_s > time.time() else None
 
     def token(self, session: Session | None) -> str:
         """What a form of this session has in it."""
@@ -81,6 +118,11 @@ def is_local(scope: Scope) -> bool:
     """Whether the connection does not leave this machine."""
     places = (scope.get("client"), scope.get("server"))
     return all(place is not None and _is_loopback(place[0]) for place in places)
+
+
+def is_private(scope: Scope) -> bool:
+    """Whether nobody else reads what the reader sends: a key may be sent."""
+    return is_encrypted(scope) or is_local(scope)
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from ledgerservice.console.calls import Answer, Api, RefusedError, encoded
 from ledgerservice.console.catalogue import LANGUAGES, Catalogue, language_of
 from ledgerservice.console.filters import AsOf, as_of, zone_of
+from ledgerservice.console.providers import Provider
 from ledgerservice.console.readers import Reader
 from ledgerservice.console.rendering import rendered
 from ledgerservice.console.sessions import Session, Sessions
@@ -68,6 +69,7 @@ class Visit:
     sessions: Sessions
     session: Session | None
     mode: str
+    provider: Provider | None = None
     parameters: dict[str, str] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
     ledgers: list[str] = field(default_factory=list)

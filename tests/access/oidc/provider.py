@@ -1,4 +1,5 @@
-"""An OpenID provider over HTTP, with keys that are made here, and tokens that it signs.
+"""An OpenID provider over HTTP, with keys that are made here, and tokens that it signs. It signs
+people in, too: by the authorization code flow with PKCE.
 
 Tokens are put together by hand, so that they can be wrong in every way.
 """
@@ -15,12 +16,14 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 AUDIENCE = "ledger"
+CLIENT, SECRET = "the console", "a secret: 100%"
 
 
 def encoded(value: bytes | dict[str, Any]) -> str:
@@ -89,6 +92,14 @@ class Provider:
         """Members of the discovery document that replace the right ones."""
         self.is_compressed = False
         """Whether the keys are compressed, whatever the client accepts."""
+        self.person: dict[str, Any] = {"sub": "alice", "groups": ["readers"]}
+        """The claims of who signs in."""
+        self.id_claims: dict[str, Any] = {}
+        """Claims of the id token that replace the right ones."""
+        self.returned: dict[str, str] = {}
+        """What it leads back with, in place of what is right."""
+        self.codes: dict[str, dict[str, str]] = {}
+        """The requests for which it has given codes."""
         self._tls = tls
         self._port = 0
         self.start()
@@ -97,7 +108,21 @@ class Provider:
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                content = self.rfile.read(int(self.headers["content-length"]))
+                status, answer = provider._exchanged(
+                    dict(parse_qsl(content.decode())), self.headers.get("authorization", "")
+                )
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(answer).encode())
+
             def do_GET(self) -> None:
+                if self.path.startswith("/realm/authorize?"):
+                    self.send_response(302)
+                    self.send_header("Location", provider._signed_in(self.path))
+                    self.end_headers()
+                    return
                 answer = provider._answer(self.path)
                 body = json.dumps(answer).encode()
                 self.send_response(404 if answer is None else 200)
@@ -129,12 +154,45 @@ class Provider:
 
     def _answer(self, path: str) -> Any:
         if path == "/realm/.well-known/openid-configuration":
-            right = {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+            right = {
+                "issuer": self.url,
+                "jwks_uri": f"{self.url}/keys",
+                "authorization_endpoint": f"{self.url}/authorize",
+                "token_endpoint": f"{self.url}/token",
+            }
             return right | self.discovered
         if path != "/realm/keys":
             return None
         self.fetches += 1
         return {"keys": [*(key.described() for key in self.keys), *self.members]}
+
+    def _signed_in(self, path: str) -> str:
+        """The URL that leads back to the client, with a code for a request that is right."""
+        query = dict(parse_qsl(urlsplit(path).query))
+        assert query["response_type"] == "code" and query["client_id"] == CLIENT, query
+        assert query["code_challenge_method"] == "S256" and "openid" in query["scope"].split()
+        assert len(query["state"]) > 20 and len(query["nonce"]) > 20
+        code = f"code {len(self.codes)}"
+        self.codes[code] = query
+        values = {"state": query["state"], "iss": self.url, "code": code} | self.returned
+        return f"{query['redirect_uri']}?{urlencode(values)}"
+
+    def _exchanged(self, fields: dict[str, str], authorization: str) -> tuple[int, Any]:
+        """The tokens for a code, which is good once and for who has asked for it."""
+        query = self.codes.pop(fields.get("code", ""), None)
+        client = f"{quote(CLIENT, safe='')}:{quote(SECRET, safe='')}".encode()
+        right = f"Basic {base64.b64encode(client).decode()}"
+        challenge = encoded(hashlib.sha256(fields.get("code_verifier", "").encode()).digest())
+        if query is None or authorization != right or query["code_challenge"] != challenge:
+            return 400, {"error": "invalid_grant"}
+        if query["redirect_uri"] != fields["redirect_uri"]:
+            return 400, {"error": "invalid_grant"}
+        claims = {"aud": CLIENT, "nonce": query["nonce"], "sub": self.person["sub"]}
+        return 200, {
+            "token_type": "Bearer",
+            "access_token": self.token(**self.person),
+            "id_token": self.token(head={"typ": "JWT"}, **(claims | self.id_claims)),
+        }
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         """Those of a good token; None leaves one out."""

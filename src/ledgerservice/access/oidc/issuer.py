@@ -47,6 +47,8 @@ class Issuer:
         check_url(url)
         self.url = url
         self.keys: Mapping[str | None, IssuerKey] = {}
+        self.document: Mapping[str, Any] = {}
+        """What discovery has answered."""
         self.is_changed = False
         """Whether the keys have changed since the owner of this object reset it."""
         self._refresh_s = refresh_s
@@ -85,7 +87,7 @@ class Issuer:
         if not keys:
             raise IssuerFault("it has no keys")
         self.is_changed |= keys != self.keys
-        self.keys, self._fetched = keys, begun
+        self.keys, self._fetched, self.document = keys, begun, document
 
     def _report(self, faults: list[str]) -> None:
         """Log the keys that are ignored, once as long as they are the same."""

@@ -80,7 +80,7 @@ class Tokens:
         self._defaults, self._queue_requests = defaults, queue_requests
         self._meters: dict[tuple[int, KeyLimits], Meter] = {}
         self._audiences = _texts(settings.oidc_audience)
-        self._algorithms = _checked(_texts(settings.oidc_algorithms))
+        self._algorithms = algorithms_of(settings)
         self._rules = read_rules(settings.oidc_grants)
         self._connect = connect
         self._verified: dict[bytes, Identity] = {}
@@ -247,8 +247,9 @@ def _texts(value: str) -> list[str]:
     return [text.strip() for text in value.split(",") if text.strip()]
 
 
-def _checked(algorithms: list[str]) -> list[str]:
+def algorithms_of(settings: Settings) -> list[str]:
     """The algorithms; none of them signs with what also verifies. Raises ConfigurationError."""
+    algorithms = _texts(settings.oidc_algorithms)
     others = [name for name in algorithms if name not in ASYMMETRIC]
     if others or not algorithms:
         raise ConfigurationError(

@@ -8,39 +8,47 @@ from ledgerservice.console.sessions import (
     MAX_KEY_CHARACTERS,
     cookie_name,
     is_encrypted,
-    is_local,
+    is_private,
 )
 from ledgerservice.console.visits import Visit, form_of
 
 
 async def page(visit: Visit) -> Response:
     """The form."""
-    return _form(visit, visit.query("to"), "expired" if visit.query("expired") else "")
+    return form(visit, visit.query("to"), "expired" if visit.query("expired") else "")
 
 
-def _form(visit: Visit, to: str, fault: str, status: int = 200) -> Response:
-    is_possible = is_encrypted(visit.request.scope) or is_local(visit.request.scope)
+def form(visit: Visit, to: str, fault: str, status: int = 200) -> Response:
+    """The form, with a fault in words."""
+    is_possible = is_private(visit.request.scope)
     return visit.page("sign_in.html", status, to=to, fault=fault, is_possible=is_possible)
 
 
 async def sign_in(visit: Visit) -> Response:
     """Check the key with the API, and keep it in a cookie."""
-    scope = visit.request.scope
     fields = await form_of(visit.request)
     to, key = fields.get("to", ""), fields.get("key", "").strip()
-    if not (is_encrypted(scope) or is_local(scope)):
-        return _form(visit, to, "", 403)
+    if not is_private(visit.request.scope):
+        return form(visit, to, "", 403)
     if not key or len(key) > MAX_KEY_CHARACTERS or not key.isascii() or not key.isprintable():
-        return _form(visit, to, "invalid", 422)
+        return form(visit, to, "invalid", 422)
+    return await begin(visit, to, key, LIFETIME_S)
+
+
+async def begin(
+    visit: Visit, to: str, key: str, lifetime_s: float, page: str | None = None
+) -> Response:
+    """Begin a session with a key or a token that the API accepts: lead on, or show the page."""
+    scope = visit.request.scope
     ledgers = await Api(visit.api.app, scope, f"Bearer {key}").send("GET", "/ledgers/")
     if not ledgers.is_good:
-        return _form(visit, to, "invalid" if ledgers.status == 401 else "refused", 401)
-    names = [ledger["name"] for ledger in ledgers.body]
-    response = visit.redirect(_destination(visit, to, names))
+        return form(visit, to, "invalid" if ledgers.status == 401 else "refused", 401)
+    place = _destination(visit, to, [ledger["name"] for ledger in ledgers.body])
+    response = visit.redirect(place) if page is None else visit.page(page, to=place)
     response.set_cookie(
         cookie_name(scope),
-        visit.sessions.seal(key),
-        LIFETIME_S,
+        visit.sessions.seal(key, lifetime_s),
+        int(lifetime_s),
         path="/",
         secure=is_encrypted(scope),
         httponly=True,
