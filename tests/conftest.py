@@ -20,7 +20,14 @@ from ledgerservice.postgres.connections import Database, usable_role
 from ledgerservice.postgres.migrations import upgrade
 from ledgerservice.postgres.urls import parse_url
 from ledgerservice.postgres.verification import verify
-from tests.databases import administer, quick_place, reachable_folder, settings_for_tests, url_text
+from tests.databases import (
+    administer,
+    connect,
+    quick_place,
+    reachable_folder,
+    settings_for_tests,
+    url_text,
+)
 from tests.processes import RunningService, serving
 from tests.servers import EMBEDDED, running_server
 
@@ -121,17 +128,23 @@ def template(server_url: URL) -> URL:
 
 
 @pytest.fixture(scope="session")
-def new_database(template: URL) -> Callable[..., Database]:
-    """Makes a database with an empty ledger, or a copy of one, seen as the service sees it."""
+def new_database(template: URL) -> Iterator[Callable[..., Database]]:
+    """Makes a database with an empty ledger, or a copy of one, seen as the service sees it.
 
-    def make(copied: Database | None = None, **settings: Any) -> Database:
-        name = f"ledger_test_{os.getpid()}_{next(_numbers)}"
-        of = TEMPLATE if copied is None else copied.url.database
-        administer(template, f"CREATE DATABASE {name} TEMPLATE {of} STRATEGY file_copy")
-        database = Database(template.set(database=name), settings_for_tests(**settings))
-        return replace(database, role=usable_role(database))
+    All have the roles of the template, which are asked for once, and one connection makes them.
+    """
+    original = Database(template.set(database=TEMPLATE), settings_for_tests())
+    role = usable_role(original)
+    with connect(replace(original, url=template)) as administrator:
 
-    return make
+        def make(copied: Database | None = None, **settings: Any) -> Database:
+            name = f"ledger_test_{os.getpid()}_{next(_numbers)}"
+            of = TEMPLATE if copied is None else copied.url.database
+            administrator.execute(f"CREATE DATABASE {name} TEMPLATE {of} STRATEGY file_copy")
+            new = Database(template.set(database=name), settings_for_tests(**settings))
+            return replace(new, role=role)
+
+        yield make
 
 
 @pytest.fixture
