@@ -1,5 +1,5 @@
 # make serve: the ledger on http://127.0.0.1:8000, with a PostgreSQL of its own.
-# make test: the suite. make test-long: its long proofs. make quick: what needs no server. make check: lint, types, imports. make bench: the speed, side by side.
+# make test: the suite. make test-all, make test-long: with its longer proofs, and the longest. make quick: what needs no server. make check: lint, types, imports. make bench: the speed, side by side.
 # make proof: ten minutes in which everything dies, and a verdict. make models: the protocols across shards, in all orders.
 
 PYTHON ?= python3
@@ -16,7 +16,9 @@ PROOF_HOURS ?= 2
 CORES   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 
-.PHONY: serve demo verify test test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-starts bench-growth bench-bombs bench-feed bench-client bench-soak lock
+MARKS   ?= not long and not thorough
+
+.PHONY: serve demo verify test test-all test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-starts bench-growth bench-bombs bench-feed bench-client bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -24,7 +26,11 @@ demo verify: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice $@
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(MARKS)" $(PYTEST_ARGS)
+
+# Also what takes seconds and has a cheaper test beside it, and proofs by many repetitions.
+test-all: MARKS := not long
+test-all: test
 
 # Promises that are broken on purpose, and publishers that are killed again and again.
 test-long: $(VENV)/.dev

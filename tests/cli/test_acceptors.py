@@ -160,6 +160,7 @@ def test_the_answers_are_those_of_one_process(databases: list[Database]) -> None
     assert {200, 201, 404, 409, 422} <= statuses, "the table has too few kinds of answers"
 
 
+@pytest.mark.thorough
 def test_whoever_dies_nothing_is_lost_and_nothing_doubled(
     database: Database, no_violations: Callable[[Database], None]
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_linter_finds_no_error(description: Path, node: Path) -> None:
     run("npx", "--no-install", "redocly", "lint", str(description), cwd=node)
 
 
+@pytest.mark.thorough
 def test_a_python_client(description: Path, service: RunningService, tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", "--without-pip", "venv", cwd=tmp_path)
     binaries = tmp_path / "venv" / "bin"
@@ -112,6 +113,7 @@ def test_a_python_client(description: Path, service: RunningService, tmp_path: P
     assert answer(printed) == ANSWERED
 
 
+@pytest.mark.thorough
 def test_a_typescript_client(description: Path, service: RunningService, node: Path) -> None:
     npx = ("npx", "--no-install")
     run(*npx, "openapi-typescript", str(description), "-o", "api.ts", cwd=node)
@@ -121,6 +123,7 @@ def test_a_typescript_client(description: Path, service: RunningService, node: P
     assert answer(run("node", "tour.js", service.base, cwd=node)) == ANSWERED
 
 
+@pytest.mark.thorough
 def test_a_go_client(
     description: Path, service: RunningService, generator: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +136,7 @@ def test_a_go_client(
     assert answer(run("go", "run", "./tour", service.base, cwd=source)) == ANSWERED
 
 
+@pytest.mark.thorough
 def test_a_java_client(
     description: Path, service: RunningService, generator: Path, tmp_path: Path
 ) -> None:

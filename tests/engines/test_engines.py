@@ -85,6 +85,7 @@ def committed(kafka: Kafka, topic: str) -> list[str]:
     return values
 
 
+@pytest.mark.thorough
 def test_kafka_commits_and_fences(kafka: Kafka, own_name: str) -> None:
     kafka.create(own_name)
     older = producer(kafka, own_name)
@@ -120,6 +121,7 @@ def lose_data(engine: Engine) -> None:
     engine.start()
 
 
+@pytest.mark.thorough
 def test_cassandra_keeps_the_newest(cassandra: Cassandra, own_name: str) -> None:
     make_heads(cassandra, own_name)
     for balance, version in ((10, 1), (30, 3), (20, 2)):

@@ -32,7 +32,7 @@ SOURCE = "history-source"
 OwnStore = CassandraStore | DynamoStore
 
 
-@pytest.fixture(params=["cassandra", "dynamodb"])
+@pytest.fixture(params=[pytest.param("cassandra", marks=pytest.mark.thorough), "dynamodb"])
 def store(request: pytest.FixtureRequest) -> OwnStore:
     found: OwnStore = request.getfixturevalue(f"{request.param}_store")
     return found
@@ -81,7 +81,9 @@ def pages(service: RunningService, account: int, limit: int) -> list[str]:
         plain, other = service.get(following), service.get(from_store)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2))]
+)
 def test_pages_are_the_journals(database: Database, store: OwnStore, seed: int) -> None:
     """Of random histories with every kind, with pages of many sizes, across buckets."""
     live(database, seed, busy=2_050 if seed == 0 else 0)
@@ -137,6 +139,7 @@ def busy_version(database: Database) -> int:
         return int(row.fetchall()[0][0])
 
 
+@pytest.mark.thorough
 def test_what_was_changed_by_hand_is_found(published: Database, store: OwnStore) -> None:
     """Each change is found by the page that has the row, and by the comparison."""
     code, printed = compared(published, store)
@@ -257,6 +260,7 @@ def write_until(end_s: float, target: Target, events: list[Event]) -> None:
         target.write(events, Published.after(1, events[-1]))
 
 
+@pytest.mark.thorough
 def test_a_server_that_dies_while_rows_are_written(database: Database, store: OwnStore) -> None:
     """Whatever of a part it has then: written again, everything is there once."""
     live(database, 4, busy=1_500)

@@ -25,7 +25,12 @@ LIMIT_S = 240.0
 KEYS = itertools.count()
 
 
-@pytest.fixture(params=["kafka", "valkey", "cassandra", "dynamodb"])
+SLOW = [pytest.param(name, marks=pytest.mark.thorough) for name in ("cassandra", "dynamodb")]
+"""The engines that are slow at everything; one test runs on each of them always."""
+ALL = ("kafka", "valkey", "cassandra", "dynamodb")
+
+
+@pytest.fixture(params=["kafka", "valkey", *SLOW])
 def store(request: pytest.FixtureRequest) -> Store:
     """A target of its own in each engine."""
     found: Store = request.getfixturevalue(f"{request.param}_store")
@@ -86,6 +91,7 @@ def service(database: Database) -> Iterator[RunningService]:
         yield running
 
 
+@pytest.mark.parametrize("store", ALL, indirect=True)
 def test_what_was_recorded_before_and_after_the_start_is_published(
     database: Database, service: RunningService, store: Store
 ) -> None:
@@ -135,6 +141,7 @@ def test_a_target_that_is_killed_gets_everything_afterwards(
         await_equal(database, store)
 
 
+@pytest.mark.thorough
 def test_a_publisher_that_was_frozen_does_no_harm_when_it_goes_on(
     database: Database, service: RunningService, store: Store
 ) -> None:

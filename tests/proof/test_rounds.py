@@ -18,7 +18,14 @@ FAULT_S, MIXTURE_S = 3.0, 6.0
 OF_ONE_DATABASE = [name for name, fault in FAULTS.items() if SHARDS not in PARTS[fault]]
 
 
-@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.long), TURNS])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        0,
+        pytest.param(1, marks=pytest.mark.long),
+        pytest.param(TURNS, marks=pytest.mark.thorough),
+    ],
+)
 def test_no_promise_is_broken(rounds: Campaign, turn: int) -> None:
     possible, skipped = campaign.possible(OF_ONE_DATABASE)
     name = [*random.Random(rounds.seed).sample(possible, TURNS), MIXTURE][turn]

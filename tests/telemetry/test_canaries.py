@@ -169,7 +169,7 @@ def ask_wrongly(service: RunningService, account: int) -> None:
             connection.sendall(head.encode())
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", [pytest.param("text", marks=pytest.mark.thorough), "json"])
 @pytest.mark.parametrize("case", BROKEN)
 def test_no_text_of_a_caller_s_is_logged(
     new_database: Callable[..., Database], case: str, form: str, tmp_path: Path

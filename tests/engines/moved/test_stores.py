@@ -21,7 +21,12 @@ from tests.postgres.moving.places import EVERYTHING, add_shards, deposit, live, 
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(params=["kafka", "valkey", "cassandra", "dynamodb"])
+SLOW = [
+    pytest.param(name, marks=pytest.mark.thorough) for name in ("kafka", "cassandra", "dynamodb")
+]
+
+
+@pytest.fixture(params=["valkey", *SLOW])
 def stores(request: pytest.FixtureRequest) -> tuple[str, str]:
     """The URLs of a store for each of two shards, as `publish` names them."""
     url: str = request.getfixturevalue(f"{request.param}_store").url
