@@ -55,7 +55,7 @@ BY_CHANCE := $(addprefix tests/,oracle api/hostile/test_generated.py api/test_qu
 checker: $(VENV)/.dev
 	LEDGER_CHECKER_SEEDS=3 LEDGER_SIMULATIONS=1000 $(BIN)/python -m pytest -q -n $(CORES) \
 	    tests/proof/test_checker.py tests/proof/test_scenes.py tests/posting/test_simulation.py
-	LEDGER_TEST_EXAMPLES=4 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile $(BY_CHANCE)
+	LEDGER_TEST_EXAMPLES=8 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile $(BY_CHANCE)
 
 # All orders of the steps of a transfer across shards, and of a move. Needs spin and gcc.
 models: $(VENV)/.dev

@@ -40,12 +40,18 @@ def is_here(major: int) -> bool:
 MAJORS = [
     pytest.param(
         major,
-        marks=pytest.mark.skipif(not is_here(major), reason=HOW_TO_HAVE.get(major, "")),
+        marks=(
+            pytest.mark.skipif(not is_here(major), reason=HOW_TO_HAVE.get(major, "")),
+            *((pytest.mark.thorough,) if major != EMBEDDED else ()),
+        ),
         id=f"on {major}",
     )
     for major in (*HOW_TO_HAVE, EMBEDDED)
 ]
-"""Every version, as the values of a parameter; one that is missing is skipped with the reason."""
+"""Every version, as the values of a parameter; one that is missing is skipped with the reason.
+
+`make test` takes the embedded one, `make test-all` all.
+"""
 
 
 def binaries(major: int, folder: Path) -> Path | None:

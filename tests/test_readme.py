@@ -74,7 +74,13 @@ TOURS = {
 
 
 @needs_curl
-@pytest.mark.parametrize("page", TOURS)
+@pytest.mark.parametrize(
+    "page",
+    [
+        page if page == "README.md" else pytest.param(page, marks=pytest.mark.thorough)
+        for page in TOURS
+    ],
+)
 def test_a_tour_gives_the_output_it_shows(fresh, page):
     found = blocks("console", (ROOT / page).read_text())
     lines = [line for block in found for line in block.splitlines()]
@@ -96,6 +102,7 @@ def keys_of_the_page(page: str, folder: Path, url: str) -> dict[str, str]:
 
 
 @needs_curl
+@pytest.mark.thorough
 def test_the_tour_of_approvals_gives_the_output_it_shows(new_database, tmp_path):
     page, url = (DOCS / "approvals.md").read_text(), url_text(new_database())
     lines = [line for block in blocks("console", page) for line in block.splitlines()]
@@ -162,6 +169,7 @@ def copy(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_the_local_setup_works_as_written(copy, new_database):
     commands = blocks("sh")[2].strip().splitlines()
     seed = SEED.partition("### Option B")[2]

@@ -37,6 +37,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
     assert "ledgerservice/py.typed" in packed
 
 
+@pytest.mark.thorough
 def test_a_type_checker_reads_the_types_of_the_installed_package(wheel, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)

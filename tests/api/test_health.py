@@ -110,7 +110,11 @@ def test_an_old_process_is_ready_as_long_as_the_schema_is_compatible(
 
 @pytest.mark.parametrize(
     "options",
-    [(), pytest.param(("--workers", "2"), marks=pytest.mark.long), ("--acceptors", "2")],
+    [
+        (),
+        pytest.param(("--workers", "2"), marks=pytest.mark.long),
+        pytest.param(("--acceptors", "2"), marks=pytest.mark.thorough),
+    ],
     ids=["one", "workers", "acceptors"],
 )
 def test_a_service_that_drains_is_not_ready_and_serves(database, options):

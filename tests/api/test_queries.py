@@ -129,7 +129,7 @@ def in_order(filters: Row) -> None:
 few_filters = st.dictionaries(st.sampled_from(sorted(FILTERS)), st.integers(0, 9), max_size=3)
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(few_filters, st.sampled_from([1, 3, 1000]))
 def test_filters_find_the_matching_transactions(house, chosen, limit) -> None:
     service, rows = house
@@ -213,7 +213,7 @@ account_filters = st.dictionaries(
 )
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(account_filters, st.sampled_from([1, 2, 1000]))
 def test_filters_find_the_matching_accounts(people, chosen, limit) -> None:
     service, rows = people

@@ -240,6 +240,7 @@ def waiting_for_a_lock(database: Database) -> bool:
         return found.fetchone() is not None
 
 
+@pytest.mark.thorough
 def test_the_queue_is_shared_out(database: Database) -> None:
     """An acceptor refuses what is more than its part, and the other one takes its own."""
     values = {"DATABASE_URL": url_text(database), "LEDGER_QUEUE_LIMIT_REQUESTS": "8"}
@@ -262,6 +263,7 @@ def test_the_queue_is_shared_out(database: Database) -> None:
         assert service.account(account, "balance") == ("9.00",)
 
 
+@pytest.mark.thorough
 def test_others_write_beside_it(
     database: Database, tmp_path: Path, no_violations: Callable[[Database], None]
 ) -> None:

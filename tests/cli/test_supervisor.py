@@ -28,7 +28,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     [(), pytest.param(("--workers", "2"), marks=pytest.mark.long), ("--acceptors", "2")],
     ids=str,
 )
-@pytest.mark.parametrize("drain_s", ["0", "1"])
+@pytest.mark.parametrize("drain_s", ["0", pytest.param("1", marks=pytest.mark.thorough)])
 def test_it_is_ready_when_it_serves_and_says_when_it_stops(
     database: Database, manager: socket.socket, drain_s: str, options: Sequence[str]
 ) -> None:
@@ -44,7 +44,15 @@ def test_it_is_ready_when_it_serves_and_says_when_it_stops(
         manager.recv(100)
 
 
-@pytest.mark.parametrize("options", [[], ["--workers", "2"], ["--acceptors", "2"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        pytest.param(["--workers", "2"], marks=pytest.mark.thorough),
+        pytest.param(["--acceptors", "2"], marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
 def test_it_is_not_ready_if_it_cannot_start(
     database: Database, manager: socket.socket, options: list[str]
 ) -> None:

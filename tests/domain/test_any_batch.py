@@ -210,7 +210,7 @@ def batch_of(data: st.DataObject, both: Both, most: int = 3) -> list[tuple[list[
 balances_of_all = st.lists(st.integers(100, 500), min_size=5, max_size=5)
 
 
-@settings(max_examples=examples(80), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(balances_of_all, st.data())
 def test_any_batch_is_decided_like_one_instruction_after_another(balances, data):
     both = Both(balances)
@@ -223,7 +223,7 @@ def test_any_batch_is_decided_like_one_instruction_after_another(balances, data)
 # A linked group that fails, against its absence.
 
 
-@settings(max_examples=examples(80), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(balances_of_all, st.data())
 def test_a_linked_group_that_fails_leaves_nothing(balances, data):
     both = Both(balances)

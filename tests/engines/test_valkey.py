@@ -161,7 +161,7 @@ def run(store: ValkeyStore, steps: Sequence[tuple[Any, ...]]) -> list[str]:
 @given(st.lists(STEP, max_size=25))
 @example([("write", 0, 0, 1), ("rebuild",)])
 @settings(
-    max_examples=examples(25),
+    max_examples=examples(12),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -104,6 +104,7 @@ KILLS: dict[str, Callable[[Node], None]] = {
 @pytest.mark.parametrize(
     "kill", ["PostgreSQL", pytest.param("the machine", marks=pytest.mark.long)]
 )
+@pytest.mark.thorough
 def test_a_leader_that_is_killed_takes_no_answer_with_it(
     nodes: Nodes, urls: dict[str, str], service: RunningService, kill: str
 ) -> None:

@@ -23,6 +23,7 @@ COMMANDS = re.findall(r"^\$ (.*)\n(.*)$", PAGE, re.MULTILINE)
 TIMES = re.compile(r"in [0-9.]+ s \([0-9,]+/s\)")
 
 
+@pytest.mark.thorough
 def test_the_commands_give_the_output_they_show(database, tmp_path, no_violations):
     for name, text in FILES:
         (tmp_path / name).write_text(text)

@@ -140,14 +140,28 @@ def test_a_doctored_backup_is_found_out(
     doctor, message = case
     file = tmp_path / "ledger.backup"
     file.write_bytes(doctor(good))
-    done = drill(file, place, LEDGER_SCRATCH_URL=url_text(ledger))
+    server = {"LEDGER_SCRATCH_URL": url_text(ledger)}
+    done = drill(file, place, **server)
     assert (done.returncode, message in done.stderr) == (1, True), done
     assert len(done.stderr.splitlines()) == 1
-    problem = json.loads(drill(file, place, "--json").stdout)
+    problem = json.loads(drill(file, place, "--json", **server).stdout)
     assert problem["code"] in {"backup_error", "backup_not_sound"}
     assert message in problem["detail"]
     assert list(place.iterdir()) == []
     assert databases(ledger) == []
+
+
+@pytest.mark.parametrize("case", ["a transaction less", "another last transaction"])
+def test_a_doctored_backup_leaves_no_server(
+    good: bytes, tmp_path: Path, place: Path, case: str
+) -> None:
+    """On an embedded server it is found out too: while rows are loaded, and afterwards."""
+    doctor, message = DOCTORED[case]
+    file = tmp_path / "ledger.backup"
+    file.write_bytes(doctor(good))
+    problem = json.loads(drill(file, place, "--json").stdout)
+    assert message in problem["detail"]
+    assert list(place.iterdir()) == []
 
 
 def test_rows_that_are_restored_otherwise_are_found(

@@ -225,6 +225,6 @@ def shared(new_database):
 
 
 @given(chosen=steps, form=st.sampled_from(FORMS))
-@settings(max_examples=examples(10), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(5), deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_life_is_the_same_in_a_copy(shared, chosen, form):
     asyncio.run(check(shared, [("deposit", 0, 0, 400), ("deposit", 3, 0, 300), *chosen], form))

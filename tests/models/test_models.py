@@ -23,6 +23,7 @@ def name(check: Check) -> str:
 
 
 @pytest.mark.parametrize("check", BASES, ids=name)
+@pytest.mark.thorough
 def test_the_properties_hold_in_all_states(check):
     result = run(check)
     assert result.error == "", result.output
@@ -32,6 +33,7 @@ def test_the_properties_hold_in_all_states(check):
 
 
 @pytest.mark.parametrize("check", CANARIES, ids=name)
+@pytest.mark.thorough
 def test_an_error_of_design_is_found(check):
     error = run(check).error
     violated = ASSERTION.search(error)

@@ -31,7 +31,7 @@ from tests.oracle.model import EXPONENTS, Asked
 from tests.oracle.over_http import FAR, OTHER_LEDGER, check_problem
 from tests.processes import serving, sleep_until
 
-EXAMPLES = examples(16)
+EXAMPLES = examples(8)
 STEPS = 30
 
 # Few keys, so that they meet often; not all of them harmless in a path or a COPY.

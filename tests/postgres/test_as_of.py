@@ -138,7 +138,7 @@ async def posted(ledger: Database, batches: list[list[Drawn]]) -> Answers:
 looks = st.lists(st.tuples(st.integers(0, 200), st.sampled_from([-1, 0, 1])), max_size=6)
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(st.lists(st.lists(drawn, min_size=1, max_size=4), max_size=8), looks)
 def test_an_account_as_of_any_time_equals_a_fold_over_its_entries(ledger, batches, looks) -> None:
     """For all that moves money, some of which takes effect before or after it is recorded."""
@@ -193,7 +193,7 @@ look = st.none() | st.tuples(st.integers(0, 200), st.sampled_from([-1, 0, 1]))
 periods = st.lists(st.tuples(look, look), max_size=4)
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(st.lists(st.lists(drawn, min_size=1, max_size=4), max_size=8), periods, st.integers(1, 4))
 def test_an_effective_statement_equals_a_fold_over_the_entries(
     ledger, batches, periods, rows

@@ -144,7 +144,7 @@ def without_wait(case: schemathesis.Case) -> None:
 
 @described.parametrize()
 @settings(
-    max_examples=examples(16),
+    max_examples=examples(6),
     deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=list(HealthCheck),
@@ -173,7 +173,7 @@ def follow(links: Any, service: RunningService) -> set[str]:
 
     Chain.run(
         settings=settings(
-            max_examples=examples(20),
+            max_examples=examples(10),
             stateful_step_count=12,
             deadline=None,
             suppress_health_check=list(HealthCheck),

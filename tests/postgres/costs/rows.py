@@ -9,7 +9,7 @@ from ledgerservice.postgres.reader import Reader
 from tests import examples
 from tests.databases import connect, without_guards
 
-EXAMPLES = examples(10)
+EXAMPLES = examples(5)
 """Searches of a property, on each PostgreSQL."""
 
 
