@@ -33,7 +33,7 @@ from tests.proof.checker import check
 from tests.proof.history import Attempt, Request
 from tests.proof.judging.evidence import UNKNOWN, major, outcome
 
-SEEDS = int(os.environ.get("LEDGER_SIMULATIONS", "200"))
+SEEDS = int(os.environ.get("LEDGER_SIMULATIONS", "100"))
 FIRST_SEED = int(os.environ.get("LEDGER_SIMULATION_SEED", "0"))
 A_TEST = 100  # seeds
 

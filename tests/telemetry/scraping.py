@@ -13,7 +13,7 @@ from tests.processes import RunningService, free_port, serving
 
 def families(port: int) -> dict[str, Any]:
     """The families of metrics by name, counters with `_total`."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", verify=False).text
     parsed = text_string_to_metric_families(text)
     return {one.name + "_total" * (one.type == "counter"): one for one in parsed}
 
