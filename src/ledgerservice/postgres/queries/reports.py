@@ -22,6 +22,7 @@ from ledgerservice.postgres.queries.as_of import (
 from ledgerservice.postgres.queries.horizon import all_recorded
 from ledgerservice.postgres.queries.structs import EARLIEST, LATEST, Shape
 from ledgerservice.postgres.reader import Reader
+from ledgerservice.postgres.search import Place
 
 
 class TrialBalanceRow(msgspec.Struct, frozen=True):
@@ -291,6 +292,27 @@ def _plus(one: Shape, other: Shape) -> Shape:
     return type(one)(**fields)
 
 
+SORT_PLACES = text("""
+SELECT number FROM ROWS FROM (
+    jsonb_to_recordset(CAST(:places AS jsonb))
+        AS (flag boolean, one text, two text, three text)
+) WITH ORDINALITY AS places (flag, one, two, three, number)
+ORDER BY flag, one, two, three
+""")
+
+
+async def _in_order(readers: Sequence[Reader], places: Collection[Place]) -> list[Place]:
+    """The places of all parts in the order of the database, which is that of its collation."""
+    listed = list(places)
+    if len(readers) == 1 or not listed:
+        return listed
+    names = ("flag", "one", "two", "three")
+    flagged = [place if isinstance(place[0], bool) else (False, *place) for place in listed]
+    rows = [dict(zip(names, place, strict=False)) for place in flagged]
+    order = await readers[0].rows(SORT_PLACES, places=msgspec.json.encode(rows).decode())
+    return [listed[row.number - 1] for row in order]
+
+
 async def list_owner_balances_of_all(
     readers: Sequence[Reader],
     rows: int,
@@ -308,7 +330,7 @@ async def list_owner_balances_of_all(
         for row in await list_owner_balances(reader, rows, after, at, by, owners):
             pair = row.owner, row.currency
             sums[pair] = _plus(sums[pair], row) if pair in sums else row
-    return [sums[pair] for pair in sorted(sums)[:rows]]
+    return [sums[pair] for pair in (await _in_order(readers, sums))[:rows]]
 
 
 async def list_owner_balances(
@@ -377,4 +399,4 @@ async def list_totals_of_all(
     for reader in readers:
         for total, place in await list_totals(reader, key, since, until, rows, after, by):
             sums[place] = _plus(sums[place], total) if place in sums else total
-    return [(sums[place], place) for place in sorted(sums)[:rows]]
+    return [(sums[place], place) for place in (await _in_order(readers, sums))[:rows]]
