@@ -368,6 +368,12 @@ class Settings(BaseSettings):
         description="Secret that seals the sessions of the console; the same in all processes "
         "behind one name. By default a random one at each start.",
     )
+    console_patience_s: float = Field(
+        default=0.05,
+        ge=0,
+        description="How long a page of the console waits for figures over the whole ledger. "
+        "Slower ones are loaded after the page.",
+    )
     console_oidc_client_id: str | None = Field(
         default=None,
         min_length=1,

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from ledgerservice.postgres.connections import Database
 from tests.console.contents import Contents, fill
+from tests.console.places import PATIENT
 from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import RunningService, serving
@@ -33,7 +34,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def filled(new_database: Callable[..., Database]) -> Iterator[tuple[RunningService, Contents]]:
     """A service without keys, and the ids of what is in its ledger."""
-    with serving(DATABASE_URL=url_text(new_database())) as service:
+    with serving(DATABASE_URL=url_text(new_database()), **PATIENT) as service:
         yield service, fill(service)
 
 

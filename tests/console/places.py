@@ -19,3 +19,6 @@ PAGES = [
     "/health",
 ]
 """Paths below /console; the account 1 is always there."""
+
+PATIENT = {"LEDGER_CONSOLE_PATIENCE_S": "30"}
+"""For services whose pages have all figures, however busy the machine of the tests is."""

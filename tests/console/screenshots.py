@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.console.places import PATIENT
 from tests.databases import quick_place, reachable_folder
 from tests.processes import ROOT, RunningService, cli, serving, wait_for
 
@@ -71,7 +72,7 @@ def take_all(folder: Path) -> None:
         place = {"LEDGER_DATA_FOLDER": str(data / "data"), "LEDGER_VERIFY_INTERVAL_S": "1"}
         done = cli("demo", "--month", **place)
         assert done.returncode == 0, done.stderr
-        with serving(**place) as service, sync_playwright() as playwright:
+        with serving(**place, **PATIENT) as service, sync_playwright() as playwright:
             made = cli("keys", "create", "admin", "--role", "admin", "--json", **place)
             key = json.loads(made.stdout)["key"]
             service.client.headers["authorization"] = f"Bearer {key}"

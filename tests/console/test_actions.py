@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page
 
 from ledgerservice.postgres.connections import Database
 from tests.console.contents import Contents, fill
+from tests.console.places import PATIENT
 from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import RunningService, cli, serving, wait_for
@@ -23,7 +24,7 @@ Place = tuple[RunningService, Contents, dict[str, str]]
 def place(new_database: Callable[..., Database]) -> Iterator[Place]:
     """A service that permits actions, its contents, and keys by their names."""
     url = {"DATABASE_URL": url_text(new_database())}
-    with serving(**url, LEDGER_CONSOLE="write") as service:
+    with serving(**url, LEDGER_CONSOLE="write", **PATIENT) as service:
         contents = fill(service)
         done = cli("approvals", "require", "default", "unfreeze", **url)
         assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from ledgerservice.postgres.connections import Database
 from tests.access.approvals.proposing import set_rules
 from tests.access.made import bearer, make_key
 from tests.access.signing import new_key
+from tests.console.places import PATIENT
 from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import RunningService, serving
@@ -42,7 +43,7 @@ def office(
         public = public_key_of(new_key(folder, name).with_suffix(".pem").read_bytes())
         keys[name] = make_key(database, name, int(NAMES["approvals:decide"]), public_key=public)
     set_rules(database, RULES)
-    with serving(DATABASE_URL=url_text(database), LEDGER_CONSOLE="write") as service:
+    with serving(DATABASE_URL=url_text(database), LEDGER_CONSOLE="write", **PATIENT) as service:
         service.client.headers.update(bearer(keys["operator"]))
         yield Office(service, keys, folder)
 

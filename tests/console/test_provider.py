@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext
 from ledgerservice.postgres.connections import Database
 from tests.access.oidc.people import Place, at
 from tests.access.oidc.provider import CLIENT, SECRET, Provider, SigningKey
+from tests.console.places import PATIENT
 from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import cli, wait_for
@@ -25,6 +26,7 @@ def place(new_database: Callable[..., Database], tmp_path_factory: Any) -> Itera
         "LEDGER_CONSOLE_OIDC_CLIENT_ID": CLIENT,
         "LEDGER_CONSOLE_OIDC_CLIENT_SECRET_FILE": str(folder / "secret"),
         "LEDGER_CONSOLE_OIDC_SCOPE": "openid ledger",
+        **PATIENT,
     }
     with at(provider, new_database(), folder, **values) as made:
         assert wait_for(lambda: made.outcome(made.reader()) == 200, 10)

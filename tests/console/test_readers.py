@@ -12,6 +12,7 @@ from ledgerservice.postgres.access.principals import GrantedAccounts
 from ledgerservice.postgres.connections import Database
 from tests.access.made import alter_key, bearer, make_key
 from tests.console.contents import Contents, fill
+from tests.console.places import PATIENT
 from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import RunningService, serving, wait_for
@@ -31,7 +32,7 @@ class Desk(NamedTuple):
 @pytest.fixture(scope="module")
 def desk(new_database: Callable[..., Database]) -> Iterator[Desk]:
     database = new_database()
-    with serving(DATABASE_URL=url_text(database), LEDGER_CONSOLE="write") as service:
+    with serving(DATABASE_URL=url_text(database), LEDGER_CONSOLE="write", **PATIENT) as service:
         contents = fill(service)
         keys = {name: make_key(database, name, int(SETS[name])) for name in SETS}
         keys["blind"] = make_key(database, "blind", int(NAMES["accounts:read"]))

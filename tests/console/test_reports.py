@@ -12,6 +12,7 @@ from ledgerservice.console.activity import first_day
 from ledgerservice.console.filters import AsOf
 from ledgerservice.postgres.connections import Database
 from tests.access.made import alter_key, make_key
+from tests.console.places import PATIENT
 from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import RunningService, serving
@@ -204,7 +205,7 @@ def keyed(new_database: Callable[..., Database]) -> Iterator[tuple[RunningServic
     """A service with a webhook that nobody answers, and keys."""
     database = new_database()
     place = {"DATABASE_URL": url_text(database), "LEDGER_VERIFY_INTERVAL_S": "0.2"}
-    with serving(**place) as service:
+    with serving(**place, **PATIENT) as service:
         service.open("Alice", balance="5.00")
         hook = {"url": "https://hooks.example/x"}
         assert service.post("/webhooks", hook).status_code == 201

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from ledgerservice.postgres.connections import Database
+from tests.console.places import PATIENT
 from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import RunningService, cli, serving
@@ -19,7 +20,7 @@ from tests.processes import RunningService, cli, serving
 def keyed(new_database: Callable[..., Database]) -> Iterator[tuple[RunningService, dict[str, str]]]:
     """A service with two ledgers, and keys by their names."""
     place = {"DATABASE_URL": url_text(new_database())}
-    with serving(**place) as service:
+    with serving(**place, **PATIENT) as service:
         service.post("/ledgers/", {"name": "shop"})
         service.open("Alice of default")
         shop = {"owner": "Sam of shop", "currency": "USD"}

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser
 from ledgerservice.postgres.connections import Database
 from tests.access.certificates import HERE, Authority, context
 from tests.access.made import make_key
+from tests.console.places import PATIENT
 from tests.console.watching import watched
 from tests.databases import url_text
 from tests.processes import Fork, await_ready, environment, free_port
@@ -29,6 +30,7 @@ def secure(
         "DATABASE_URL": url_text(database),
         "LEDGER_TLS_CERT": str(folder / "server.pem"),
         "LEDGER_TLS_KEY": str(folder / "server.key"),
+        **PATIENT,
     }
     process = Fork(["serve", "--port", str(port)], environment(**values))
     base = f"https://127.0.0.1:{port}"

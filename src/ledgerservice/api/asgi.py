@@ -211,9 +211,7 @@ def show_console(inner: App, state: State) -> App:
             # Imported when the first page is read: most processes show none.
             from ledgerservice.console.application import Console  # noqa: PLC0415
 
-            secret = settings.console_secret
-            text = secret and secret.get_secret_value()
-            console = Console(called, settings.console, text, _provider_of(settings))
+            console = Console(called, settings, _provider_of(settings))
         return console(scope, receive, _noting(send, path))
 
     return answer

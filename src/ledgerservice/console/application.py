@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from ledgerservice.console import assets
 from ledgerservice.console.calls import Api, App, RefusedError
+from ledgerservice.console.costly import Costs
 from ledgerservice.console.pages import (
     account,
     accounts,
@@ -32,11 +33,11 @@ from ledgerservice.console.pages import (
 from ledgerservice.console.providers import Provider
 from ledgerservice.console.sessions import Session, Sessions, cookie_name
 from ledgerservice.console.visits import PAGE_HEADERS, ROOT, FormError, Visit
+from ledgerservice.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Page = Callable[[Visit], Awaitable[Response]]
-Mode = Literal["off", "read", "write"]
 
 
 class Route(NamedTuple):
@@ -89,11 +90,11 @@ _STATIC = re.compile(rf"{assets.PLACE}/([0-9a-f]+)/([a-zA-Z.]+)")
 class Console:
     """Answers what is below /console. `api` answers the calls that the pages make."""
 
-    def __init__(
-        self, api: App, mode: Mode, secret: str | None, provider: Provider | None = None
-    ) -> None:
-        self._api, self._mode, self._provider = api, mode, provider
-        self._sessions = Sessions(secret)
+    def __init__(self, api: App, settings: Settings, provider: Provider | None = None) -> None:
+        secret = settings.console_secret
+        self._api, self._mode, self._provider = api, settings.console, provider
+        self._sessions = Sessions(None if secret is None else secret.get_secret_value())
+        self._costs = Costs(settings.console_patience_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI call."""
@@ -129,7 +130,7 @@ class Console:
         cookie = request.cookies.get(cookie_name(request.scope))
         session = self._sessions.opened(cookie) if cookie else None
         api = Api(self._api, request.scope, _authorization(request, session), ledger)
-        return Visit(request, api, self._sessions, session, self._mode, self._provider)
+        return Visit(request, api, self._sessions, session, self._mode, self._costs, self._provider)
 
 
 def _authorization(request: Request, session: Session | None) -> str | None:

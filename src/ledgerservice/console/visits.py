@@ -2,9 +2,9 @@
 
 import asyncio
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,11 +12,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ledgerservice.console.calls import Answer, Api, RefusedError, encoded
 from ledgerservice.console.catalogue import LANGUAGES, Catalogue, language_of
+from ledgerservice.console.costly import ALL, PARAMETER, Costs
 from ledgerservice.console.filters import AsOf, as_of, zone_of
 from ledgerservice.console.providers import Provider
 from ledgerservice.console.readers import Reader
 from ledgerservice.console.rendering import rendered
 from ledgerservice.console.sessions import Session, Sessions
+
+Value = TypeVar("Value")
 
 ROOT = "/console"
 DEFAULT_LEDGER = "default"
@@ -69,6 +72,7 @@ class Visit:
     sessions: Sessions
     session: Session | None
     mode: str
+    costs: Costs
     provider: Provider | None = None
     parameters: dict[str, str] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
@@ -108,6 +112,15 @@ class Visit:
             is_list = isinstance(answer.body, list)
             self.sources.append(Source(path, query, is_list))
         return answer
+
+    async def costly(self, figures: Callable[[], Coroutine[Any, Any, Value]]) -> Value | None:
+        """Figures that read much, if they come soon or the URL says to wait; else None, and the
+        template shows `later()` in their place.
+        """
+        name = self.path
+        if self.query(PARAMETER) == ALL:
+            return await self.costs.whole(name, figures())
+        return None if self.costs.is_slow(name) else await self.costs.soon(name, figures())
 
     # The state in the URL.
 

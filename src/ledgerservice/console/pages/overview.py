@@ -16,21 +16,27 @@ RECENT = 12
 
 async def page(visit: Visit) -> Response:
     """The trial balance by currency, and the latest transactions."""
-    balance, open_items, transactions, service = await asyncio.gather(
-        visit.figure("/reports/trial-balance", **visit.as_of.query()),
-        _open_items(visit),
+    figures, transactions, service = await asyncio.gather(
+        visit.costly(partial(_figures, visit)),
         visit.figure("/transactions/", limit=RECENT, **visit.as_of.period()),
         _status(visit),
     )
     return visit.page(
         "overview.html",
-        balance=balance,
-        open_items=open_items,
+        is_later=figures is None,
         transactions=transactions,
         service=service,
         duration=partial(duration, visit.t),
-        **await activity(visit, balance),
+        **(figures or {}),
     )
+
+
+async def _figures(visit: Visit) -> dict[str, Any]:
+    """What is summed up over all accounts, and over many transactions."""
+    balance, open_items = await asyncio.gather(
+        visit.figure("/reports/trial-balance", **visit.as_of.query()), _open_items(visit)
+    )
+    return {"balance": balance, "open_items": open_items, **await activity(visit, balance)}
 
 
 async def _open_items(visit: Visit) -> dict[str, dict[str, Any]] | None:

@@ -24,10 +24,12 @@ MONTHS_OF = ("begins_at", "currency", "posted", "declined", "amount_in", "amount
 
 async def trial_balance(visit: Visit) -> Response:
     """The balances of all accounts by currency, which sum to zero."""
-    answer = await visit.figure("/reports/trial-balance", **visit.as_of.query())
-    if _is_csv(visit) and answer.is_good:
-        return _csv("trial-balance", _once(table(answer.body["currencies"])))
-    return _page(visit, "trial", answer=answer)
+    figure = partial(visit.figure, "/reports/trial-balance", **visit.as_of.query())
+    if not _is_csv(visit):
+        return _page(visit, "trial", await visit.costly(figure))
+    answer = await figure()
+    rows = answer.body["currencies"] if answer.is_good else []
+    return _csv("trial-balance", _once(table(rows)))
 
 
 async def owners(visit: Visit) -> Response:
@@ -38,7 +40,7 @@ async def owners(visit: Visit) -> Response:
 async def metadata(visit: Visit) -> Response:
     """The amounts moved by the values of a metadata key, in a period or up to a time."""
     if not visit.query("key"):
-        return _page(visit, "metadata", answer=None)
+        return _page(visit, "metadata", None, is_later=False)
     query = {"key": visit.query("key"), **_period(visit)}
     return await _listed(visit, "metadata", "/reports/totals", query)
 
@@ -53,6 +55,18 @@ def _period(visit: Visit) -> dict[str, Any]:
 
 async def months(visit: Visit) -> Response:
     """What was recorded in each month, and what customers held at its end."""
+    if _is_csv(visit):
+        _, _, found_months = await _months(visit)
+        return _csv("months", _once(table([_row(one) for one in found_months])))
+    figures = await visit.costly(partial(_months, visit))
+    if figures is None:
+        return _page(visit, "months", None)
+    answer, balance, found_months = figures
+    return _page(visit, "months", answer, balance=balance, months=found_months)
+
+
+async def _months(visit: Visit) -> tuple[Answer, Answer, list[Month]]:
+    """The volume, the trial balance, and the months out of both."""
     as_of = visit.as_of
     query = {"by": "month", "to": as_of.period().get("to"), "timezone": as_of.timezone}
     if as_of.is_effective:
@@ -60,10 +74,7 @@ async def months(visit: Visit) -> Response:
     balance = await visit.figure("/reports/trial-balance", **as_of.query())
     answer = await visit.figure("/reports/volume", **query)
     is_good = balance.is_good and answer.is_good
-    found_months = months_of(answer.body, balance.body) if is_good else []
-    if _is_csv(visit) and is_good:
-        return _csv("months", _once(table([_row(one) for one in found_months])))
-    return _page(visit, "months", answer=answer, balance=balance, months=found_months)
+    return answer, balance, months_of(answer.body, balance.body) if is_good else []
 
 
 def _row(month: Month) -> dict[str, Any]:
@@ -75,8 +86,9 @@ async def _listed(visit: Visit, name: str, path: str, query: dict[str, Any]) -> 
     if _is_csv(visit):
         return _csv(name, _all_rows(visit, path, query))
     cursor = visit.query("cursor")
-    answer = await visit.figure(path, **query, cursor=cursor)
-    return _page(visit, name, answer=answer)
+    return _page(
+        visit, name, await visit.costly(partial(visit.figure, path, **query, cursor=cursor))
+    )
 
 
 async def _all_rows(visit: Visit, path: str, query: dict[str, Any]) -> AsyncIterator[str]:
@@ -102,9 +114,13 @@ def _csv(name: str, lines: AsyncIterator[str]) -> Response:
     return StreamingResponse(lines, 200, headers, "text/csv; charset=utf-8")
 
 
-def _page(visit: Visit, name: str, answer: Answer | None, **values: Any) -> Response:
+def _page(
+    visit: Visit, name: str, answer: Answer | None, *, is_later: bool = True, **values: Any
+) -> Response:
+    """A report; without an answer it comes later, or the reader has to choose what it is of."""
+    is_later = is_later and answer is None
     shared: dict[str, Any] = {"name": name, "tabs": TABS, "month": partial(_month, visit)}
-    return visit.page("reports.html", answer=answer, **shared, **values)
+    return visit.page("reports.html", answer=answer, is_later=is_later, **shared, **values)
 
 
 def _month(visit: Visit, begins_at: str) -> Markup:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -49,18 +50,28 @@ async def page(visit: Visit) -> Response:
     """The list, and the figures that these filters allow."""
     filters = filters_of(visit)
     query = {"limit": visit.query("limit", PAGE_ROWS), "cursor": visit.query("cursor")}
-    transactions, volume = await asyncio.gather(
-        visit.figure("/transactions/", **query, **filters), _volume(visit, filters)
+    transactions, figures = await asyncio.gather(
+        visit.figure("/transactions/", **query, **filters),
+        visit.costly(partial(_figures, visit, filters)),
     )
     return visit.page(
         "transactions.html",
         transactions=transactions,
-        volume=volume,
-        declines=_declines(volume),
-        amounts=_amounts(volume, visit.query("currency")),
+        is_later=figures is None,
+        **(figures or {"volume": None, "declines": [], "amounts": {}}),
         kinds=KINDS,
         filtered=[name for name in FILTERS if visit.query(name)],
     )
+
+
+async def _figures(visit: Visit, filters: dict[str, Any]) -> dict[str, Any]:
+    """What is counted over many transactions."""
+    volume = await _volume(visit, filters)
+    return {
+        "volume": volume,
+        "declines": _declines(volume),
+        "amounts": _amounts(volume, visit.query("currency")),
+    }
 
 
 def filters_of(visit: Visit) -> dict[str, Any]:
