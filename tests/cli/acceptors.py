@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -57,21 +58,29 @@ class Depositors:
     def _run(self) -> int:
         posted = 0
         while not self._stopping.is_set():
-            self._deposit(f"key {next(self._numbers)}")
+            self._post(*self.request(next(self._numbers)))
             posted += 1
             self.done += 1
         return posted
 
-    def _deposit(self, key: str) -> None:
-        body = {"account_id": self._account, "amount": "1", "idempotency_key": key}
+    def request(self, number: int) -> tuple[str, dict[str, Any]]:
+        """The path and the body of a request, which has a key of its own."""
+        amount = {"amount": "1", "idempotency_key": f"key {number}"}
+        return "/deposit/", {"account_id": self._account, **amount}
+
+    def _post(self, path: str, body: dict[str, Any]) -> None:
         while True:
             with suppress(httpx.TransportError):
-                answer = httpx.post(f"{self._base}/deposit/", json=body, timeout=30, verify=False)
+                answer = httpx.post(self._base + path, json=body, timeout=30, verify=False)
                 if answer.status_code == 200:
+                    self.check(body, answer.json())
                     return
                 assert answer.status_code == 503, answer.text
                 assert answer.json()["retry"] in {"same_key", "later"}
             time.sleep(0.05)
+
+    def check(self, body: dict[str, Any], answer: dict[str, Any]) -> None:
+        """See whether a request got the answer to it."""
 
     def stop(self) -> int:
         """The number of deposits that were answered, each of them once."""
