@@ -13,6 +13,8 @@ from ledgerservice.api.http.call import A_DRY_RUN, LEDGER, OUTSIDE, PART, RUNTIM
 from ledgerservice.api.http.problems import ProblemError, problem, problem_of
 from ledgerservice.api.sending import App, send_reply
 from ledgerservice.domain.ledgers import MAX_PARTS, Parts
+from ledgerservice.errors import Unavailable
+from ledgerservice.postgres.queries.webhooks import find as find_webhook
 from ledgerservice.runtime import Runtime
 from ledgerservice.shards import Shards
 from ledgerservice.telemetry.exchanges import CURRENT
@@ -106,7 +108,9 @@ async def _on_ledger(shards: Shards, scope: Scope, name: str, path: str) -> Scop
     return {**scope, **place, "path": path, "raw_path": slash + inner}
 
 
-_IN_PART = re.compile(r"/(accounts|transactions|holds|schedules)/([1-9][0-9]{0,17})(?:/.*)?")
+_IN_PART = re.compile(
+    r"/(accounts|transactions|holds|schedules|webhooks)/([1-9][0-9]{0,17})(?:/.*)?"
+)
 _PART = re.compile(rb"(?:^|&)part=([0-9]{1,2})(?:&|$)")
 TRANSACTIONS, EVENTS = "/transactions", "/events"
 _ACCOUNT = re.compile(rb"(?:^|&)account_id=([1-9][0-9]{0,17})(?:&|$)")
@@ -122,10 +126,7 @@ async def _part(shards: Shards, parts: Parts, scope: Scope, path: str) -> dict[s
 
 async def _part_named(shards: Shards, parts: Parts, scope: Scope, path: str) -> dict[str, Any]:
     if named := _IN_PART.fullmatch(path):
-        kind, number = named.group(1), int(named.group(2))
-        if kind == "accounts":
-            return {PART: parts.home(number)}
-        return {PART: await shards.main.routes.home_of(parts, number)}
+        return {PART: await _part_with(shards, parts, named.group(1), int(named.group(2)))}
     if scope["method"] != "GET":
         return {}
     path, query = path.rstrip("/"), scope["query_string"]
@@ -134,6 +135,31 @@ async def _part_named(shards: Shards, parts: Parts, scope: Scope, path: str) -> 
     if path == EVENTS:
         return _part_of_events(parts, query)
     return {}
+
+
+async def _part_with(shards: Shards, parts: Parts, kind: str, number: int) -> int:
+    if kind == "accounts":
+        return parts.home(number)
+    if kind == "webhooks":
+        return await _part_of_webhook(shards, parts, number)
+    return await shards.main.routes.home_of(parts, number)
+
+
+async def _part_of_webhook(shards: Shards, parts: Parts, number: int) -> int:
+    """The part that has an endpoint; the first, if there is no such endpoint. Raises Unavailable if
+    it may be in a part that is away.
+    """
+    fault: Unavailable | None = None
+    for part in parts.ids:
+        try:
+            reader = await shards.main.crossings.reader_of(part)
+            if await find_webhook(reader, number) is not None:
+                return part
+        except Unavailable as error:
+            fault = error
+    if fault is not None:
+        raise fault
+    return parts.ids[0]
 
 
 def _part_of_events(parts: Parts, query: bytes) -> dict[str, Any]:

@@ -169,6 +169,24 @@ async def readers_of(request: Request, account_id: int | None = None) -> list[Re
     return [await runtime.crossings.reader_of(parts.home(account_id))]
 
 
+async def go_to_part(request: Request, number: int | None, account_id: int | None) -> None:
+    """Do the rest of a request on the part of this number, or on the one that has an account.
+
+    Of a ledger without parts nothing is to be named. Raises ProblemError and Unavailable.
+    """
+    parts = runtime_of(request).crossings.parts.get(ledger_of(request))
+    if number is None and account_id is not None and parts is not None:
+        number = parts.number_of(account_id)
+    if parts is None and number is None:
+        return
+    if number is None:
+        raise ProblemError("ledger_has_parts")
+    if parts is None or number >= len(parts.ids):
+        raise ProblemError("part_unknown")
+    request.scope[PART] = parts.ids[number]
+    request.scope[RUNTIME] = await shards_of(request).runtime_of(parts.ids[number])
+
+
 _ID = re.compile(r"-?[1-9][0-9]{0,18}", re.ASCII)
 
 

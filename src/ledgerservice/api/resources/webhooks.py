@@ -17,13 +17,15 @@ from ledgerservice.access.scopes import Scope
 from ledgerservice.api.http.bodies import Body, body_of
 from ledgerservice.api.http.call import (
     call_of,
+    go_to_part,
     id_of,
     json_response,
     ledger_of,
     reader_of,
+    readers_of,
     runtime_of,
 )
-from ledgerservice.api.http.fields import AccountId, Answer, Text, TimestampText
+from ledgerservice.api.http.fields import AccountId, Answer, PartNumber, Text, TimestampText
 from ledgerservice.api.http.openapi import NO_BODY, body_schema, get, post
 from ledgerservice.api.http.pages import Page, Paging, first_rows, listing
 from ledgerservice.api.http.problems import ProblemError, invalid
@@ -96,6 +98,9 @@ class AddWebhook(Body):
     types: TypeList | None = None
     account_id: AccountId | None = Field(
         default=None, description="Only events that name this account."
+    )
+    part: PartNumber | None = Field(
+        default=None, description="The part of a ledger with parts whose events it gets."
     )
     after: Place = NEW
     signature: Scheme = Field(
@@ -251,9 +256,11 @@ _changes = partial(post, router, parameters=(), headers={}, need=Need(Scope.WEBH
 async def add_webhook(request: Request) -> Response:
     """Add an endpoint.
 
-    The answer has the secret that requests are signed with. It is not shown again.
+    The answer has the secret that requests are signed with. It is not shown again. Of a ledger with
+    parts it gets the events of one, of `part` or of that of `account_id`: add one for each part.
     """
     body = await _body(request, AddWebhook)
+    await go_to_part(request, body.part, body.account_id)
     reader, settings = reader_of(request), runtime_of(request).settings
     await _check_url(request, body.url)
     if body.account_id is not None:
@@ -276,12 +283,11 @@ async def add_webhook(request: Request) -> Response:
 
 @get(router, "/webhooks", list[Webhook], Paging, need=Need(Scope.WEBHOOKS))
 async def list_webhooks(request: Request) -> Response:
-    """The endpoints of the ledger, in the order in which they were added."""
-    reader = reader_of(request)
+    """The endpoints of the ledger, by id."""
 
     async def read(filters: Paging, after: int | None) -> Page:
-        rows = await queries.list_all(reader, filters.limit + 1, after or 0)
-        secrets = await queries.list_secrets(reader, [row.id for row in rows])
+        readers = await readers_of(request)
+        rows, secrets = await queries.list_of_all(readers, filters.limit + 1, after or 0)
         return first_rows(
             rows, filters.limit, lambda row: Webhook.of(row, secrets), lambda last: last.id
         )

@@ -187,6 +187,19 @@ async def list_secrets(reader: Reader, ids: Sequence[int]) -> list[SecretView]:
     return await find_all(reader, SecretView, LIST_SECRETS, ids=list(ids))
 
 
+async def list_of_all(
+    readers: Sequence[Reader], rows: int, after: int
+) -> tuple[list[WebhookView], list[SecretView]]:
+    """Up to `rows` endpoints of all parts of a ledger by id, after an id, and their secrets."""
+    views: list[WebhookView] = []
+    secrets: list[SecretView] = []
+    for reader in readers:
+        own = await list_all(reader, rows, after)
+        views += own
+        secrets += await list_secrets(reader, [view.id for view in own])
+    return sorted(views, key=lambda view: view.id)[:rows], secrets
+
+
 async def list_deliveries(
     reader: Reader, webhook_id: int, rows: int, before: int | None
 ) -> list[DeliveryView]:
