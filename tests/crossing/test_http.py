@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -240,11 +241,15 @@ def test_webhooks_of_parts(service, accounts, tmp_path):
     for row in (one, two):
         path = f"/webhooks/{row['id']}"
         assert book.get(path).json()["url"] == row["url"]
+        assert wait_for(partial(has_deliveries, book, path))
         assert book.patch(path, state="paused").json()["state"] == "paused"
-        assert wait_for(lambda path=path: bool(book.get(f"{path}/deliveries").json()))
         assert service.client.delete(ON + path).status_code == 200
         assert book.get(path).status_code == 404
     assert service.post("/webhooks", {"url": "https://a.example/", "part": 0}).status_code == 422
+
+
+def has_deliveries(book: Book, path: str) -> bool:
+    return bool(book.get(f"{path}/deliveries").json())
 
 
 def test_files_of_a_ledger_with_parts(database, service, accounts, tmp_path):

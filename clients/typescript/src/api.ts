@@ -1148,6 +1148,8 @@ export interface components {
             types?: ("transaction.posted" | "transaction.declined" | "transaction.reversed" | "hold.placed" | "hold.captured" | "hold.released" | "hold.expired" | "schedule.created" | "schedule.executed" | "schedule.cancelled" | "account.opened" | "account.policy_changed" | "currency.added" | "ledger.added")[];
             /** Format: int64 */
             account_id?: number;
+            /** Format: int32 */
+            part?: number;
             after?: string;
             /** @enum {string} */
             signature?: "v1" | "v1a";
