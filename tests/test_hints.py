@@ -127,7 +127,15 @@ INSTALLS = {
 }
 
 
-@pytest.fixture(params=SERVES)
+LIKE_OTHERS = ("package, by its path", "package, as a module", "container")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.thorough) if name in LIKE_OTHERS else name
+        for name in SERVES
+    ]
+)
 def place(request: pytest.FixtureRequest, venv: Path, dependencies: Path, tmp_path: Path) -> Place:
     return make(request.param, venv, dependencies, tmp_path)
 

@@ -304,7 +304,11 @@ def workers_of(service: RunningService) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    "options", [pytest.param(("--workers", "2"), marks=pytest.mark.long), ("--acceptors", "2")]
+    "options",
+    [
+        pytest.param(("--workers", "2"), marks=pytest.mark.long),
+        pytest.param(("--acceptors", "2"), marks=pytest.mark.thorough),
+    ],
 )
 def test_processes_end_with_the_one_that_started_them(folder, options):
     """Else they would keep the port, and nobody could serve on it again."""

@@ -88,7 +88,7 @@ def test_a_backup_and_its_restore(url: str, database, tmp_path: Path) -> None:
     assert (only_line(done.stdout), done.returncode) == ({**facts, "holds": True}, 0)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.thorough)])
 def test_serve_says_where_when_it_is_ready(url: str, workers: str) -> None:
     port = free_port()
     process = subprocess.Popen(

@@ -25,7 +25,11 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize(
     "options",
-    [(), pytest.param(("--workers", "2"), marks=pytest.mark.long), ("--acceptors", "2")],
+    [
+        (),
+        pytest.param(("--workers", "2"), marks=pytest.mark.long),
+        pytest.param(("--acceptors", "2"), marks=pytest.mark.thorough),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("drain_s", ["0", pytest.param("1", marks=pytest.mark.thorough)])

@@ -75,7 +75,7 @@ def is_ready(base: str, tls: ssl.SSLContext) -> bool:
         return False
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_requests_over_tls(
     serve: Callable[..., str], database: Database, files: Path, workers: int
 ) -> None:

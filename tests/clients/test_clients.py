@@ -93,6 +93,7 @@ def test_no_reference_dangles_and_no_schema_is_unused(description: Path) -> None
     assert found == {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
 
 
+@pytest.mark.thorough
 def test_a_linter_finds_no_error(description: Path, node: Path) -> None:
     run("npx", "--no-install", "redocly", "lint", str(description), cwd=node)
 

@@ -119,6 +119,7 @@ def test_a_process_dies_after_a_step(database, tmp_path, step):
     assert is_over(database, accounts, file) > 0
 
 
+@pytest.mark.thorough
 def test_kills_under_load(database, tmp_path):
     """Any of them at any time, while accounts are frozen and thawed. The last ones finish all."""
     accounts, file = made_market(database), tmp_path / "answers"

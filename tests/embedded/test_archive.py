@@ -151,6 +151,7 @@ def stopped_while_making(places: dict[str, Path], *arguments: str) -> Iterator[F
         process.wait(60)
 
 
+@pytest.mark.thorough
 def test_a_ledger_that_another_process_makes_meanwhile_stays(
     places: dict[str, Path], archived: int
 ) -> None:
@@ -170,6 +171,7 @@ def test_a_ledger_that_another_process_makes_meanwhile_stays(
         assert service.account(account, "balance") == ("7.00",)
 
 
+@pytest.mark.thorough
 def test_a_process_that_makes_a_ledger_meanwhile_does_not_get_in(
     places: dict[str, Path], archived: int
 ) -> None:
@@ -186,6 +188,7 @@ def test_a_process_that_makes_a_ledger_meanwhile_does_not_get_in(
 POSTED = ["transaction.posted"]
 
 
+@pytest.mark.thorough
 def test_a_restored_endpoint_gets_nothing_until_it_is_activated(
     places: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -226,6 +229,7 @@ def drill(places: dict[str, Path]) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.thorough
 def test_what_the_archive_lacks_is_said(places: dict[str, Path]) -> None:
     """RPO is above 0 when nothing was received of the last transactions."""
     with serving(LEDGER_DATA_FOLDER=str(places["data"])) as service:

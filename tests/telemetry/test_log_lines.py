@@ -177,7 +177,9 @@ def test_text_is_a_line_each_too(database: Database, tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("program", ["workers", "uvicorn"])
+@pytest.mark.parametrize(
+    "program", [pytest.param("workers", marks=pytest.mark.thorough), "uvicorn"]
+)
 def test_the_log_is_the_same_under_other_programs(
     database: Database, tmp_path: Path, program: str
 ) -> None:

@@ -110,6 +110,7 @@ def test_a_queue_behind_a_lock_and_a_cancelled_statement(database: Database) -> 
         assert wait_for(lambda: value(port, "ledger_oldest_transaction_seconds") == 0, 20)
 
 
+@pytest.mark.thorough
 def test_each_process_has_a_port(database: Database) -> None:
     port = free_port()
     values = {"DATABASE_URL": url_text(database), "LEDGER_METRICS_PORT": str(port)}

@@ -75,6 +75,7 @@ def printed_by(project: Path, package: Path, name: str, *arguments: str) -> str:
     return run("node", name.replace(".ts", ".js"), *arguments, cwd=project)
 
 
+@pytest.mark.thorough
 def test_the_package_does_what_it_says(
     package: Path, project: Path, service: RunningService
 ) -> None:
@@ -82,6 +83,7 @@ def test_the_package_does_what_it_says(
     assert json.loads(printed_by(project, package, PROGRAM.name, service.base)) == EXPECTED
 
 
+@pytest.mark.thorough
 def test_answers_that_are_cut_are_requested_again(
     package: Path, project: Path, service: RunningService
 ) -> None:
@@ -93,6 +95,7 @@ def test_answers_that_are_cut_are_requested_again(
     assert json.loads(printed) == [160, "840.00", "160.00"]
 
 
+@pytest.mark.thorough
 def test_the_example_of_the_page_prints_what_it_shows(
     package: Path, project: Path, service: RunningService
 ) -> None:

@@ -31,6 +31,7 @@ def _old_directories(_quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mover, "OLD_DIRECTORY_S", 2 * OLD_S)
 
 
+@pytest.mark.thorough
 def test_nothing_is_lost_and_nothing_is_recorded_twice(
     shards: Shards, lived: int, no_violations: Any
 ) -> None:
@@ -42,6 +43,7 @@ def test_nothing_is_lost_and_nothing_is_recorded_twice(
         no_violations(database)
 
 
+@pytest.mark.thorough
 def test_a_move_without_the_fence_is_found(
     shards: Shards, lived: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
