@@ -18,7 +18,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1,
 
 MARKS   ?= not long and not thorough
 
-.PHONY: serve demo verify test test-all test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-starts bench-growth bench-bombs bench-feed bench-client bench-soak lock
+.PHONY: serve demo verify test test-all test-long quick check checker models proof proof-long proof-upgrade bench bench-against bench-starts bench-growth bench-bombs bench-feed bench-client bench-console bench-soak lock
 serve: $(VENV)/.serve
 	@exec $(BIN)/ledgerservice serve
 
@@ -103,6 +103,10 @@ bench-feed: $(VENV)/.dev
 # The client library beside a request a call, in turns.
 bench-client: $(VENV)/.dev
 	$(BIN)/python benchmarks/client.py $(BENCH_ARGS)
+
+# The pages of the console on a large ledger, and what an open page costs.
+bench-console: $(VENV)/.dev
+	$(BIN)/python benchmarks/pages.py $(BENCH_ARGS)
 
 bench-soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py $(BENCH_ARGS)

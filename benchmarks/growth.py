@@ -79,12 +79,12 @@ def main() -> None:
 
 def _bench(options: argparse.Namespace, folder: Path, url: str) -> bool:
     sizes = [Size(*(round(n * options.scale) for n in step)) for step in STEPS[: options.steps]]
-    urls = {name: _database(url, name) for name in ("small", "large")}
+    urls = {name: database(url, name) for name in ("small", "large")}
     runs: dict[str, list[load.Run]] = {"small": [], "large": []}
     results: list[tuple[Size, Figures, Figures]] = []
-    _grow(urls["small"], sizes[0])
+    grow(urls["small"], sizes[0])
     for number, size in enumerate(sizes):
-        _grow(urls["large"], size)
+        grow(urls["large"], size)
         figures = {}
         with ExitStack() as stack:
             bases = {
@@ -116,7 +116,8 @@ def _bench(options: argparse.Namespace, folder: Path, url: str) -> bool:
     return all([_prove(urls[name], runs[name]) for name in urls])  # noqa: C419  (prints both)
 
 
-def _database(url: str, name: str) -> str:
+def database(url: str, name: str) -> str:
+    """The URL of a new database with the schema."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     other: str = servers.other_database(url, name)
@@ -126,7 +127,7 @@ def _database(url: str, name: str) -> str:
     return other
 
 
-def _grow(url: str, size: Size) -> None:
+def grow(url: str, size: Size) -> None:
     """Add accounts with money, then transfers between neighbours, until `size` is reached.
 
     All rows are copied from one connection to another, and the journal's trigger checks them.

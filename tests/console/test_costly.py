@@ -37,6 +37,7 @@ def opened(hasty: Hasty, browser: Browser, path: str, **options: Any) -> Iterato
 PAGES = {
     "": "#held tbody tr",
     "/transactions": "#volume tbody tr",
+    "/accounts/1": "#figures tbody tr",
     "/reports": "#figures tbody tr",
     "/reports/owners": "#figures tbody tr",
     "/reports/months": "#figures tbody tr",

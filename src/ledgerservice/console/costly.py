@@ -5,10 +5,11 @@ them afterwards, or, without JavaScript, has a link to itself with them.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+Figures = Coroutine[Any, Any, Value]
 
 PARAMETER, ALL = "figures", "all"
 """The parameter of a page that waits however long it takes."""
@@ -21,32 +22,38 @@ class Costs:
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._slow: dict[str, bool] = {}
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: dict[str, asyncio.Task[Any]] = {}
 
     def is_slow(self, name: str) -> bool:
         """Whether the figures are not even begun for a page that does not wait."""
         return self._slow.get(name, False)
 
-    async def soon(self, name: str, figures: Coroutine[Any, Any, Value]) -> Value | None:
-        """The figures, or None if they take too long; they are read to their end then, so that
-        no query is broken off. Raises what they raise.
+    async def soon(
+        self, name: str, reader: str, figures: Callable[[], Figures[Value]]
+    ) -> Value | None:
+        """The figures, or None if they take too long; they are read to their end then, for the
+        page that waits, and so that no query is broken off. Raises what they raise.
         """
-        task = asyncio.create_task(figures)
+        task = self._task(reader, figures)
         done, _ = await asyncio.wait({task}, timeout=self._patience_s)
         self._note(name, is_slow=not done)
-        if done:
-            return task.result()
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return None
+        return task.result() if done else None
 
-    async def whole(self, name: str, figures: Coroutine[Any, Any, Value]) -> Value:
-        """The figures, however long they take."""
+    async def whole(self, name: str, reader: str, figures: Callable[[], Figures[Value]]) -> Value:
+        """The figures, however long they take. `reader` names who asks for which of them."""
         begun = asyncio.get_running_loop().time()
-        value = await figures
+        value = await asyncio.shield(self._task(reader, figures))
         took_s = asyncio.get_running_loop().time() - begun
         self._note(name, is_slow=took_s > self._patience_s)
         return value
+
+    def _task(self, reader: str, figures: Callable[[], Figures[Value]]) -> "asyncio.Task[Value]":
+        """What reads the figures: the reader may have begun it with another page."""
+        task = self._running.get(reader)
+        if task is None:
+            task = self._running[reader] = asyncio.create_task(figures())
+            task.add_done_callback(lambda ended: self._ended(reader, ended))
+        return task
 
     def _note(self, name: str, *, is_slow: bool) -> None:
         self._slow.pop(name, None)
@@ -54,7 +61,7 @@ class Costs:
         if len(self._slow) > KNOWN:
             del self._slow[next(iter(self._slow))]
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
+    def _ended(self, reader: str, task: asyncio.Task[Any]) -> None:
+        self._running.pop(reader, None)
         if not task.cancelled():
-            task.exception()  # the page that waits for them meets it too
+            task.exception()  # whoever waits meets it too

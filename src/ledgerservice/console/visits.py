@@ -117,10 +117,10 @@ class Visit:
         """Figures that read much, if they come soon or the URL says to wait; else None, and the
         template shows `later()` in their place.
         """
-        name = self.path
+        name, reader = self.path, f"{self.api.authorization} {self.here(figures=None)}"
         if self.query(PARAMETER) == ALL:
-            return await self.costs.whole(name, figures())
-        return None if self.costs.is_slow(name) else await self.costs.soon(name, figures())
+            return await self.costs.whole(name, reader, figures)
+        return None if self.costs.is_slow(name) else await self.costs.soon(name, reader, figures)
 
     # The state in the URL.
 

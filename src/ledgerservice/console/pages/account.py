@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -23,7 +24,8 @@ async def page(visit: Visit) -> Response:
     as_of = visit.as_of
     at = {"as_of": as_of.at, "timezone": as_of.timezone} if as_of.is_set else {}
     account = await visit.get(place, **at)
-    read = [_balances(visit, place), _course(visit, place), _entries(visit, place)]
+    course = visit.costly(partial(_course, visit, place))
+    read = [_balances(visit, place), course, _entries(visit, place)]
     read += [visit.figure(f"{place}/policies", limit=ROWS)]
     if not as_of.is_set:
         read += [visit.figure(f"{place}/{name}", limit=ROWS) for name in ("holds", "schedules")]
