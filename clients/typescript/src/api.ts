@@ -728,6 +728,45 @@ export interface components {
             /** Format: int64 */
             transactions: number;
         };
+        Me: {
+            /** @enum {string} */
+            kind: "certificate" | "key" | "open" | "token";
+            /** Format: int64 */
+            principal_id: number;
+            principal: string | null;
+            issuer: string | null;
+            key_id: string | null;
+            is_signed: boolean;
+            /** Format: date-time */
+            expires_at: string | null;
+            scopes: string[];
+            ledgers: {
+                [key: string]: string[];
+            };
+            accounts: components["schemas"]["LimitedGrant"][];
+            limits: components["schemas"]["Limits"];
+        };
+        LimitedGrant: {
+            ledger: string;
+            scopes: string[];
+            owner: string | null;
+            accounts: number[];
+            debit_from: number[];
+            credit_to: number[];
+            max_amounts: {
+                [key: string]: string;
+            };
+        };
+        Limits: {
+            rate: number | null;
+            /** Format: int64 */
+            burst: number | null;
+            queue_share: number | null;
+            /** Format: int64 */
+            streams: number | null;
+            /** Format: int64 */
+            body_bytes_s: number | null;
+        };
         DepositItem: {
             idempotency_key: string;
             description?: string;
