@@ -111,9 +111,25 @@ def test_one_control_holds_for_all_figures(visited, console, contents, at: str) 
 
 def test_links_keep_the_time(visited, contents: Contents) -> None:
     page = visited("/console/accounts?at=2026-02")
-    assert page.locator("thead th").all_inner_texts() == ["Account", "Owner"]
+    names = ["Account", "Owner", "Held", "Available", "Balance"]
+    assert page.locator("thead th").all_inner_texts() == names
     page.locator("tbody a").first.click()
     page.wait_for_url("**at=2026-02**")
+
+
+@pytest.mark.parametrize("by", ["recorded", "effective"])
+def test_a_list_has_the_balances_of_its_time(
+    visited, console: RunningService, contents: Contents, by: str
+) -> None:
+    """The backdated deposit of Bob counts as effective then, and was not recorded then."""
+    bob = contents.accounts["Bob"]
+    page = visited(f"/console/accounts?owner=Bob&at=2026-02&by={by}")
+    [row] = page.locator("tbody tr").all()
+    shown = [cell.get_attribute("value") for cell in row.locator("data").all()]
+    answer = console.get(f"/accounts/{bob}/balances?at=2026-02&timezone=Europe/Berlin").json()
+    names = ["held", "available", "balance"] if by == "recorded" else ["balance"]
+    assert shown == [answer[by][name] for name in names]
+    assert shown[-1] == ("0.00" if by == "recorded" else "30.00")
 
 
 @pytest.mark.parametrize("path", ["/accounts", "/accounts/{canary}", "/find?q=note:x", ""])
