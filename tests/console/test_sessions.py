@@ -141,6 +141,19 @@ def test_signing_in_leads_to_no_other_site(keyed) -> None:
         assert answer.headers["location"] == "/console"
 
 
+def test_the_notice_says_who_can_use_it(new_database: Callable[..., Database]) -> None:
+    place = {"DATABASE_URL": url_text(new_database()), **PATIENT}
+    for values, text in (
+        ({}, "whoever uses this machine"),
+        (
+            {"LEDGER_ALLOW_OPEN": "true"},
+            "whoever reaches the service",
+        ),
+    ):
+        with serving(**place, **values) as service:
+            assert text in service.get("/console").text
+
+
 def test_it_can_be_off(new_database: Callable[..., Database]) -> None:
     with serving(DATABASE_URL=url_text(new_database()), LEDGER_CONSOLE="off") as service:
         assert service.get("/console").status_code == 404

@@ -95,6 +95,7 @@ class Console:
         self._api, self._mode, self._provider = api, settings.console, provider
         self._sessions = Sessions(None if secret is None else secret.get_secret_value())
         self._costs = Costs(settings.console_patience_s)
+        self._is_open_to_all = settings.allow_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI call."""

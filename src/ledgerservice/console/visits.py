@@ -74,6 +74,7 @@ class Visit:
     mode: str
     costs: Costs
     provider: Provider | None = None
+    is_open_to_all: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
     ledgers: list[str] = field(default_factory=list)
