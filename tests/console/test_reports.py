@@ -11,9 +11,9 @@ from playwright.sync_api import Browser, Locator, Page
 from ledgerservice.console.activity import first_day
 from ledgerservice.console.filters import AsOf
 from ledgerservice.postgres.connections import Database
-from tests.access.made import alter_key, make_key
+from tests.access.made import alter_key, bearer, make_key
 from tests.console.places import PATIENT
-from tests.console.watching import watched
+from tests.console.watching import visiting
 from tests.databases import url_text
 from tests.processes import RunningService, serving
 
@@ -219,20 +219,8 @@ def keyed(new_database: Callable[..., Database]) -> Iterator[tuple[RunningServic
 def opened(keyed: Any, browser: Browser) -> Iterator[Callable[[str, str], Page]]:
     """Opens a path with a key; complaints of the browser fail the test."""
     service, keys = keyed
-    complaints: list[str] = []
-    contexts = []
-
-    def visit(path: str, key: str) -> Page:
-        headers = {"Authorization": f"Bearer {keys[key]}"}
-        contexts.append(browser.new_context(base_url=service.base, extra_http_headers=headers))
-        page = watched(contexts[-1], complaints)
-        page.goto(path)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert [one for one in complaints if one] == []
+    with visiting(browser, service.base) as visit:
+        yield lambda path, key: visit(path, extra_http_headers=bearer(keys[key]))
 
 
 def test_the_health_of_a_service(keyed: Any, opened: Callable[[str, str], Page]) -> None:

@@ -1,6 +1,10 @@
 """Pages that collect what the browser complains of."""
 
-from playwright.sync_api import BrowserContext, Page, Request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, Page, Request
 
 VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
   console.error(`CSP ${event.violatedDirective} ${event.blockedURI}`));"""
@@ -19,3 +23,23 @@ def watched(context: BrowserContext, complaints: list[str]) -> Page:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("requestfailed", lambda request: complaints.extend(_failed(request)))
     return page
+
+
+@contextmanager
+def visiting(browser: Browser, base: str, **options: Any) -> Iterator[Callable[..., Page]]:
+    """Opens paths, each in a context of its own with these options and those of the call. A
+    complaint of the browser fails the test.
+    """
+    complaints: list[str] = []
+    contexts: list[BrowserContext] = []
+
+    def visit(path: str, **more: Any) -> Page:
+        contexts.append(browser.new_context(base_url=base, **options | more))
+        page = watched(contexts[-1], complaints)
+        page.goto(path)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []

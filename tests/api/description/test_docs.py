@@ -1,29 +1,22 @@
 """The pages for people, in a real browser, and the headers of all answers."""
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from ledgerservice.api.http.catalogue import CATALOGUE
+from tests.console.browsers import chromium
 from tests.processes import RunningService
 
-CHROMIUM = shutil.which("chromium")
 SHOWN = 30  # operations at least
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        (pytest.fail if os.environ.get("REQUIRE_TOOLCHAINS") else pytest.skip)(
-            "chromium is not installed"
-        )
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    """A browser for the tests of a module."""
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
