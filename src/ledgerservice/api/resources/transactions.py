@@ -275,7 +275,7 @@ async def list_transactions(request: Request) -> Response:
         readers = await readers_of(request, filters.account_id)
         values = await filter_values(readers[0], filters)
         is_whole = _is_whole(filters) and len(readers) > 1
-        chosen = TransactionFilter(**values, apart=seen is not None, whole=is_whole or None)
+        chosen = TransactionFilter(**values, apart=seen is not None, whole=is_whole)
         rows, end = await queries.list_filtered_of_all(readers, chosen, filters.limit, after)
         listed = [row.transaction for row in rows]
         if is_whole:

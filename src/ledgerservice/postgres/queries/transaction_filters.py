@@ -41,7 +41,7 @@ class TransactionFilter(msgspec.Struct, frozen=True):
     metadata: str | None = None
     by: TimeOf = "recorded"
     apart: bool = False
-    whole: bool | None = None
+    whole: bool = False
 
 
 LATER_STEPS = {Kind.CROSS_CREDIT, Kind.CROSS_DEBIT, Kind.CROSS_RELEASE}
@@ -50,7 +50,9 @@ LATER_STEPS = {Kind.CROSS_CREDIT, Kind.CROSS_DEBIT, Kind.CROSS_RELEASE}
 def values_of(filters: TransactionFilter) -> Values:
     """The filters that are not None, by the names of CONDITIONS."""
     values = {name: value for name, value in filter_values(filters).items() if name in CONDITIONS}
-    if filters.whole and filters.status:
+    if not filters.whole:
+        del values["whole"]
+    elif filters.status:
         values["outcome"] = values.pop("status")
     return values
 
