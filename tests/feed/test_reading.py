@@ -69,8 +69,13 @@ async def read_all(feed: Feed, seen: list[Event], stop: asyncio.Event, rows: int
             return
 
 
-def a_transfer(draw: random.Random, key: str) -> Movement:
-    account, other = draw.sample(range(1, ACCOUNTS + 1), 2)
+SHARED = range(1, ACCOUNTS + 1)
+APART = range(ACCOUNTS + 1, ACCOUNTS + 3)
+"""Accounts of one late writer, whom nobody waits for."""
+
+
+def a_transfer(draw: random.Random, key: str, accounts: range = SHARED) -> Movement:
+    account, other = draw.sample(accounts, 2)
     return transfer(account, other, "0.01", key)
 
 
@@ -87,7 +92,9 @@ async def write(ledger: Ledger, name: str, end_s: float) -> None:
         await ledger.post([a_transfer(draw, f"{key}-{i}") for i in range(size)])
 
 
-async def write_late(database: Database, ledger: Ledger, name: str, end_s: float) -> None:
+async def write_late(
+    database: Database, ledger: Ledger, name: str, end_s: float, accounts: range = SHARED
+) -> None:
     """Transactions of a caller's own: of each other one nothing remains."""
     engine = create_async_engine(database.url, poolclass=NullPool)
     loop, draw = asyncio.get_running_loop(), random.Random(name)
@@ -95,7 +102,8 @@ async def write_late(database: Database, ledger: Ledger, name: str, end_s: float
         if loop.time() > end_s:
             return
         async with engine.connect() as connection:
-            await ledger.post_in(connection, [a_transfer(draw, f"{name}-{number}")])
+            movement = a_transfer(draw, f"{name}-{number}", accounts)
+            await ledger.post_in(connection, [movement])
             await asyncio.sleep(draw.random() * 0.02)
             await (connection.commit() if number % 2 else connection.rollback())
 
@@ -106,7 +114,7 @@ async def storm(
     """What a reader gets while many write."""
     seen: list[Event] = []
     async with writers(database, 3) as ledgers:
-        for number in range(ACCOUNTS):
+        for number in range(APART.stop - 1):
             await ledgers[0].open_account("o", "USD", key=f"a{number}")
             await ledgers[0].deposit(number + 1, "1000", key=f"d{number}")
         stop = asyncio.Event()
@@ -115,6 +123,7 @@ async def storm(
         await asyncio.gather(
             *(write(ledger, f"w{i}", end_s) for i, ledger in enumerate(ledgers)),
             *(write_late(database, ledgers[i % 3], f"l{i}", end_s) for i in range(3)),
+            write_late(database, ledgers[0], "apart", end_s, APART),
         )
         stop.set()
         await reader

@@ -79,8 +79,10 @@ def test_requests_and_outcomes_are_counted_once(database: Database) -> None:
             "ledger_not_found": 1,
             "not_found": 1,
         }
-        for phase in ("lock", "plan", "write", "commit"):
-            assert value(port, "ledger_batch_phase_seconds_count", phase=phase) == 5
+        # The repeat is of a known account, and is planned again when the unique key has refused it.
+        assert value(port, "ledger_batches_known_total", outcome="refused") == 1
+        for phase, batches in {"lock": 5, "plan": 6, "write": 5, "commit": 5}.items():
+            assert value(port, "ledger_batch_phase_seconds_count", phase=phase) == batches
         assert value(port, "ledger_batch_requests_sum", queue="movements") == 5
 
 

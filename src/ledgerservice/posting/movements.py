@@ -153,9 +153,9 @@ class MovementBatch:
         if accounts is None:
             return None
         plan = planner.plan(groups, accounts, {}, LONG_AGO, count(), salts=salts())
-        batches.end_phase(batches.PLAN)
         if len(plan.transactions) != len(instructions) or not plan.is_plain():
             return None
+        batches.end_phase(batches.PLAN)
         committed = await journal.record_known(wire, ledger, accounts, plan)
         KNOWN_BATCHES.add(1, "committed" if committed else "refused")
         if not committed:
