@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from ledgerservice.domain.accounts import Account
+from ledgerservice.domain.batch_state import AccountState
 from ledgerservice.domain.instructions import (
     Frozen,
     Group,
@@ -20,6 +22,7 @@ from ledgerservice.domain.instructions import (
     Movement,
     PolicyChange,
 )
+from ledgerservice.domain.planner import Plan
 from ledgerservice.domain.transactions import Recorded
 from ledgerservice.postgres import journal
 from ledgerservice.postgres.connections import Database
@@ -325,24 +328,18 @@ def test_nothing_is_final_while_the_batch_has_its_time_and_is_not_committed(
     no_violations(funded)
 
 
-def test_what_is_known_is_bounded(funded, monkeypatch):
-    monkeypatch.setattr(known, "MOST_KNOWN", 3)
-    seen: list[int] = []
-    learn = KnownAccounts.learn
-
-    def noted(accounts: Any, ledger: int, plan: Any) -> None:
-        learn(accounts, ledger, plan)
-        seen.append(len(accounts._ledgers[ledger]))
-
-    monkeypatch.setattr(KnownAccounts, "learn", noted)
-
-    async def test() -> None:
-        async with posting(funded) as poster:
-            for number in range(9):
-                await posted(poster, transfer(f"{number}", number % 4 + 1, (number + 1) % 4 + 1))
-
-    run(test)
-    assert max(seen) <= 3 + 2
+def test_what_is_known_is_bounded(monkeypatch):
+    monkeypatch.setattr(known, "MOST_KNOWN", 10)
+    accounts, now = KnownAccounts(), datetime.now(UTC)
+    for number in range(1, 60):
+        state = AccountState(Account(number, "USD", 1, 2, 0, 0, 0, 0, now))
+        ledger = number % 20 + 1
+        accounts.learn(ledger, Plan([], [], now, states={number: state, -1: state}))
+        if number % 5 == 0:
+            accounts.forget(ledger, [number, 1_000])
+        kept = sum(map(len, accounts._ledgers.values()))
+        assert kept == accounts._count
+        assert 0 < kept <= 12
 
 
 CLIENT = """

@@ -14,7 +14,7 @@ from ledgerservice.postgres.locking import ID_BLOCK
 MOST_MOVEMENTS = ID_BLOCK
 """In a batch that is posted on them: it takes one block of ids."""
 
-MOST_KNOWN = 50_000  # accounts, in each ledger: some 15 MB
+MOST_KNOWN = 50_000  # accounts, of all ledgers: some 15 MB
 BATCHES_UNDER_LOCKS = 20  # after a refusal, which is a round trip in vain
 
 
@@ -23,6 +23,7 @@ class KnownAccounts:
 
     def __init__(self) -> None:
         self._ledgers: dict[int, dict[int, Account]] = {}
+        self._count = 0
         self._under_locks = 0
 
     def of(self, ledger: int, instructions: Sequence[Instruction]) -> dict[int, Account] | None:
@@ -39,17 +40,20 @@ class KnownAccounts:
 
     def learn(self, ledger: int, plan: Plan) -> None:
         """A plan of movements is committed."""
+        if self._count > MOST_KNOWN:
+            self.clear()
         known = self._ledgers.setdefault(ledger, {})
-        if len(known) > MOST_KNOWN:
-            known.clear()
+        before = len(known)
         for number, state in plan.states.items():
             known[number] = state.as_recorded(plan.recorded_at)
+        self._count += len(known) - before
 
     def forget(self, ledger: int, accounts: Iterable[int]) -> None:
         """Something else is committed on these accounts."""
         if known := self._ledgers.get(ledger):
             for number in accounts:
-                known.pop(number, None)
+                if known.pop(number, None) is not None:
+                    self._count -= 1
 
     def refuse(self) -> None:
         """The database has objected: another process writes too, or a key was known."""
@@ -59,6 +63,7 @@ class KnownAccounts:
     def clear(self) -> None:
         """Forget all."""
         self._ledgers.clear()
+        self._count = 0
 
 
 def _accounts_of(
