@@ -20,6 +20,7 @@ def findings(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.thorough
 def test_axe_has_no_serious_finding(visited, scheme: str) -> None:
     page = visited("/console", color_scheme=scheme)
     for path in [*PAGES, "/sign-in"]:
