@@ -210,10 +210,10 @@ def await_ready(
 def wait_for(condition: Callable[[], bool], limit_s: float = 10.0, step_s: float = 0.02) -> bool:
     """Whether the condition is met in time.
 
-    The steps grow to five times the first: what takes long is not asked for fifty times a second.
+    The steps grow to twice the first: what takes long is not asked for fifty times a second.
     """
     end_s = time.monotonic() + limit_s
-    longest_s = 5 * step_s
+    longest_s = 2 * step_s
     while not (met := condition()) and time.monotonic() < end_s:
         time.sleep(step_s)
         step_s = min(1.1 * step_s, longest_s)

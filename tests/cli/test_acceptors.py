@@ -208,6 +208,7 @@ def counted(port: int, name: str) -> float:
     return total
 
 
+@pytest.mark.thorough
 def test_the_requests_of_all_acceptors_are_one_batch(database: Database) -> None:
     port, number = free_port(), 24
     values = {"DATABASE_URL": url_text(database), "LEDGER_METRICS_PORT": str(port)}

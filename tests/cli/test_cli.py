@@ -261,6 +261,7 @@ def test_a_taken_port_is_not_called_ready(database):
     assert "ready" not in done.stdout
 
 
+@pytest.mark.thorough
 def test_several_processes_serve_one_port_and_stop_together(folder):
     with serving(LEDGER_DATA_FOLDER=str(folder), options=("--workers", "2")) as service:
         account = service.open(balance="5")

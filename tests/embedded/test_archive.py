@@ -121,6 +121,7 @@ def archived(places: dict[str, Path]) -> int:
         return service.open(balance="5")
 
 
+@pytest.mark.thorough
 def test_what_was_committed_before_the_signal_is_archived(places: dict[str, Path]) -> None:
     """The process that receives is behind when the signal comes."""
     with serving(LEDGER_DATA_FOLDER=str(places["data"])) as service, archiving(places) as archive:
@@ -248,6 +249,7 @@ def test_what_the_archive_lacks_is_said(places: dict[str, Path]) -> None:
         assert (early.returncode, "no full base backup" in early.stdout) == (1, True), early
 
 
+@pytest.mark.thorough
 def test_a_damaged_base_backup_is_found_out(places: dict[str, Path]) -> None:
     with serving(LEDGER_DATA_FOLDER=str(places["data"])), archiving(places):
         pass
@@ -261,6 +263,7 @@ def test_a_damaged_base_backup_is_found_out(places: dict[str, Path]) -> None:
     assert not (places["restored"] / "postgres").exists()
 
 
+@pytest.mark.thorough
 def test_an_increment_needs_a_base(places: dict[str, Path]) -> None:
     values = {"LEDGER_DATA_FOLDER": str(places["data"])}
     with serving(**values):

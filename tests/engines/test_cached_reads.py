@@ -415,6 +415,7 @@ def test_a_shard_s_balances_are_beside_those_of_main(
         assert wait_for(lambda: cached(service, f"/accounts/{near}") == "5.00", 30)
 
 
+@pytest.mark.thorough
 def test_a_ledger_that_came_back_is_not_read_from_before(
     new_database: Callable[..., Database], engines: Any
 ) -> None:

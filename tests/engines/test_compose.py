@@ -75,6 +75,7 @@ class ComposedKafka(Kafka):
         self.settings.write_text(text)
 
 
+@pytest.mark.thorough
 def test_a_broker_starts_with_the_settings(services: dict[str, Any], tmp_path: Path) -> None:
     kafka = ComposedKafka(tmp_path)
     kafka.set(services["kafka"]["environment"])

@@ -227,6 +227,7 @@ def test_a_dead_store_is_answered_by_the_journal(published: Database, store: Own
         assert wait_for(lambda: set(pages(service, 1, 500)) == {"store"}, 60, 0.5)
 
 
+@pytest.mark.thorough
 def test_rewritten_and_reordered_parts_change_nothing(database: Database, store: OwnStore) -> None:
     """Several publishers at once, with parts in any order: also the head stays the newest."""
     live(database, 3, busy=300)

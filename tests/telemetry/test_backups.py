@@ -86,6 +86,7 @@ def test_a_backup_does_not_fail_because_its_result_is_not_kept(
     assert (done.returncode, "result is not kept" in done.stderr) == (0, True), done
 
 
+@pytest.mark.thorough
 def test_an_archive_shows_how_far_it_is(workspace: Path, data: Path) -> None:
     port, folder = free_port(), workspace / "archive"
     with serving(LEDGER_DATA_FOLDER=str(data), LEDGER_METRICS_PORT=str(port)) as service:

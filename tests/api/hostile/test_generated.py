@@ -4,6 +4,7 @@ import os
 from copy import deepcopy
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 
@@ -149,6 +150,7 @@ def without_wait(case: schemathesis.Case) -> None:
     derandomize="CI" in os.environ,
     suppress_health_check=list(HealthCheck),
 )
+@pytest.mark.thorough
 def test_answers_are_as_described(case: schemathesis.Case, service: RunningService) -> None:
     without_wait(case)
     case.call_and_validate(

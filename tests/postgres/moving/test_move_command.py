@@ -76,6 +76,7 @@ class Callers:
                 self.answered.add(key)
 
 
+@pytest.mark.thorough
 def test_callers_lose_nothing(values: dict[str, str]) -> None:
     with serving(**values) as running:
         accounts = shop(running)
@@ -131,6 +132,7 @@ class Streamed:
         self.answers = [json.loads(line) for line in answer.text.splitlines()]
 
 
+@pytest.mark.thorough
 def test_a_stream_goes_on_at_the_new_home(values: dict[str, str]) -> None:
     """Each line is answered once. What was refused is sent again, with the same key."""
     with serving(**values) as running:
