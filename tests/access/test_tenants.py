@@ -34,7 +34,8 @@ SEED = int(os.environ.get("LEDGER_TENANT_SEED", "0")) or random.SystemRandom().r
 IN_PATHS = ("account_id", "transaction_id", "hold_id", "schedule_id", "webhook_id", "approval_id",
             "key", "code")  # fmt: skip
 FAR = "2099-01-01T00:00:00Z"
-AMOUNTS = {"ours": "1234.56", "theirs": "4242.42"}
+AMOUNTS = {"ours": "1234.56", "theirs": "424242.42"}
+"""Of each tenant. That of theirs is longer than a service runs, in seconds."""
 OF_NOBODY = ("/docs", "/redoc", "/openapi.json", "/health")
 
 
