@@ -1,5 +1,6 @@
 """Signing in a person in a browser: the authorization code flow with PKCE, a state and a nonce."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -13,6 +14,7 @@ import msgspec
 
 from ledgerservice.access.oidc.issuer import (
     MAX_BYTES,
+    MIN_REFRESH_S,
     TIMEOUT_S,
     Issuer,
     IssuerFault,
@@ -50,6 +52,8 @@ class SignInProvider:
         self._issuer = Issuer(
             settings.oidc_issuer, settings.oidc_refresh_s, settings.oidc_refresh_s
         )
+        self._reading = asyncio.Lock()
+        self._failed_s = -float("inf")
 
     @property
     def issuer(self) -> str:
@@ -92,13 +96,26 @@ class SignInProvider:
     async def _endpoint(self, name: str) -> str:
         """An address of the provider, which it may have changed."""
         try:
-            if self._issuer.is_stale:
-                await self._issuer.refresh()
+            async with self._reading:
+                if self._issuer.is_stale:
+                    await self._refresh()
             address = self._issuer.document.get(name)
             check_url(str(address))
         except (IssuerFault, httpx.HTTPError, ConfigurationError) as error:
             raise SignInFailed(type(error).__name__) from error
         return str(address)
+
+    async def _refresh(self) -> None:
+        """Read what the provider answers, unless that failed a few seconds ago: anybody can begin
+        to sign in.
+        """
+        if time.monotonic() < self._failed_s + MIN_REFRESH_S:
+            raise IssuerFault("it could not be read a few seconds ago")
+        try:
+            await self._issuer.refresh()
+        except BaseException:
+            self._failed_s = time.monotonic()
+            raise
 
     async def _exchange(self, address: str, fields: dict[str, str]) -> _Answer:
         auth = None
