@@ -194,25 +194,19 @@ SELECT value, currency, exponent, transactions, amount, is_null, beginning, dige
             WHERE ledger_id = :ledger AND metadata IS NOT NULL
               AND jsonb_exists(metadata::jsonb, :key)
             UNION ALL
-            SELECT r.ledger_id, r.transaction_id, r.parent_id, r.effective_at, p.metadata,
-                   {Kind.REVERSAL:d}, false
-            FROM ledger.details p
-            CROSS JOIN LATERAL (
-                SELECT * FROM ledger.details
-                WHERE ledger_id = p.ledger_id AND parent_id = p.transaction_id OFFSET 0) r
-            WHERE p.ledger_id = :ledger AND p.metadata IS NOT NULL
-              AND jsonb_exists(p.metadata::jsonb, :key)
-              AND jsonb_exists(r.metadata::jsonb, :key) IS NOT TRUE
-            UNION ALL
-            SELECT e.ledger_id, e.transaction_id, e.parent_id, e.effective_at, p.metadata,
-                   {Kind.CROSS_DEBIT:d}, false
+            SELECT s.ledger_id, s.transaction_id, s.parent_id, s.effective_at, p.metadata,
+                   s.inherits, false
             FROM ledger.details p
             CROSS JOIN LATERAL (
                 SELECT * FROM ledger.details
                 WHERE ledger_id = p.ledger_id AND parent_id = p.transaction_id OFFSET 0) r
             CROSS JOIN LATERAL (
-                SELECT * FROM ledger.details
-                WHERE ledger_id = r.ledger_id AND parent_id = r.transaction_id OFFSET 0) e
+                SELECT r.ledger_id, r.transaction_id, r.parent_id, r.effective_at,
+                       {Kind.REVERSAL:d} AS inherits
+                UNION ALL
+                SELECT ledger_id, transaction_id, parent_id, effective_at, {Kind.CROSS_DEBIT:d}
+                FROM ledger.details
+                WHERE ledger_id = r.ledger_id AND parent_id = r.transaction_id) s
             WHERE p.ledger_id = :ledger AND p.metadata IS NOT NULL
               AND jsonb_exists(p.metadata::jsonb, :key)
               AND jsonb_exists(r.metadata::jsonb, :key) IS NOT TRUE) d
