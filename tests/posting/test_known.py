@@ -265,6 +265,7 @@ UNDER_LOCKS: dict[str, Callable[[], list[Instruction]]] = {
     "no account": lambda: [transfer("b"), transfer("c", 1, 99)],
     "twice in a batch": lambda: [transfer("b"), transfer("b")],
     "too many": lambda: [transfer(f"b{n}") for n in range(101)],
+    "nothing": list,
 }
 
 

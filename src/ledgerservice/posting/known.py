@@ -27,14 +27,14 @@ class KnownAccounts:
         self._under_locks = 0
 
     def of(self, ledger: int, instructions: Sequence[Instruction]) -> dict[int, Account] | None:
-        """The accounts of a batch, if it is small, and of plain movements of known accounts without
-        holds; else None.
+        """The accounts of a batch, if it is small and not empty, and of plain movements of known
+        accounts without holds; else None.
         """
         known = self._ledgers.get(ledger)
         if self._under_locks:
             self._under_locks -= 1
             return None
-        if known is None or len(instructions) > MOST_MOVEMENTS:
+        if known is None or not 0 < len(instructions) <= MOST_MOVEMENTS:
             return None
         return _accounts_of(instructions, known)
 
