@@ -131,7 +131,16 @@ class Console:
         cookie = request.cookies.get(cookie_name(request.scope))
         session = self._sessions.opened(cookie) if cookie else None
         api = Api(self._api, request.scope, _authorization(request, session), ledger)
-        return Visit(request, api, self._sessions, session, self._mode, self._costs, self._provider)
+        return Visit(
+            request,
+            api,
+            self._sessions,
+            session,
+            self._mode,
+            self._costs,
+            provider=self._provider,
+            is_open_to_all=self._is_open_to_all,
+        )
 
 
 def _authorization(request: Request, session: Session | None) -> str | None:
