@@ -148,6 +148,7 @@ def empty_database(new_database: Callable[..., Any]) -> str:
     return url_text(database).replace("+psycopg", "")
 
 
+@pytest.mark.thorough
 def test_the_hint_on_migrating_can_be_typed(place: Place, empty_database: str) -> None:
     serve = () if "uvicorn" in place.start else ("serve",)
     values = {"DATABASE_URL": empty_database}

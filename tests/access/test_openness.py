@@ -150,6 +150,7 @@ def test_a_stream_of_movements_ends_with_its_key(database: Database) -> None:
         assert codes == ["account_not_found", "key_invalid"]
 
 
+@pytest.mark.thorough
 def test_keys_that_were_not_read_in_time_are_503(database: Database) -> None:
     """Never 401: a client would throw its key away. While their table is locked nobody reads it."""
     key = make_key(database, "shop")

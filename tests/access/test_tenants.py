@@ -340,6 +340,7 @@ def of_other_accounts(world: World, ids: list[int]) -> list[Any]:
         ]
 
 
+@pytest.mark.thorough
 def test_no_answer_to_a_key_of_single_accounts_has_a_byte_of_others(world: World) -> None:
     till = of_single_accounts(world)
     ids = list(map(int, till.names["account_id"]))
@@ -382,6 +383,7 @@ def positions(world: World, tenant: Tenant) -> list[str]:
     return [*ends, said.removeprefix("id: ")]
 
 
+@pytest.mark.thorough
 def test_no_position_shows_what_others_write(world: World) -> None:
     """Also the one that a silent stream sends is that of the last event of the ledger itself."""
     before = positions(world, world.ours)

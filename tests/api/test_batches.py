@@ -273,6 +273,7 @@ def test_lines_keep_their_order_however_many_come_at_once(service):
         assert {answer["status"] for answer in stream.answers()} == {200}
 
 
+@pytest.mark.thorough
 def test_reading_stops_while_answers_are_not_taken(service):
     """Else the service would hold them all."""
     account = service.open()

@@ -31,6 +31,7 @@ def status(service, path: str) -> int:
     return httpx.get(service.base + path, timeout=30, verify=False).status_code
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [(), pytest.param(("--workers", "2"), marks=pytest.mark.long)],

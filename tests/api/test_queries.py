@@ -129,6 +129,7 @@ def in_order(filters: Row) -> None:
 few_filters = st.dictionaries(st.sampled_from(sorted(FILTERS)), st.integers(0, 9), max_size=3)
 
 
+@pytest.mark.thorough
 @settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(few_filters, st.sampled_from([1, 3, 1000]))
 def test_filters_find_the_matching_transactions(house, chosen, limit) -> None:

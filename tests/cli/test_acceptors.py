@@ -147,6 +147,7 @@ def databases(new_database: Callable[[], Database]) -> list[Database]:
     return [new_database(), new_database()]
 
 
+@pytest.mark.thorough
 def test_the_answers_are_those_of_one_process(databases: list[Database]) -> None:
     by_options = []
     for database, options in zip(databases, ((), ACCEPTORS), strict=True):
@@ -288,6 +289,7 @@ def test_others_write_beside_it(
     no_violations(database)
 
 
+@pytest.mark.thorough
 def test_only_the_service_s_user_can_connect(database: Database) -> None:
     """The folder of the socket is closed to others."""
     with serving(DATABASE_URL=url_text(database), options=ACCEPTORS) as service:

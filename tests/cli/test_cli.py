@@ -107,6 +107,7 @@ def kill_postgresql(folder: Path, killed: int | None = None) -> int:
     return pid
 
 
+@pytest.mark.thorough
 def test_a_killed_postgresql_is_started_again_and_nothing_is_lost_or_doubled(folder):
     with serving(LEDGER_DATA_FOLDER=str(folder)) as service:
         account = service.open(balance="10")
@@ -426,6 +427,7 @@ def test_the_help_lists_what_the_command_says_of_itself(command):
     assert inspect.cleandoc(itself.help) == group.get_command(None, command).help
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(find_spec("pgserver") is None, reason="pgserver has no wheel for this Python")
 def test_a_backup_crosses_a_major_version_of_the_embedded_server(folder, tmp_path):
     origin = find_spec("pgserver").origin

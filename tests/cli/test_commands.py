@@ -224,6 +224,7 @@ def test_psql_sees_the_ledger(place: tuple[RunningService, str]) -> None:
     assert done.stdout.split() == ["Alice", "Bob"]
 
 
+@pytest.mark.thorough
 def test_psql_reaches_the_embedded_server_whatever_the_shell_says(workspace: Path) -> None:
     folder = str(workspace / "data")
     assert cli("demo", LEDGER_DATA_FOLDER=folder).returncode == 0
@@ -279,6 +280,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.thorough
 def test_each_command_imports_all_it_needs() -> None:
     """The processes of the tests are forks of one that has imported everything.
 

@@ -28,6 +28,7 @@ def test_axe_has_no_serious_finding(visited, scheme: str) -> None:
         assert findings(page) == [], path
 
 
+@pytest.mark.thorough
 def test_the_controls_are_open_without_a_serious_finding(visited) -> None:
     page = visited("/console/accounts/1", width=360)
     for name in ("menu", "asof", "sources", "plot details"):

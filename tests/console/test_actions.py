@@ -125,6 +125,7 @@ def test_a_form_that_is_sent_twice_does_it_once(place: Place) -> None:
     assert first.headers["location"] == second.headers["location"]
 
 
+@pytest.mark.thorough
 def test_a_hold_is_captured_and_released(place: Place, page: Page) -> None:
     service, contents, _ = place
     hold = contents.transactions["hold"]
@@ -155,6 +156,7 @@ def test_a_refusal_is_shown_and_cannot_be_confirmed(place: Place, page: Page) ->
     assert page.get_by_label("Amount").input_value() == "9000"
 
 
+@pytest.mark.thorough
 def test_unfreezing_waits_for_others(place: Place, page: Page) -> None:
     service, contents, keys = place
     fees = contents.accounts["Fees"]

@@ -45,6 +45,7 @@ PAGES = {
 }
 
 
+@pytest.mark.thorough
 def test_figures_come_after_their_pages(hasty: Hasty, browser: Browser) -> None:
     for path, rows in PAGES.items():
         first = hasty[0].get(f"/console{path}").text
@@ -59,6 +60,7 @@ def test_plots_are_drawn_when_their_figures_come(hasty: Hasty, browser: Browser)
         page.locator("#figures .uplot").first.wait_for()
 
 
+@pytest.mark.thorough
 def test_a_link_shows_them_without_javascript(hasty: Hasty, browser: Browser) -> None:
     for path, rows in PAGES.items():
         with opened(hasty, browser, f"/console{path}", java_script_enabled=False) as page:

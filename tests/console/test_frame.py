@@ -91,6 +91,7 @@ def test_every_text_is_in_every_language() -> None:
         assert re.findall(r"\{\w+\}", text) == re.findall(r"\{\w+\}", german[key]), key
 
 
+@pytest.mark.thorough
 def test_the_language_is_the_readers(visited) -> None:
     page = visited("/console", locale="de-DE")
     assert page.get_by_role("heading", level=1).inner_text() == "Übersicht"

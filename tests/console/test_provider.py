@@ -68,6 +68,7 @@ def test_a_person_signs_in_and_is_back_where_he_was(place: Place, browser: Brows
     assert complaints == []
 
 
+@pytest.mark.thorough
 def test_a_session_ends_with_its_token(place: Place, browser: Browser) -> None:
     """The API refuses the token 10 s after its expiry; the cookie is gone at the expiry."""
     now = place.provider.claims()["iat"]

@@ -78,6 +78,7 @@ SEEN = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SEEN)
 def test_what_the_scopes_do_not_allow_is_not_shown(desk: Desk, browser: Browser, name: str) -> None:
     shown, on_sale, on_hold, on_account = SEEN[name]
@@ -108,6 +109,7 @@ def test_a_key_of_single_accounts_sees_what_is_of_them(desk: Desk, browser: Brow
         assert numbers == [str(desk.contents.accounts["Alice"])]
 
 
+@pytest.mark.thorough
 def test_forcing_is_offered_to_those_who_may(desk: Desk, browser: Browser) -> None:
     path = f"/console/actions/reverse/{desk.contents.transactions['transfer']}"
     for name, count in (("operator", 0), ("admin", 1)):

@@ -165,6 +165,7 @@ def test_the_plots_have_what_the_tables_have(
     assert page.locator("#by-day canvas").count() == 1
 
 
+@pytest.mark.thorough
 def test_the_overview_has_what_is_open(
     visited: Callable[..., Page], console: RunningService
 ) -> None:
@@ -262,6 +263,7 @@ def test_who_reads_one_ledger_does_not_see_the_rest(opened: Callable[[str, str],
     assert blind.locator("#server").count() == 0
 
 
+@pytest.mark.thorough
 def test_the_pages_are_in_german_too(visited: Callable[..., Page]) -> None:
     for path in PATHS:
         page = visited(f"/console{path}", locale="de-DE")

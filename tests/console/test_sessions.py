@@ -49,6 +49,7 @@ def signed_in(service: RunningService, key: str) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.thorough
 def test_a_reader_signs_in_and_is_back_where_he_was(keyed, browser: Browser) -> None:
     service, keys = keyed
     complaints: list[str] = []

@@ -37,6 +37,7 @@ def answered(console: RunningService, query: str) -> list[list[str]]:
     return [[str(r["transaction_id"]), r["amount"], r["status"].capitalize()] for r in rows]
 
 
+@pytest.mark.thorough
 def test_every_filter_is_that_of_the_api(visited, console, contents: Contents) -> None:
     queries = [
         "",

@@ -78,6 +78,7 @@ def restore(places: dict[str, Path], *options: str) -> "subprocess.CompletedProc
     return cli("restore", str(places["archive"]), *options, "--json", **target)
 
 
+@pytest.mark.thorough
 def test_a_ledger_is_restored_as_it_was_at_a_time(places: dict[str, Path]) -> None:
     """Posted, archived, killed, posted again; then a time between."""
     values = {"LEDGER_DATA_FOLDER": str(places["data"])}

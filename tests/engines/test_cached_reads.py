@@ -277,6 +277,7 @@ def forgetful(workspace: Path) -> Iterator[Valkey]:
         yield engine
 
 
+@pytest.mark.thorough
 def test_a_server_that_forgets_never_answers_less_than_was_read(
     new_database: Callable[..., Database], forgetful: Valkey
 ) -> None:

@@ -51,6 +51,7 @@ def store(request: pytest.FixtureRequest) -> Store:
     return found
 
 
+@pytest.mark.thorough
 def test_a_store_with_everything_is_equal(database: Database, store: Store) -> None:
     """Also if it is behind, or if the journal has accounts without entries."""
     live(database, 3, busy=1_500)
@@ -301,6 +302,7 @@ def is_connected(process: int, url: str) -> bool:
     return urlsplit(url).port in {one.raddr.port for one in connections if one.raddr}
 
 
+@pytest.mark.thorough
 def test_ctrl_c_ends_the_reading_of_a_topic(database: Database, kafka_store: KafkaStore) -> None:
     """The broker does not answer meanwhile."""
     live(database, 9)

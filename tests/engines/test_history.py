@@ -214,6 +214,7 @@ def test_another_place_of_the_journal_is_not_served_from_the_store(
         assert history(service, 1, **{"from": "store"}).headers[SOURCE] == "journal"
 
 
+@pytest.mark.thorough
 def test_a_dead_store_is_answered_by_the_journal(published: Database, store: OwnStore) -> None:
     with serving_from(published, store) as service:
         assert set(pages(service, 1, 500)) == {"store"}

@@ -75,6 +75,7 @@ def journal_ids(database: Database) -> list[str]:
         return sorted(f"1-{row[0]}" for row in rows)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", PUBLISHING)
 def test_each_event_is_there_once_after_a_kill(
     filled: Database, store: KafkaStore, step: str
@@ -195,6 +196,7 @@ async def live(database: Database) -> None:
                              for kind, *_ in steps if kind != "wait"])  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_records_have_the_form_of_their_schemas(database: Database, store: KafkaStore) -> None:
     asyncio.run(live(database))
     publish(database, store)

@@ -101,6 +101,7 @@ def balances(database: Database) -> list[int]:
         return [row[0] for row in rows]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "step",
     [
@@ -261,6 +262,7 @@ def outlived(database: Database, topics: Topics, canary: dict[str, str]) -> Iter
             yield
 
 
+@pytest.mark.thorough
 def test_a_consumer_that_the_group_has_dismissed_answers_nothing(
     funded: Database, topics: Topics
 ) -> None:
@@ -280,6 +282,7 @@ def test_without_its_generation_a_dismissed_consumer_answers_again(
         assert wait_for(lambda: len(topics.read("results")) > COMMANDS, LIMIT_S, 0.2)
 
 
+@pytest.mark.thorough
 def test_commands_wait_while_the_database_is_away(funded: Database, topics: Topics) -> None:
     name = funded.url.database
     elsewhere = funded.url.set(database="postgres")
@@ -300,6 +303,7 @@ def test_commands_wait_while_the_database_is_away(funded: Database, topics: Topi
     assert balances(funded)[0] == 5_100
 
 
+@pytest.mark.thorough
 def test_stale_rules_are_waited_for(funded: Database, topics: Topics) -> None:
     """A command is decided by the rules as they are when it is posted, or not yet."""
     with consuming(funded, topics):

@@ -223,6 +223,7 @@ def test_a_position_comes_back_as_it_was_written(
     again.close()
 
 
+@pytest.mark.thorough
 def test_a_dead_server_is_a_fault_in_time(
     database: Database, service: RunningService, store: Store, opened: Target
 ) -> None:

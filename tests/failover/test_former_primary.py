@@ -33,6 +33,7 @@ def service_on(primary: PostgreSQL, standby: PostgreSQL) -> Any:
     return serving(**urls, LEDGER_STANDBY_LAG_S="2")
 
 
+@pytest.mark.thorough
 def test_a_standby_of_a_former_primary_is_not_read() -> None:
     """It replays what that one commits, so it seems to be new, and lacks all that counts."""
     with (

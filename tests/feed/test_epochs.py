@@ -112,6 +112,7 @@ def test_the_id_to_compare_from_is_older_than_a_transaction_can_be(
 # A real promotion.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loses", [False, True], ids=["all is there", "the last is lost"])
 def test_a_promotion_ends_the_epoch_only_if_it_lost_something(workspace: Path, loses: bool) -> None:
     with primary_and_standby(workspace, synchronous=not loses) as (primary, standby):

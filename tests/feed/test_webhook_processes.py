@@ -94,6 +94,7 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
         yield running
 
 
+@pytest.mark.thorough
 def test_a_process_of_its_own_delivers_what_the_service_does_not(
     database: Database, receiver: Receiver
 ) -> None:

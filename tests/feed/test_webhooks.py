@@ -284,6 +284,7 @@ def test_old_lines_of_the_log_are_removed(database, receiver):
 POSTED = ["transaction.posted"]
 
 
+@pytest.mark.thorough
 def test_in_a_new_epoch_it_goes_on_from_where_both_are_the_same(database, receiver):
     values = {"DATABASE_URL": url_text(database), **QUICK}
     with serving(**values) as running:
@@ -313,6 +314,7 @@ def test_another_process_takes_over(database, receiver):
         assert delivered(receiver, ids)
 
 
+@pytest.mark.thorough
 def test_a_restored_endpoint_is_paused_and_has_its_secret(database, receiver, tmp_path):
     values = {"DATABASE_URL": url_text(database), **QUICK}
     with serving(**values) as running:

@@ -151,6 +151,7 @@ def test_a_doctored_backup_is_found_out(
     assert databases(ledger) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["a transaction less", "another last transaction"])
 def test_a_doctored_backup_leaves_no_server(
     good: bytes, tmp_path: Path, place: Path, case: str

@@ -265,6 +265,7 @@ def test_a_history_that_is_not_whole_is_not_imported(history, target, edit, expe
 IMPORTING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 2020068"
 
 
+@pytest.mark.thorough
 def test_an_interrupted_history_leaves_nothing(two, new_database, tmp_path):
     for part in range(8):
         post(two, [Movement(Kind.DEPOSIT, 1, None, "1", f"{part} {n}") for n in range(4_000)])

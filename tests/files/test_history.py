@@ -149,6 +149,7 @@ EVERY_KIND: list[Step] = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", FORMS)
 def test_every_kind_is_the_same_in_a_copy(database, no_violations, form):
     life = asyncio.run(check(database, EVERY_KIND, form))

@@ -108,6 +108,7 @@ def test_rejects_of_rejects_have_one_reason_each(two, tmp_path):
     assert twice.read_text() == again.read_text()
 
 
+@pytest.mark.thorough
 def test_ndjson_out_of_a_pipe_and_its_rejects(two, tmp_path):
     def item(key: str) -> bytes:
         fields = {"type": "DEPOSIT", "account_id": 1, "amount": "1.00", "idempotency_key": key}
@@ -154,6 +155,7 @@ def test_a_byte_that_is_not_valid_rejects_its_line_only(two, tmp_path):
                                                         "Dépôt café"]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
@@ -360,6 +362,7 @@ def test_a_killed_import_is_finished_by_the_next(two, tmp_path, no_violations):
     no_violations(two)
 
 
+@pytest.mark.thorough
 def test_an_interrupted_import_says_what_was_posted(two, tmp_path):
     file = many(tmp_path / "many.csv", 200_000)
     process = start_import(two, file)

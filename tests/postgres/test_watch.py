@@ -331,6 +331,7 @@ def fill(database: Database, first: int, last: int) -> None:
         """.split(";"))  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_analyzed", [False, True])
 def test_what_is_read_depends_on_what_is_new_only(
     new_database: Callable[..., Database], watches: Any, is_analyzed: bool
@@ -437,6 +438,7 @@ def last_id(database: Database) -> int:
         return int(number)
 
 
+@pytest.mark.thorough
 def test_a_watch_ends_at_a_stop(ledger: Database, watches: Any) -> None:
     watch, stop = watches(ledger), threading.Event()
     thread = threading.Thread(target=watch.run, args=(stop, 0.01))

@@ -78,6 +78,7 @@ def shows(port: int, name: str, least: float) -> bool:
         return False
 
 
+@pytest.mark.thorough
 def test_a_standby_is_watched_over_restarts_and_its_promotion(
     replicated: tuple[Database, PostgreSQL, PostgreSQL],
 ) -> None:

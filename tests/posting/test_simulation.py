@@ -196,6 +196,7 @@ FIRST_SEEDS = range(FIRST_SEED, FIRST_SEED + SEEDS, A_TEST)
 LONG = [pytest.param(first, marks=pytest.mark.processes) for first in FIRST_SEEDS[1:]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("first", [*FIRST_SEEDS[:1], *LONG])
 def test_no_promise_is_broken_in_a_storm(first: int) -> None:
     for seed in range(first, min(first + A_TEST, FIRST_SEED + SEEDS)):
@@ -336,6 +337,7 @@ def test_what_is_broken_on_purpose_shows(breaks: Any) -> None:
     assert is_red(breaks)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "breaks", [on_states_of_the_batch_before_last, on_known_states_of_the_batch_before_last]
 )

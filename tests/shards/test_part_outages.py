@@ -155,6 +155,7 @@ def total(service: RunningService, accounts: list[int]) -> float:
     return sum(float(service.get(f"{ON}/accounts/{n}").json()["balance"]) for n in accounts)
 
 
+@pytest.mark.thorough
 def test_kills_while_parts_move(world: World, tmp_path: Path) -> None:
     """Processes are killed, and each part moves from shard to shard, under load."""
     file = tmp_path / "answers"
@@ -195,6 +196,7 @@ def test_kills_while_parts_move(world: World, tmp_path: Path) -> None:
         assert "has parts" in refused.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_a_process_dies_after_a_step(world: World, tmp_path: Path, step: int) -> None:
     file = tmp_path / "answers"

@@ -55,6 +55,7 @@ def archiving(data: Path, folder: Path) -> Iterator[None]:
         process.wait(60)
 
 
+@pytest.mark.thorough
 def test_backups_and_drills_show_their_last_results(workspace: Path, data: Path) -> None:
     port, values = free_port(), {"LEDGER_DATA_FOLDER": str(data)}
     file = str(workspace / "ledger.backup")

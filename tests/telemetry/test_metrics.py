@@ -86,6 +86,7 @@ def test_requests_and_outcomes_are_counted_once(database: Database) -> None:
         assert value(port, "ledger_batch_requests_sum", queue="movements") == 5
 
 
+@pytest.mark.thorough
 def test_a_queue_behind_a_lock_and_a_cancelled_statement(database: Database) -> None:
     services = scraped(database, LEDGER_REQUEST_DEADLINE_S="60")
     with services as (service, port), connect(database) as other:
@@ -162,6 +163,7 @@ def test_a_number_that_cannot_be_read_takes_no_other_away(tmp_path: Path) -> Non
     assert now["here",] == 1 and math.isnan(now["gone",])
 
 
+@pytest.mark.thorough
 def test_webhooks_and_their_lag(database: Database, tmp_path: Path) -> None:
     receivers, services = (
         receiving(tmp_path / "receiver"),

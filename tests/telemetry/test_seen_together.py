@@ -244,6 +244,7 @@ MORE_CASES = [
 ]
 
 
+@pytest.mark.thorough
 @needs_promtool
 def test_each_alert_fires_when_it_has_to_and_not_otherwise(tmp_path: Path) -> None:
     assert list(CASES) == [rule["alert"] for rule in rules()]

@@ -173,6 +173,7 @@ def post_at(service: RunningService, door: str, n: int) -> Any:
     return answer.status_code, answer.json().get("code")
 
 
+@pytest.mark.thorough
 def test_nothing_is_posted_by_stale_rules(new_database: Callable[..., Database]) -> None:
     """Also where callers have no keys, which would be stale too."""
     database = new_database()

@@ -159,6 +159,7 @@ def test_without_keys_the_service_is_closed(place: Place) -> None:
     assert place.service.get("/accounts").json()["code"] == "key_missing"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA"])
 def test_other_kinds_of_keys(place: Place, algorithm: str) -> None:
     """The keys are fetched in the background when one is not known, and meanwhile it is 503."""
@@ -217,6 +218,7 @@ def test_the_provider_is_away(provider: Provider, database: Database, tmp_path: 
     assert place.log.read_text().count("could not be fetched") == 3
 
 
+@pytest.mark.thorough
 def test_a_token_expires(provider: Provider, database: Database, tmp_path: Path) -> None:
     with at(provider, database, tmp_path) as place:
         token = place.reader(exp=now(-4))  # within the leeway

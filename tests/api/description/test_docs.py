@@ -59,6 +59,7 @@ def top(place: Locator) -> float:
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 
 
+@pytest.mark.thorough
 def test_a_narrow_screen_does_not_scroll_sideways(service: RunningService, page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     opened(page, f"{service.base}/docs")
@@ -70,6 +71,7 @@ def test_a_narrow_screen_does_not_scroll_sideways(service: RunningService, page:
         assert page.evaluate(WIDTHS) == [360, 360], name
 
 
+@pytest.mark.thorough
 def test_an_example_is_executed_in_the_page(service: RunningService, page: Page) -> None:
     assert opened(page, f"{service.base}/docs") == []
     operation = page.locator("[id$='-open_account']")
@@ -79,6 +81,7 @@ def test_an_example_is_executed_in_the_page(service: RunningService, page: Page)
     operation.locator(".live-responses-table .response", has_text="201").wait_for(timeout=10_000)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_it_is_dark_where_the_system_is(browser: Browser, service, scheme) -> None:
     with browser.new_context(color_scheme=scheme) as context:

@@ -55,6 +55,7 @@ async def difference(database: Database, url: str) -> Any:
         await wire.close()
 
 
+@pytest.mark.thorough
 def test_each_store_has_what_its_shard_has_recorded(
     new_database: Callable[..., Database],
     stores: tuple[str, str],

@@ -130,6 +130,7 @@ def test_outside_of_a_transaction_only_what_is_made_for_it_may_run(
         assert judged(database, statement, "AUTOCOMMIT").faults != []
 
 
+@pytest.mark.thorough
 def test_a_migration_waits_for_a_lock_and_nobody_waits_for_it(
     at: Callable[[str], Database], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,6 +216,7 @@ def begun(database: Database, wait_s: float) -> tuple[list[str], threading.Threa
     return done, thread
 
 
+@pytest.mark.thorough
 def test_work_does_not_count_as_waiting(
     at: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,6 +230,7 @@ def test_work_does_not_count_as_waiting(
     assert done == ["done"]
 
 
+@pytest.mark.thorough
 def test_a_migration_ends_an_autovacuum(
     at: Callable[[str], Database], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -65,6 +65,7 @@ def taking(shards: Shards, ledger: int, key: str) -> list[str]:
     return takers
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("step", "at_end"), STEPS)
 def test_a_killed_move_completes(
     shards: Shards, lived: int, no_violations: Any, step: str, *, at_end: bool

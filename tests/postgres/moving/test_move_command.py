@@ -173,6 +173,7 @@ def keys(running: RunningService, accounts: list[int]) -> set[str]:
     return found
 
 
+@pytest.mark.thorough
 def test_a_process_with_the_old_directory_is_refused(values: dict[str, str]) -> None:
     """One that knows no shards still has the ledger on main, and the database refuses."""
     alone = {"DATABASE_URL": values["DATABASE_URL"]}

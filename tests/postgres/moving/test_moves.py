@@ -58,6 +58,7 @@ def test_every_table_of_a_ledger_is_copied_or_stays(shards: Shards) -> None:
     assert copied - {"webhook_secrets", "webhook_failures", "webhook_deliveries"} == {*REMOVED}
 
 
+@pytest.mark.thorough
 def test_moves_there_and_on_and_back(shards: Shards, lived: int, no_violations) -> None:
     """A new copy takes the place of the old one; ids and seqs go on rising."""
     asyncio.run(deposit(shards["main"], lived, "on main"))
@@ -86,6 +87,7 @@ def test_what_cannot_be_moved(shards: Shards, lived: int, name: str, target: str
     assert asyncio.run(deposit(shards["main"], lived, "as before")) is None
 
 
+@pytest.mark.thorough
 def test_an_abort_leaves_everything_as_it_was(shards: Shards, lived: int, no_violations) -> None:
     before = rows(shards["main"], lived)
     for step in steps_of(shards, lived):
