@@ -305,7 +305,8 @@ def _feed() -> list[FeedReader]:
         FeedReader(
             reader=str(labels[0]),
             position=int(positions[labels]),
-            safe_id=int(safe_ids.get(labels, 0)),
+            # A process that has not read the horizon yet has the position of the one before.
+            safe_id=int(max(safe_ids.get(labels, 0), positions[labels])),
             lag_s=lags.get(labels, 0.0),
         )
         for labels in positions
