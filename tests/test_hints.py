@@ -161,6 +161,7 @@ def test_the_hint_on_migrating_can_be_typed(place: Place, empty_database: str) -
     assert "The schema is at revision" in typed.stdout
 
 
+@pytest.mark.thorough
 def test_the_hint_on_the_embedded_server_is_what_to_install(
     place: Place, request: pytest.FixtureRequest
 ) -> None:
@@ -172,6 +173,7 @@ def test_the_hint_on_the_embedded_server_is_what_to_install(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.thorough
 def test_the_hint_on_serving_names_what_is_there(
     place: Place, request: pytest.FixtureRequest, venv: Path
 ) -> None:
@@ -183,6 +185,7 @@ def test_the_hint_on_serving_names_what_is_there(
     assert f"{SERVES[name].replace('VENV', str(venv))} makes one" in done.stderr
 
 
+@pytest.mark.thorough
 def test_the_help_names_pages_that_an_installed_package_has(place: Place) -> None:
     if "uvicorn" in place.start:
         pytest.skip("it has no help")

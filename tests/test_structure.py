@@ -40,6 +40,7 @@ def function_lines() -> Iterator[int]:
                     yield (node.end_lineno or node.lineno) - node.lineno + 1
 
 
+@pytest.mark.thorough
 def test_functions_are_short() -> None:
     lines = sorted(function_lines())
     assert median(lines) <= MEDIAN_LINES

@@ -165,6 +165,7 @@ def test_open_streams(world: World) -> None:
     assert is_free()  # a stream that has ended gives its place back
 
 
+@pytest.mark.thorough
 def test_a_stream_is_slowed_down_and_loses_no_line(world: World) -> None:
     rude = world.rude(rate=0.001, burst=10)
     is_in_debt = threading.Event()

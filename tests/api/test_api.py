@@ -346,6 +346,7 @@ def test_the_documentation_is_there(service):
     assert {"from_account_id", "to_account_id", "amount", "idempotency_key"} <= set(transfer)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_the_docs_are_shown_without_anybody_else_s_server(service, tmp_path):
     page = service.get("/docs").text

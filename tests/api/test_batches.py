@@ -260,6 +260,7 @@ def test_a_line_is_answered_before_the_next_is_sent(service):
     assert list(answers) == []
 
 
+@pytest.mark.thorough
 def test_lines_keep_their_order_however_many_come_at_once(service):
     """A few lines behind many are read sooner, but not posted sooner."""
     for turn in range(12):

@@ -52,6 +52,7 @@ STARTS = {
 }
 
 
+@pytest.mark.thorough
 def test_connections_without_a_request_are_closed(impatient):
     """Also those that go on sending, a byte now and then."""
     with ExitStack() as stack:
@@ -73,6 +74,7 @@ def test_connections_without_a_request_are_closed(impatient):
         assert not still_open
 
 
+@pytest.mark.thorough
 def test_a_client_that_takes_no_answer_is_cut_off(impatient):
     with connect(impatient) as connection:
         connection.sendall(head("GET", "/openapi.json", b"") * 200)

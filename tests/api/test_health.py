@@ -83,6 +83,7 @@ def upgrade():
     return {"PYTHONPATH": str(folder / "src")}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compatible", [True, False])
 def test_an_old_process_is_ready_as_long_as_the_schema_is_compatible(
     database, tmp_path, compatible

@@ -245,6 +245,7 @@ def test_what_the_service_does_by_itself_says_what_it_is_for(new_database) -> No
     assert list(verify(database.owner_engine())) == []
 
 
+@pytest.mark.thorough
 def test_what_was_to_be_captured_first_does_not_expire_before_that(new_database) -> None:
     """Whoever was away over both moments finds the hold as it was promised."""
     database = new_database()
@@ -272,6 +273,7 @@ def test_what_was_to_be_captured_first_does_not_expire_before_that(new_database)
     assert list(verify(database.owner_engine())) == []
 
 
+@pytest.mark.thorough
 def test_the_sweeper_releases_and_captures_what_is_due(new_database) -> None:
     database = new_database()
     with serving(DATABASE_URL=url_text(database), LEDGER_SWEEP_INTERVAL_S="0.1") as service:
@@ -382,6 +384,7 @@ def schedule(service: RunningService, a: int, b: int, amount: str, at: str) -> d
     return found
 
 
+@pytest.mark.thorough
 def test_a_scheduled_transfer_is_made_once_and_survives_a_kill(new_database) -> None:
     database = new_database()
     values = {"DATABASE_URL": url_text(database), "LEDGER_SWEEP_INTERVAL_S": "0.1"}

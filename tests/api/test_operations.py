@@ -76,6 +76,7 @@ def break_account(database: Database) -> None:
         superuser.execute("UPDATE ledger.accounts SET balance = balance + 1 WHERE id = 1")
 
 
+@pytest.mark.thorough
 def test_a_pass_on_request(database: Database, tmp_path: Path) -> None:
     """It finds what the next pass would have found in half a day, whichever process is asked."""
     file = {"LEDGER_VERIFY_PROGRESS": str(tmp_path / "progress")}

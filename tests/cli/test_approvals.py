@@ -59,6 +59,7 @@ def test_a_rule_that_is_not_valid(run, arguments: list[str], said: str) -> None:
     assert done.returncode == 1 and said in done.stderr, done.stderr
 
 
+@pytest.mark.thorough
 def test_decisions_and_a_restored_backup(run, database: Database, tmp_path: Path) -> None:
     """Whoever has no key cannot decide; what was decided is in a backup."""
     alice = make_key(database, "alice")

@@ -44,6 +44,7 @@ def folder(workspace: Path) -> Path:
     return workspace / "data"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_service_is_back_with_all_data(folder, number):
     with serving(LEDGER_DATA_FOLDER=str(folder)) as service:
@@ -119,6 +120,7 @@ def test_a_killed_postgresql_is_started_again_and_nothing_is_lost_or_doubled(fol
         assert service.stop() == 0
 
 
+@pytest.mark.thorough
 def test_a_second_service_shares_the_server_and_takes_it_over(folder):
     values = {"LEDGER_DATA_FOLDER": str(folder)}
     with serving(**values) as owner, serving(**values) as other:
@@ -233,6 +235,7 @@ def test_a_server_too_old_is_refused(database, monkeypatch):
         check_server(database)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_service_that_is_still_starting(database, number):
     """Another process migrates, and does not come to an end."""
@@ -328,6 +331,7 @@ def test_an_empty_service_role_means_the_url_s_own_user(database):
         service.open(balance="1")
 
 
+@pytest.mark.thorough
 def test_a_silent_database_does_not_keep_a_reader_waiting(database):
     values = {"DATABASE_URL": url_text(database), "LEDGER_REQUEST_DEADLINE_S": "1"}
     with serving(**values) as service, connect(database) as other, other.transaction():

@@ -39,6 +39,7 @@ def run(place: tuple[RunningService, str], request: pytest.FixtureRequest) -> Ru
     return lambda *arguments: cli(*arguments, "--url", service.base, LEDGER_DATA_FOLDER="/nowhere")
 
 
+@pytest.mark.thorough
 def test_what_is_asked_is_printed(run: Run, place: tuple[RunningService, str]) -> None:
     service, _ = place
     listed = run("accounts")
@@ -67,6 +68,7 @@ def test_names_are_printed_as_they_are(run: Run, place: tuple[RunningService, st
     assert ":100:" in printed
 
 
+@pytest.mark.thorough
 def test_events_are_printed_as_the_feed_has_them(
     run: Run, place: tuple[RunningService, str]
 ) -> None:
@@ -90,6 +92,7 @@ def test_events_are_printed_as_the_feed_has_them(
     assert (refused.returncode, "after" in refused.stderr) == (1, True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("at_service", [True, False])
 def test_events_are_followed_until_ctrl_c(
     place: tuple[RunningService, str], at_service: bool

@@ -72,6 +72,7 @@ def test_a_second_run_adds_nothing(place: Database) -> None:
     assert len(rows_of(place, "marketplace")) == before
 
 
+@pytest.mark.thorough
 def test_the_same_seed_makes_the_same_month(place: Database) -> None:
     asyncio.run(make(url_text(place), again=1, other=2))
     first, again, other = (rows_of(place, name) for name in ("marketplace", "again", "other"))

@@ -51,6 +51,7 @@ def test_every_filter_lists_what_the_api_lists(visited, console: RunningService,
     assert values(page.locator("tbody")) == shown
 
 
+@pytest.mark.thorough
 def test_columns_are_chosen_and_kept_in_the_url(visited) -> None:
     page = visited("/console/accounts?column=id&column=metadata&column=created_at")
     assert page.locator("thead th").all_inner_texts() == ["Account", "Metadata", "Opened"]
@@ -58,6 +59,7 @@ def test_columns_are_chosen_and_kept_in_the_url(visited) -> None:
     assert page.locator("thead th").count() == 3
 
 
+@pytest.mark.thorough
 def test_a_list_goes_on_and_back_works(visited, console: RunningService, contents) -> None:
     for number in range(52 - len(contents.accounts)):
         console.open(f"Customer {number}")
@@ -91,6 +93,7 @@ def test_an_account_shows_what_the_api_has(visited, console: RunningService, con
 TIMES = ["2026-01-15T11:59:59Z", "2026-01", "2026-02-01", "2099"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("at", TIMES)
 def test_one_control_holds_for_all_figures(visited, console, contents, at: str) -> None:
     number = contents.accounts["Bob"]
@@ -206,6 +209,7 @@ def test_a_statement_opens_to_print(visited, contents: Contents) -> None:
     assert "Alice" in page.locator("body").inner_text()
 
 
+@pytest.mark.thorough
 def test_a_plot_is_of_its_table_also_at_another_width(visited, contents: Contents) -> None:
     page = visited(f"/console/accounts/{contents.accounts['Alice']}")
     legend = page.locator(".u-legend .u-value")

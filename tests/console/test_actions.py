@@ -92,6 +92,7 @@ def values(page: Page, rows: str) -> list[list[str]]:
     return found_values
 
 
+@pytest.mark.thorough
 def test_a_reversal_is_tried_and_then_made(place: Place, page: Page) -> None:
     service, contents, _ = place
     transfer, before = contents.transactions["transfer"], newest(service)

@@ -102,6 +102,7 @@ def test_a_second_person_approves(office: Office, page: Page) -> None:
     assert sent and not any(private[:20] in text for text in sent)
 
 
+@pytest.mark.thorough
 def test_the_second_of_two_carries_it_out(office: Office, page: Page) -> None:
     account = office.service.open("Bea")
     office.service.send(f"/accounts/{account}", "PATCH", frozen="both")

@@ -55,6 +55,7 @@ def test_figures_come_after_their_pages(hasty: Hasty, browser: Browser) -> None:
             assert page.locator("#figures #figures, #figures main").count() == 0, path
 
 
+@pytest.mark.thorough
 def test_plots_are_drawn_when_their_figures_come(hasty: Hasty, browser: Browser) -> None:
     with opened(hasty, browser, "/console") as page:
         page.locator("#figures .uplot").first.wait_for()
@@ -69,6 +70,7 @@ def test_a_link_shows_them_without_javascript(hasty: Hasty, browser: Browser) ->
             assert page.locator(rows).count() > 0, path
 
 
+@pytest.mark.thorough
 def test_they_are_not_summed_up_again_for_what_is_new(hasty: Hasty, browser: Browser) -> None:
     """A page that loads itself again has the new transactions, and the figures that it had."""
     service, contents = hasty

@@ -21,6 +21,7 @@ def test_a_browser_is_led_to_the_console(console: RunningService) -> None:
     assert console.get("/").json()["documentation"] == "/docs"
 
 
+@pytest.mark.thorough
 def test_the_overview_shows_what_the_api_reports(visited, console: RunningService) -> None:
     page = visited("/console")
     [usd] = [
@@ -136,6 +137,7 @@ def test_new_transactions_appear_by_themselves(visited, console: RunningService,
     page.get_by_role("link", name=str(number)).wait_for(timeout=8_000)
 
 
+@pytest.mark.thorough
 def test_a_page_stands_still_while_its_reader_scrolls(visited, console, contents) -> None:
     page = visited("/console", width=700)
     page.set_viewport_size({"width": 700, "height": 300})

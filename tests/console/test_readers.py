@@ -96,6 +96,7 @@ def test_what_the_scopes_do_not_allow_is_not_shown(desk: Desk, browser: Browser,
         assert page.locator("#expiry").count() == 0
 
 
+@pytest.mark.thorough
 def test_one_scope_leaves_two_sections(desk: Desk, browser: Browser) -> None:
     with signed_in(desk, browser, "blind") as page:
         assert sections(page) == ["Overview", "Accounts"]

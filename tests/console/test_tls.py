@@ -62,6 +62,7 @@ def test_the_cookie_is_of_this_host_and_of_tls_only(secure: tuple[httpx.Client, 
         assert client.get("/console", headers=sent).status_code == status
 
 
+@pytest.mark.thorough
 def test_a_browser_keeps_the_session(secure: tuple[httpx.Client, str], browser: Browser) -> None:
     client, key = secure
     complaints: list[str] = []

@@ -122,6 +122,7 @@ def test_the_figures_are_those_of_the_report(visited, console: RunningService) -
     assert page.locator("#volume, #amounts, #declines").count() == 0
 
 
+@pytest.mark.thorough
 def test_a_transaction_is_shown_as_it_was_answered(visited, console, contents: Contents) -> None:
     page = visited("/console")
     for name, number in contents.transactions.items():
@@ -226,6 +227,7 @@ def test_no_text_of_a_caller_runs(visited, console: RunningService, contents: Co
     assert page.locator("#metadata dt").first.inner_text() == CANARY
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_transaction_is_for_everyone(visited, contents: Contents, scheme: str) -> None:
     page = visited("/console", 360, color_scheme=scheme)

@@ -136,6 +136,7 @@ def test_check_restarts_a_killed_postmaster(home: DataFolder) -> None:
     assert read(server.url) == ["committed"]
 
 
+@pytest.mark.thorough
 def test_no_second_server_while_a_backend_of_the_first_lives(home: DataFolder) -> None:
     """A backend at work does not notice that its postmaster is gone."""
     server = home.started()

@@ -393,6 +393,7 @@ def test_without_the_library_the_start_says_so(
 # Of several shards.
 
 
+@pytest.mark.thorough
 def test_a_shard_s_balances_are_beside_those_of_main(
     engines: Any, new_database: Callable[..., Database]
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_store_with_everything_is_equal(database: Database, store: Store) -> N
     assert compared(database, store.url)[0] == 0
 
 
+@pytest.mark.thorough
 def test_a_store_without_anything_is_not_equal(database: Database, store: Store) -> None:
     live(database, 1)
     for _ in range(2):
@@ -223,6 +224,7 @@ def test_what_was_not_committed_is_not_compared(
 # Valkey.
 
 
+@pytest.mark.thorough
 def test_each_fault_of_a_hash_is_found(database: Database, valkey_store: ValkeyStore) -> None:
     live(database, 7, busy=40)
     publish(database, valkey_store)
@@ -275,6 +277,7 @@ main()
 """
 
 
+@pytest.mark.thorough
 def test_ctrl_c_says_where_to_go_on(database: Database, store: Store) -> None:
     live(database, 8, busy=60)
     publish(database, store)

@@ -109,6 +109,7 @@ def event(number: int) -> Event:
     return Event(number, 1, "main", "currency.added", b'{"id":"1-%d"}' % number)
 
 
+@pytest.mark.thorough
 def test_a_zombie_is_fenced(store: KafkaStore) -> None:
     older, newer = target_of(store.url), target_of(store.url)
     assert older.open() is None

@@ -91,6 +91,7 @@ def service(database: Database) -> Iterator[RunningService]:
         yield running
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("store", ALL, indirect=True)
 def test_what_was_recorded_before_and_after_the_start_is_published(
     database: Database, service: RunningService, store: Store
@@ -168,6 +169,7 @@ def end_lock(database: Database) -> None:
         )
 
 
+@pytest.mark.thorough
 def test_a_replay_from_the_start_changes_nothing_for_readers(
     database: Database, service: RunningService, store: Store
 ) -> None:

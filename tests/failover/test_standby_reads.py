@@ -174,6 +174,7 @@ def test_the_time_of_a_standby_advances_while_nothing_is_recorded(
         assert wait_for(advances, LIMIT_S)
 
 
+@pytest.mark.thorough
 def test_a_standby_that_is_away_is_not_missed(
     service: RunningService, account: int, servers: tuple[PostgreSQL, ...]
 ) -> None:

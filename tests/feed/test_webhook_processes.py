@@ -41,6 +41,7 @@ def attempts(service: Book, number: int) -> list[tuple[int | None, str | None]]:
     return [(one["status"], one["error"]) for one in listed]
 
 
+@pytest.mark.thorough
 def test_a_receiver_with_a_certificate_of_ones_own_authority(
     database: Database, authority: Authority, tmp_path: Path
 ) -> None:

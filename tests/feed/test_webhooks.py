@@ -159,6 +159,7 @@ def test_one_event_that_fails_holds_back_no_other(service, receiver):
     assert of_one == [(n, 500) for n in range(1, len(of_one))] + [(len(of_one), 200)]
 
 
+@pytest.mark.thorough
 def test_a_dead_endpoint_stops_no_other_and_gets_everything_later(service, receiver, other):
     receiver.answers(delay_s=60)
     slow = add(service, receiver)["id"]
@@ -176,6 +177,7 @@ def test_a_dead_endpoint_stops_no_other_and_gets_everything_later(service, recei
     assert wait_for(is_done)
 
 
+@pytest.mark.thorough
 def test_what_waits_is_bounded_while_an_endpoint_is_down(service, receiver):
     receiver.answers(status=503, headers={"Retry-After": "2"})
     number = add(service, receiver)["id"]
@@ -206,6 +208,7 @@ def test_a_redirect_is_not_followed(service, receiver, other):
     assert other.got() == []
 
 
+@pytest.mark.thorough
 def test_dead_letters_pause_and_are_replayed(database, receiver):
     receiver.answers(status=500)
     quick = {"LEDGER_WEBHOOKS_GIVE_UP_S": "0.3", "LEDGER_WEBHOOKS_DEAD_LETTERS": "3"}
@@ -241,6 +244,7 @@ def test_the_test_event(service, receiver):
     assert one.event["type"] == "webhook.test" and is_signed(one, added["secret"])
 
 
+@pytest.mark.thorough
 def test_secrets_stand_in_no_answer_and_no_log(database, receiver, tmp_path):
     receiver.answers(status=500)
     log = tmp_path / "log"
@@ -269,6 +273,7 @@ def test_secrets_stand_in_no_answer_and_no_log(database, receiver, tmp_path):
 BREAK = "ALTER TABLE ledger.webhook_secrets ADD CONSTRAINT broken CHECK (number = 0) NOT VALID"
 
 
+@pytest.mark.thorough
 def test_old_lines_of_the_log_are_removed(database, receiver):
     values = {"DATABASE_URL": url_text(database), **QUICK}
     with serving(**values) as running:
@@ -300,6 +305,7 @@ def test_in_a_new_epoch_it_goes_on_from_where_both_are_the_same(database, receiv
         assert wait_for(lambda: webhook(Book(running), number)["position"] == ids[-1])
 
 
+@pytest.mark.thorough
 def test_another_process_takes_over(database, receiver):
     values = {"DATABASE_URL": url_text(database), **QUICK}
     with serving(**values) as running, serving(**values) as second:

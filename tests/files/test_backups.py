@@ -200,6 +200,7 @@ def is_the_same_ledger(old: Saved, restored: Database) -> None:
     assert list(verify(restored.owner_engine(), schema=restored.settings.schema_name)) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("source", "target"), [(SCHEMA, "user"), ("user", "book")])
 def test_a_ledger_moves_into_a_schema_of_another_name(
     server: Servers, saved: BackUp, source: str, target: str
@@ -282,6 +283,7 @@ def test_a_backup_of_the_base_revision_is_brought_up_to_date(
         service.open(balance="5", currency="EUR")  # the upgrade added it
 
 
+@pytest.mark.thorough
 def test_the_rows_are_those_of_one_time(server: Servers, tmp_path: Path) -> None:
     """Nothing that is posted meanwhile is in the file, and no table can be rewritten."""
     old, restored, file = new(server(EMBEDDED)), new(server(EMBEDDED)), tmp_path / "ledger.backup"
@@ -371,6 +373,7 @@ def test_a_sequence_that_stands_behind_its_rows_is_put_ahead_of_them(
 # The file.
 
 
+@pytest.mark.thorough
 def test_a_backup_goes_to_standard_output_too(server: Servers, tmp_path: Path) -> None:
     old, restored, file = new(server(EMBEDDED)), new(server(EMBEDDED)), tmp_path / "ledger.backup"
     fill(old)

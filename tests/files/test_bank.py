@@ -63,6 +63,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "currency", "expected"), CASES, ids=FORMATS)
 def test_a_statement_is_posted_once(database, tmp_path, name, currency, expected):
     open_named(database, bank=currency)

@@ -67,6 +67,7 @@ def databases(ledger: Database) -> list[str]:
         return [name for (name,) in connection.execute(query, [f"{PREFIX}%"])]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("on_a_server", [False, True], ids=["embedded", "by URL"])
 def test_a_sound_backup_is_proven(
     ledger: Database, good: bytes, tmp_path: Path, place: Path, on_a_server: bool
@@ -193,6 +194,7 @@ def test_the_order_of_rows_is_not_compared_but_their_number_is() -> None:
     assert digest_rows([b"a\tb\nc\n"]) != expected
 
 
+@pytest.mark.thorough
 def test_a_drill_that_is_ended_leaves_nothing(good: bytes, tmp_path: Path, place: Path) -> None:
     file = tmp_path / "ledger.backup"
     file.write_bytes(good)

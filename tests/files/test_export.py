@@ -46,6 +46,7 @@ def test_at_most_one_apostrophe_is_added_or_taken_off(cell):
     assert len(cell) - len(unguarded(cell)) in (0, 1)
 
 
+@pytest.mark.thorough
 def test_the_entries_are_written_out(two, tmp_path):
     file = tmp_path / "payments.csv"
     file.write_text(HEADER + 'DEPOSIT,1,,,10,"a,""b"\nTRANSFER,,1,2,2.5,t\n')

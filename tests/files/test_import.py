@@ -377,6 +377,7 @@ def test_an_interrupted_import_says_what_was_posted(two, tmp_path):
     assert posted == balance(two, 1)
 
 
+@pytest.mark.thorough
 def test_a_file_keeps_its_order_while_the_database_is_away(two, monkeypatch, tmp_path):
     """Else a movement would be declined, for ever, for money that comes in an earlier row."""
     monkeypatch.setattr(importing, "CHUNK_ROWS", 1)

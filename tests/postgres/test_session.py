@@ -183,6 +183,7 @@ def test_a_variable_of_libpq_changes_nothing(usual, login, operator, name, value
         assert plans_of(login) == usual[1]
 
 
+@pytest.mark.thorough
 def test_a_setting_that_is_made_while_the_service_runs_is_noticed_too(login, operator):
     """New connections are refused, and requests are answered 503, until it is corrected."""
     place = PLACES[1]

@@ -235,6 +235,7 @@ def test_a_late_commit_below_the_position_is_found(
     assert watch.verify_new() != []
 
 
+@pytest.mark.thorough
 def test_a_pass_goes_on_in_another_process(ledger: Database, watches: Any, tmp_path: Path) -> None:
     """Each range is verified once, whichever process does it; nothing found is forgotten."""
     doctor(ledger, "UPDATE ledger.accounts SET balance = balance + 1 WHERE id = 1")
@@ -292,6 +293,7 @@ ALTER TABLE ledger.entries DISABLE TRIGGER entries_immutable
 """
 
 
+@pytest.mark.thorough
 def test_the_guards_of_a_newer_release_are_not_known(
     ledger: Database, watches: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

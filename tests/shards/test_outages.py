@@ -59,6 +59,7 @@ def shards_of(service: RunningService) -> object:
     return answer.json()["shards"]
 
 
+@pytest.mark.thorough
 def test_a_shard_that_is_down_takes_only_its_ledgers(apart: World, folder: Path) -> None:
     with apart.serving(**QUICK) as service:
         assert shards_of(service) == {"b": "down"}  # down at the start
@@ -80,6 +81,7 @@ def test_a_shard_that_is_down_takes_only_its_ledgers(apart: World, folder: Path)
             assert service.get(f"/ledgers/far/accounts/{far}").json()["balance"] == "2.00"
 
 
+@pytest.mark.thorough
 def test_a_currency_does_not_wait_for_a_shard(world: World) -> None:
     """One that stands still has it when it goes on."""
     with world.serving(LEDGER_REQUEST_DEADLINE_S="100") as service:
@@ -97,6 +99,7 @@ def test_a_currency_does_not_wait_for_a_shard(world: World) -> None:
         assert opened(service, "slow", "HOURS")
 
 
+@pytest.mark.thorough
 def test_swapped_urls_are_refused(world: World, tmp_path: Path) -> None:
     with world.serving() as service:
         for shard in ("b", "c"):
@@ -133,6 +136,7 @@ def test_a_database_with_ledgers_is_no_shard(
 NEXT_CHUNK = "SELECT max(number) FROM ledger.chunks WHERE sequence = '{}' AND shard = 'b'"
 
 
+@pytest.mark.thorough
 def test_a_chunk_that_is_used_up_is_followed_by_another(world: World) -> None:
     """First nobody leases: 503, and nothing is posted. Then the same request is."""
     with world.serving(**QUICK) as service:

@@ -50,6 +50,7 @@ def test_a_currency_that_a_shard_lacks_is_added_when_it_is_used(
     assert service.post("/ledgers/late/accounts/", body).status_code == 201
 
 
+@pytest.mark.thorough
 def test_python_and_the_command_line_use_the_shard(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

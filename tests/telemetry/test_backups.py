@@ -74,6 +74,7 @@ def test_backups_and_drills_show_their_last_results(workspace: Path, data: Path)
         assert kinds(port, SUCCESS) == first
 
 
+@pytest.mark.thorough
 def test_a_backup_does_not_fail_because_its_result_is_not_kept(
     workspace: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -170,6 +170,7 @@ def test_other_requests_have_no_span(
     assert collector.spans == []
 
 
+@pytest.mark.thorough
 def test_a_collector_that_is_away_disturbs_nothing(new_database: Callable[..., Database]) -> None:
     values = {
         "DATABASE_URL": url_text(new_database()),

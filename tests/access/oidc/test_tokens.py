@@ -194,6 +194,7 @@ def test_rotated_keys(provider: Provider, database: Database, tmp_path: Path) ->
         assert place.outcome(new) == 200
 
 
+@pytest.mark.thorough
 def test_the_provider_is_away(provider: Provider, database: Database, tmp_path: Path) -> None:
     """The service starts without it. Tokens get 503, never 401, while its keys are too old."""
     values = {"LEDGER_OIDC_REFRESH_S": "0.2", "LEDGER_OIDC_STALE_S": "1"}
@@ -311,6 +312,7 @@ def test_a_key_that_is_replaced_under_its_id(
         assert wait_for(lambda: place.outcome(known) == "key_invalid")
 
 
+@pytest.mark.thorough
 def test_over_tls(database: Database, tmp_path: Path) -> None:
     ca = Authority(tmp_path)
     ca.issue("server", "CN=provider", HERE)

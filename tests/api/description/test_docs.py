@@ -36,6 +36,7 @@ def opened(page: Page, url: str) -> list[str]:
     return complaints
 
 
+@pytest.mark.thorough
 def test_a_browser_gets_the_documentation(service: RunningService, page: Page) -> None:
     assert opened(page, f"{service.base}/docs") == []
     assert page.locator(".opblock").count() > SHOWN
@@ -43,6 +44,7 @@ def test_a_browser_gets_the_documentation(service: RunningService, page: Page) -
     assert page.locator("#codes dt").all_inner_texts() == [*CATALOGUE]
 
 
+@pytest.mark.thorough
 def test_the_operations_come_before_the_codes(service: RunningService, page: Page) -> None:
     opened(page, f"{service.base}/docs")
     operations, codes = page.locator(".opblock"), page.locator("#codes")

@@ -116,6 +116,7 @@ def test_accepted_amounts_are_exact(service: RunningService, amount: str, exactl
     assert service.get(f"/accounts/{account}").json()["balance"] == exactly
 
 
+@pytest.mark.thorough
 def test_a_balance_does_not_pass_its_limit(service: RunningService) -> None:
     """The one test that fills the external account of the rupee."""
     account = service.open(currency="INR")

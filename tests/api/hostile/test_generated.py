@@ -184,6 +184,7 @@ def follow(links: Any, service: RunningService) -> set[str]:
     return followed
 
 
+@pytest.mark.thorough
 def test_requests_that_follow_from_each_other_are_answered_as_described(
     service: RunningService,
 ) -> None:
@@ -193,6 +194,7 @@ def test_requests_that_follow_from_each_other_are_answered_as_described(
     assert follow(links.exclude(path="/webhooks/{webhook_id}/test"), service)
 
 
+@pytest.mark.thorough
 def test_an_opened_account_is_read_along_the_links(service: RunningService) -> None:
     """Among all operations chance decides which links are followed; among three it does not."""
     paths = ["/accounts/", "/accounts/{account_id}", "/accounts/{account_id}/history"]

@@ -104,6 +104,7 @@ def cents(text: str) -> int:
     return int(text.replace(".", ""))
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @example(("Europe/Berlin", [("2024-03-31", 10)] * 2, [("2024-03-31", 10, True, NUDGES[0])]))
 @example(("America/Sao_Paulo", [("2018-11-04", 10)] * 2, [("2018-11-04", 10, False, NUDGES[0])]))

@@ -71,6 +71,7 @@ def versions(events: Sequence[Event]) -> dict[int, list[int]]:
     return found
 
 
+@pytest.mark.thorough
 def test_publishers_have_each_event_once_and_in_order(shards: Shards, lived: int) -> None:
     publishers = Publishers(shards)
 
